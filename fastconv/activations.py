@@ -1,0 +1,100 @@
+"""Bias and activation, applied to a block of results while it is in cache.
+
+Built-in activations travel as integer codes, so that all share one compiled kernel; a user's own
+``@njit`` scalar function travels as itself and compiles a kernel of its own.
+NaN goes through every one of them, as in PyTorch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numba
+from numba.core import types
+from numba.extending import overload
+
+from fastconv import jit
+
+Activation = Literal["relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu"] | Callable[[Any], Any]
+
+NONE, RELU, LEAKY_RELU, SIGMOID, TANH, SILU, GELU = range(7)
+CODES = {
+    "relu": RELU,
+    "leaky_relu": LEAKY_RELU,
+    "sigmoid": SIGMOID,
+    "tanh": TANH,
+    "silu": SILU,
+    "gelu": GELU,
+}
+
+
+def resolve(activation: Activation | None) -> Any:
+    """Return the code or jitted function that kernels take; refuse anything else."""
+    if activation is None:
+        return NONE
+    if isinstance(activation, str):
+        if activation not in CODES:
+            raise ValueError(f"activation must be one of {', '.join(CODES)}, got {activation!r}")
+        return CODES[activation]
+    if isinstance(activation, numba.core.dispatcher.Dispatcher):
+        return activation
+    raise TypeError(
+        f"activation must be None, one of {', '.join(CODES)}, or a scalar function under "
+        f"numba.njit, got {type(activation).__name__}"
+    )
+
+
+@jit.inner
+def _builtin(block, i, count, code):
+    """Apply a built-in activation in place; each is one loop that vectorises on its own."""
+    one = block.dtype.type(1)
+    zero = block.dtype.type(0)
+    if code == RELU:
+        for j in range(i, i + count):
+            block[j] = max(block[j], zero)
+    elif code == LEAKY_RELU:
+        slope = block.dtype.type(0.01)
+        for j in range(i, i + count):
+            block[j] = slope * block[j] if block[j] < zero else block[j]
+    elif code == SIGMOID:
+        for j in range(i, i + count):
+            block[j] = one / (one + math.exp(-block[j]))
+    elif code == TANH:
+        for j in range(i, i + count):
+            block[j] = math.tanh(block[j])
+    elif code == SILU:
+        for j in range(i, i + count):
+            block[j] = block[j] / (one + math.exp(-block[j]))
+    elif code == GELU:
+        half = block.dtype.type(0.5)
+        root = block.dtype.type(math.sqrt(0.5))
+        for j in range(i, i + count):
+            block[j] = half * block[j] * (one + math.erf(block[j] * root))
+
+
+def _activate(block: Any, i: int, count: int, activation: Any) -> None:
+    raise RuntimeError("only callable from jitted code")
+
+
+@overload(_activate)
+def _activate_overload(block, i, count, activation):
+    if isinstance(activation, types.Integer):
+        return lambda block, i, count, activation: _builtin(block, i, count, activation)
+
+    def own(block, i, count, activation):
+        for j in range(i, i + count):
+            block[j] = activation(block[j])
+
+    return own
+
+
+@jit.inner
+def finish(block, i, count, bias, channel, activation):
+    """Add ``bias[channel]``, if there is any, to ``block[i : i + count]`` and activate it in place."""
+    if bias.size:
+        b = bias[channel]
+        for j in range(i, i + count):
+            block[j] += b
+    _activate(block, i, count, activation)

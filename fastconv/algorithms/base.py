@@ -1,0 +1,103 @@
+"""The contract of an algorithm, and what it builds.
+
+An `Algorithm` is a stateless singleton that answers four questions about a problem and builds an
+`Execution`.  An Execution is made once for one problem, direction and workspace limit: tables are
+built and blocks chosen there, so that a call only runs kernels.
+
+To add an algorithm: a folder with a subclass of `Algorithm`, and its line in ``algorithms/__init__.py``.
+The contract test then runs it on every case in every direction.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastconv.problem import ConvProblem, Direction
+
+Array = NDArray[Any]
+
+
+class Execution(ABC):
+    """One problem in one direction by one algorithm, ready to run on arrays.
+
+    The two operands by direction::
+
+        FORWARD       input,       weight       -> output        (bias and activation apply)
+        INPUT_GRAD    grad_output, weight       -> grad_input
+        WEIGHT_GRAD   input,       grad_output  -> grad_weight
+
+    Operands and ``out`` are C-contiguous, aligned, native and of the problem's dtype.  ``bias`` is an
+    array of k elements, or of none.  ``activation`` is a code or a jitted function of
+    `fastconv.activations`.
+    """
+
+    workspace: int = 0  # bytes of scratch that run() takes from fastconv.workspace
+
+    @abstractmethod
+    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+        """Compute ``out``; every element is written."""
+
+    def prepare(self, weight: Array) -> Array:
+        """Return the weight in the form `run_prepared` takes, in memory of its own."""
+        return weight.copy()
+
+    def run_prepared(
+        self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any
+    ) -> None:
+        """Like `run`, with what `prepare` returned in the place of the weight."""
+        self.run(first, prepared, out, bias, activation)
+
+
+class Algorithm(ABC):
+    """Whether, how fast, with how much memory and how exactly a problem is solved; and the solving."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
+        """Return why the algorithm cannot give the right result, or None; speed is no reason."""
+
+    @abstractmethod
+    def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
+        """Return the bytes of scratch it would take when asked to stay within ``limit``.
+
+        More than ``limit`` means that it cannot work in blocks that small.
+        """
+
+    @abstractmethod
+    def cost(self, problem: ConvProblem, direction: Direction) -> float:
+        """Predict seconds from `fastconv.machine`, weights not prepared.
+
+        Never depends on the number of threads in use, so that the choice, and with it every bit of
+        the result, does not either.
+        """
+
+    def error_growth(self, problem: ConvProblem, direction: Direction) -> float:
+        """Return the factor of its rounding error over that of naive summation."""
+        return 1.0
+
+    @abstractmethod
+    def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
+        """Make ready to run within ``limit`` bytes of scratch."""
+
+
+def flat(array: Array) -> Array:
+    """View a contiguous array as one row, as kernels take it."""
+    return array.reshape(-1)
+
+
+def equalised(total: int, most: int) -> list[tuple[int, int]]:
+    """Cut ``total`` into the fewest parts of at most ``most``, whose sizes differ by at most one.
+
+    >>> equalised(13, 3)
+    [(0, 3), (3, 3), (6, 3), (9, 2), (11, 2)]
+    """
+    parts = -(-total // most)
+    starts = [total * i // parts if parts else 0 for i in range(parts + 1)]
+    sizes = sorted((b - a for a, b in zip(starts, starts[1:], strict=False)), reverse=True)
+    cuts = np.concatenate(([0], np.cumsum(sizes))).astype(int) if parts else [0]
+    return [(int(cuts[i]), sizes[i]) for i in range(parts)]

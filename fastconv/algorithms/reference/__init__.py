@@ -1,0 +1,133 @@
+"""The definition of convolution in NumPy: the oracle of every test, and the text to read first.
+
+All three directions are one sum over (n, c, k, p, q, r, s) of x * w * y; they differ in which letters
+survive.  For each tap (r, s) the pixels of x under it are a strided view of the padded input::
+
+    view(r, s)[n, c, p, q] = padded[n, c, p*stride + r*dilation, q*stride + s*dilation]
+
+    forward       y[n, k, p, q]  = sum over r, s of  w[k, c, r, s] . view[n, c, p, q]
+    input_grad    view[n, c, p, q] += w[k, c, r, s] . gy[n, k, p, q]       for each r, s
+    weight_grad   gw[k, c, r, s] = gy[n, k, p, q] . view[n, c, p, q]       for each r, s
+
+where a dot sums over the letters that the left side lacks.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fastconv.algorithms.base import Algorithm, Array, Execution
+from fastconv.problem import ConvProblem, Direction
+
+
+class Reference(Algorithm):
+    """NumPy only; rejects nothing."""
+
+    name = "reference"
+
+    def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
+        return None
+
+    def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
+        return 0  # NumPy allocates for itself; the last resort under any limit
+
+    def cost(self, problem: ConvProblem, direction: Direction) -> float:
+        return 1e-4 * prod(problem.kernel) + problem.flops / 1e9 + problem.bytes / 1e9
+
+    def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
+        return _Run(problem, direction)
+
+
+class _Run(Execution):
+    def __init__(self, problem: ConvProblem, direction: Direction) -> None:
+        self.problem, self.direction = problem, direction
+
+    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+        if self.direction is Direction.FORWARD:
+            result = forward(self.problem, first, second)
+            if bias.size:
+                result += bias.reshape(-1, *[1] * len(self.problem.axes))
+            np.copyto(out, activate(result, activation))
+        elif self.direction is Direction.INPUT_GRAD:
+            np.copyto(out, input_grad(self.problem, first, second))
+        else:
+            np.copyto(out, weight_grad(self.problem, first, second))
+
+
+def activate(values: Array, activation: Any) -> Array:
+    """Apply an activation, by code or jitted function, through the kernels' own epilogue."""
+    from fastconv.activations import finish
+
+    finish(values.reshape(-1), 0, values.size, np.empty(0, values.dtype), 0, activation)
+    return values
+
+
+def forward(problem: ConvProblem, x: Array, w: Array) -> Array:
+    """Return y."""
+    g = problem.groups
+    w = w.reshape(g, problem.k // g, *w.shape[1:])
+    y = np.zeros((problem.n, g, problem.k // g, *problem.output), x.dtype)
+    for tap, view in _views(problem, _padded(problem, x)):
+        y += np.einsum("gkc,ngc...->ngk...", w[(..., *tap)], view)
+    return y.reshape(problem.output_shape)
+
+
+def input_grad(problem: ConvProblem, gy: Array, w: Array) -> Array:
+    """Return the gradient of a loss by x, given its gradient ``gy`` by y."""
+    g = problem.groups
+    w = w.reshape(g, problem.k // g, *w.shape[1:])
+    gy = gy.reshape(problem.n, g, problem.k // g, *problem.output)
+    padded = _padded(problem, np.zeros(problem.input_shape, gy.dtype))
+    for tap, view in _views(problem, padded):
+        view += np.einsum("gkc,ngk...->ngc...", w[(..., *tap)], gy)
+    return _unpadded(problem, padded)
+
+
+def weight_grad(problem: ConvProblem, x: Array, gy: Array) -> Array:
+    """Return the gradient of a loss by w, given its gradient ``gy`` by y."""
+    g = problem.groups
+    gy = gy.reshape(problem.n, g, problem.k // g, -1)
+    gw = np.zeros((g, problem.k // g, *problem.weight_shape[1:]), x.dtype)
+    for tap, view in _views(problem, _padded(problem, x)):
+        gw[(..., *tap)] = np.einsum(
+            "ngkx,ngcx->gkc", gy, view.reshape(*view.shape[:3], -1)
+        )
+    return gw.reshape(problem.weight_shape)
+
+
+def _views(problem: ConvProblem, padded: Array) -> Any:
+    """Yield each tap (r, s) and the view of the padded input under it, channels split by group."""
+    padded = padded.reshape(problem.n, problem.groups, -1, *padded.shape[2:])
+    for tap in product(*map(range, problem.kernel)):
+        yield tap, padded[
+            (
+                ...,
+                *(
+                    slice(t * a.dilation, t * a.dilation + (a.output - 1) * a.stride + 1, a.stride)
+                    for t, a in zip(tap, problem.axes, strict=True)
+                ),
+            )
+        ]
+
+
+def _padded(problem: ConvProblem, x: Array) -> Array:
+    """Copy x with its borders of zeros; negative padding crops."""
+    borders = [(max(a.lo, 0), max(a.hi, 0)) for a in problem.axes]
+    crops = [slice(max(-a.lo, 0), a.size - max(-a.hi, 0)) for a in problem.axes]
+    return np.pad(x[(..., *crops)], [(0, 0), (0, 0), *borders])
+
+
+def _unpadded(problem: ConvProblem, padded: Array) -> Array:
+    """Undo `_padded`: pixels that were cropped away have no influence, so their gradient is 0."""
+    x = np.zeros(problem.input_shape, padded.dtype)
+    crops = [slice(max(-a.lo, 0), a.size - max(-a.hi, 0)) for a in problem.axes]
+    inner = [
+        slice(max(a.lo, 0), length - max(a.hi, 0))
+        for a, length in zip(problem.axes, padded.shape[2:], strict=True)
+    ]
+    x[(..., *crops)] = padded[(..., *inner)]
+    return x

@@ -1,0 +1,87 @@
+"""Settings: defaults < FASTCONV_* environment < `config(...)` as context manager or decorator < arguments."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a call may do; part of the key under which its plan is kept."""
+
+    algorithm: str = "auto"
+    precision: Literal["fast", "strict"] = "fast"
+    workspace: int = 2**30  # bytes of scratch a call may take
+    threads: int | None = None  # None: as many as Numba has
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("fast", "strict"):
+            raise ValueError(f"precision must be 'fast' or 'strict', got {self.precision!r}")
+        if not isinstance(self.workspace, int) or self.workspace < 0:
+            raise ValueError(f"workspace must be a number of bytes >= 0, got {self.workspace!r}")
+        if self.threads is not None and (not isinstance(self.threads, int) or self.threads < 1):
+            raise ValueError(f"threads must be an integer >= 1 or None, got {self.threads!r}")
+        if not isinstance(self.algorithm, str):
+            raise TypeError(f"algorithm must be a name, got {type(self.algorithm).__name__}")
+
+
+@functools.cache
+def _environment() -> Settings:
+    """Read FASTCONV_ALGORITHM, _PRECISION, _WORKSPACE and _THREADS, once, at first use."""
+    values: dict[str, Any] = {}
+    for name, convert in (("algorithm", str), ("precision", str), ("workspace", int), ("threads", int)):
+        text = os.environ.get(f"FASTCONV_{name.upper()}")
+        if text is not None:
+            try:
+                values[name] = convert(text)
+            except ValueError:
+                raise ValueError(f"FASTCONV_{name.upper()} must be an integer, got {text!r}") from None
+    return Settings(**values)
+
+
+_settings: ContextVar[Settings | None] = ContextVar("fastconv_settings", default=None)
+
+
+def current() -> Settings:
+    """Return the settings in force here."""
+    return _settings.get() or _environment()
+
+
+@contextlib.contextmanager
+def config(**changes: Any) -> Iterator[Settings]:
+    """Change settings inside a ``with`` block or a decorated function.
+
+    Parameters
+    ----------
+    algorithm : str, optional
+        Name of an algorithm (see `fastconv.algorithms`), or "auto".
+    precision : {"fast", "strict"}, optional
+        "strict" admits only algorithms whose error does not exceed naive summation's.
+    workspace : int, optional
+        Bytes of scratch memory that a call may take.
+    threads : int or None, optional
+        Upper limit of threads; None means all that Numba has.  Results do not depend on it.
+
+    Examples
+    --------
+    >>> import fastconv
+    >>> with fastconv.config(precision="strict", threads=1) as settings:
+    ...     settings.precision
+    'strict'
+    """
+    unknown = set(changes) - set(Settings.__slots__)
+    if unknown:
+        raise TypeError(
+            f"config has no setting {', '.join(sorted(unknown))}; it has {', '.join(Settings.__slots__)}"
+        )
+    token = _settings.set(replace(current(), **changes))
+    try:
+        yield current()
+    finally:
+        _settings.reset(token)

@@ -1,0 +1,228 @@
+"""What is to be computed: an immutable description, with the geometry of the forward pass.
+
+One alphabet everywhere::
+
+    x[n, c, h, w]   input            w[k, c/groups, r, s]   weight            y[n, k, p, q]   output
+
+    y[n, k, p, q] = sum over c, r, s of  x[n, c, p*stride + r*dilation - pad_lo, ...] * w[k, c, r, s]
+
+An axis of ``size`` input pixels, padded by ``lo`` and ``hi`` zeros, holds
+
+    output = (lo + size + hi - (dilation * (kernel - 1) + 1)) // stride + 1
+
+positions of the kernel.  Negative padding crops.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from math import prod
+
+import numpy as np
+
+
+class Direction(StrEnum):
+    """Which of the three convolutions of training is wanted."""
+
+    FORWARD = "forward"  #           input,       weight      -> output
+    INPUT_GRAD = "input_grad"  #     grad_output, weight      -> grad_input
+    WEIGHT_GRAD = "weight_grad"  #   input,       grad_output -> grad_weight
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One spatial axis: input size, kernel size and how the kernel walks."""
+
+    size: int
+    kernel: int
+    stride: int = 1
+    dilation: int = 1
+    lo: int = 0
+    hi: int = 0
+
+    @property
+    def extent(self) -> int:
+        """Pixels that a kernel spans, gaps included."""
+        return self.dilation * (self.kernel - 1) + 1
+
+    @property
+    def output(self) -> int:
+        """Positions of the kernel along this axis."""
+        return (self.lo + self.size + self.hi - self.extent) // self.stride + 1
+
+
+@dataclass(frozen=True, slots=True)
+class ConvProblem:
+    """An N-dimensional convolution; always the forward geometry, whatever the direction.
+
+    Prints as one line, which `parse` reads back::
+
+        >>> p = ConvProblem.parse("n8 c64 k64 i56x56 f3x3 p1:1x1:1")
+        >>> p.output_shape
+        (8, 64, 56, 56)
+        >>> print(p)
+        n8 c64 k64 i56x56 f3x3 p1:1x1:1
+    """
+
+    n: int
+    c: int
+    k: int
+    axes: tuple[Axis, ...]
+    groups: int = 1
+    dtype: str = "float32"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of x: (n, c, h, w)."""
+        return (self.n, self.c, *(a.size for a in self.axes))
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Shape of w: (k, c / groups, r, s)."""
+        return (self.k, self.c // self.groups, *self.kernel)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of y: (n, k, p, q)."""
+        return (self.n, self.k, *self.output)
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """(r, s)."""
+        return tuple(a.kernel for a in self.axes)
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        """(p, q)."""
+        return tuple(a.output for a in self.axes)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return np.dtype(self.dtype).itemsize
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each group reads exactly one channel."""
+        return self.groups == self.c and self.groups > 1
+
+    @property
+    def unit_stride(self) -> bool:
+        """Whether every stride is 1."""
+        return all(a.stride == 1 for a in self.axes)
+
+    @property
+    def undilated(self) -> bool:
+        """Whether every dilation is 1."""
+        return all(a.dilation == 1 for a in self.axes)
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of the definition, the same in all three directions."""
+        return 2 * prod(self.output_shape) * self.reduction
+
+    @property
+    def reduction(self) -> int:
+        """Products summed into one output: c / groups * r * s."""
+        return self.c // self.groups * prod(self.kernel)
+
+    @property
+    def bytes(self) -> int:
+        """Size of input, weight and output together: what must move at the least."""
+        shapes = (self.input_shape, self.weight_shape, self.output_shape)
+        return self.itemsize * sum(map(prod, shapes))
+
+    def __str__(self) -> str:
+        def field(letter: str, values: list[str], default: str) -> str:
+            return "" if set(values) == {default} else f" {letter}{'x'.join(values)}"
+
+        a = self.axes
+        return (
+            f"n{self.n} c{self.c} k{self.k} i{'x'.join(str(x.size) for x in a)}"
+            f" f{'x'.join(str(x.kernel) for x in a)}"
+            + field("s", [str(x.stride) for x in a], "1")
+            + field("p", [f"{x.lo}:{x.hi}" for x in a], "0:0")
+            + field("d", [str(x.dilation) for x in a], "1")
+            + (f" g{self.groups}" if self.groups != 1 else "")
+            + (f" {self.dtype}" if self.dtype != "float32" else "")
+        )
+
+    @classmethod
+    def parse(cls, line: str) -> ConvProblem:
+        """Read a problem from its printed line; ``p1`` stands for ``p1:1`` on every axis."""
+        fields: dict[str, str] = {}
+        dtype = "float32"
+        for word in line.replace("_", " ").split():
+            if word in ("float32", "float64"):
+                dtype = word
+            elif match := re.fullmatch(r"([nckifspdg])(-?\d[\dx:-]*)", word):
+                fields[match[1]] = match[2]
+            else:
+                raise ValueError(f"problem line: cannot read {word!r} in {line!r}")
+        if missing := [letter for letter in "cif" if letter not in fields]:
+            raise ValueError(f"problem line: {', '.join(missing)} missing in {line!r}")
+        sizes = [int(v) for v in fields["i"].split("x")]
+        rank = len(sizes)
+
+        def per_axis(letter: str, default: str) -> list[str]:
+            values = fields.get(letter, default).split("x")
+            if len(values) not in (1, rank):
+                raise ValueError(
+                    f"problem line: {letter} has {len(values)} values for {rank} axes in {line!r}"
+                )
+            return values * (rank // len(values))
+
+        pads = [v.split(":") for v in per_axis("p", "0")]
+        axes = tuple(
+            Axis(size, int(f), int(s), int(d), int(p[0]), int(p[-1]))
+            for size, f, s, d, p in zip(
+                sizes, per_axis("f", ""), per_axis("s", "1"), per_axis("d", "1"), pads, strict=True
+            )
+        )
+        c = int(fields["c"])
+        return cls(
+            int(fields.get("n", 1)),
+            c,
+            int(fields.get("k", c)),
+            axes,
+            int(fields.get("g", 1)),
+            dtype,
+        ).checked()
+
+    def checked(self) -> ConvProblem:
+        """Return self, or raise ValueError with the rule that is broken and its numbers."""
+        for name, value in (("groups", self.groups), ("input channels", self.c)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.k < 1:
+            raise ValueError(f"output channels must be at least 1, got {self.k}")
+        if self.n < 0:
+            raise ValueError(f"batch size must be at least 0, got {self.n}")
+        for what, count in (("input", self.c), ("output", self.k)):
+            if count % self.groups:
+                raise ValueError(
+                    f"{what} channels must be divisible by groups: {count} % {self.groups} != 0"
+                )
+        for i, a in enumerate(self.axes):
+            for name in ("size", "kernel", "stride", "dilation"):
+                if getattr(a, name) < 1:
+                    raise ValueError(
+                        f"{name} must be at least 1, got {getattr(a, name)} on spatial axis {i}"
+                    )
+            padded = a.lo + a.size + a.hi
+            if a.extent > padded:
+                raise ValueError(
+                    f"kernel does not fit the padded input on spatial axis {i}: it spans "
+                    f"{a.dilation} * ({a.kernel} - 1) + 1 = {a.extent} pixels, "
+                    f"the input has {a.lo} + {a.size} + {a.hi} = {padded}"
+                )
+            if min(a.lo, a.hi) < -a.size:
+                raise ValueError(
+                    f"padding ({a.lo}, {a.hi}) crops more than the {a.size} pixels of spatial axis {i}"
+                )
+        largest = max(prod(self.input_shape), prod(self.weight_shape), prod(self.output_shape))
+        if largest * self.itemsize >= 2**62:
+            raise ValueError(f"problem too large: an array would hold {largest} elements")
+        return self

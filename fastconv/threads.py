@@ -1,0 +1,65 @@
+"""How many threads a call may use, and when it must use one.
+
+Work is split over *outputs* by the kernels, so the count never changes a bit of any result.
+A parallel region is unsafe in two places, and runs on the calling thread there instead:
+
+* in a child forked after the parent ran one: its pool of threads does not exist;
+* under Numba's ``workqueue`` layer while another Python thread is inside one: it aborts the process.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numba
+
+from fastconv import config
+
+if TYPE_CHECKING:
+    from fastconv.jit import Kernel
+
+# Below this much work a second thread costs more than it brings: waking it takes 3-5 us, 0.4 MFLOP.
+SERIAL_FLOPS = 500_000
+
+_region = threading.Lock()  # held by the one thread inside a region of a layer that takes only one
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked, _region
+    _forked = True
+    _region = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def count() -> int:
+    """Return the threads a call in this context may use."""
+    return min(config.current().threads or numba.get_num_threads(), numba.get_num_threads())
+
+
+def launch(kernel: Kernel, flops: float, *arguments: Any) -> None:
+    """Run ``kernel(workers, *arguments)`` on as many workers as are safe and worth their start."""
+    workers = count() if flops > SERIAL_FLOPS and not _forked else 1
+    if workers == 1:
+        kernel.serial(1, *arguments)
+    elif _reentrant():
+        kernel.parallel(workers, *arguments)
+    elif _region.acquire(blocking=False):
+        try:
+            kernel.parallel(workers, *arguments)
+        finally:
+            _region.release()
+    else:
+        kernel.serial(1, *arguments)
+
+
+def _reentrant() -> bool:
+    try:
+        return numba.threading_layer() in ("omp", "tbb")
+    except ValueError:  # no region has run yet: the layer is not chosen
+        return False
