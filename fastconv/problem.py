@@ -202,15 +202,11 @@ class ConvProblem:
             raise ValueError(f"batch size must be at least 0, got {self.n}")
         for what, count in (("input", self.c), ("output", self.k)):
             if count % self.groups:
-                raise ValueError(
-                    f"{what} channels must be divisible by groups: {count} % {self.groups} != 0"
-                )
+                raise ValueError(f"{what} channels must be divisible by groups: {count} % {self.groups} != 0")
         for i, a in enumerate(self.axes):
             for name in ("size", "kernel", "stride", "dilation"):
                 if getattr(a, name) < 1:
-                    raise ValueError(
-                        f"{name} must be at least 1, got {getattr(a, name)} on spatial axis {i}"
-                    )
+                    raise ValueError(f"{name} must be at least 1, got {getattr(a, name)} on spatial axis {i}")
             padded = a.lo + a.size + a.hi
             if a.extent > padded:
                 raise ValueError(

@@ -45,9 +45,7 @@ class Execution(ABC):
         """Return the weight in the form `run_prepared` takes, in memory of its own."""
         return weight.copy()
 
-    def run_prepared(
-        self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any
-    ) -> None:
+    def run_prepared(self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any) -> None:
         """Like `run`, with what `prepare` returned in the place of the weight."""
         self.run(first, prepared, out, bias, activation)
 

@@ -150,9 +150,7 @@ def _emit_family(context: Any, builder: Any, signature: Any, arguments: Any, ind
             block = builder.append_basic_block(f"case_{m}x{j}")
             switch.add_case(I64(m * shape.nr + j), block)
             builder.position_at_end(block)
-            _emit_tile(
-                builder, rows, a_pointer, b_row, length, accumulate, (m, j), vector, itemsize
-            )
+            _emit_tile(builder, rows, a_pointer, b_row, length, accumulate, (m, j), vector, itemsize)
             builder.branch(done)
     builder.position_at_end(done)
     return context.get_dummy_value()

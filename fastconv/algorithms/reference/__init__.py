@@ -93,9 +93,7 @@ def weight_grad(problem: ConvProblem, x: Array, gy: Array) -> Array:
     gy = gy.reshape(problem.n, g, problem.k // g, -1)
     gw = np.zeros((g, problem.k // g, *problem.weight_shape[1:]), x.dtype)
     for tap, view in _views(problem, _padded(problem, x)):
-        gw[(..., *tap)] = np.einsum(
-            "ngkx,ngcx->gkc", gy, view.reshape(*view.shape[:3], -1)
-        )
+        gw[(..., *tap)] = np.einsum("ngkx,ngcx->gkc", gy, view.reshape(*view.shape[:3], -1))
     return gw.reshape(problem.weight_shape)
 
 
@@ -103,15 +101,18 @@ def _views(problem: ConvProblem, padded: Array) -> Any:
     """Yield each tap (r, s) and the view of the padded input under it, channels split by group."""
     padded = padded.reshape(problem.n, problem.groups, -1, *padded.shape[2:])
     for tap in product(*map(range, problem.kernel)):
-        yield tap, padded[
-            (
-                ...,
-                *(
-                    slice(t * a.dilation, t * a.dilation + (a.output - 1) * a.stride + 1, a.stride)
-                    for t, a in zip(tap, problem.axes, strict=True)
-                ),
-            )
-        ]
+        yield (
+            tap,
+            padded[
+                (
+                    ...,
+                    *(
+                        slice(t * a.dilation, t * a.dilation + (a.output - 1) * a.stride + 1, a.stride)
+                        for t, a in zip(tap, problem.axes, strict=True)
+                    ),
+                )
+            ],
+        )
 
 
 def _padded(problem: ConvProblem, x: Array) -> Array:
