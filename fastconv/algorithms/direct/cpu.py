@@ -1,0 +1,165 @@
+"""The kernels of direct convolution: the tile runs over shifted views of a padded stripe of the input.
+
+A task owns some result rows of one image and a block of result channels.  For each chunk of channels it
+copies the source rows it needs into scratch once, with zeros for the padding and split by phase of the
+stride, so that pixel (row, q) of every tap is at ``row*pitch + q`` from where the tap begins:
+
+    stripe[channel][row phase][column phase][row][pitch]     source pixel of (phase, i) = i*stride + phase + first
+
+Nothing is lowered: the rows of matrix B are these views, found through a table of offsets per (channel, tap).
+A tile's columns run on from row to row where that wastes fewer lanes (``runs = 1``: the pitch - q pixels
+between rows are computed and dropped), else each row is a run of its own.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+
+from fastconv import jit
+from fastconv.activations import finish
+from fastconv.gemm.move import copy_row, write_row
+from fastconv.gemm.schedule import next_task, part
+from fastconv.gemm.tile import tile_indexed
+
+
+class Geometry(NamedTuple):
+    """A pass and its blocks, as numbers."""
+
+    n: int
+    groups: int
+    channels: int  # of the source, in a group
+    m: int  #         result channels in a group
+    taps: int
+    p: int  #         result rows and columns
+    q: int
+    source_h: int
+    source_w: int
+    stride_h: int
+    stride_w: int
+    first_h: int  #   source row of (phase 0, row 0) for result row 0
+    first_w: int
+    phases_h: int  #  phases of the stride that taps use
+    phases_w: int
+    stripe_rows: int  # rows of a phase in the stripe of a full block
+    pitch: int
+    block_rows: int  # result rows of a task
+    flattened: bool  # whether tiles run on from row to row
+    row_blocks: int
+    m_blocks: int
+    chunks: int  #    of channels
+    step_w: int  #    distance of result pixels
+    result_size: int
+    ld: int  #        row length of C
+    c_start: int
+    scratch: int
+    vl: int
+    mr: int
+    nr: int
+
+
+class Tables(NamedTuple):
+    """int64 arrays."""
+
+    offset: numba.types.Array  # [channel in chunk, tap] -> where its view of the stripe begins
+    phase_h: numba.types.Array  # [used phase] -> phase
+    phase_w: numba.types.Array
+    result_row: numba.types.Array  # [row] -> offset of its first pixel in a result channel
+
+
+@jit.kernel
+def correlate(workers, counter, x, a, out, scratch, geo, tables, bias, activation):
+    """Compute a pass; tasks are images x groups x row blocks x channel blocks."""
+    for worker in numba.prange(workers):
+        _work(worker, counter, x, a, out, scratch, geo, tables, bias, activation)
+
+
+@jit.inner
+def _work(worker, counter, x, a, out, scratch, geo, tables, bias, activation):
+    b0 = worker * geo.scratch
+    c0 = b0 + geo.c_start
+    panels = -(-geo.m // geo.mr)
+    length = geo.channels * geo.taps
+    tasks = geo.n * geo.groups * geo.row_blocks * geo.m_blocks
+    task = next_task(counter)
+    while task < tasks:
+        block, m_block = task // geo.m_blocks, task % geo.m_blocks
+        plane, row_block = block // geo.row_blocks, block % geo.row_blocks
+        image, group = plane // geo.groups, plane % geo.groups
+        p0 = part(geo.p, geo.row_blocks, row_block)
+        rows = part(geo.p, geo.row_blocks, row_block + 1) - p0
+        first = part(panels, geo.m_blocks, m_block)
+        last = part(panels, geo.m_blocks, m_block + 1)
+        for chunk in range(geo.chunks):
+            ch0, ch1 = part(geo.channels, geo.chunks, chunk), part(geo.channels, geo.chunks, chunk + 1)
+            source = (image * geo.groups + group) * geo.channels + ch0
+            fill(scratch, b0, x, source, ch1 - ch0, p0, rows, geo, tables)
+            multiply(
+                scratch, b0, c0, a, group * geo.m * length, geo, tables, first, last, panels, rows,
+                length, ch0 * geo.taps, ch1 * geo.taps,
+            )  # fmt: skip
+        store(scratch, c0, out, geo, tables, image, group, p0, rows, first, last, panels, bias, activation)
+        task = next_task(counter)
+
+
+@jit.inner
+def fill(b, b0, x, source, channels, p0, rows, geo, tables):
+    """Copy the rows under result rows p0.. of some channels into the stripe."""
+    extra = geo.stripe_rows - geo.block_rows
+    for c in range(channels):
+        plane = (source + c) * geo.source_h * geo.source_w
+        for i in range(geo.phases_h):
+            for k in range(geo.phases_w):
+                phase = geo.first_w + tables.phase_w[k]
+                lo = max(0, -(phase // geo.stride_w))
+                hi = max(lo, min(geo.pitch, (geo.source_w - 1 - phase) // geo.stride_w + 1))
+                at = b0 + ((c * geo.phases_h + i) * geo.phases_w + k) * geo.stripe_rows * geo.pitch
+                for row in range(rows + extra):
+                    h = (p0 + row) * geo.stride_h + geo.first_h + tables.phase_h[i]
+                    if 0 <= h < geo.source_h:
+                        s = plane + h * geo.source_w + phase
+                        copy_row(b, at + row * geo.pitch, x, s, geo.pitch, lo, hi, geo.stride_w)
+                    else:
+                        copy_row(b, at + row * geo.pitch, x, 0, geo.pitch, 0, 0, 1)
+
+
+@jit.inner
+def multiply(scratch, b0, c0, a, a0, geo, tables, first, last, panels, rows, length, t0, t1):
+    """C (+)= A[panels first..last, t0..t1] * the stripe."""
+    runs = 1 if geo.flattened else rows
+    width = (rows - 1) * geo.pitch + geo.q if geo.flattened else geo.q
+    vectors = -(-width // geo.vl)
+    groups = -(-vectors // geo.nr)
+    top = part(geo.m, panels, first)
+    for p in range(first, last):
+        m0 = part(geo.m, panels, p)
+        mr = part(geo.m, panels, p + 1) - m0
+        for run in range(runs):
+            for g in range(groups):
+                v = part(vectors, groups, g)
+                nr = part(vectors, groups, g + 1) - v
+                tile_indexed(
+                    scratch, c0 + (m0 - top) * geo.ld + (run * vectors + v) * geo.vl, geo.ld,
+                    a, a0 + m0 * length + t0 * mr, scratch, b0 + run * geo.pitch + v * geo.vl,
+                    tables.offset, t1 - t0, mr, nr, t0 > 0,
+                )  # fmt: skip
+
+
+@jit.inner
+def store(c, c0, out, geo, tables, image, group, p0, rows, first, last, panels, bias, activation):
+    """Finish the rows of C and write them to their places in the result."""
+    pitch = geo.pitch if geo.flattened else -(-geo.q // geo.vl) * geo.vl
+    top = part(geo.m, panels, first)
+    for m in range(top, part(geo.m, panels, last)):
+        channel = group * geo.m + m
+        plane = (image * geo.groups * geo.m + channel) * geo.result_size
+        at = c0 + (m - top) * geo.ld
+        finish(c, at, (rows - 1) * pitch + geo.q, bias, channel, activation)
+        for row in range(rows):
+            to = plane + tables.result_row[p0 + row]
+            if geo.step_w == 1:
+                write_row(out, to, c, at + row * pitch, geo.q)
+            else:
+                for q in range(geo.q):
+                    out[to + q * geo.step_w] = c[at + row * pitch + q]

@@ -1,0 +1,106 @@
+"""Convolution as a matrix product: every result pixel a column of the pixels its kernel covers.
+
+    y[k, (n, p, q)] = sum over t = (c, r, s) of  w[k, t] * B[t, (n, p, q)],   B[t, ...] = x[n, c, p*st + r*d - lo, ...]
+
+B is R*S times as large as the input, so it never exists as a whole: blocks of its columns are lowered
+into cache and multiplied there (`cpu.py`).  A 1x1 convolution is the same product with B = x.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastconv import machine, threads
+from fastconv.algorithms.base import Algorithm, Array, flat
+from fastconv.algorithms.correlation import BlockedPass, Correlation, Pass
+from fastconv.problem import ConvProblem, Direction
+
+
+class Im2col(Algorithm):
+    """Blockwise lowering and GEMM; serves everything."""
+
+    name = "im2col"
+
+    def reject(self, problem, direction):
+        return "weight gradient not yet" if direction is Direction.WEIGHT_GRAD else None
+
+    def workspace(self, problem, direction, limit):
+        return self.build(problem, direction, limit).workspace
+
+    def cost(self, problem, direction):
+        return problem.flops / (0.85 * machine.machine().peak(problem.itemsize))
+
+    def build(self, problem, direction, limit):
+        return Correlation(problem, direction, LoweredPass)
+
+
+KC = 320  # rows of B in a chunk: a panel of A (8 x KC) and its share of B stay in L1
+NC = 208  # columns of a block: 13 vectors of 16; with KC a quarter of a 1 MB L2
+
+
+class LoweredPass(BlockedPass):
+    """A pass over any number of axes, ready to run."""
+
+    def __init__(self, p: Pass, itemsize: int) -> None:
+        from fastconv.algorithms.im2col.cpu import Geometry, Tables
+
+        super().__init__(p, itemsize)
+        tile, m = machine.tile(itemsize), machine.machine()
+        outer, last = p.axes[:-1], p.axes[-1]
+        rows = int(np.prod([a.outputs for a in outer], dtype=int))
+        source_row, result_row = _row_tables(outer)
+        offsets = np.array([t[1] for t in last.taps], np.int64)
+        # position j reads pixel j*stride + offset: inside for lo <= j < hi
+        lo = np.clip(-(offsets // last.stride), 0, last.outputs)
+        hi = np.clip((last.source - 1 - offsets) // last.stride + 1, lo, last.outputs)
+        self.tables = Tables(source_row, result_row * last.result + last.start, offsets, lo, hi)
+
+        vectors = -(-p.columns // tile.vl)
+        panels = -(-p.m // tile.mr)
+        column_blocks = -(-vectors // (NC // tile.vl))
+        widest = -(-vectors // max(1, column_blocks)) * tile.vl
+        # C may fill half of L2; two tasks per core at least, if there are panels to share out
+        row_blocks = max(
+            -(-p.m * widest * itemsize // (m.l2 // 2)),
+            -(-2 * m.cores // max(1, p.groups * column_blocks)),
+        )
+        row_blocks = min(panels, row_blocks)
+        kc = min(p.reduction, KC)
+        c_start = kc * widest + 16
+        size = c_start + (-(-panels // row_blocks)) * tile.mr * widest + 16
+        self.geometry = Geometry(
+            p.groups, p.channels, p.m, len(source_row) // max(1, rows), len(last.taps), rows, last.outputs,
+            p.columns, int(np.prod([a.source for a in outer], dtype=int)), last.source, last.stride, last.step,
+            int(np.prod([a.result for a in p.axes], dtype=int)), column_blocks, row_blocks, kc,
+            widest, c_start, -(-size // 16) * 16, tile.vl, tile.mr, tile.nr,
+        )  # fmt: skip
+        self.scratch = self.geometry.scratch
+
+    def correlate(
+        self, x: Array, packed: Array, out: Array, scratch: Array, bias: Array, activation: Any
+    ) -> None:
+        from fastconv.algorithms.im2col.cpu import correlate
+
+        threads.launch(
+            correlate, self.flops, np.zeros(1, np.int64), flat(x), packed, flat(out), scratch,
+            self.geometry, self.tables, bias, activation,
+        )  # fmt: skip
+
+
+def _row_tables(outer) -> tuple[Array, Array]:
+    """Return (source row or -1 by outer tap and result row, result row index by result row)."""
+    source = np.zeros((1, 1), np.int64)
+    result = np.zeros(1, np.int64)
+    for a in outer:
+        j = np.arange(a.outputs)
+        pixel = np.array([t[1] for t in a.taps], np.int64).reshape(-1, 1) + a.stride * j
+        inside = (pixel >= 0) & (pixel < a.source)
+        # [tap, tap of this axis, row, position of this axis]
+        combined = source[:, None, :, None] * a.source + pixel[None, :, None, :]
+        valid = (source[:, None, :, None] >= 0) & inside[None, :, None, :]
+        combined = np.where(valid, combined, -1)
+        source = combined.reshape(source.shape[0] * len(a.taps), source.shape[1] * a.outputs)
+        result = (result[:, None] * a.result + a.start + a.step * j).reshape(-1)
+    return np.ascontiguousarray(source).reshape(-1), result

@@ -1,0 +1,168 @@
+"""The kernels of im2col: lower a block of columns into cache, multiply, finish and store it.
+
+Matrix B has a row per (channel, tap) and a column per result pixel (n, row, q).  A task owns a block of
+columns and of result channels.  It goes through the reduction in chunks of KC rows: the chunk of B is
+lowered into the worker's scratch (KC x NC, a fifth of L2) and multiplied by every panel of the weights,
+each panel staying in L1 while B streams from L2.  C stays in scratch as well until bias and activation
+are applied and it is written to its place once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+
+from fastconv import jit
+from fastconv.activations import finish
+from fastconv.gemm.move import copy_row, write_row
+from fastconv.gemm.schedule import next_task, part
+from fastconv.gemm.tile import tile
+
+
+class Geometry(NamedTuple):
+    """A pass and its blocks, as numbers."""
+
+    groups: int
+    channels: int  # of the source, in a group
+    m: int  #         result channels in a group
+    outer: int  #     taps over all axes but the last
+    inner: int  #     taps on the last axis
+    rows: int  #      result rows of an image: positions over all axes but the last
+    q: int  #         positions in a row
+    columns: int  #   n * rows * q
+    source_rows: int
+    source_width: int
+    stride: int  #    of the last axis
+    step: int  #      of the result's last axis
+    result_size: int  # pixels of a result channel
+    column_blocks: int
+    row_blocks: int
+    kc: int
+    ld: int  #        row length of B and C in scratch
+    c_start: int  #   where C begins in a worker's scratch
+    scratch: int  #   elements of a worker
+    vl: int
+    mr: int
+    nr: int
+
+
+class Tables(NamedTuple):
+    """What does not fit a formula; int64 arrays."""
+
+    source_row: numba.types.Array  # [outer tap, result row] -> row of the source, or -1 in the padding
+    result_row: numba.types.Array  # [result row] -> offset of its first pixel in a result channel
+    offset: numba.types.Array  # [inner tap] -> source offset
+    lo: numba.types.Array  # [inner tap] -> first position that reads inside the source
+    hi: numba.types.Array  # [inner tap] -> one past the last
+
+
+@jit.kernel
+def correlate(workers, counter, x, a, out, scratch, geo, tables, bias, activation):
+    """Compute a pass; tasks are blocks of columns x blocks of channels x groups."""
+    for worker in numba.prange(workers):
+        _work(worker, counter, x, a, out, scratch, geo, tables, bias, activation)
+
+
+@jit.inner
+def _work(worker, counter, x, a, out, scratch, geo, tables, bias, activation):
+    b0 = worker * geo.scratch
+    c0 = b0 + geo.c_start
+    panels = -(-geo.m // geo.mr)
+    vectors = -(-geo.columns // geo.vl)
+    tasks = geo.groups * geo.column_blocks * geo.row_blocks
+    task = next_task(counter)
+    while task < tasks:
+        block = task // geo.row_blocks
+        group, block = block // geo.column_blocks, block % geo.column_blocks
+        p0 = part(panels, geo.row_blocks, task % geo.row_blocks)
+        p1 = part(panels, geo.row_blocks, task % geo.row_blocks + 1)
+        j0 = part(vectors, geo.column_blocks, block)
+        j1 = part(vectors, geo.column_blocks, block + 1)
+        columns = min(j1 * geo.vl, geo.columns) - j0 * geo.vl
+        length = geo.channels * geo.outer * geo.inner
+        chunks = max(1, -(-length // geo.kc))
+        for chunk in range(chunks):
+            t0, t1 = part(length, chunks, chunk), part(length, chunks, chunk + 1)
+            lower(scratch, b0, x, geo, tables, group, j0 * geo.vl, columns, t0, t1)
+            multiply(
+                scratch, b0, c0, a, (group * geo.m) * length, geo, p0, p1, panels, j1 - j0,
+                length, t0, t1,
+            )  # fmt: skip
+        store(scratch, c0, out, geo, tables, group, j0 * geo.vl, columns, p0, p1, panels, bias, activation)
+        task = next_task(counter)
+
+
+@jit.inner
+def lower(b, b0, x, geo, tables, group, j0, columns, t0, t1):
+    """Write rows t0..t1 of B for ``columns`` columns from j0 on."""
+    per_image = geo.rows * geo.q
+    source_size = geo.source_rows * geo.source_width
+    taps = geo.outer * geo.inner
+    for t in range(t0, t1):
+        channel, tap = t // taps, t % taps
+        outer, inner = tap // geo.inner, tap % geo.inner
+        first, last, offset = tables.lo[inner], tables.hi[inner], tables.offset[inner]
+        image, row, q = j0 // per_image, (j0 % per_image) // geo.q, j0 % geo.q
+        at = b0 + (t - t0) * geo.ld
+        done = 0
+        while done < columns:
+            count = min(geo.q - q, columns - done)
+            source_row = tables.source_row[outer * geo.rows + row]
+            plane = ((image * geo.groups + group) * geo.channels + channel) * source_size
+            lo, hi = first - q, min(last - q, count)
+            if source_row < 0:
+                lo, hi = 0, 0
+            source = plane + source_row * geo.source_width + q * geo.stride + offset
+            copy_row(b, at + done, x, source, count, lo, hi, geo.stride)
+            done += count
+            q = 0
+            row += 1
+            if row == geo.rows:
+                row = 0
+                image += 1
+
+
+@jit.inner
+def multiply(scratch, b0, c0, a, a0, geo, p0, p1, panels, vectors, length, t0, t1):
+    """C (+)= A[panels p0..p1, t0..t1] * B."""
+    groups = -(-vectors // geo.nr)
+    first = part(geo.m, panels, p0)
+    for p in range(p0, p1):
+        m0 = part(geo.m, panels, p)
+        mr = part(geo.m, panels, p + 1) - m0
+        for g in range(groups):
+            v = part(vectors, groups, g)
+            nr = part(vectors, groups, g + 1) - v
+            tile(
+                scratch, c0 + (m0 - first) * geo.ld + v * geo.vl, geo.ld, a, a0 + m0 * length + t0 * mr,
+                scratch, b0 + v * geo.vl, geo.ld, t1 - t0, mr, nr, t0 > 0,
+            )  # fmt: skip
+
+
+@jit.inner
+def store(c, c0, out, geo, tables, group, j0, columns, p0, p1, panels, bias, activation):
+    """Finish the rows of C and write them to their places in the result."""
+    per_image = geo.rows * geo.q
+    first, last = part(geo.m, panels, p0), part(geo.m, panels, p1)
+    for m in range(first, last):
+        at = c0 + (m - first) * geo.ld
+        channel = group * geo.m + m
+        finish(c, at, columns, bias, channel, activation)
+        image, row, q = j0 // per_image, (j0 % per_image) // geo.q, j0 % geo.q
+        done = 0
+        while done < columns:
+            count = min(geo.q - q, columns - done)
+            plane = (image * geo.groups * geo.m + channel) * geo.result_size
+            to = plane + tables.result_row[row] + q * geo.step
+            if geo.step == 1:
+                write_row(out, to, c, at + done, count)
+            else:
+                for j in range(count):
+                    out[to + j * geo.step] = c[at + done + j]
+            done += count
+            q = 0
+            row += 1
+            if row == geo.rows:
+                row = 0
+                image += 1

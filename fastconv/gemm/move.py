@@ -1,0 +1,204 @@
+"""Moving data into the form the tile reads: padded rows, rows of every second pixel, transposition.
+
+Whole vectors are written and the next segment overwrites what was too much, so a destination needs
+``SLACK`` elements after its end; nothing outside a source row is ever read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from fastconv import jit, machine
+from fastconv.gemm.tile import I64, data, element, load, store
+
+SLACK = 16  # elements: the widest vector
+I1, I32 = ir.IntType(1), ir.IntType(32)
+BLOCK = 8  # transposition works on 8 x 8 elements
+
+
+def masked_load(builder: Any, pointer: Any, mask: Any, vector: ir.VectorType, itemsize: int) -> Any:
+    """Load the lanes under the mask, zeros elsewhere; masked lanes are not touched in memory."""
+    letter = f"v{vector.count}f{8 * itemsize}"
+    address = builder.bitcast(pointer, vector.as_pointer())
+    kind = ir.FunctionType(vector, [address.type, I32, mask.type, vector])
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.{letter}.p0")
+    zeros = ir.Constant(vector, [0.0] * vector.count)
+    return builder.call(function, [address, I32(itemsize), mask, zeros])
+
+
+def masked_store(builder: Any, value: Any, pointer: Any, mask: Any, itemsize: int) -> None:
+    """Store the lanes under the mask."""
+    vector = value.type
+    letter = f"v{vector.count}f{8 * itemsize}"
+    address = builder.bitcast(pointer, vector.as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [vector, address.type, I32, mask.type])
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.{letter}.p0")
+    builder.call(function, [value, address, I32(itemsize), mask])
+
+
+def _broadcast(builder: Any, scalar: Any, count: int) -> Any:
+    vector = ir.VectorType(scalar.type, count)
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, I32(0))
+    zeros = ir.Constant(ir.VectorType(I32, count), [0] * count)
+    return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), zeros)
+
+
+def lanes_between(builder: Any, first: Any, lo: Any, hi: Any, lanes: list[int]) -> Any:
+    """Return the mask of lanes with ``lo <= first + lane < hi``."""
+    numbers = ir.Constant(ir.VectorType(I64, len(lanes)), lanes)
+    position = builder.add(_broadcast(builder, first, len(lanes)), numbers)
+    above = builder.icmp_signed(">=", position, _broadcast(builder, lo, len(lanes)))
+    below = builder.icmp_signed("<", position, _broadcast(builder, hi, len(lanes)))
+    return builder.and_(above, below)
+
+
+def _copy(stride: int) -> Any:
+    """Make the intrinsic that copies a row with zeros where it leaves the source, by stride 1 or 2."""
+
+    @intrinsic
+    def copy(typing, dst, d, src, s, count, lo, hi):
+        def codegen(context, builder, signature, arguments):
+            dst_type, _, src_type, *_ = signature.args
+            itemsize = src_type.dtype.bitwidth // 8
+            vl = machine.tile(itemsize).vl
+            vector = ir.VectorType(element(src_type), vl)
+            dst, d, src, s, count, lo, hi = arguments
+            to = data(context, builder, dst_type, dst, d)
+            source = data(context, builder, src_type, src, s)
+            with cgutils.for_range_slice(builder, I64(0), count, I64(vl), I64) as (v, _):
+                inside = builder.and_(
+                    builder.icmp_signed(">=", v, lo),
+                    # the last vector of a strided row would read past its last pixel: masked
+                    builder.icmp_signed("<=" if stride == 1 else "<", builder.add(v, I64(vl)), hi),
+                )
+                at = builder.gep(source, [builder.mul(v, I64(stride))])
+                out = builder.gep(to, [v])
+                with builder.if_else(inside) as (whole, edge):
+                    for branch, masked in ((whole, False), (edge, True)):
+                        with branch:
+                            parts = []
+                            for part in range(stride):
+                                if masked:
+                                    lanes = [(part * vl + e) // stride for e in range(vl)]
+                                    mask = lanes_between(builder, v, lo, hi, lanes)
+                                    if stride == 2:
+                                        even = ir.Constant(
+                                            ir.VectorType(I1, vl), [int(e % 2 == 0) for e in range(vl)]
+                                        )
+                                        mask = builder.and_(mask, even)
+                                    where = builder.gep(at, [I64(part * vl)])
+                                    parts.append(masked_load(builder, where, mask, vector, itemsize))
+                                else:
+                                    parts.append(load(builder, at, part * vl, vector, itemsize))
+                            value = parts[0]
+                            if stride == 2:
+                                picks = ir.Constant(ir.VectorType(I32, vl), [2 * e for e in range(vl)])
+                                value = builder.shuffle_vector(parts[0], parts[1], picks)
+                            store(builder, value, out, 0, itemsize)
+            return context.get_dummy_value()
+
+        i = types.int64
+        return types.void(dst, i, src, i, i, i, i), codegen
+
+    return copy
+
+
+_copy_unit = _copy(1)
+_copy_second = _copy(2)
+
+
+@jit.inner
+def copy_row(dst, d, src, s, count, lo, hi, stride):
+    """Set ``dst[d + j] = src[s + j*stride]`` for lo <= j < hi and 0 for other j < count."""
+    if stride == 1:
+        _copy_unit(dst, d, src, s, count, lo, hi)
+    elif stride == 2:
+        _copy_second(dst, d, src, s, count, lo, hi)
+    else:
+        for j in range(count):
+            dst[d + j] = src[s + j * stride] if lo <= j < hi else 0
+
+
+@intrinsic
+def write_row(typing, dst, d, src, s, count):
+    """Set ``dst[d + j] = src[s + j]`` for j < count and touch nothing else of dst."""
+
+    def codegen(context, builder, signature, arguments):
+        dst_type, _, src_type, *_ = signature.args
+        itemsize = src_type.dtype.bitwidth // 8
+        vl = machine.tile(itemsize).vl
+        vector = ir.VectorType(element(src_type), vl)
+        dst, d, src, s, count = arguments
+        to = data(context, builder, dst_type, dst, d)
+        source = data(context, builder, src_type, src, s)
+        with cgutils.for_range_slice(builder, I64(0), count, I64(vl), I64) as (v, _):
+            out = builder.gep(to, [v])
+            at = builder.gep(source, [v])
+            whole = builder.icmp_signed("<=", builder.add(v, I64(vl)), count)
+            with builder.if_else(whole) as (all_lanes, tail):
+                with all_lanes:
+                    store(builder, load(builder, at, 0, vector, itemsize), out, 0, itemsize)
+                with tail:
+                    mask = lanes_between(builder, v, I64(0), count, list(range(vl)))
+                    value = masked_load(builder, at, mask, vector, itemsize)
+                    masked_store(builder, value, out, mask, itemsize)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(dst, i, src, i, i), codegen
+
+
+@intrinsic
+def _transpose_block(typing, dst, d, ldd, src, s, lds):
+    """Write the transpose of an 8 x 8 block: three butterflies of shuffles."""
+
+    def codegen(context, builder, signature, arguments):
+        dst_type, _, _, src_type, *_ = signature.args
+        itemsize = src_type.dtype.bitwidth // 8
+        vector = ir.VectorType(element(src_type), BLOCK)
+        dst, d, ldd, src, s, lds = arguments
+        to = data(context, builder, dst_type, dst, d)
+        source = data(context, builder, src_type, src, s)
+        rows = [
+            load(builder, builder.gep(source, [builder.mul(lds, I64(i))]), 0, vector, itemsize)
+            for i in range(BLOCK)
+        ]
+        half = BLOCK // 2
+        while half:
+            new = list(rows)
+            for i in range(BLOCK):
+                if i & half:
+                    continue
+                low = [j if not j & half else BLOCK + j - half for j in range(BLOCK)]
+                high = [j + half if not j & half else BLOCK + j for j in range(BLOCK)]
+                for target, picks in ((i, low), (i + half, high)):
+                    indices = ir.Constant(ir.VectorType(I32, BLOCK), picks)
+                    new[target] = builder.shuffle_vector(rows[i], rows[i + half], indices)
+            rows = new
+            half //= 2
+        for j in range(BLOCK):
+            store(builder, rows[j], builder.gep(to, [builder.mul(ldd, I64(j))]), 0, itemsize)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(dst, i, i, src, i, i), codegen
+
+
+@jit.inner
+def transpose(dst, d, ldd, src, s, lds, rows, columns):
+    """Set ``dst[d + j*ldd + i] = src[s + i*lds + j]`` for i < rows, j < columns."""
+    whole_rows = rows - rows % BLOCK
+    whole_columns = columns - columns % BLOCK
+    for i in range(0, whole_rows, BLOCK):
+        for j in range(0, whole_columns, BLOCK):
+            _transpose_block(dst, d + j * ldd + i, ldd, src, s + i * lds + j, lds)
+        for j in range(whole_columns, columns):
+            for k in range(i, i + BLOCK):
+                dst[d + j * ldd + k] = src[s + k * lds + j]
+    for i in range(whole_rows, rows):
+        for j in range(columns):
+            dst[d + j * ldd + i] = src[s + i * lds + j]
