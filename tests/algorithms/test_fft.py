@@ -1,0 +1,115 @@
+"""Convolution by spectra against the definition in float64."""
+
+import numpy as np
+import pytest
+
+from fastconv import activations
+from fastconv.algorithms import reference
+from fastconv.algorithms.fft import Fft
+from fastconv.algorithms.fft.signal import Signal
+from fastconv.algorithms.fft.tiling import fast_length
+from fastconv.problem import ConvProblem, Direction
+
+CASES = """
+n2 c3 k4 i9x7 f3x3 p1
+n1 c1 k1 i1x1 f1x1
+n2 c4 k6 i13x11 f5x3 p4:1x2:0 g2
+n2 c4 k4 i1x1 f3x3 p3
+n1 c4 k8 i12x15 f3x5 d2x3 p2 g4
+n3 c5 k5 i20x20 f7x7 p-2:3x1:-3 g5
+n2 c6 k3 i40 f17 p8
+n1 c2 k3 i3 f1 p10:0
+n1 c1 k2 i6x6 f2x2 p-6:8x1
+n1 c2 k3 i5000 f769 p100
+n1 c20 k30 i33x29 f11x11 p5
+n1 c33 k19 i17x19 f5x5 p2
+n2 c3 k2 i7x6x5 f3x2x3 p1
+n1 c18 k18 i40x41 f31x31 p15 g18
+n1 c8 k16 i7x7 f13x13 p6 g8
+n17 c2 k2 i6x6 f3x3 p1
+""".strip().splitlines()
+
+
+def operands(problem, direction, rng):
+    x, w, gy = (
+        rng.standard_normal(shape).astype(problem.dtype)
+        for shape in (problem.input_shape, problem.weight_shape, problem.output_shape)
+    )
+    return {Direction.FORWARD: (x, w), Direction.INPUT_GRAD: (gy, w), Direction.WEIGHT_GRAD: (x, gy)}[
+        direction
+    ]
+
+
+def expected(problem, direction, first, second, bias, activation):
+    function = {
+        Direction.FORWARD: reference.forward,
+        Direction.INPUT_GRAD: reference.input_grad,
+        Direction.WEIGHT_GRAD: reference.weight_grad,
+    }[direction]
+    result = function(problem, first.astype("float64"), second.astype("float64"))
+    if bias.size:
+        result += bias.reshape(-1, *[1] * len(problem.axes))
+    return np.maximum(result, 0) if activation == activations.RELU else result
+
+
+def check(problem, direction, build):
+    rng = np.random.default_rng(0)
+    first, second = operands(problem, direction, rng)
+    forward = direction is Direction.FORWARD
+    bias = rng.standard_normal(problem.k if forward else 0).astype(problem.dtype)
+    activation = activations.RELU if forward else activations.NONE
+    want = expected(problem, direction, first, second, bias, activation)
+    out = np.full(want.shape, np.nan, problem.dtype)
+    execution = build(problem, direction, 2**30)
+    execution.run(first, second, out, bias, activation)
+    scale = np.sqrt(np.mean(want**2)) + 1e-30
+    assert np.abs(out - want).max() / scale < (2e-5 if problem.dtype == "float32" else 2e-13)
+    if direction is not Direction.WEIGHT_GRAD:
+        again = np.full(want.shape, np.nan, problem.dtype)
+        execution.run_prepared(first, execution.prepare(second), again, bias, activation)
+        np.testing.assert_array_equal(again, out)
+
+
+@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("dtype", ["", " float64"])
+@pytest.mark.parametrize("line", CASES)
+def test_against_definition(line, dtype, direction):
+    problem = ConvProblem.parse(line + dtype)
+    check(problem, direction, Fft().build)
+    check(problem, direction, Signal)
+
+
+@pytest.mark.parametrize("direction", list(Direction))
+def test_small_workspace_gives_the_same_within_its_limit(direction):
+    problem = ConvProblem.parse("n3 c12 k10 i30x31 f9x7 p3 g2")
+    limit = 200_000
+    assert Fft().workspace(problem, direction, limit) <= limit
+    check(problem, direction, lambda p, d, _: Fft().build(p, d, limit))
+
+
+@pytest.mark.parametrize("direction", list(Direction))
+def test_no_images(direction):
+    problem = ConvProblem.parse("n0 c2 k3 i5x5 f3x3 p1")
+    shapes = {
+        Direction.FORWARD: (problem.input_shape, problem.weight_shape, problem.output_shape),
+        Direction.INPUT_GRAD: (problem.output_shape, problem.weight_shape, problem.input_shape),
+        Direction.WEIGHT_GRAD: (problem.input_shape, problem.output_shape, problem.weight_shape),
+    }[direction]
+    first, second, out = (np.ones(shape, "float32") for shape in shapes)
+    Fft().build(problem, direction, 2**30).run(first, second, out, np.empty(0, "float32"), 0)
+    np.testing.assert_array_equal(out, 0)
+
+
+def test_rejects_in_words():
+    assert "stride" in Fft().reject(ConvProblem.parse("c1 i9x9 f3x3 s2"), Direction.FORWARD)
+
+
+@pytest.mark.parametrize("n", [1, 2, 11, 13, 97, 1023, 4097])
+def test_fast_length_is_the_smallest_smooth_number(n):
+    def smooth(m):
+        for p in (2, 3, 5):
+            while m % p == 0:
+                m //= p
+        return m == 1
+
+    assert fast_length(n) == next(m for m in range(n, 2 * n + 1) if smooth(m))
