@@ -5,7 +5,7 @@ import pytest
 
 from fastconv import activations
 from fastconv.algorithms import reference
-from fastconv.algorithms.fft import Fft
+from fastconv.algorithms.fft import Fft, tiles
 from fastconv.algorithms.fft.signal import Signal
 from fastconv.algorithms.fft.tiling import fast_length
 from fastconv.problem import ConvProblem, Direction
@@ -27,6 +27,9 @@ n2 c3 k2 i7x6x5 f3x2x3 p1
 n1 c18 k18 i40x41 f31x31 p15 g18
 n1 c8 k16 i7x7 f13x13 p6 g8
 n17 c2 k2 i6x6 f3x3 p1
+n2 c8 k16 i40x41 f5x5 p3 g8
+n2 c9 k6 i23x1 f3x1 p1:0x0
+n3 c9 k6 i1x50 f1x5
 """.strip().splitlines()
 
 
@@ -62,7 +65,7 @@ def check(problem, direction, build):
     out = np.full(want.shape, np.nan, problem.dtype)
     execution = build(problem, direction, 2**30)
     execution.run(first, second, out, bias, activation)
-    scale = np.sqrt(np.mean(want**2)) + 1e-30
+    scale = max(np.sqrt(np.mean(want**2)), 0.1)
     assert np.abs(out - want).max() / scale < (2e-5 if problem.dtype == "float32" else 2e-13)
     if direction is not Direction.WEIGHT_GRAD:
         again = np.full(want.shape, np.nan, problem.dtype)
@@ -77,6 +80,18 @@ def test_against_definition(line, dtype, direction):
     problem = ConvProblem.parse(line + dtype)
     check(problem, direction, Fft().build)
     check(problem, direction, Signal)
+
+
+@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("dtype", ["", " float64"])
+@pytest.mark.parametrize("line", CASES)
+def test_small_tiles_against_definition(line, dtype, direction):
+    problem = ConvProblem.parse(line + dtype)
+    choice = tiles.choose(problem, direction, 2**40)
+    if choice is None:
+        assert tiles.unsuited(problem, direction)
+    else:
+        check(problem, direction, lambda p, d, _: tiles.build(p, d, choice))
 
 
 @pytest.mark.parametrize("direction", list(Direction))

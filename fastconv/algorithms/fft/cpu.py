@@ -1,0 +1,305 @@
+"""The route of small tiles: blocks of tiles through our own transforms, all in cache.
+
+Dense.  For a block of R tiles (whole vectors, over all images) of a group::
+
+    V[f, plane, c, tile]   planes Vr, Vi, Vr + Vi of the input's spectra
+    M[f, plane, k, tile] = sum over c  U[f, plane, k, c] . V[f, plane, c, tile]     3 real products
+    Yr = M0 - M1,  Yi = M2 - M0 - M1                                               (Gauss)
+
+U holds the planes of the kernels' spectra, divided by the tile's pixels, packed in panels for the GEMM
+tile.  Rows of f are a vector longer than their data, against collisions in the cache.
+
+Depthwise.  Lanes are channels, V and U hold two planes, and the product is taken as the inverse loads it.
+
+The forward pass correlates: U = conj(W).  The input gradient convolves: U = W, and the outputs that did
+not wrap around are the last of a tile, from ``skip`` = extent - 1 on.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from fastconv import jit
+from fastconv.activations import finish
+from fastconv.algorithms.fft.lanes import clear, place
+from fastconv.algorithms.fft.tile2d import (
+    samples,
+    samples_gauss,
+    samples_times,
+    spectrum,
+    spectrum_sum,
+    write,
+)
+from fastconv.gemm.tile import tile
+
+
+class Geometry(NamedTuple):
+    """What the kernels need to know of a problem cut into tiles."""
+
+    n: int
+    groups: int
+    c: int  # channels of a group in the source
+    k: int  # channels of a group in the result
+    h: int  # source
+    w: int
+    p: int  # result
+    q: int
+    lo_h: int  # padding before the source
+    lo_w: int
+    ah: int  # tile
+    aw: int
+    mh: int  # results of a tile
+    mw: int
+    th: int  # tiles of an image
+    tw: int
+    skip_h: int  # first valid result in a tile
+    skip_w: int
+    sign: float  # of the imaginary part of a kernel's spectrum
+    r: int  # kernel
+    s: int
+    w_group: int  # strides of the weight
+    w_k: int
+    w_c: int
+    frequencies: int
+    lanes: int
+    vectors: int  # of tiles in a block
+    mr: int  # rows of the GEMM tile
+    tile_scratch: int  # elements of one vector of tiles
+    table: int  # entries
+
+
+@jit.inner
+def _kernel_spectra(w, w0, stride, count, table, scratch, out, o0, step, gap, g):
+    """Transform ``count`` kernels, ``stride`` apart."""
+    clear(table)
+    for lane in range(count):
+        place(table, g.lanes, lane, lane * stride, 0, g.r, 0, g.s)
+    spectrum(w, w0, g.s, table, g.ah, g.aw, g.lanes, scratch, out, o0, step, gap)
+
+
+@jit.kernel
+def dense_weights(workers, w, u, scratch, g):
+    """Fill U from the weights; a unit is a vector of results k and every c."""
+    vectors = (g.k + g.lanes - 1) // g.lanes
+    size, units = scratch.size // workers, g.groups * vectors
+    for worker in numba.prange(workers):
+        own = scratch[worker * size : (worker + 1) * size]
+        table = np.empty(g.table, np.int64)
+        for unit in range(units * worker // workers, units * (worker + 1) // workers):
+            group, k0 = unit // vectors, unit % vectors * g.lanes
+            for c in range(g.c):
+                w0 = group * g.w_group + k0 * g.w_k + c * g.w_c
+                count = min(g.lanes, g.k - k0)
+                gap = g.lanes
+                _kernel_spectra(w, w0, g.w_k, count, table, own, own, g.tile_scratch, 2 * gap, gap, g)
+                _pack(own, g.tile_scratch, u, group, k0, count, c, g)
+
+
+@jit.inner
+def _pack(spectra, s0, u, group, k0, count, c, g):
+    """Scale spectra of kernels (k0 + lane, c) and put their three planes into the panels."""
+    scale = u.dtype.type(1.0 / (g.ah * g.aw))
+    sign = u.dtype.type(g.sign / (g.ah * g.aw))
+    plane = g.k * g.c + g.lanes
+    lane = 0
+    while lane < count:
+        panel = (k0 + lane) // g.mr * g.mr
+        rows = min(g.mr, g.k - panel)
+        run = min(count - lane, panel + rows - k0 - lane)
+        to = group * g.frequencies * 3 * plane + panel * g.c + c * rows + k0 + lane - panel
+        for f in range(g.frequencies):
+            at = s0 + f * 2 * g.lanes + lane
+            for m in range(run):
+                re, im = spectra[at + m] * scale, spectra[at + g.lanes + m] * sign
+                u[to + m] = re
+                u[to + plane + m] = im
+                u[to + 2 * plane + m] = re + im
+            to += 3 * plane
+        lane += run
+
+
+@jit.inner
+def _place_block(table_in, table_out, first, total, vector, g):
+    """Say where the tiles of one vector lie, in the source and in the result."""
+    clear(table_in)
+    clear(table_out)
+    for lane in range(g.lanes):
+        tile_index = first + vector * g.lanes + lane
+        if tile_index < total:
+            n, i, j = (
+                tile_index // (g.th * g.tw), tile_index // g.tw % g.th, tile_index % g.tw,
+            )  # fmt: skip
+            place_tile(table_in, table_out, lane, n, i, j, g)
+
+
+@jit.inner
+def place_tile(table_in, table_out, lane, n, i, j, g):
+    """Say where tile (i, j) of image n lies."""
+    y, x = i * g.mh - g.lo_h, j * g.mw - g.lo_w
+    at = n * g.groups * g.c * g.h * g.w + y * g.w + x
+    place(table_in, g.lanes, lane, at, max(-y, 0), min(g.h - y, g.ah), max(-x, 0), min(g.w - x, g.aw))
+    y, x = i * g.mh, j * g.mw
+    at = n * g.groups * g.k * g.p * g.q + y * g.q + x
+    place(table_out, g.lanes, lane, at, 0, min(g.p - y, g.mh), 0, min(g.q - x, g.mw))
+
+
+@jit.inner
+def _products(u, u0, v, m, g):
+    """Multiply spectra over the channels, frequency by frequency and plane by plane."""
+    block = g.vectors * g.lanes
+    plane, v_row, m_row = g.k * g.c + g.lanes, 3 * g.c * block + g.lanes, 3 * g.k * block + g.lanes
+    for f in range(g.frequencies):
+        for p in range(3):
+            a, b = u0 + (3 * f + p) * plane, f * v_row + p * g.c * block
+            for k in range(0, g.k, g.mr):
+                rows = min(g.mr, g.k - k)
+                to = f * m_row + (p * g.k + k) * block
+                tile(m, to, block, u, a + k * g.c, v, b, block, g.c, rows, g.vectors, False)
+
+
+@jit.kernel
+def dense(workers, x, u, y, bias, activation, scratch, g):
+    """Source, spectra of kernels -> result; a unit is a block of tiles."""
+    total, block = g.n * g.th * g.tw, g.vectors * g.lanes
+    units, size = (total + block - 1) // block, scratch.size // workers
+    v_row, m_row = 3 * g.c * block + g.lanes, 3 * g.k * block + g.lanes
+    for worker in numba.prange(workers):
+        own = scratch[worker * size : (worker + 1) * size]
+        v = own[g.tile_scratch : g.tile_scratch + g.frequencies * v_row]
+        m = own[g.tile_scratch + g.frequencies * v_row :]
+        tables = np.empty((2 * g.vectors, g.table), np.int64)
+        for unit in range(units * worker // workers, units * (worker + 1) // workers):
+            for i in range(g.vectors):
+                _place_block(tables[2 * i], tables[2 * i + 1], unit * block, total, i, g)
+            for group in range(g.groups):
+                for c in range(g.c):
+                    for i in range(g.vectors):
+                        spectrum_sum(
+                            x, (group * g.c + c) * g.h * g.w, g.w, tables[2 * i], g.ah, g.aw, g.lanes,
+                            own, v, c * block + i * g.lanes, v_row, g.c * block,
+                        )  # fmt: skip
+                _products(u, group * g.frequencies * 3 * (g.k * g.c + g.lanes), v, m, g)
+                for k in range(g.k):
+                    channel = group * g.k + k
+                    for i in range(g.vectors):
+                        at = k * block + i * g.lanes
+                        samples_gauss(m, at, m_row, g.k * block, m, 0, 0, 0, g.ah, g.aw, g.lanes, own)
+                        write(
+                            y, channel * g.p * g.q, g.q, tables[2 * i + 1], g.ah, g.aw, g.lanes, own,
+                            (g.skip_h, g.skip_w), g.mw, bias, channel, activation,
+                        )  # fmt: skip
+
+
+@jit.kernel
+def depthwise_weights(workers, w, u, scratch, g):
+    """Fill U from the weights; a unit is a vector of channels."""
+    units, size = (g.groups * g.k + g.lanes - 1) // g.lanes, scratch.size // workers
+    scale, sign = u.dtype.type(1.0 / (g.ah * g.aw)), u.dtype.type(g.sign / (g.ah * g.aw))
+    for worker in numba.prange(workers):
+        own = scratch[worker * size : (worker + 1) * size]
+        table = np.empty(g.table, np.int64)
+        for unit in range(units * worker // workers, units * (worker + 1) // workers):
+            first, u0 = unit * g.lanes, unit * g.frequencies * 2 * g.lanes
+            count = min(g.lanes, g.groups * g.k - first)
+            pixels = g.r * g.s
+            _kernel_spectra(w, first * pixels, pixels, count, table, own, u, u0, 2 * g.lanes, g.lanes, g)
+            for i in range(u0, u0 + g.frequencies * 2 * g.lanes, 2 * g.lanes):
+                for j in range(g.lanes):
+                    u[i + j] *= scale
+                    u[i + g.lanes + j] *= sign
+
+
+@jit.inner
+def place_channels(table_in, table_out, first, n, i, j, g):
+    """Say where tile (i, j) of image n lies in VL channels of the result and their sources."""
+    clear(table_in)
+    clear(table_out)
+    y_in, x_in, y_out, x_out = i * g.mh - g.lo_h, j * g.mw - g.lo_w, i * g.mh, j * g.mw
+    for lane in range(min(g.lanes, g.groups * g.k - first)):
+        channel = first + lane
+        at = ((n * g.groups + channel // g.k) * g.h + y_in) * g.w + x_in
+        place(
+            table_in, g.lanes, lane, at,
+            max(-y_in, 0), min(g.h - y_in, g.ah), max(-x_in, 0), min(g.w - x_in, g.aw),
+        )  # fmt: skip
+        at = ((n * g.groups * g.k + channel) * g.p + y_out) * g.q + x_out
+        place(table_out, g.lanes, lane, at, 0, min(g.p - y_out, g.mh), 0, min(g.q - x_out, g.mw))
+
+
+@jit.inner
+def _finish_channels(y, table_out, first, columns, bias, activation, g):
+    """Add bias and activate where every lane is a channel of its own."""
+    for lane in range(min(g.lanes, g.groups * g.k - first)):
+        for row in range(table_out[0], table_out[1]):
+            finish(y, table_out[2 + lane] + row * g.q, columns, bias, first + lane, activation)
+
+
+@jit.kernel
+def depthwise(workers, x, u, y, bias, activation, scratch, g):
+    """Source, spectra of kernels -> result; a unit is a tile of VL channels."""
+    channels, tiles = (g.groups * g.k + g.lanes - 1) // g.lanes, g.th * g.tw
+    units, size, gap = g.n * channels * tiles, scratch.size // workers, g.lanes
+    nothing = np.empty(0, y.dtype)
+    for worker in numba.prange(workers):
+        own = scratch[worker * size : (worker + 1) * size]
+        v = own[g.tile_scratch :]
+        table_in, table_out = np.empty(g.table, np.int64), np.empty(g.table, np.int64)
+        for unit in range(units * worker // workers, units * (worker + 1) // workers):
+            block, n, t = unit // tiles // g.n, unit // tiles % g.n, unit % tiles
+            u0 = block * g.frequencies * 2 * g.lanes
+            i, j = t // g.tw, t % g.tw
+            place_channels(table_in, table_out, block * g.lanes, n, i, j, g)
+            spectrum(x, 0, g.w, table_in, g.ah, g.aw, g.lanes, own, v, 0, 2 * gap, gap)
+            samples_times(v, 0, 2 * gap, gap, u, u0, 2 * gap, gap, g.ah, g.aw, g.lanes, own)
+            write(
+                y, 0, g.q, table_out, g.ah, g.aw, g.lanes, own,
+                (g.skip_h, g.skip_w), g.mw, nothing, 0, 0,
+            )  # fmt: skip
+            columns = min(g.q - j * g.mw, g.mw)
+            _finish_channels(y, table_out, block * g.lanes, columns, bias, activation, g)
+
+
+@jit.kernel
+def depthwise_weight_grad(workers, x, gy, gw, scratch, g):
+    """Input, gradient of the output -> gradient of the weight; a unit is VL channels.
+
+    Spectra ``conj(GY) X`` are summed over images and tiles, in this order.
+    """
+    units, size = (g.groups * g.k + g.lanes - 1) // g.lanes, scratch.size // workers
+    length, gap = g.frequencies * 2 * g.lanes, g.lanes
+    scale = gw.dtype.type(1.0 / (g.ah * g.aw))
+    nothing = np.empty(0, gw.dtype)
+    for worker in numba.prange(workers):
+        own = scratch[worker * size : (worker + 1) * size]
+        v = own[g.tile_scratch : g.tile_scratch + length]
+        z = own[g.tile_scratch + length : g.tile_scratch + 2 * length]
+        total = own[g.tile_scratch + 2 * length : g.tile_scratch + 3 * length]
+        table_in, table_out = np.empty(g.table, np.int64), np.empty(g.table, np.int64)
+        for unit in range(units * worker // workers, units * (worker + 1) // workers):
+            first = unit * g.lanes
+            total[:] = 0
+            for t in range(g.n * g.th * g.tw):
+                n, i, j = t // (g.th * g.tw), t // g.tw % g.th, t % g.tw
+                place_channels(table_in, table_out, first, n, i, j, g)
+                spectrum(x, 0, g.w, table_in, g.ah, g.aw, g.lanes, own, v, 0, 2 * gap, gap)
+                spectrum(gy, 0, g.q, table_out, g.ah, g.aw, g.lanes, own, z, 0, 2 * gap, gap)
+                _accumulate(v, z, total, g)
+            total *= scale
+            clear(table_out)
+            for lane in range(min(g.lanes, g.groups * g.k - first)):
+                place(table_out, g.lanes, lane, (first + lane) * g.r * g.s, 0, g.r, 0, g.s)
+            samples(total, 0, 2 * gap, gap, total, 0, 0, 0, g.ah, g.aw, g.lanes, own)
+            write(gw, 0, g.s, table_out, g.ah, g.aw, g.lanes, own, (0, 0), g.s, nothing, 0, 0)
+
+
+@jit.inner
+def _accumulate(v, z, total, g):
+    """Add ``conj(z) v`` to the sum of spectra."""
+    for f in range(g.frequencies):
+        re, im = 2 * f * g.lanes, (2 * f + 1) * g.lanes
+        for i in range(g.lanes):
+            total[re + i] += v[re + i] * z[re + i] + v[im + i] * z[im + i]
+            total[im + i] += v[im + i] * z[re + i] - v[re + i] * z[im + i]

@@ -1,0 +1,148 @@
+"""Between images and lanes: a row of each of VL tiles, transposed in registers.
+
+A vector of the transforms holds one pixel of VL tiles, memory holds VL pixels of one tile.  So VL rows
+are loaded, one a tile, and transposed by ``log2 VL`` rounds of interleaving vectors i and i + VL/2.
+Pixels outside the image, or outside the result, are masked: they are never touched.
+
+A *table* (int64) says where the tiles lie; `place` fills the entries of one lane:
+
+    [0], [1]           first and last + 1 row that any lane has
+    [2 + lane]         where pixel (0, 0) of the tile lies
+    [2 + VL + lane]    first row that exists
+    [2 + 2*VL + lane]  how many do
+    [2 + (3+j)*VL + lane]   bits: which of the columns j*VL .. j*VL + VL exist
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from fastconv import jit, machine
+from fastconv.gemm.tile import I64, data, element, load, store
+
+
+def table_size(lanes: int, columns: int) -> int:
+    """Return the entries of a table for tiles of at most ``columns``."""
+    return 2 + lanes * (3 + -(-columns // lanes))
+
+
+@jit.inner
+def clear(table):
+    """Make every lane empty."""
+    table[:] = 0
+    table[0] = 1 << 40
+
+
+@jit.inner
+def place(table, lanes, lane, at, row_lo, row_hi, column_lo, column_hi):
+    """Say where the tile of a lane lies and which of its pixels exist."""
+    table[2 + lane] = at
+    table[2 + lanes + lane] = row_lo
+    table[2 + 2 * lanes + lane] = max(row_hi - row_lo, 0)
+    if row_hi > row_lo:
+        table[0] = min(table[0], row_lo)
+        table[1] = max(table[1], row_hi)
+    for chunk in range((table.size - 2) // lanes - 3):
+        low = min(max(column_lo - chunk * lanes, 0), lanes)
+        high = min(max(column_hi - chunk * lanes, low), lanes)
+        table[2 + (3 + chunk) * lanes + lane] = (1 << high) - (1 << low)
+
+
+def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
+    """Exchange vectors and lanes of a square."""
+    n = len(rows)
+    index = ir.VectorType(ir.IntType(32), n)
+    low = ir.Constant(index, [i // 2 + n * (i % 2) for i in range(n)])
+    high = ir.Constant(index, [n // 2 + i // 2 + n * (i % 2) for i in range(n)])
+    for _ in range(n.bit_length() - 1):
+        rows = [
+            builder.shuffle_vector(rows[i], rows[i + n // 2], mask)
+            for i in range(n // 2)
+            for mask in (low, high)
+        ]
+    return rows
+
+
+def _lane(builder: Any, table: Any, lane: int, lanes: int, row: Any, chunk: Any) -> tuple[Any, Any]:
+    """Return where the tile of a lane lies, and the mask of its columns in this row and chunk."""
+
+    def entry(index: Any) -> Any:
+        return builder.load(builder.gep(table, [index]))
+
+    first = entry(I64(2 + lanes + lane))
+    exists = builder.icmp_unsigned("<", builder.sub(row, first), entry(I64(2 + 2 * lanes + lane)))
+    bits = entry(builder.add(builder.mul(chunk, I64(lanes)), I64(2 + 3 * lanes + lane)))
+    bits = builder.trunc(builder.select(exists, bits, I64(0)), ir.IntType(lanes))
+    return entry(I64(2 + lane)), builder.bitcast(bits, ir.VectorType(ir.IntType(1), lanes))
+
+
+def _masked(builder: Any, vector: ir.VectorType, name: str) -> Any:
+    letter = "f32" if isinstance(vector.element, ir.FloatType) else "f64"
+    mask = ir.VectorType(ir.IntType(1), vector.count)
+    pointer, i32 = vector.as_pointer(), ir.IntType(32)
+    if name == "load":
+        function = ir.FunctionType(vector, [pointer, i32, mask, vector])
+    else:
+        function = ir.FunctionType(ir.VoidType(), [vector, pointer, i32, mask])
+    return cgutils.get_or_insert_function(
+        builder.module, function, f"llvm.masked.{name}.v{vector.count}{letter}.p0"
+    )
+
+
+@intrinsic
+def gather(typing: Any, dst: Any, d0: Any, src: Any, s0: Any, pitch: Any, table: Any, row: Any,
+           chunk: Any) -> Any:  # fmt: skip
+    """Load VL columns of a row of every tile into VL vectors; what does not exist is 0."""
+    i = types.int64
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        d, d_start, s, s_start, step, t, r, j = arguments
+        itemsize = src.dtype.bitwidth // 8
+        vector = ir.VectorType(element(src), machine.tile(itemsize).vl)
+        target = data(context, builder, dst, d, d_start)
+        places = data(context, builder, table, t, I64(0))
+        start = builder.add(s_start, builder.mul(step, r))
+        start = builder.add(start, builder.mul(j, I64(vector.count)))
+        source = data(context, builder, src, s, start)
+        function = _masked(builder, vector, "load")
+        zero, align = ir.Constant(vector, [0.0] * vector.count), ir.IntType(32)(itemsize)
+        rows = []
+        for lane in range(vector.count):
+            at, mask = _lane(builder, places, lane, vector.count, r, j)
+            pointer = builder.bitcast(builder.gep(source, [at]), vector.as_pointer())
+            rows.append(builder.call(function, [pointer, align, mask, zero]))
+        for column, value in enumerate(_transposed(builder, rows)):
+            store(builder, value, target, column * vector.count, itemsize)
+        return context.get_dummy_value()
+
+    return types.void(dst, i, src, i, i, table, i, i), codegen
+
+
+@intrinsic
+def scatter(typing: Any, dst: Any, d0: Any, pitch: Any, table: Any, row: Any, chunk: Any, src: Any,
+            s0: Any) -> Any:  # fmt: skip
+    """Store VL vectors as VL columns of a row of every tile; what does not exist is left out."""
+    i = types.int64
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        d, d_start, step, t, r, j, s, s_start = arguments
+        itemsize = src.dtype.bitwidth // 8
+        vector = ir.VectorType(element(src), machine.tile(itemsize).vl)
+        source = data(context, builder, src, s, s_start)
+        places = data(context, builder, table, t, I64(0))
+        start = builder.add(d_start, builder.mul(step, r))
+        start = builder.add(start, builder.mul(j, I64(vector.count)))
+        target = data(context, builder, dst, d, start)
+        function, align = _masked(builder, vector, "store"), ir.IntType(32)(itemsize)
+        columns = [load(builder, source, c * vector.count, vector, itemsize) for c in range(vector.count)]
+        for lane, value in enumerate(_transposed(builder, columns)):
+            at, mask = _lane(builder, places, lane, vector.count, r, j)
+            pointer = builder.bitcast(builder.gep(target, [at]), vector.as_pointer())
+            builder.call(function, [value, pointer, align, mask])
+        return context.get_dummy_value()
+
+    return types.void(dst, i, i, table, i, i, src, i), codegen

@@ -1,0 +1,199 @@
+"""The executions of the route of small tiles: which sizes, how much scratch, which kernels."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from itertools import product
+from math import log2
+from typing import Any
+
+from fastconv import machine, threads, workspace
+from fastconv.algorithms.base import Array, Execution, flat
+from fastconv.algorithms.fft import cpu
+from fastconv.algorithms.fft.codelets import SIZES
+from fastconv.algorithms.fft.lanes import table_size
+from fastconv.algorithms.fft.tile2d import frequencies, scratch_size
+from fastconv.algorithms.fft.tiling import turned
+from fastconv.problem import Axis, ConvProblem, Direction
+
+
+def unsuited(problem: ConvProblem, direction: Direction) -> str | None:
+    """Return why small tiles cannot serve a problem, or None."""
+    if len(problem.axes) > 2:
+        return "more than two axes"
+    if not problem.undilated:
+        return "dilation > 1"
+    if max(problem.kernel) > max(SIZES):
+        return f"a kernel of more than {max(SIZES)} pixels"
+    if direction is Direction.WEIGHT_GRAD and problem.c != problem.groups:
+        return "a weight gradient over more than one channel"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A size of tiles, and what follows from it."""
+
+    geometry: cpu.Geometry
+    per_channel: bool  # lanes are channels
+    weights: int  # elements of U
+    worker: int  # elements of scratch of one worker
+    flops: float
+    seconds: float
+
+    def bytes(self, itemsize: int) -> int:
+        """Scratch of all workers and U."""
+        return (self.weights + machine.machine().cores * self.worker) * itemsize
+
+
+def _sizes(axis: Axis, last: bool) -> list[int]:
+    if axis.extent == 1 and not last:
+        return [1]
+    fitting = [a for a in SIZES if a >= axis.extent]
+    whole = [a for a in fitting if a >= axis.output + axis.extent - 1]  # one tile: no use for more
+    return [a for a in fitting if not whole or a <= whole[0]]
+
+
+@functools.lru_cache(maxsize=256)
+def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | None:
+    """Return the cheapest sizes that stay within the limit, or None."""
+    if unsuited(problem, direction):
+        return None
+    source = turned(problem) if direction is Direction.INPUT_GRAD else problem
+    axes = source.axes if len(source.axes) == 2 else (Axis(1, 1), *source.axes)
+    most = machine.tile(problem.itemsize).nr
+    per_channel = source.c == source.groups and (source.k // source.groups == 1 or direction != "input_grad")
+    options = [
+        _choice(source, direction, axes, size, 1 if per_channel else vectors, per_channel)
+        for size in product(_sizes(axes[0], False), _sizes(axes[1], True))
+        for vectors in ((1,) if per_channel else range(1, most + 1))
+    ]
+    within = [o for o in options if o.bytes(problem.itemsize) <= limit]
+    return min(within, key=lambda o: o.seconds, default=None)
+
+
+def _choice(
+    source: ConvProblem, direction: Direction, axes: tuple[Axis, ...],
+    size: tuple[int, int], vectors: int, per_channel: bool,
+) -> Choice:  # fmt: skip
+    """Work out one size of tiles."""
+    (h, w), (ah, aw) = axes, size
+    mh, mw = min(ah - h.extent + 1, h.output), min(aw - w.extent + 1, w.output)
+    unit = machine.tile(source.itemsize)
+    c, k, turn = source.c // source.groups, source.k // source.groups, direction is Direction.INPUT_GRAD
+    taps, bins = h.kernel * w.kernel, frequencies(ah, aw)
+    g = cpu.Geometry(
+        n=source.n, groups=source.groups, c=c, k=k, h=h.size, w=w.size, p=h.output, q=w.output,
+        lo_h=h.lo, lo_w=w.lo, ah=ah, aw=aw, mh=mh, mw=mw, th=-(-h.output // mh), tw=-(-w.output // mw),
+        skip_h=h.extent - 1 if turn else 0, skip_w=w.extent - 1 if turn else 0, sign=1.0 if turn else -1.0,
+        r=h.kernel, s=w.kernel, w_group=k * c * taps, w_k=taps if turn else c * taps,
+        w_c=k * taps if turn else taps, frequencies=bins, lanes=unit.vl, vectors=vectors, mr=unit.mr,
+        tile_scratch=scratch_size(ah, aw, unit.vl), table=table_size(unit.vl, aw),
+    )  # fmt: skip
+    if per_channel:
+        weights = -(-g.groups * g.k // g.lanes) * bins * 2 * g.lanes
+        grad = direction is Direction.WEIGHT_GRAD
+        worker = g.tile_scratch + bins * 2 * g.lanes * (3 if grad else 1)
+        weights = 0 if grad else weights
+    else:
+        weights = g.groups * bins * 3 * (k * c + g.lanes)
+        block = vectors * g.lanes
+        worker = g.tile_scratch + bins * max(3 * (c + k) * block + 2 * g.lanes, 2 * g.lanes)
+    flops, seconds = (_per_channel_cost if per_channel else _dense_cost)(g, direction, source.itemsize)
+    return Choice(g, per_channel, weights, worker, flops, seconds)
+
+
+def _transform(g: cpu.Geometry, itemsize: int) -> float:
+    """Seconds to transform one vector of tiles, in either direction, on one core."""
+    # measured on Zen 4: 10 cycles a vector to load, transpose and store, 2.2 for each level
+    cycles = g.ah * g.aw * (10 + 2.2 * log2(g.ah * g.aw))
+    return cycles * 2 * g.lanes / (machine.machine().flops * 4 / itemsize)
+
+
+def _rounds(units: int) -> int:
+    """Units that the busiest core does."""
+    return -(-units // machine.machine().cores)
+
+
+def _per_channel_cost(g: cpu.Geometry, direction: Direction, itemsize: int) -> tuple[float, float]:
+    vectors, transform = -(-g.groups * g.k // g.lanes), _transform(g, itemsize)
+    tiles = g.n * g.th * g.tw
+    if direction is Direction.WEIGHT_GRAD:
+        seconds = _rounds(vectors) * (2 * tiles + 1) * transform
+    else:
+        seconds = (_rounds(vectors) + _rounds(vectors * tiles) * 2) * transform
+    return 1e10 * seconds, seconds + machine.machine().launch
+
+
+def _dense_cost(g: cpu.Geometry, direction: Direction, itemsize: int) -> tuple[float, float]:
+    m, transform = machine.machine(), _transform(g, itemsize)
+    core = m.flops * 4 / itemsize
+    block = g.vectors * g.lanes
+    units = -(-g.n * g.th * g.tw // block)
+    u = g.frequencies * 3 * g.k * g.c * itemsize
+    spectra = g.frequencies * 3 * (g.c + g.k) * block * itemsize
+    products = 2 * g.frequencies * 3 * g.k * g.c * block / core * 1.3
+    reads = u / (m.l2_bandwidth / 4 if u * g.groups < m.l3 / 2 else m.bandwidth / m.cores)
+    one = g.groups * (
+        (g.c + g.k) * g.vectors * transform + max(products, reads) + 2 * spectra / (m.l2_bandwidth / 2)
+    )
+    kernels = g.groups * -(-g.k // g.lanes) * g.c * 2 * transform / m.cores + 2 * u * g.groups / m.bandwidth
+    seconds = kernels + _rounds(units) * one
+    return 1e10 * seconds, seconds + m.launch
+
+
+class _Tiles(Execution):
+    """What both executions share: U and the scratch of the workers."""
+
+    def __init__(self, problem: ConvProblem, choice: Choice) -> None:
+        self.dtype, self.choice, self.geometry = problem.dtype, choice, choice.geometry
+        self.workspace = choice.bytes(problem.itemsize)
+
+    def _scratch(self, before: int) -> Array:
+        return workspace.take(before + threads.count() * self.choice.worker, self.dtype)
+
+
+class Spectral(_Tiles):
+    """Forward or input gradient by tiles, dense or per channel."""
+
+    def prepare(self, weight: Array) -> Array:
+        u = workspace.aligned(self.choice.weights, self.dtype)
+        self._transform(weight, u, self._scratch(0))
+        return u
+
+    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+        scratch = self._scratch(self.choice.weights)
+        u, rest = scratch[: self.choice.weights], scratch[self.choice.weights :]
+        self._transform(second, u, rest)
+        self._multiply(first, u, out, bias, activation, rest)
+
+    def run_prepared(self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any) -> None:
+        self._multiply(first, prepared, out, bias, activation, self._scratch(0))
+
+    def _transform(self, weight: Array, u: Array, scratch: Array) -> None:
+        kernel = cpu.depthwise_weights if self.choice.per_channel else cpu.dense_weights
+        threads.launch(kernel, self.choice.flops, flat(weight), u, scratch, self.geometry)
+
+    def _multiply(self, x: Array, u: Array, out: Array, bias: Array, activation: Any, scratch: Array) -> None:
+        kernel = cpu.depthwise if self.choice.per_channel else cpu.dense
+        threads.launch(
+            kernel, self.choice.flops, flat(x), u, flat(out), bias, activation, scratch, self.geometry
+        )
+
+
+class DepthwiseWeightGrad(_Tiles):
+    """Weight gradient channel by channel."""
+
+    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+        threads.launch(
+            cpu.depthwise_weight_grad, self.choice.flops, flat(first), flat(second), flat(out),
+            self._scratch(0), self.geometry,
+        )  # fmt: skip
+
+
+def build(problem: ConvProblem, direction: Direction, choice: Choice) -> Execution:
+    """Make the execution of a choice."""
+    if direction is Direction.WEIGHT_GRAD:
+        return DepthwiseWeightGrad(problem, choice)
+    return Spectral(problem, choice)
