@@ -1,3 +1,52 @@
-"""Convolution for NumPy arrays, compiled by Numba."""
+"""Convolution for NumPy arrays, compiled by Numba.
+
+>>> import numpy as np
+>>> import fastconv
+>>> image = np.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]])
+>>> kernel = np.array([[1.0, 0], [0, 1]])
+>>> fastconv.conv2d(image[None, None], kernel[None, None])[0, 0]
+array([[ 6.,  8.],
+       [12., 14.]])
+"""
+
+from fastconv.config import config
+from fastconv.convolve import Grads
+from fastconv.errors import AlgorithmError, WorkspaceError
+from fastconv.explain import algorithms, explain
+from fastconv.functional import (
+    conv1d,
+    conv1d_backward,
+    conv1d_input,
+    conv1d_weight,
+    conv2d,
+    conv2d_backward,
+    conv2d_input,
+    conv2d_weight,
+)
+from fastconv.prepared import Prepared, prepare
+from fastconv.problem import ConvProblem, Direction
+from fastconv.select import Selection
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AlgorithmError",
+    "ConvProblem",
+    "Direction",
+    "Grads",
+    "Prepared",
+    "Selection",
+    "WorkspaceError",
+    "algorithms",
+    "config",
+    "conv1d",
+    "conv1d_backward",
+    "conv1d_input",
+    "conv1d_weight",
+    "conv2d",
+    "conv2d_backward",
+    "conv2d_input",
+    "conv2d_weight",
+    "explain",
+    "prepare",
+]

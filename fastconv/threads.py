@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numba
 
-from fastconv import config
+from fastconv.config import current
 
 if TYPE_CHECKING:
     from fastconv.jit import Kernel
@@ -39,7 +39,7 @@ if hasattr(os, "register_at_fork"):
 
 def count() -> int:
     """Return the threads a call in this context may use."""
-    return min(config.current().threads or numba.get_num_threads(), numba.get_num_threads())
+    return min(current().threads or numba.get_num_threads(), numba.get_num_threads())
 
 
 def launch(kernel: Kernel, flops: float, *arguments: Any) -> None:

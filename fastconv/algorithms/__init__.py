@@ -16,3 +16,12 @@ def registry() -> dict[str, Algorithm]:
         Reference(),  #    NumPy: the definition
     )
     return {a.name: a for a in algorithms}
+
+
+def find(name: str) -> Algorithm:
+    """Return an algorithm by name; a variant's name follows a colon, as in ``winograd:F(6,3)``."""
+    base, _, variant = name.partition(":")
+    if base not in registry():
+        raise ValueError(f"algorithm must be 'auto' or one of {', '.join(registry())}, got {name!r}")
+    algorithm = registry()[base]
+    return algorithm.variant(variant) if variant else algorithm

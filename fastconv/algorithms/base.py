@@ -55,6 +55,10 @@ class Algorithm(ABC):
 
     name: ClassVar[str]
 
+    def variant(self, suffix: str) -> Algorithm:
+        """Return the variant that a user names by ``name:suffix``."""
+        raise ValueError(f"algorithm {self.name} has no variants, got '{self.name}:{suffix}'")
+
     @abstractmethod
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
         """Return why the algorithm cannot give the right result, or None; speed is no reason."""

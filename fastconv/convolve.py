@@ -1,0 +1,239 @@
+"""A call from end to end, for any number of axes: read the arguments, find the plan, run it.
+
+With the letters of `fastconv.problem`::
+
+    forward      y[n, k, p, q] = b[k] + sum over c, r, s of  x[n, c, p*stride + r*dilation - lo, ...] * w[k, c, r, s]
+    gradients    of sum(y * gy) by x, by w and by b
+
+Everything is checked before memory is copied or a kernel runs.  A small call is mostly this file: each
+step is the plainest that serves the common case (plain contiguous arrays, integers) at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+from fastconv import arguments, plan
+from fastconv.arguments import Pairs
+from fastconv.arrays import Array, common, contiguous, delivered, operand, result
+from fastconv.problem import ConvProblem
+
+Need: TypeAlias = Sequence[Literal["input", "weight", "bias"]]
+
+NEEDS = ("input", "weight", "bias")
+
+
+class Grads(NamedTuple):
+    """Gradients of a convolution; None where not asked for."""
+
+    input: Array | None
+    weight: Array | None
+    bias: Array | None
+
+
+class Geometry(NamedTuple):
+    """How the kernel walks, in the form of a plan's key."""
+
+    stride: tuple[int, ...]
+    padding: Pairs | str
+    dilation: tuple[int, ...]
+    groups: int
+    algorithm: str
+    workspace: int | None
+
+
+def geometry(
+    rank: int, stride: Any, padding: Any, dilation: Any, groups: Any, algorithm: Any, workspace: Any
+) -> Geometry:
+    """Read the arguments that all functions share."""
+    if not isinstance(algorithm, str):
+        raise TypeError(f"algorithm must be a name, got {type(algorithm).__name__}")
+    return Geometry(
+        arguments.per_axis(stride, rank, "stride"),
+        arguments.padding_pairs(padding, rank),
+        arguments.per_axis(dilation, rank, "dilation"),
+        groups if type(groups) is int and groups > 0 else arguments.integer(groups, "groups", 1),
+        algorithm,
+        None if workspace is None else arguments.integer(workspace, "workspace", 0),
+    )
+
+
+def activation_code(activation: Any) -> Any:
+    """Return what kernels take for an activation; 0 for none."""
+    if activation is None:
+        return 0
+    from fastconv.activations import resolve  # imports Numba
+
+    return resolve(activation)
+
+
+def forward(
+    rank: int,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    activation: Any,
+    algorithm: Any,
+    workspace: Any,
+    out: Any,
+) -> Array:
+    """Return y."""
+    walk = geometry(rank, stride, padding, dilation, groups, algorithm, workspace)
+    code = activation_code(activation)
+    x, w = operand(input, "input"), operand(weight, "weight")
+    b = None if bias is None else operand(bias, "bias")
+    dtype = common(x, w) if b is None else common(x, w, b)
+    batched = x.ndim != rank + 1
+    p = plan.find("forward", x.shape if batched else (1, *x.shape), w.shape, dtype, *walk)
+    if b is not None:
+        check_bias(b, p.problem)
+    y = result(out, p.shape if batched else p.shape[1:], dtype, x, w, b)
+    p.run(
+        contiguous(x if batched else x[None], dtype),
+        contiguous(w, dtype),
+        y if batched else y[None],
+        p.no_bias if b is None else contiguous(b, dtype),
+        code,
+    )
+    return delivered(y, out)
+
+
+def check_bias(bias: Array, problem: ConvProblem) -> None:
+    """Refuse what NumPy would broadcast."""
+    if bias.shape != (problem.k,):
+        raise ValueError(
+            f"bias must have one element for each of {problem.k} output channels, got shape {bias.shape}"
+        )
+
+
+def input_grad(
+    rank: int,
+    input_size: Any,
+    weight: Any,
+    grad_output: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    algorithm: Any,
+    workspace: Any,
+    out: Any,
+) -> Array:
+    """Return gx."""
+    walk = geometry(rank, stride, padding, dilation, groups, algorithm, workspace)
+    size = arguments.shape(input_size, "input_size")
+    w, gy = operand(weight, "weight"), operand(grad_output, "grad_output")
+    dtype = common(w, gy)
+    batched = len(size) != rank + 1
+    p = plan.find("input_grad", size if batched else (1, *size), w.shape, dtype, *walk)
+    check_grad_output(gy, p.problem, batched)
+    gx = result(out, size, dtype, w, gy)
+    p.run(
+        contiguous(gy if batched else gy[None], dtype),
+        contiguous(w, dtype),
+        gx if batched else gx[None],
+        p.no_bias,
+        0,
+    )
+    return delivered(gx, out)
+
+
+def weight_grad(
+    rank: int,
+    input: Any,
+    weight_size: Any,
+    grad_output: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    algorithm: Any,
+    workspace: Any,
+    out: Any,
+) -> Array:
+    """Return gw."""
+    walk = geometry(rank, stride, padding, dilation, groups, algorithm, workspace)
+    size = arguments.shape(weight_size, "weight_size")
+    x, gy = operand(input, "input"), operand(grad_output, "grad_output")
+    dtype = common(x, gy)
+    batched = x.ndim != rank + 1
+    p = plan.find("weight_grad", x.shape if batched else (1, *x.shape), size, dtype, *walk)
+    check_grad_output(gy, p.problem, batched)
+    gw = result(out, size, dtype, x, gy)
+    p.run(
+        contiguous(x if batched else x[None], dtype),
+        contiguous(gy if batched else gy[None], dtype),
+        gw,
+        p.no_bias,
+        0,
+    )
+    return delivered(gw, out)
+
+
+def check_grad_output(gy: Array, problem: ConvProblem, batched: bool) -> None:
+    """Refuse a gradient that is not of the output's shape: kernels size their loops by the problem."""
+    shape = problem.output_shape[0 if batched else 1 :]
+    if gy.shape != shape:
+        raise ValueError(f"grad_output must have the output's shape {shape}, got {gy.shape}")
+
+
+def backward(
+    rank: int,
+    input: Any,
+    weight: Any,
+    grad_output: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    need: Any,
+    algorithm: Any,
+    workspace: Any,
+) -> Grads:
+    """Return gx, gw and gb, or those of them that are needed."""
+    wanted = _read_need(need)
+    walk = geometry(rank, stride, padding, dilation, groups, algorithm, workspace)
+    x, w, gy = operand(input, "input"), operand(weight, "weight"), operand(grad_output, "grad_output")
+    dtype = common(x, w, gy)
+    batched = x.ndim != rank + 1
+    shape = x.shape if batched else (1, *x.shape)
+    to_input = plan.find("input_grad", shape, w.shape, dtype, *walk) if "input" in wanted else None
+    to_weight = plan.find("weight_grad", shape, w.shape, dtype, *walk) if "weight" in wanted else None
+    either = to_input or to_weight
+    problem = either.problem if either else arguments.problem(shape, w.shape, dtype.name, *walk[:4])
+    check_grad_output(gy, problem, batched)
+
+    gy = contiguous(gy if batched else gy[None], dtype)
+    gx = gw = None
+    if to_input:
+        gx = np.empty(problem.input_shape, dtype)
+        to_input.run(gy, contiguous(w, dtype), gx, to_input.no_bias, 0)
+    if to_weight:
+        gw = np.empty(problem.weight_shape, dtype)
+        to_weight.run(contiguous(x if batched else x[None], dtype), gy, gw, to_weight.no_bias, 0)
+    return Grads(gx if batched or gx is None else gx[0], gw, bias_grad(gy) if "bias" in wanted else None)
+
+
+def bias_grad(gy: Array) -> Array:
+    """Return gb[k] = sum over n, p, q of gy[n, k, p, q].
+
+    Pairwise over each map, where NumPy sums contiguous memory that way, then in float64 over the batch.
+    """
+    maps: Array = gy.sum(axis=tuple(range(2, gy.ndim)))
+    total: Array = maps.sum(axis=0, dtype=np.float64).astype(gy.dtype)
+    return total
+
+
+def _read_need(need: Any) -> frozenset[str]:
+    if isinstance(need, str) or not all(isinstance(name, str) for name in need):
+        raise TypeError(f"need must be a sequence of names out of {', '.join(NEEDS)}, got {need!r}")
+    if unknown := [name for name in need if name not in NEEDS]:
+        raise ValueError(f"need may name {', '.join(NEEDS)}, got {unknown[0]!r}")
+    return frozenset(need)

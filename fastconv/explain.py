@@ -1,0 +1,89 @@
+"""What would be chosen, and why: nothing is computed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from numpy.typing import ArrayLike
+
+from fastconv import arguments, arrays, convolve
+from fastconv.algorithms import registry
+from fastconv.arguments import Padding, PerAxis
+from fastconv.config import current
+from fastconv.problem import Direction
+from fastconv.select import Selection, select
+
+
+def algorithms() -> tuple[str, ...]:
+    """Return the names that ``algorithm=`` takes, besides "auto".
+
+    Examples
+    --------
+    >>> import fastconv
+    >>> "reference" in fastconv.algorithms()
+    True
+    """
+    return tuple(registry())
+
+
+def explain(
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    *,
+    direction: str = "forward",
+    algorithm: str = "auto",
+    workspace: int | None = None,
+) -> Selection:
+    """Return the choice of algorithm for a convolution; printed, a table of all candidates.
+
+    Parameters
+    ----------
+    input : (N, C, H, W) or (N, C, L) array
+        Only shape and dtype matter; N may be left out.
+    weight : (K, C/groups, R, S) or (K, C/groups, S) array
+    stride, padding, dilation, groups, algorithm, workspace
+        As for `conv2d`.
+    direction : {"forward", "input_grad", "weight_grad"}
+        Which of the three convolutions of training.
+
+    Returns
+    -------
+    Selection
+        With the winner as ``algorithm`` and every algorithm's predicted seconds and bytes of workspace, or
+        its reason against, in ``candidates``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> selection = fastconv.explain(np.ones((1, 3, 8, 8)), np.ones((8, 3, 3, 3)), algorithm="reference")
+    >>> print(str(selection).splitlines()[0])
+    forward n1 c3 k8 i8x8 f3x3 float64
+    """
+    if direction not in tuple(Direction):
+        raise ValueError(f"direction must be one of {', '.join(Direction)}, got {direction!r}")
+    x, w = arrays.operand(input, "input"), arrays.operand(weight, "weight")
+    rank = w.ndim - 2
+    if rank not in (1, 2):
+        raise ValueError(
+            f"weight must be (K, C/groups, H, W) or (K, C/groups, L), got {w.ndim} dimensions: {w.shape}"
+        )
+    walk = convolve.geometry(rank, stride, padding, dilation, groups, algorithm, workspace)
+    shape = (1, *x.shape) if x.ndim == rank + 1 else x.shape
+    problem = arguments.problem(shape, w.shape, arrays.common(x, w).name, *walk[:4])
+    settings = current()
+    settings = replace(
+        settings,
+        algorithm=settings.algorithm if algorithm == "auto" else algorithm,
+        workspace=settings.workspace if walk.workspace is None else walk.workspace,
+    )
+    return select(problem, Direction(direction), settings)

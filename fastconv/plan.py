@@ -1,0 +1,111 @@
+"""Plans: a problem, a direction and the algorithm chosen for them, ready to run, and kept for the next call."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fastconv.algorithms import find as find_algorithm
+from fastconv.algorithms.base import Array, Execution
+from fastconv.arguments import Pairs
+from fastconv.arguments import problem as problem_of
+from fastconv.config import Settings, current
+from fastconv.problem import ConvProblem, Direction
+from fastconv.select import select
+
+KEPT = 512  # plans; the layers of several networks in three directions
+
+
+class Plan:
+    """One problem in one direction by one algorithm; ``run`` is its execution's."""
+
+    __slots__ = ("algorithm", "direction", "execution", "no_bias", "problem", "run", "shape", "used")
+
+    def __init__(self, problem: ConvProblem, direction: Direction, settings: Settings) -> None:
+        self.problem = problem
+        self.direction = direction
+        if problem.n:
+            self.algorithm = select(problem, direction, settings).algorithm
+            algorithm = find_algorithm(self.algorithm)
+            self.execution = algorithm.build(problem, direction, settings.workspace)
+        else:
+            if settings.algorithm != "auto":
+                find_algorithm(settings.algorithm)  # an unknown name is an error for any batch
+            self.algorithm = "empty"
+            self.execution = _Empty()
+        self.run = self.execution.run
+        self.shape = {
+            Direction.FORWARD: problem.output_shape,
+            Direction.INPUT_GRAD: problem.input_shape,
+            Direction.WEIGHT_GRAD: problem.weight_shape,
+        }[direction]
+        self.no_bias = np.empty(0, problem.dtype)
+        self.used = True
+
+    def __repr__(self) -> str:
+        return f"<Plan {self.direction} {self.problem} by {self.algorithm}>"
+
+
+class _Empty(Execution):
+    """A batch of nothing: an empty result, or a sum of no terms."""
+
+    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+        out.fill(0)
+
+
+_plans: dict[Hashable, Plan] = {}
+_lock = threading.Lock()
+
+
+def find(
+    direction: str,
+    input_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    stride: tuple[int, ...],
+    padding: Pairs | str,
+    dilation: tuple[int, ...],
+    groups: int,
+    algorithm: str,
+    workspace: int | None,
+) -> Plan:
+    """Return the plan of a call; on a miss the arguments are checked and the algorithm is chosen.
+
+    A hit costs a tuple and a look-up: nothing is derived from the arguments before.
+    """
+    settings = current()
+    key = (
+        direction, input_shape, weight_shape, dtype, stride, padding, dilation, groups,
+        algorithm if algorithm != "auto" else settings.algorithm,
+        settings.workspace if workspace is None else workspace,
+        settings.precision,
+    )  # fmt: skip
+    plan = _plans.get(key)
+    if plan is None:
+        problem = problem_of(input_shape, weight_shape, dtype.name, stride, padding, dilation, groups)
+        plan = Plan(problem, Direction(direction), replace(settings, algorithm=key[8], workspace=key[9]))
+        _keep(key, plan)
+    plan.used = True
+    return plan
+
+
+def _keep(key: Hashable, plan: Plan) -> None:
+    """Store a plan; in the place of one not used since it was last looked at, if all places are taken."""
+    with _lock:
+        while len(_plans) >= KEPT:
+            oldest = next(iter(_plans))
+            other = _plans.pop(oldest)
+            if other.used:
+                other.used = False
+                _plans[oldest] = other
+        _plans[key] = plan
+
+
+def clear() -> None:
+    """Forget all plans."""
+    with _lock:
+        _plans.clear()

@@ -1,0 +1,115 @@
+"""Inference with one weight: packed or transformed once, used in every call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastconv import arguments, arrays, convolve, plan
+from fastconv.arguments import Activation, Padding, PerAxis
+from fastconv.arrays import Array
+from fastconv.plan import Plan
+
+
+class Prepared:
+    """A convolution that owns its weight and bias; made by `prepare`, called with an input."""
+
+    def __init__(self, p: Plan, weight: Array, bias: Array | None, activation: Any, batched: bool) -> None:
+        self.problem = p.problem
+        self.algorithm = p.algorithm
+        self.input_shape = p.problem.input_shape[0 if batched else 1 :]
+        self.output_shape = p.problem.output_shape[0 if batched else 1 :]
+        self._batched = batched
+        self._dtype = np.dtype(p.problem.dtype)
+        self._run = p.execution.run_prepared
+        self._weight = p.execution.prepare(arrays.contiguous(weight, self._dtype))
+        self._bias = p.no_bias if bias is None else np.array(bias, self._dtype)
+        self._activation = activation
+
+    def __call__(self, input: ArrayLike, *, out: Array | None = None) -> Array:
+        """Return the convolution of ``input``, of the shape and dtype prepared for."""
+        x = arrays.operand(input, "input")
+        if x.shape != self.input_shape:
+            raise ValueError(f"input must have the shape {self.input_shape} prepared for, got {x.shape}")
+        if x.dtype.newbyteorder("=") != self._dtype:
+            raise TypeError(f"input must have the dtype {self._dtype} prepared for, got {x.dtype}")
+        y = arrays.result(out, self.output_shape, self._dtype, x)
+        self._run(
+            arrays.contiguous(x if self._batched else x[None], self._dtype),
+            self._weight,
+            y if self._batched else y[None],
+            self._bias,
+            self._activation,
+        )
+        return arrays.delivered(y, out)
+
+    def __repr__(self) -> str:
+        return f"<Prepared {self.problem} by {self.algorithm}>"
+
+
+def prepare(
+    weight: ArrayLike,
+    input_shape: Sequence[int],
+    bias: ArrayLike | None = None,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    *,
+    activation: Activation = None,
+    algorithm: str = "auto",
+    workspace: int | None = None,
+) -> Prepared:
+    """Return a function of ``input`` that keeps the weight in the form its algorithm multiplies.
+
+    Parameters
+    ----------
+    weight : (K, C/groups, R, S) or (K, C/groups, S) array
+        Copied: later changes have no effect.
+    input_shape : sequence of int
+        The shape that the function will be called with, (N, C, H, W) or (N, C, L); N may be left out, as
+        in `conv2d`.
+    bias : (K,) array, optional
+        Copied too.
+    stride, padding, dilation, groups, activation, algorithm, workspace
+        As for `conv2d`.
+
+    Returns
+    -------
+    Prepared
+        Callable as ``prepared(input, out=None)``; input has the shape given here and the dtype
+        ``numpy.result_type(weight, bias)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> weight, x = np.ones((4, 3, 3, 3)), np.ones((1, 3, 8, 8))
+    >>> layer = fastconv.prepare(weight, x.shape, padding=1, activation="relu")
+    >>> np.array_equal(layer(x), fastconv.conv2d(x, weight, padding=1))
+    True
+    """
+    w = arrays.operand(weight, "weight")
+    rank = w.ndim - 2
+    if rank not in (1, 2):
+        raise ValueError(
+            f"weight must be (K, C/groups, H, W) or (K, C/groups, L), got {w.ndim} dimensions: {w.shape}"
+        )
+    walk = convolve.geometry(rank, stride, padding, dilation, groups, algorithm, workspace)
+    code = convolve.activation_code(activation)
+    size = arguments.shape(input_shape, "input_shape")
+    b = None if bias is None else arrays.operand(bias, "bias")
+    dtype = arrays.common(w) if b is None else arrays.common(w, b)
+    batched = len(size) != rank + 1
+    p = plan.find("forward", size if batched else (1, *size), w.shape, dtype, *walk)
+    if b is not None:
+        convolve.check_bias(b, p.problem)
+    return Prepared(p, w, b, code, batched)

@@ -1,0 +1,94 @@
+"""The choice: every algorithm is asked, and the cheapest that is admitted wins.
+
+An algorithm is out when it cannot give the right result (its own words), when it cannot keep the
+workspace limit, or when ``precision="strict"`` and its error exceeds naive summation's.  The reference
+needs no scratch and rejects nothing, so a choice by cost never fails.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastconv.algorithms import find, registry
+from fastconv.algorithms.base import Algorithm
+from fastconv.config import Settings
+from fastconv.errors import AlgorithmError, WorkspaceError
+from fastconv.problem import ConvProblem, Direction
+
+STRICT = 1.001  # error, in units of naive summation's, that "strict" admits
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What one algorithm answered."""
+
+    name: str
+    cost: float | None = None  # predicted seconds
+    workspace: int | None = None  # bytes
+    reason: str | None = None  # why it is out
+    over_limit: bool = False  # out for its workspace alone
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Selection:
+    """The algorithm chosen for a problem, and every candidate; prints as a table."""
+
+    problem: ConvProblem
+    direction: Direction
+    algorithm: str
+    candidates: tuple[Candidate, ...]
+
+    def __str__(self) -> str:
+        width = max(len("algorithm"), *(len(c.name) for c in self.candidates))
+        lines = [
+            f"{self.direction} {self.problem}",
+            f"  {'algorithm':{width}}  {'predicted':>12}  {'workspace':>10}  note",
+        ]
+        for c in self.candidates:
+            mark = "*" if c.name == self.algorithm else " "
+            cost = "-" if c.cost is None else f"{c.cost * 1e3:.3f} ms"
+            size = "-" if c.workspace is None else _size(c.workspace)
+            lines.append(f"{mark} {c.name:{width}}  {cost:>12}  {size:>10}  {c.reason or ''}".rstrip())
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def select(problem: ConvProblem, direction: Direction, settings: Settings) -> Selection:
+    """Choose the algorithm that the settings name, or the cheapest within them."""
+    named = settings.algorithm
+    asked = dict(registry())
+    if named != "auto":
+        asked[named] = find(named)
+    candidates = tuple(_ask(name, a, problem, direction, settings) for name, a in asked.items())
+    if named != "auto":
+        _require(next(c for c in candidates if c.name == named), problem, direction, settings)
+        return Selection(problem, direction, named, candidates)
+    best = min((c for c in candidates if c.reason is None), key=lambda c: c.cost or 0.0)
+    return Selection(problem, direction, best.name, candidates)
+
+
+def _ask(
+    name: str, algorithm: Algorithm, problem: ConvProblem, direction: Direction, settings: Settings
+) -> Candidate:
+    if reason := algorithm.reject(problem, direction):
+        return Candidate(name, reason=reason)
+    growth = algorithm.error_growth(problem, direction)
+    if settings.precision == "strict" and growth > STRICT:
+        reason = f"error {growth:.3g} times that of naive summation; precision='strict' admits 1"
+        return Candidate(name, reason=reason)
+    workspace = algorithm.workspace(problem, direction, settings.workspace)
+    if workspace > settings.workspace:
+        reason = f"needs at least {workspace} bytes of workspace, the limit is {settings.workspace}"
+        return Candidate(name, workspace=workspace, reason=reason, over_limit=True)
+    return Candidate(name, algorithm.cost(problem, direction), workspace)
+
+
+def _require(candidate: Candidate, problem: ConvProblem, direction: Direction, settings: Settings) -> None:
+    if candidate.reason:
+        error = WorkspaceError if candidate.over_limit else AlgorithmError
+        raise error(f"algorithm {candidate.name!r} cannot serve {direction} {problem}: {candidate.reason}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB" if count >= 2**19 else f"{count / 2**10:.1f} KiB"
