@@ -6,10 +6,12 @@ Two decorators:
 * ``kernel``: an entry point with two compiled twins, ``.serial`` and ``.parallel``.  The body splits
   its *outputs* with ``prange(workers)``; the serial twin runs the same loop on one thread.
 
-Numba stamps a cache entry with the time and size of one source file, so a caller in another file goes
-on running old machine code after an edit, and a wheel whose files all carry the same time does so after
-an upgrade.  Here the stamp is a hash over the whole package and the versions of numba and llvmlite.
-Any failure to read or write the cache (read-only, full, broken entry) costs a compilation, no more.
+Numba stamps a cache entry with the hash of one source file, so a caller in another file goes on running
+old machine code after an edit; it keeps an index beside numbered data files, which processes that write
+at once can pair wrongly; and its key does not tell the twins apart.  Here an entry is one file, named by
+everything that its machine code depends on: the sources of the whole package, the versions and settings
+of the compiler, the CPU, the types of the arguments, and which twin it is.  It is written under another
+name and renamed, and carries a checksum.  Any failure to read or write it costs a compilation, no more.
 """
 
 from __future__ import annotations
@@ -17,71 +19,115 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import pickle
+import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import llvmlite
 import numba
-from numba.core import caching
+from numba.core import caching, config
+from numba.core.serialize import dumps
 
 # Sums may not be re-associated and no NaN or Inf may be assumed away: only contraction to FMA.
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 
+# Numba's own settings that change machine code and that it leaves out of its key.
+SETTINGS = ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE", "DEBUGINFO_DEFAULT")
+
+ROOT = Path(__file__).parent
+IMPORTED = time.time()
+
 
 @functools.cache
 def fingerprint() -> str:
-    """Hash of every source file of the package and of the compiler's versions."""
-    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    root = Path(__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode())
+    """Hash of every source file of the package, as loaded by this process."""
+    digest = hashlib.sha256()
+    for path in sorted(ROOT.rglob("*.py")):
+        digest.update(path.relative_to(ROOT).as_posix().encode())
         digest.update(path.read_bytes())
+    if edited():
+        digest.update(os.urandom(16))  # what is loaded is not what is on disk: a name nobody shares
     return digest.hexdigest()[:16]
 
 
-class _Stamped:
-    def get_source_stamp(self) -> str:
-        return fingerprint()
+def edited() -> bool:
+    """Whether a source file changed after this process began to load the package."""
+    return any(path.stat().st_ctime > IMPORTED for path in ROOT.rglob("*.py"))
 
 
-class _Environment(_Stamped, caching.UserProvidedCacheLocator):  # NUMBA_CACHE_DIR
-    pass
+class _Entries:
+    """One file for each entry of a function: ``function.fingerprint.key.nbc``."""
 
+    def __init__(self, folder: str, function: str) -> None:
+        self.folder, self.function = Path(folder), function
 
-class _InTree(_Stamped, caching.InTreeCacheLocator):  # __pycache__ beside the source
-    pass
+    def load(self, key: str) -> Any:
+        content = self._path(key).read_bytes()
+        checksum, data = content[:32], content[32:]
+        return pickle.loads(data) if hashlib.sha256(data).digest() == checksum else None
 
+    def save(self, key: str, data: Any) -> None:
+        content = dumps(data)
+        path = self._path(key)
+        temporary = path.with_suffix(f".{uuid.uuid4().hex[:16]}")
+        try:
+            temporary.write_bytes(hashlib.sha256(content).digest() + content)
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        for old in self.folder.glob(f"{self.function}.*.nbc"):
+            if old.name.split(".")[-3] != fingerprint():  # of sources that are gone
+                old.unlink(missing_ok=True)
 
-class _UserWide(_Stamped, caching.UserWideCacheLocator):  # read-only installs
-    pass
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{self.function}.{fingerprint()}.{key}.nbc"
 
 
 class _Files(caching.CompileResultCacheImpl):
-    _locator_classes = (_Environment, _InTree, _UserWide)
+    _locator_classes = [  # noqa: RUF012
+        caching.UserProvidedCacheLocator,  # NUMBA_CACHE_DIR
+        caching.InTreeCacheLocator,  # __pycache__ beside the source
+        caching.UserWideCacheLocator,  # read-only installs
+    ]
 
 
 class _Cache(caching.FunctionCache):
     _impl_class = _Files
 
+    def __init__(self, function: Callable[..., Any], twin: str) -> None:
+        super().__init__(function)
+        self._identity = (twin, self._impl.filename_base)  # module, name, line, Python's version
+        self._cache_file: Any = _Entries(self._cache_path, self._impl.filename_base.rpartition("-")[0])
+
+    def _index_key(self, sig: Any, codegen: Any) -> str:
+        compiler = [numba.__version__, llvmlite.__version__, *(getattr(config, s, 0) for s in SETTINGS)]
+        key = (*self._identity, compiler, *super()._index_key(sig, codegen))
+        return hashlib.sha256(repr(key).encode()).hexdigest()[:32]
+
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
-        except Exception:  # a truncated or foreign entry: compile instead
+        except Exception:  # no entry, or one that cannot be read: compile instead
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
+        # A type that is named by an address, as a caller's own activation is, means nothing to the next process.
         try:
-            super().save_overload(sig, data)
+            if " at 0x" not in repr(data.signature.args) and not edited():
+                super().save_overload(sig, data)
         except Exception:  # a full or read-only folder: the next process compiles again
             return
 
 
-def cached(dispatcher: Any) -> Any:
+def cached(dispatcher: Any, twin: str) -> Any:
     """Attach the disk cache; FASTCONV_CACHE=0, or no folder to write to, leaves it off."""
     if os.environ.get("FASTCONV_CACHE", "1") != "0":
         try:
-            dispatcher._cache = _Cache(dispatcher.py_func)
+            dispatcher._cache = _Cache(dispatcher.py_func, twin)
         except Exception:  # no locator: nowhere to write
             return dispatcher
     return dispatcher
@@ -89,16 +135,16 @@ def cached(dispatcher: Any) -> Any:
 
 def inner(function: Callable[..., Any]) -> Any:
     """Compile a function that other kernels call."""
-    return cached(numba.njit(**OPTIONS)(function))
+    return cached(numba.njit(**OPTIONS)(function), "serial")
 
 
 class Kernel:
     """An entry point: ``serial`` and ``parallel`` are compiled from one body, each when first called."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.serial = cached(numba.njit(**OPTIONS)(function))
-        self.parallel = cached(numba.njit(parallel=True, **OPTIONS)(function))
-        functools.update_wrapper(self, function)
+        self.serial = cached(numba.njit(**OPTIONS)(function), "serial")
+        self.parallel = cached(numba.njit(parallel=True, **OPTIONS)(function), "parallel")
+        functools.update_wrapper(self, function)  # type: ignore[arg-type]
 
 
 def kernel(function: Callable[..., Any]) -> Kernel:

@@ -3,7 +3,8 @@
 Work is split over *outputs* by the kernels, so the count never changes a bit of any result.
 A parallel region is unsafe in two places, and runs on the calling thread there instead:
 
-* in a child forked after the parent ran one: its pool of threads does not exist;
+* in a child forked after the parent started Numba's threads: the child does not have them, and waits
+  for ever (GNU OpenMP) or is killed;
 * under Numba's ``workqueue`` layer while another Python thread is inside one: it aborts the process.
 """
 
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 SERIAL_FLOPS = 500_000
 
 _region = threading.Lock()  # held by the one thread inside a region of a layer that takes only one
-_forked = False
+_orphaned = False  # whether the threads that Numba believes in belong to the parent process
 
 
 def _after_fork() -> None:
-    global _forked, _region
-    _forked = True
+    global _orphaned, _region
+    _orphaned = _orphaned or _layer() is not None
     _region = threading.Lock()
 
 
@@ -39,15 +40,19 @@ if hasattr(os, "register_at_fork"):
 
 def count() -> int:
     """Return the threads a call in this context may use."""
-    return min(current().threads or numba.get_num_threads(), numba.get_num_threads())
+    if _orphaned:
+        return 1
+    available: int = numba.get_num_threads()
+    wanted = current().threads
+    return available if wanted is None else min(wanted, available)
 
 
 def launch(kernel: Kernel, flops: float, *arguments: Any) -> None:
     """Run ``kernel(workers, *arguments)`` on as many workers as are safe and worth their start."""
-    workers = count() if flops > SERIAL_FLOPS and not _forked else 1
+    workers = count() if flops > SERIAL_FLOPS else 1
     if workers == 1:
         kernel.serial(1, *arguments)
-    elif _reentrant():
+    elif _layer() in ("omp", "tbb"):
         kernel.parallel(workers, *arguments)
     elif _region.acquire(blocking=False):
         try:
@@ -58,8 +63,8 @@ def launch(kernel: Kernel, flops: float, *arguments: Any) -> None:
         kernel.serial(1, *arguments)
 
 
-def _reentrant() -> bool:
+def _layer() -> str | None:
     try:
-        return numba.threading_layer() in ("omp", "tbb")
-    except ValueError:  # no region has run yet: the layer is not chosen
-        return False
+        return str(numba.threading_layer())  # type: ignore[attr-defined]
+    except ValueError:  # its threads have not been started, so it has not been chosen
+        return None
