@@ -1,0 +1,49 @@
+"""Bare pointers to the elements of arrays.
+
+Passing an array to a jitted function counts a reference, two locked instructions that take as long as
+ten vectors of a small map; and a negative index is tested for at each access.  A pointer has neither.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from fastconv.gemm.tile import data
+
+
+@intrinsic
+def pointer(typing: Any, array: Any, index: Any) -> Any:
+    """Return the address of element ``index`` of a flat array, which must outlive its use."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return data(context, builder, signature.args[0], arguments[0], arguments[1])
+
+    return types.CPointer(array.dtype)(array, types.int64), codegen
+
+
+def scalar_type(kind: types.CPointer) -> Any:
+    """Return the LLVM type a pointer points at, and its size in bytes."""
+    itemsize = kind.dtype.bitwidth // 8
+    return (ir.FloatType() if itemsize == 4 else ir.DoubleType()), itemsize
+
+
+@intrinsic
+def after(typing: Any, start: Any, count: Any) -> Any:
+    """Return the pointer ``count`` elements after ``start``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.gep(arguments[0], [arguments[1]])
+
+    return start(start, types.int64), codegen
+
+
+def prefetch(builder: Any, address: Any, write: bool) -> None:
+    """Ask for a cache line; never faults, wherever the address points."""
+    byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [builder.bitcast(address, byte), flag(int(write)), flag(3), flag(1)])

@@ -1,0 +1,42 @@
+"""What the passes share: a map as rows and columns, and how much of it is worked on at a time."""
+
+from __future__ import annotations
+
+from fastconv import machine, threads, workspace
+from fastconv.algorithms.base import Array
+from fastconv.problem import Axis, ConvProblem
+
+
+def plane_axes(problem: ConvProblem) -> tuple[Axis, Axis]:
+    """Return the vertical and the horizontal axis; one axis alone is a row of a map of height 1."""
+    return problem.axes if len(problem.axes) == 2 else (Axis(1, 1), problem.axes[0])
+
+
+def pitch(columns: int, vl: int) -> int:
+    """Return the distance of rows: an odd number of vectors, so that rows spread over the sets of L1."""
+    return (-(-columns // vl) | 1) * vl
+
+
+class PaddedRows:
+    """Where the pixels of a padded row lie in its copy: a run for each residue modulo the stride."""
+
+    def __init__(self, axis: Axis, vl: int) -> None:
+        index = [s * axis.dilation for s in range(axis.kernel)]
+        self.phases = sorted({i % axis.stride for i in index})  # residues that some tap reads
+        self.run = -(-(max(i // axis.stride for i in index) + axis.output) // vl) * vl
+        self.columns = [self.phases.index(i % axis.stride) * self.run + i // axis.stride for i in index]
+        self.pitch = pitch(len(self.phases) * self.run, vl)
+
+
+def stripe_rows(axis: Axis, row_bytes: int, limit: int) -> int:
+    """Return how many output rows are worked on at a time: their padded input takes a quarter of L2."""
+    room = min(machine.machine().l2 // 4, limit // machine.machine().cores) // row_bytes
+    most = max(8, (room - axis.extent) // axis.stride + 1)
+    stripes = -(-axis.output // most)
+    return -(-axis.output // stripes)
+
+
+def take(per_worker: int, flops: float, dtype: str) -> Array:
+    """Take scratch for as many workers as a launch of that much work may use."""
+    workers = threads.count() if flops > threads.SERIAL_FLOPS else 1
+    return workspace.take(per_worker * workers, dtype)
