@@ -26,6 +26,7 @@ from fastconv.functional import (
 from fastconv.prepared import Prepared, prepare
 from fastconv.problem import ConvProblem, Direction
 from fastconv.select import Selection
+from fastconv.warmup import warmup
 
 __version__ = "0.1.0"
 
@@ -49,4 +50,5 @@ __all__ = [
     "conv2d_weight",
     "explain",
     "prepare",
+    "warmup",
 ]

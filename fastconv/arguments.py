@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from fastconv.problem import Axis, ConvProblem
 
@@ -29,6 +29,39 @@ Pairs: TypeAlias = tuple[tuple[int, int], ...]
 RULES = ("valid", "same", "same_lower", "full")
 LETTERS = {1: "L", 2: "HW", 3: "DHW"}  # spatial axes in messages
 HUGE = 2**48  # pixels along a padded axis; below it no product with an array's size leaves 64 bits
+
+
+class Walk(NamedTuple):
+    """How the kernel walks over the input; hashable, part of a plan's key."""
+
+    rank: int
+    stride: int | tuple[int, ...]
+    padding: int | Pairs | str
+    dilation: int | tuple[int, ...]
+    groups: int
+
+
+def walk(rank: int, stride: Any, padding: Any, dilation: Any, groups: Any) -> Walk:
+    """Read the arguments that all functions share.
+
+    Integers and tuples of them pass as they are, and are checked when a `problem` is made of them: a call
+    with a known plan saves that.  (1.0, True) may not pass, since it equals (1, 1) and would find its plan.
+    """
+    if type(stride) is type(padding) is type(dilation) is type(groups) is int or (
+        _plain(stride) and _plain(padding) and _plain(dilation) and type(groups) is int
+    ):
+        return Walk(rank, stride, padding, dilation, groups)
+    return Walk(
+        rank,
+        per_axis(stride, rank, "stride"),
+        padding_pairs(padding, rank),
+        per_axis(dilation, rank, "dilation"),
+        integer(groups, "groups", 1),
+    )
+
+
+def _plain(value: Any) -> bool:
+    return type(value) is int or (type(value) is tuple and {*map(type, value)} == {int})
 
 
 def integer(value: Any, name: str, least: int) -> int:
@@ -57,7 +90,9 @@ def per_axis(value: Any, rank: int, name: str) -> tuple[int, ...]:
 
 
 def shape(value: Any, name: str) -> tuple[int, ...]:
-    """Return a shape as a tuple."""
+    """Return a shape as a tuple; whether its sizes make sense, the problem tells."""
+    if type(value) is tuple and _plain(value):
+        return value
     if not _is_sequence(value):
         raise TypeError(f"{name} must be a sequence of integers, got {_shown(value)}")
     return tuple(integer(v, f"each of {name}", 0) for v in value)
@@ -91,16 +126,14 @@ def padding_pairs(value: Any, rank: int) -> Pairs | str:
 
 
 def problem(
-    input_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    dtype: str,
-    stride: tuple[int, ...],
-    padding: Pairs | str,
-    dilation: tuple[int, ...],
-    groups: int,
+    input_shape: tuple[int, ...], weight_shape: tuple[int, ...], dtype: str, walk: Walk
 ) -> ConvProblem:
     """Return the problem, or raise ValueError with the rule that is broken and its numbers."""
-    rank = len(stride)
+    rank = walk.rank
+    stride = per_axis(walk.stride, rank, "stride")
+    padding = padding_pairs(walk.padding, rank)
+    dilation = per_axis(walk.dilation, rank, "dilation")
+    groups = integer(walk.groups, "groups", 1)
     _check_ranks(input_shape, weight_shape, rank)
     n, c, *sizes = input_shape
     k, per_group, *kernels = weight_shape

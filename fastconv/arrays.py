@@ -35,9 +35,13 @@ def operand(value: Any, name: str) -> Array:
     return array
 
 
-def common(*arrays: Array) -> np.dtype[Any]:
+def common(a: Array, *others: Array) -> np.dtype[Any]:
     """Return the dtype that the result of these operands has: `numpy.result_type`."""
-    return np.result_type(*(a.dtype for a in arrays))
+    dtype = a.dtype
+    for b in others:
+        if b.dtype is not dtype:
+            dtype = np.result_type(dtype, b.dtype)
+    return dtype if dtype.isnative else dtype.newbyteorder("=")
 
 
 def contiguous(array: Array, dtype: np.dtype[Any]) -> Array:

@@ -10,6 +10,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from fastconv.arguments import integer
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -21,14 +23,13 @@ class Settings:
     threads: int | None = None  # None: as many as Numba has
 
     def __post_init__(self) -> None:
-        if self.precision not in ("fast", "strict"):
-            raise ValueError(f"precision must be 'fast' or 'strict', got {self.precision!r}")
-        if not isinstance(self.workspace, int) or self.workspace < 0:
-            raise ValueError(f"workspace must be a number of bytes >= 0, got {self.workspace!r}")
-        if self.threads is not None and (not isinstance(self.threads, int) or self.threads < 1):
-            raise ValueError(f"threads must be an integer >= 1 or None, got {self.threads!r}")
         if not isinstance(self.algorithm, str):
             raise TypeError(f"algorithm must be a name, got {type(self.algorithm).__name__}")
+        if self.precision not in ("fast", "strict"):
+            raise ValueError(f"precision must be 'fast' or 'strict', got {self.precision!r}")
+        object.__setattr__(self, "workspace", integer(self.workspace, "workspace", 0))
+        if self.threads is not None:
+            object.__setattr__(self, "threads", integer(self.threads, "threads", 1))
 
 
 @functools.cache
@@ -36,12 +37,12 @@ def _environment() -> Settings:
     """Read FASTCONV_ALGORITHM, _PRECISION, _WORKSPACE and _THREADS, once, at first use."""
     values: dict[str, Any] = {}
     for name, convert in (("algorithm", str), ("precision", str), ("workspace", int), ("threads", int)):
-        text = os.environ.get(f"FASTCONV_{name.upper()}")
-        if text is not None:
+        if text := os.environ.get(f"FASTCONV_{name.upper()}"):
             try:
                 values[name] = convert(text)
-            except ValueError:
-                raise ValueError(f"FASTCONV_{name.upper()} must be an integer, got {text!r}") from None
+                Settings(**values)
+            except ValueError as error:
+                raise ValueError(f"FASTCONV_{name.upper()}={text}: {error}") from None
     return Settings(**values)
 
 
@@ -53,6 +54,17 @@ def current() -> Settings:
     return _settings.get() or _environment()
 
 
+def override(settings: Settings, algorithm: str, workspace: int | None) -> Settings:
+    """Return settings under a call's own arguments: "auto" and None leave them as they are."""
+    if not isinstance(algorithm, str):
+        raise TypeError(f"algorithm must be a name, got {type(algorithm).__name__}")
+    return replace(
+        settings,
+        algorithm=settings.algorithm if algorithm == "auto" else algorithm,
+        workspace=settings.workspace if workspace is None else workspace,
+    )
+
+
 @contextlib.contextmanager
 def config(**changes: Any) -> Iterator[Settings]:
     """Change settings inside a ``with`` block or a decorated function.
@@ -60,7 +72,7 @@ def config(**changes: Any) -> Iterator[Settings]:
     Parameters
     ----------
     algorithm : str, optional
-        Name of an algorithm (see `fastconv.algorithms`), or "auto".
+        A name from `fastconv.algorithms`, or "auto": the cheapest by the cost model.
     precision : {"fast", "strict"}, optional
         "strict" admits only algorithms whose error does not exceed naive summation's.
     workspace : int, optional

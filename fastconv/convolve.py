@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from fastconv import arguments, plan
-from fastconv.arguments import Pairs
 from fastconv.arrays import Array, common, contiguous, delivered, operand, result
 from fastconv.problem import ConvProblem
 
@@ -32,33 +31,6 @@ class Grads(NamedTuple):
     input: Array | None
     weight: Array | None
     bias: Array | None
-
-
-class Geometry(NamedTuple):
-    """How the kernel walks, in the form of a plan's key."""
-
-    stride: tuple[int, ...]
-    padding: Pairs | str
-    dilation: tuple[int, ...]
-    groups: int
-    algorithm: str
-    workspace: int | None
-
-
-def geometry(
-    rank: int, stride: Any, padding: Any, dilation: Any, groups: Any, algorithm: Any, workspace: Any
-) -> Geometry:
-    """Read the arguments that all functions share."""
-    if not isinstance(algorithm, str):
-        raise TypeError(f"algorithm must be a name, got {type(algorithm).__name__}")
-    return Geometry(
-        arguments.per_axis(stride, rank, "stride"),
-        arguments.padding_pairs(padding, rank),
-        arguments.per_axis(dilation, rank, "dilation"),
-        groups if type(groups) is int and groups > 0 else arguments.integer(groups, "groups", 1),
-        algorithm,
-        None if workspace is None else arguments.integer(workspace, "workspace", 0),
-    )
 
 
 def activation_code(activation: Any) -> Any:
@@ -85,13 +57,15 @@ def forward(
     out: Any,
 ) -> Array:
     """Return y."""
-    walk = geometry(rank, stride, padding, dilation, groups, algorithm, workspace)
+    walk = arguments.walk(rank, stride, padding, dilation, groups)
     code = activation_code(activation)
     x, w = operand(input, "input"), operand(weight, "weight")
     b = None if bias is None else operand(bias, "bias")
     dtype = common(x, w) if b is None else common(x, w, b)
     batched = x.ndim != rank + 1
-    p = plan.find("forward", x.shape if batched else (1, *x.shape), w.shape, dtype, *walk)
+    p = plan.find(
+        "forward", x.shape if batched else (1, *x.shape), w.shape, dtype, walk, algorithm, workspace
+    )
     if b is not None:
         check_bias(b, p.problem)
     y = result(out, p.shape if batched else p.shape[1:], dtype, x, w, b)
@@ -127,12 +101,12 @@ def input_grad(
     out: Any,
 ) -> Array:
     """Return gx."""
-    walk = geometry(rank, stride, padding, dilation, groups, algorithm, workspace)
+    walk = arguments.walk(rank, stride, padding, dilation, groups)
     size = arguments.shape(input_size, "input_size")
     w, gy = operand(weight, "weight"), operand(grad_output, "grad_output")
     dtype = common(w, gy)
     batched = len(size) != rank + 1
-    p = plan.find("input_grad", size if batched else (1, *size), w.shape, dtype, *walk)
+    p = plan.find("input_grad", size if batched else (1, *size), w.shape, dtype, walk, algorithm, workspace)
     check_grad_output(gy, p.problem, batched)
     gx = result(out, size, dtype, w, gy)
     p.run(
@@ -159,12 +133,14 @@ def weight_grad(
     out: Any,
 ) -> Array:
     """Return gw."""
-    walk = geometry(rank, stride, padding, dilation, groups, algorithm, workspace)
+    walk = arguments.walk(rank, stride, padding, dilation, groups)
     size = arguments.shape(weight_size, "weight_size")
     x, gy = operand(input, "input"), operand(grad_output, "grad_output")
     dtype = common(x, gy)
     batched = x.ndim != rank + 1
-    p = plan.find("weight_grad", x.shape if batched else (1, *x.shape), size, dtype, *walk)
+    p = plan.find(
+        "weight_grad", x.shape if batched else (1, *x.shape), size, dtype, walk, algorithm, workspace
+    )
     check_grad_output(gy, p.problem, batched)
     gw = result(out, size, dtype, x, gy)
     p.run(
@@ -199,15 +175,23 @@ def backward(
 ) -> Grads:
     """Return gx, gw and gb, or those of them that are needed."""
     wanted = _read_need(need)
-    walk = geometry(rank, stride, padding, dilation, groups, algorithm, workspace)
+    walk = arguments.walk(rank, stride, padding, dilation, groups)
     x, w, gy = operand(input, "input"), operand(weight, "weight"), operand(grad_output, "grad_output")
     dtype = common(x, w, gy)
     batched = x.ndim != rank + 1
     shape = x.shape if batched else (1, *x.shape)
-    to_input = plan.find("input_grad", shape, w.shape, dtype, *walk) if "input" in wanted else None
-    to_weight = plan.find("weight_grad", shape, w.shape, dtype, *walk) if "weight" in wanted else None
+    to_input = (
+        plan.find("input_grad", shape, w.shape, dtype, walk, algorithm, workspace)
+        if "input" in wanted
+        else None
+    )
+    to_weight = (
+        plan.find("weight_grad", shape, w.shape, dtype, walk, algorithm, workspace)
+        if "weight" in wanted
+        else None
+    )
     either = to_input or to_weight
-    problem = either.problem if either else arguments.problem(shape, w.shape, dtype.name, *walk[:4])
+    problem = either.problem if either else arguments.problem(shape, w.shape, dtype.name, walk)
     check_grad_output(gy, problem, batched)
 
     gy = contiguous(gy if batched else gy[None], dtype)

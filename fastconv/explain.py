@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from numpy.typing import ArrayLike
 
-from fastconv import arguments, arrays, convolve
+from fastconv import arguments, arrays
 from fastconv.algorithms import registry
 from fastconv.arguments import Padding, PerAxis
-from fastconv.config import current
+from fastconv.config import current, override
 from fastconv.problem import Direction
 from fastconv.select import Selection, select
 
@@ -77,13 +75,7 @@ def explain(
         raise ValueError(
             f"weight must be (K, C/groups, H, W) or (K, C/groups, L), got {w.ndim} dimensions: {w.shape}"
         )
-    walk = convolve.geometry(rank, stride, padding, dilation, groups, algorithm, workspace)
+    walk = arguments.walk(rank, stride, padding, dilation, groups)
     shape = (1, *x.shape) if x.ndim == rank + 1 else x.shape
-    problem = arguments.problem(shape, w.shape, arrays.common(x, w).name, *walk[:4])
-    settings = current()
-    settings = replace(
-        settings,
-        algorithm=settings.algorithm if algorithm == "auto" else algorithm,
-        workspace=settings.workspace if walk.workspace is None else walk.workspace,
-    )
-    return select(problem, Direction(direction), settings)
+    problem = arguments.problem(shape, w.shape, arrays.common(x, w).name, walk)
+    return select(problem, Direction(direction), override(current(), algorithm, workspace))

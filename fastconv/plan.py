@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from fastconv import arguments
 from fastconv.algorithms import find as find_algorithm
 from fastconv.algorithms.base import Array, Execution
-from fastconv.arguments import Pairs
-from fastconv.arguments import problem as problem_of
-from fastconv.config import Settings, current
+from fastconv.arguments import Walk
+from fastconv.config import Settings, current, override
 from fastconv.problem import ConvProblem, Direction
 from fastconv.select import select
 
@@ -66,10 +65,7 @@ def find(
     input_shape: tuple[int, ...],
     weight_shape: tuple[int, ...],
     dtype: np.dtype[Any],
-    stride: tuple[int, ...],
-    padding: Pairs | str,
-    dilation: tuple[int, ...],
-    groups: int,
+    walk: Walk,
     algorithm: str,
     workspace: int | None,
 ) -> Plan:
@@ -78,16 +74,16 @@ def find(
     A hit costs a tuple and a look-up: nothing is derived from the arguments before.
     """
     settings = current()
+    if algorithm != "auto" or workspace is not None:
+        settings = override(settings, algorithm, workspace)
     key = (
-        direction, input_shape, weight_shape, dtype, stride, padding, dilation, groups,
-        algorithm if algorithm != "auto" else settings.algorithm,
-        settings.workspace if workspace is None else workspace,
-        settings.precision,
+        direction, input_shape, weight_shape, dtype, walk,
+        settings.algorithm, settings.workspace, settings.precision,
     )  # fmt: skip
     plan = _plans.get(key)
     if plan is None:
-        problem = problem_of(input_shape, weight_shape, dtype.name, stride, padding, dilation, groups)
-        plan = Plan(problem, Direction(direction), replace(settings, algorithm=key[8], workspace=key[9]))
+        problem = arguments.problem(input_shape, weight_shape, dtype.name, walk)
+        plan = Plan(problem, Direction(direction), settings)
         _keep(key, plan)
     plan.used = True
     return plan

@@ -22,6 +22,8 @@ from math import prod
 
 import numpy as np
 
+DTYPES = ("float32", "float64")
+
 
 class Direction(StrEnum):
     """Which of the three convolutions of training is wanted."""
@@ -151,16 +153,24 @@ class ConvProblem:
 
     @classmethod
     def parse(cls, line: str) -> ConvProblem:
-        """Read a problem from its printed line; ``p1`` stands for ``p1:1`` on every axis."""
+        """Read a problem from its printed line.
+
+        Left out: n and g are 1, k is c, s and d are 1, p is 0.  One value stands for all axes and ``p1`` for
+        ``p1:1``.
+        """
         fields: dict[str, str] = {}
-        dtype = "float32"
-        for word in line.replace("_", " ").split():
-            if word in ("float32", "float64"):
+        dtype = ""
+        for word in line.split():
+            match = re.fullmatch(
+                r"([nckg])(\d+)|([ifsd])(\d+(?:x\d+)*)|(p)(-?\d+(?::-?\d+)?(?:x-?\d+(?::-?\d+)?)*)", word
+            )
+            if word in DTYPES and not dtype:
                 dtype = word
-            elif match := re.fullmatch(r"([nckifspdg])(-?\d[\dx:-]*)", word):
-                fields[match[1]] = match[2]
-            else:
+                continue
+            letter, value = [g for g in match.groups() if g] if match else ("", "")
+            if not letter or letter in fields:
                 raise ValueError(f"problem line: cannot read {word!r} in {line!r}")
+            fields[letter] = value
         if missing := [letter for letter in "cif" if letter not in fields]:
             raise ValueError(f"problem line: {', '.join(missing)} missing in {line!r}")
         sizes = [int(v) for v in fields["i"].split("x")]
@@ -181,32 +191,28 @@ class ConvProblem:
                 sizes, per_axis("f", ""), per_axis("s", "1"), per_axis("d", "1"), pads, strict=True
             )
         )
-        c = int(fields["c"])
-        return cls(
-            int(fields.get("n", 1)),
-            c,
-            int(fields.get("k", c)),
-            axes,
-            int(fields.get("g", 1)),
-            dtype,
-        ).checked()
+        n, c = int(fields.get("n", 1)), int(fields["c"])
+        k, groups = int(fields.get("k", c)), int(fields.get("g", 1))
+        return cls(n, c, k, axes, groups, dtype or "float32").checked()
 
     def checked(self) -> ConvProblem:
         """Return self, or raise ValueError with the rule that is broken and its numbers."""
-        for name, value in (("groups", self.groups), ("input channels", self.c)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.k < 1:
-            raise ValueError(f"output channels must be at least 1, got {self.k}")
         if self.n < 0:
             raise ValueError(f"batch size must be at least 0, got {self.n}")
+        for name, value in (
+            ("input channels", self.c), ("output channels", self.k), ("groups", self.groups),
+        ):  # fmt: skip
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         for what, count in (("input", self.c), ("output", self.k)):
             if count % self.groups:
                 raise ValueError(f"{what} channels must be divisible by groups: {count} % {self.groups} != 0")
         for i, a in enumerate(self.axes):
-            for name in ("size", "kernel", "stride", "dilation"):
-                if getattr(a, name) < 1:
-                    raise ValueError(f"{name} must be at least 1, got {getattr(a, name)} on spatial axis {i}")
+            for name, value in (
+                ("input size", a.size), ("kernel size", a.kernel), ("stride", a.stride), ("dilation", a.dilation),
+            ):  # fmt: skip
+                if value < 1:
+                    raise ValueError(f"{name} must be at least 1, got {value} on spatial axis {i}")
             padded = a.lo + a.size + a.hi
             if a.extent > padded:
                 raise ValueError(

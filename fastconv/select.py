@@ -68,6 +68,11 @@ def select(problem: ConvProblem, direction: Direction, settings: Settings) -> Se
     return Selection(problem, direction, best.name, candidates)
 
 
+def admitted(algorithm: Algorithm, problem: ConvProblem, direction: Direction, settings: Settings) -> bool:
+    """Return whether an algorithm may serve a problem."""
+    return _ask(algorithm.name, algorithm, problem, direction, settings).reason is None
+
+
 def _ask(
     name: str, algorithm: Algorithm, problem: ConvProblem, direction: Direction, settings: Settings
 ) -> Candidate:

@@ -1,0 +1,63 @@
+"""``python -m fastconv explain | warmup | bench``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from fastconv.config import config, current
+from fastconv.problem import ConvProblem, Direction
+from fastconv.select import select
+from fastconv.warmup import warmup
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a sub-command and return the exit status: 2 for a wrong argument."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["bench"]:  # has options of its own
+        return int(import_module("fastconv.bench.driver").main(arguments[1:]))
+    options = _parser().parse_args(arguments)
+    try:
+        return _explain(options) if options.command == "explain" else _warmup(options)
+    except (ValueError, TypeError) as error:
+        print(f"fastconv {options.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fastconv", description="Convolution for NumPy arrays.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    explain = commands.add_parser("explain", help="show which algorithm is chosen for a problem, and why")
+    explain.add_argument("problem", nargs="+", help="its line, as in: n8 c64 k64 i56x56 f3x3 p1")
+    explain.add_argument("--direction", choices=[*map(str, Direction), "all"], default="all")
+    explain.add_argument("--algorithm", default="auto", help="ask for this one")
+    explain.add_argument("--workspace", type=int, help="bytes of scratch allowed")
+    explain.add_argument("--precision", choices=("fast", "strict"), help="strict: as exact as plain sums")
+
+    warm = commands.add_parser("warmup", help="compile kernels ahead of first use")
+    warm.add_argument("problem", nargs="*", help="lines in quotation marks; by default all kinds")
+
+    commands.add_parser("bench", help="measure and check layers; see bench --help", add_help=False)
+    return parser
+
+
+def _explain(options: argparse.Namespace) -> int:
+    problem = ConvProblem.parse(" ".join(options.problem))
+    directions = list(Direction) if options.direction == "all" else [Direction(options.direction)]
+    changes = {name: getattr(options, name) for name in ("algorithm", "workspace", "precision")}
+    with config(**{name: value for name, value in changes.items() if value not in (None, "auto")}):
+        tables = [str(select(problem, direction, current())) for direction in directions]
+    print("\n\n".join(tables))
+    return 0
+
+
+def _warmup(options: argparse.Namespace) -> int:
+    print(f"{warmup(options.problem or None)} combinations ready")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
