@@ -48,12 +48,15 @@ def _broadcast(builder: Any, scalar: Any, count: int) -> Any:
 
 
 def lanes_between(builder: Any, first: Any, lo: Any, hi: Any, lanes: list[int]) -> Any:
-    """Return the mask of lanes with ``lo <= first + lane < hi``."""
-    numbers = ir.Constant(ir.VectorType(I64, len(lanes)), lanes)
-    position = builder.add(_broadcast(builder, first, len(lanes)), numbers)
-    above = builder.icmp_signed(">=", position, _broadcast(builder, lo, len(lanes)))
-    below = builder.icmp_signed("<", position, _broadcast(builder, hi, len(lanes)))
-    return builder.and_(above, below)
+    """Return the mask of lanes with ``lo <= first + lane < hi``; the bounds are within 2**31."""
+    count = len(lanes)
+    numbers = ir.Constant(ir.VectorType(I32, count), lanes)
+    below = builder.trunc(builder.sub(lo, first), I32)
+    above = builder.trunc(builder.sub(hi, first), I32)
+    return builder.and_(
+        builder.icmp_signed(">=", numbers, _broadcast(builder, below, count)),
+        builder.icmp_signed("<", numbers, _broadcast(builder, above, count)),
+    )
 
 
 def _copy(stride: int) -> Any:

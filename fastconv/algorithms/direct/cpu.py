@@ -44,9 +44,11 @@ class Geometry(NamedTuple):
     phases_w: int
     stripe_rows: int  # rows of a phase in the stripe of a full block
     pitch: int
-    block_rows: int  # result rows of a task
+    block_rows: int  # result rows of a task, and columns: a long row is cut
+    block_q: int
     flattened: bool  # whether tiles run on from row to row
     row_blocks: int
+    q_blocks: int
     m_blocks: int
     chunks: int  #    of channels
     step_w: int  #    distance of result pixels
@@ -81,37 +83,47 @@ def _work(worker, counter, x, a, out, scratch, geo, tables, bias, activation):
     c0 = b0 + geo.c_start
     panels = -(-geo.m // geo.mr)
     length = geo.channels * geo.taps
-    tasks = geo.n * geo.groups * geo.row_blocks * geo.m_blocks
+    blocks = geo.row_blocks * geo.q_blocks
+    tasks = geo.n * geo.groups * blocks * geo.m_blocks
     task = next_task(counter)
     while task < tasks:
         block, m_block = task // geo.m_blocks, task % geo.m_blocks
-        plane, row_block = block // geo.row_blocks, block % geo.row_blocks
+        plane, block = block // blocks, block % blocks
         image, group = plane // geo.groups, plane % geo.groups
-        p0 = part(geo.p, geo.row_blocks, row_block)
-        rows = part(geo.p, geo.row_blocks, row_block + 1) - p0
+        area = area_of(geo, block)
         first = part(panels, geo.m_blocks, m_block)
         last = part(panels, geo.m_blocks, m_block + 1)
         for chunk in range(geo.chunks):
             ch0, ch1 = part(geo.channels, geo.chunks, chunk), part(geo.channels, geo.chunks, chunk + 1)
             source = (image * geo.groups + group) * geo.channels + ch0
-            fill(scratch, b0, x, source, ch1 - ch0, p0, rows, geo, tables)
+            fill(scratch, b0, x, source, ch1 - ch0, area, geo, tables)
             multiply(
-                scratch, b0, c0, a, group * geo.m * length, geo, tables, first, last, panels, rows,
+                scratch, b0, c0, a, group * geo.m * length, geo, tables, first, last, panels, area,
                 length, ch0 * geo.taps, ch1 * geo.taps,
             )  # fmt: skip
-        store(scratch, c0, out, geo, tables, image, group, p0, rows, first, last, panels, bias, activation)
+        store(scratch, c0, out, geo, tables, image, group, area, first, last, panels, bias, activation)
         task = next_task(counter)
 
 
 @jit.inner
-def fill(b, b0, x, source, channels, p0, rows, geo, tables):
-    """Copy the rows under result rows p0.. of some channels into the stripe."""
+def area_of(geo, block):
+    """Return (first row, rows, first column, columns) of a block of results."""
+    row_block, q_block = block // geo.q_blocks, block % geo.q_blocks
+    p0 = part(geo.p, geo.row_blocks, row_block)
+    q0 = q_block * geo.block_q
+    return p0, part(geo.p, geo.row_blocks, row_block + 1) - p0, q0, min(geo.block_q, geo.q - q0)
+
+
+@jit.inner
+def fill(b, b0, x, source, channels, area, geo, tables):
+    """Copy the source of some channels under an area of results into the stripe."""
+    p0, rows, q0, _ = area
     extra = geo.stripe_rows - geo.block_rows
     for c in range(channels):
         plane = (source + c) * geo.source_h * geo.source_w
         for i in range(geo.phases_h):
             for k in range(geo.phases_w):
-                phase = geo.first_w + tables.phase_w[k]
+                phase = geo.first_w + tables.phase_w[k] + q0 * geo.stride_w
                 lo = max(0, -(phase // geo.stride_w))
                 hi = max(lo, min(geo.pitch, (geo.source_w - 1 - phase) // geo.stride_w + 1))
                 at = b0 + ((c * geo.phases_h + i) * geo.phases_w + k) * geo.stripe_rows * geo.pitch
@@ -125,10 +137,11 @@ def fill(b, b0, x, source, channels, p0, rows, geo, tables):
 
 
 @jit.inner
-def multiply(scratch, b0, c0, a, a0, geo, tables, first, last, panels, rows, length, t0, t1):
+def multiply(scratch, b0, c0, a, a0, geo, tables, first, last, panels, area, length, t0, t1):
     """C (+)= A[panels first..last, t0..t1] * the stripe."""
+    _, rows, _, columns = area
     runs = 1 if geo.flattened else rows
-    width = (rows - 1) * geo.pitch + geo.q if geo.flattened else geo.q
+    width = (rows - 1) * geo.pitch + columns if geo.flattened else columns
     vectors = -(-width // geo.vl)
     groups = -(-vectors // geo.nr)
     top = part(geo.m, panels, first)
@@ -147,19 +160,20 @@ def multiply(scratch, b0, c0, a, a0, geo, tables, first, last, panels, rows, len
 
 
 @jit.inner
-def store(c, c0, out, geo, tables, image, group, p0, rows, first, last, panels, bias, activation):
+def store(c, c0, out, geo, tables, image, group, area, first, last, panels, bias, activation):
     """Finish the rows of C and write them to their places in the result."""
-    pitch = geo.pitch if geo.flattened else -(-geo.q // geo.vl) * geo.vl
+    p0, rows, q0, columns = area
+    pitch = geo.pitch if geo.flattened else -(-columns // geo.vl) * geo.vl
     top = part(geo.m, panels, first)
     for m in range(top, part(geo.m, panels, last)):
         channel = group * geo.m + m
         plane = (image * geo.groups * geo.m + channel) * geo.result_size
         at = c0 + (m - top) * geo.ld
-        finish(c, at, (rows - 1) * pitch + geo.q, bias, channel, activation)
+        finish(c, at, (rows - 1) * pitch + columns, bias, channel, activation)
         for row in range(rows):
-            to = plane + tables.result_row[p0 + row]
+            to = plane + tables.result_row[p0 + row] + q0 * geo.step_w
             if geo.step_w == 1:
-                write_row(out, to, c, at + row * pitch, geo.q)
+                write_row(out, to, c, at + row * pitch, columns)
             else:
-                for q in range(geo.q):
+                for q in range(columns):
                     out[to + q * geo.step_w] = c[at + row * pitch + q]

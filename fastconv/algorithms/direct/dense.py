@@ -13,7 +13,8 @@ from fastconv.algorithms.correlation import AxisPass, BlockedPass, Pass
 from fastconv.gemm.move import SLACK
 
 KC = 384  # rows of A and B that a chunk of channels brings
-COLUMNS = 256  # result pixels of a task: tiles of B stay in L2 beside C
+COLUMNS = 256  # result pixels of a task at the least, if there are as many
+TASKS = 4  # for each core, where rows and panels give as many
 
 
 def _phases(axis: AxisPass) -> tuple[int, list[int], list[tuple[int, int]], int]:
@@ -38,27 +39,28 @@ class DensePass(BlockedPass):
         first_h, phases_h, places_h, shift_h = _phases(rows_axis)
         first_w, phases_w, places_w, shift_w = _phases(last)
         taps = len(places_h) * len(places_w)
-        pitch = last.outputs + shift_w
-
-        in_rows = -(-last.outputs // tile.vl) * tile.vl
-        flattened = pitch < in_rows
-        width = pitch if flattened else in_rows
-        chunks = -(-p.channels * max(taps, 1) // KC)
-        chunks = max(1, min(p.channels, chunks))
+        chunks = max(1, min(p.channels, -(-p.channels * taps // KC)))
         per_chunk = -(-p.channels // chunks)
         planes = len(phases_h) * len(phases_w)
-        # A stripe may fill a third of L2, and C another; small groups take more rows at once.
-        row_bytes = per_chunk * planes * pitch * itemsize
-        most = max(1, m.l2 // 3 // row_bytes - shift_h)
-        columns = max(COLUMNS, COLUMNS * 64 // max(p.m, 16))
-        block_rows = max(1, min(rows_axis.outputs, columns // width, most))
-        row_blocks = -(-rows_axis.outputs // block_rows)
+        # The stripe of a task may fill a third of L2 and C another; writing longer runs is cheaper.
+        third = m.l2 // 3 // itemsize
+        columns = min(max(COLUMNS, third // p.m), 8 * COLUMNS)
+        q_blocks = -(-last.outputs // columns)
+        block_q = last.outputs if q_blocks == 1 else -(-last.outputs // (q_blocks * tile.vl)) * tile.vl
+        q_blocks = -(-last.outputs // block_q)
+        pitch = block_q + shift_w
+        in_rows = -(-block_q // tile.vl) * tile.vl
+        flattened = q_blocks == 1 and pitch < in_rows
+        most = max(1, third // (per_chunk * planes * pitch) - shift_h)
+        most = min(most, max(1, columns // (pitch if flattened else in_rows)))
+        row_blocks = -(-rows_axis.outputs // min(rows_axis.outputs, most))
         block_rows = -(-rows_axis.outputs // row_blocks)
+        ld = block_rows * in_rows
+        if flattened:
+            ld = -(-((block_rows - 1) * pitch + block_q) // tile.vl) * tile.vl
         panels = -(-p.m // tile.mr)
-        ld = -(-((block_rows - 1) * pitch + last.outputs) // tile.vl) * tile.vl
-        ld = ld if flattened else block_rows * in_rows
-        tasks = p.n * p.groups * row_blocks
-        m_blocks = max(-(-p.m * ld * itemsize // (m.l2 // 2)), -(-2 * m.cores // max(1, tasks)))
+        tasks = p.n * p.groups * row_blocks * q_blocks
+        m_blocks = max(-(-p.m * ld // third), -(-TASKS * m.cores // max(1, tasks)))
         m_blocks = min(panels, m_blocks)
 
         stripe_rows = block_rows + shift_h
@@ -81,7 +83,7 @@ class DensePass(BlockedPass):
         self.geometry = Geometry(
             p.n, p.groups, p.channels, p.m, taps, rows_axis.outputs, last.outputs, rows_axis.source,
             last.source, rows_axis.stride, last.stride, first_h, first_w, len(phases_h), len(phases_w),
-            stripe_rows, pitch, block_rows, flattened, row_blocks, m_blocks, chunks, last.step,
+            stripe_rows, pitch, block_rows, block_q, flattened, row_blocks, q_blocks, m_blocks, chunks, last.step,
             prod(a.result for a in p.axes), ld, c_start, self.scratch, tile.vl, tile.mr, tile.nr,
         )  # fmt: skip
 

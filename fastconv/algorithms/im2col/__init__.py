@@ -24,7 +24,7 @@ class Im2col(Algorithm):
     name = "im2col"
 
     def reject(self, problem, direction):
-        return "weight gradient not yet" if direction is Direction.WEIGHT_GRAD else None
+        return None
 
     def workspace(self, problem, direction, limit):
         return self.build(problem, direction, limit).workspace
@@ -33,11 +33,15 @@ class Im2col(Algorithm):
         return problem.flops / (0.85 * machine.machine().peak(problem.itemsize))
 
     def build(self, problem, direction, limit):
+        if direction is Direction.WEIGHT_GRAD:
+            from fastconv.algorithms.im2col.weight_grad import WeightGrad
+
+            return WeightGrad(problem)
         return Correlation(problem, direction, LoweredPass)
 
 
-KC = 320  # rows of B in a chunk: a panel of A (8 x KC) and its share of B stay in L1
-NC = 208  # columns of a block: 13 vectors of 16; with KC a quarter of a 1 MB L2
+KC = 160  # rows of B in a chunk: with 8 rows of A, a sixth of a 32 KB L1
+TASKS = 4  # for each core, where columns and panels give as many: a late core costs an eighth
 
 
 class LoweredPass(BlockedPass):
@@ -57,14 +61,16 @@ class LoweredPass(BlockedPass):
         hi = np.clip((last.source - 1 - offsets) // last.stride + 1, lo, last.outputs)
         self.tables = Tables(source_row, result_row * last.result + last.start, offsets, lo, hi)
 
-        vectors = -(-p.columns // tile.vl)
+        # Blocks of columns are as wide as fit: the source is read in longer runs.  B may fill a third
+        # of L2 and C half.
+        vectors = max(1, -(-p.columns // tile.vl))
         panels = -(-p.m // tile.mr)
-        column_blocks = -(-vectors // (NC // tile.vl))
-        widest = -(-vectors // max(1, column_blocks)) * tile.vl
-        # C may fill half of L2; two tasks per core at least, if there are panels to share out
+        most = max(1, m.l2 // 3 // (min(KC, max(1, p.reduction)) * itemsize) // tile.vl)
+        column_blocks = min(vectors, -(-vectors // (most * m.cores)) * m.cores)
+        widest = -(-vectors // column_blocks) * tile.vl
         row_blocks = max(
             -(-p.m * widest * itemsize // (m.l2 // 2)),
-            -(-2 * m.cores // max(1, p.groups * column_blocks)),
+            -(-TASKS * m.cores // (p.groups * column_blocks)),
         )
         row_blocks = min(panels, row_blocks)
         kc = min(p.reduction, KC)

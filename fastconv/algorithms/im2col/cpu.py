@@ -97,19 +97,22 @@ def _work(worker, counter, x, a, out, scratch, geo, tables, bias, activation):
 def lower(b, b0, x, geo, tables, group, j0, columns, t0, t1):
     """Write rows t0..t1 of B for ``columns`` columns from j0 on."""
     per_image = geo.rows * geo.q
-    source_size = geo.source_rows * geo.source_width
     taps = geo.outer * geo.inner
+    source_size = geo.source_rows * geo.source_width
+    image_step = geo.groups * geo.channels * source_size
+    first_plane = (j0 // per_image * geo.groups + group) * geo.channels * source_size
+    first_row, first_q = (j0 % per_image) // geo.q, j0 % geo.q
+    channel, tap = t0 // taps, t0 % taps
+    outer, inner = tap // geo.inner, tap % geo.inner
     for t in range(t0, t1):
-        channel, tap = t // taps, t % taps
-        outer, inner = tap // geo.inner, tap % geo.inner
         first, last, offset = tables.lo[inner], tables.hi[inner], tables.offset[inner]
-        image, row, q = j0 // per_image, (j0 % per_image) // geo.q, j0 % geo.q
+        plane = first_plane + channel * source_size
+        row, q = first_row, first_q
         at = b0 + (t - t0) * geo.ld
         done = 0
         while done < columns:
             count = min(geo.q - q, columns - done)
             source_row = tables.source_row[outer * geo.rows + row]
-            plane = ((image * geo.groups + group) * geo.channels + channel) * source_size
             lo, hi = first - q, min(last - q, count)
             if source_row < 0:
                 lo, hi = 0, 0
@@ -120,7 +123,14 @@ def lower(b, b0, x, geo, tables, group, j0, columns, t0, t1):
             row += 1
             if row == geo.rows:
                 row = 0
-                image += 1
+                plane += image_step
+        inner += 1
+        if inner == geo.inner:
+            inner = 0
+            outer += 1
+            if outer == geo.outer:
+                outer = 0
+                channel += 1
 
 
 @jit.inner
