@@ -90,16 +90,17 @@ def input_grad(problem: ConvProblem, gy: Array, w: Array) -> Array:
 def weight_grad(problem: ConvProblem, x: Array, gy: Array) -> Array:
     """Return the gradient of a loss by w, given its gradient ``gy`` by y."""
     g = problem.groups
-    gy = gy.reshape(problem.n, g, problem.k // g, -1)
+    pixels = prod(problem.output)
+    gy = gy.reshape(problem.n, g, problem.k // g, pixels)
     gw = np.zeros((g, problem.k // g, *problem.weight_shape[1:]), x.dtype)
     for tap, view in _views(problem, _padded(problem, x)):
-        gw[(..., *tap)] = np.einsum("ngkx,ngcx->gkc", gy, view.reshape(*view.shape[:3], -1))
+        gw[(..., *tap)] = np.einsum("ngkx,ngcx->gkc", gy, view.reshape(*view.shape[:3], pixels))
     return gw.reshape(problem.weight_shape)
 
 
 def _views(problem: ConvProblem, padded: Array) -> Any:
     """Yield each tap (r, s) and the view of the padded input under it, channels split by group."""
-    padded = padded.reshape(problem.n, problem.groups, -1, *padded.shape[2:])
+    padded = padded.reshape(problem.n, problem.groups, problem.c // problem.groups, *padded.shape[2:])
     for tap in product(*map(range, problem.kernel)):
         yield (
             tap,
