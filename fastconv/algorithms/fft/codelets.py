@@ -12,7 +12,7 @@ vectors are addressed as ``start + index*step + plane*gap``, in elements:
     planes   re, im; a third holds re + im, for the product in three multiplications
     REAL     real -> half spectrum, with two planes or (REAL_SUM) three
     COMPLEX  complex -> complex, with two planes or (COMPLEX_SUM) three
-    INVERSE_ of two planes; of products of three planes (_GAUSS); of source times factor (_TIMES)
+    INVERSE_ of two planes (real only); of products of three planes (_GAUSS); of source times factor (_TIMES)
     ======== =============================================================================
 """
 
@@ -25,18 +25,26 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastconv import jit, machine
+from fastconv import machine
 from fastconv.gemm.tile import I64, data, element, fma, load, store
 
 REAL, REAL_SUM, COMPLEX, COMPLEX_SUM = range(4)
-INVERSE_REAL, INVERSE_REAL_GAUSS, INVERSE_REAL_TIMES = range(4, 7)
-INVERSE_COMPLEX, INVERSE_COMPLEX_GAUSS, INVERSE_COMPLEX_TIMES = range(7, 10)
+INVERSE_REAL, INVERSE_REAL_GAUSS, INVERSE_REAL_TIMES, INVERSE_COMPLEX_GAUSS, INVERSE_COMPLEX_TIMES = range(
+    4, 9
+)
 _OF_REAL = (REAL, REAL_SUM)
 _TO_REAL = (INVERSE_REAL, INVERSE_REAL_GAUSS, INVERSE_REAL_TIMES)
 _GAUSS = (INVERSE_REAL_GAUSS, INVERSE_COMPLEX_GAUSS)
 _TIMES = (INVERSE_REAL_TIMES, INVERSE_COMPLEX_TIMES)
 
+# Lengths that columns of a tile are transformed in: a complex 64 of dense tiles would cost seconds of
+# compilation, and their kernels rarely need it.
+DENSE_COLUMNS = (8, 16, 32)
+CHANNEL_COLUMNS = (16, 32, 64)
 SIZES = (8, 16, 32, 64)
+_SIZES_OF = {COMPLEX_SUM: DENSE_COLUMNS, INVERSE_COMPLEX_GAUSS: DENSE_COLUMNS} | dict.fromkeys(
+    (COMPLEX, INVERSE_COMPLEX_TIMES), CHANNEL_COLUMNS
+)
 
 Complex = tuple[Any, Any]
 
@@ -160,74 +168,64 @@ def _loaded(lanes: Lanes, kind: int, at: Any, factor: Any, count: int) -> list[C
     return values
 
 
+def _emit(lanes: Lanes, kind: int, n: int, source: Any, times: Any, target: Any) -> None:
+    """Emit the transform of one kind and size; operands are functions of index and plane."""
+    count = n // 2 + 1 if kind in _TO_REAL else n
+    values = _loaded(lanes, kind, source, times, count)
+    if kind in _TO_REAL:
+        for j, sample in enumerate(lanes.inverse_real(values)):
+            target(j, 0, sample)
+        return
+    if kind in _OF_REAL:
+        spectrum = lanes.real([v[0] for v in values])
+    elif kind in (COMPLEX, COMPLEX_SUM):
+        spectrum = lanes.complex(values)
+    else:  # the inverse is the transform with real and imaginary parts exchanged
+        spectrum = [(re, im) for im, re in lanes.complex([(im, re) for re, im in values])]
+    for j, (re, im) in enumerate(spectrum):
+        target(j, 0, re)
+        target(j, 1, im)
+        if kind in (REAL_SUM, COMPLEX_SUM):
+            target(j, 2, lanes.add(re, im))
+
+
 @intrinsic(prefer_literal=True)
-def codelet(typing: Any, kind: Any, size: Any, src: Any, s0: Any, s_step: Any, s_gap: Any,
-            factor: Any, f0: Any, f_step: Any, f_gap: Any,
-            dst: Any, d0: Any, d_step: Any, d_gap: Any) -> Any:  # fmt: skip
-    """Transform one vector of signals."""
+def transform(typing: Any, kind: Any, size: Any, src: Any, s0: Any, s_step: Any, s_gap: Any,
+              factor: Any, f0: Any, f_step: Any, f_gap: Any,
+              dst: Any, d0: Any, d_step: Any, d_gap: Any) -> Any:  # fmt: skip
+    """Transform one vector of signals of ``size`` samples: a switch with a case for each size."""
     i = types.int64
-    which, n = kind.literal_value, size.literal_value
-    signature = types.void(kind, size, src, i, i, i, factor, i, i, i, dst, i, i, i)
+    which = kind.literal_value
+    signature = types.void(kind, i, src, i, i, i, factor, i, i, i, dst, i, i, i)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        scalar = element(src)
         itemsize = src.dtype.bitwidth // 8
-        vector = ir.VectorType(scalar, machine.tile(itemsize).vl)
+        vector = ir.VectorType(element(src), machine.tile(itemsize).vl)
         lanes = Lanes(builder, vector)
 
-        def reader(position: int) -> Any:
+        def operand(position: int) -> Any:
             array, start, step, gap = arguments[position : position + 4]
+            first = data(context, builder, signature.args[position], array, start)
 
-            def address(j: int, plane: int) -> Any:
+            def access(j: int, plane: int, value: Any = None) -> Any:
                 index = builder.add(builder.mul(step, I64(j)), builder.mul(gap, I64(plane)))
-                return builder.gep(data(context, builder, signature.args[position], array, start), [index])
+                pointer = builder.gep(first, [index])
+                if value is None:
+                    return load(builder, pointer, 0, vector, itemsize)
+                return store(builder, value, pointer, 0, itemsize)
 
-            return address
+            return access
 
-        source, times, target = reader(2), reader(6), reader(10)
-
-        def fetch(address: Any) -> Any:
-            return lambda j, plane: load(builder, address(j, plane), 0, vector, itemsize)
-
-        count = n // 2 + 1 if which in _TO_REAL else n
-        values = _loaded(lanes, which, fetch(source), fetch(times), count)
-        if which in _TO_REAL:
-            for j, sample in enumerate(lanes.inverse_real(values)):
-                store(builder, sample, target(j, 0), 0, itemsize)
-            return context.get_dummy_value()
-        if which in _OF_REAL:
-            spectrum = lanes.real([v[0] for v in values])
-        elif which in (COMPLEX, COMPLEX_SUM):
-            spectrum = lanes.complex(values)
-        else:  # the inverse is the transform with real and imaginary parts exchanged
-            spectrum = [(re, im) for im, re in lanes.complex([(im, re) for re, im in values])]
-        for j, (re, im) in enumerate(spectrum):
-            store(builder, re, target(j, 0), 0, itemsize)
-            store(builder, im, target(j, 1), 0, itemsize)
-            if which in (REAL_SUM, COMPLEX_SUM):
-                store(builder, lanes.add(re, im), target(j, 2), 0, itemsize)
+        operands = [operand(position) for position in (2, 6, 10)]
+        done = builder.append_basic_block("transformed")
+        switch = builder.switch(arguments[1], done)
+        for n in _SIZES_OF.get(which, SIZES):
+            block = builder.append_basic_block(f"length_{n}")
+            switch.add_case(I64(n), block)
+            builder.position_at_end(block)
+            _emit(lanes, which, n, *operands)
+            builder.branch(done)
+        builder.position_at_end(done)
         return context.get_dummy_value()
 
     return signature, codegen
-
-
-def _by_size(kind: int) -> Any:
-    """Return a function that chooses the codelet of a kind by its size."""
-
-    @jit.inner
-    def transform(size, src, s0, s_step, s_gap, factor, f0, f_step, f_gap, dst, d0, d_step, d_gap):
-        if size == 8:
-            codelet(kind, 8, src, s0, s_step, s_gap, factor, f0, f_step, f_gap, dst, d0, d_step, d_gap)
-        elif size == 16:
-            codelet(kind, 16, src, s0, s_step, s_gap, factor, f0, f_step, f_gap, dst, d0, d_step, d_gap)
-        elif size == 32:
-            codelet(kind, 32, src, s0, s_step, s_gap, factor, f0, f_step, f_gap, dst, d0, d_step, d_gap)
-        else:
-            codelet(kind, 64, src, s0, s_step, s_gap, factor, f0, f_step, f_gap, dst, d0, d_step, d_gap)
-
-    return transform
-
-
-real, real_sum, complex_, complex_sum = (_by_size(k) for k in range(4))
-inverse_real, inverse_real_gauss, inverse_real_times = (_by_size(k) for k in range(4, 7))
-inverse_complex, inverse_complex_gauss, inverse_complex_times = (_by_size(k) for k in range(7, 10))

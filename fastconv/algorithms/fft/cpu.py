@@ -24,9 +24,8 @@ import numpy as np
 
 from fastconv import jit
 from fastconv.activations import finish
-from fastconv.algorithms.fft.lanes import clear, place
+from fastconv.algorithms.fft.lanes import clear, place, store_planes
 from fastconv.algorithms.fft.tile2d import (
-    samples,
     samples_gauss,
     samples_times,
     spectrum,
@@ -65,19 +64,19 @@ class Geometry(NamedTuple):
     w_c: int
     frequencies: int
     lanes: int
-    vectors: int  # of tiles in a block
+    vectors: int  # of tiles in a block; for a dense weight gradient: tiles
     mr: int  # rows of the GEMM tile
+    nr: int  # its vectors of columns
     tile_scratch: int  # elements of one vector of tiles
     table: int  # entries
 
 
 @jit.inner
-def _kernel_spectra(w, w0, stride, count, table, scratch, out, o0, step, gap, g):
-    """Transform ``count`` kernels, ``stride`` apart."""
+def _place_kernels(table, stride, count, g):
+    """Say where ``count`` kernels lie, ``stride`` apart."""
     clear(table)
     for lane in range(count):
         place(table, g.lanes, lane, lane * stride, 0, g.r, 0, g.s)
-    spectrum(w, w0, g.s, table, g.ah, g.aw, g.lanes, scratch, out, o0, step, gap)
 
 
 @jit.kernel
@@ -85,38 +84,35 @@ def dense_weights(workers, w, u, scratch, g):
     """Fill U from the weights; a unit is a vector of results k and every c."""
     vectors = (g.k + g.lanes - 1) // g.lanes
     size, units = scratch.size // workers, g.groups * vectors
+    scale, sign = u.dtype.type(1.0 / (g.ah * g.aw)), u.dtype.type(g.sign / (g.ah * g.aw))
     for worker in numba.prange(workers):
         own = scratch[worker * size : (worker + 1) * size]
         table = np.empty(g.table, np.int64)
         for unit in range(units * worker // workers, units * (worker + 1) // workers):
             group, k0 = unit // vectors, unit % vectors * g.lanes
+            _place_kernels(table, g.w_k, min(g.lanes, g.k - k0), g)
             for c in range(g.c):
                 w0 = group * g.w_group + k0 * g.w_k + c * g.w_c
+                spectrum_sum(
+                    w, w0, g.s, table, g.ah, g.aw, g.lanes, own, own, g.tile_scratch, 3 * g.lanes, g.lanes
+                )
+                u0 = group * g.frequencies * 3 * (g.k * g.c + g.lanes)
                 count = min(g.lanes, g.k - k0)
-                gap = g.lanes
-                _kernel_spectra(w, w0, g.w_k, count, table, own, own, g.tile_scratch, 2 * gap, gap, g)
-                _pack(own, g.tile_scratch, u, group, k0, count, c, g)
+                pack(own, g.tile_scratch, u, u0, k0, count, c, g.c, scale, sign, g)
 
 
 @jit.inner
-def _pack(spectra, s0, u, group, k0, count, c, g):
-    """Scale spectra of kernels (k0 + lane, c) and put their three planes into the panels."""
-    scale = u.dtype.type(1.0 / (g.ah * g.aw))
-    sign = u.dtype.type(g.sign / (g.ah * g.aw))
-    plane = g.k * g.c + g.lanes
+def pack(spectra, s0, u, u0, k0, count, t, depth, scale, sign, g):
+    """Put spectra of rows (k0 + lane) into the panels' column t of ``depth``, in three planes."""
+    plane = g.k * depth + g.lanes
     lane = 0
     while lane < count:
         panel = (k0 + lane) // g.mr * g.mr
         rows = min(g.mr, g.k - panel)
         run = min(count - lane, panel + rows - k0 - lane)
-        to = group * g.frequencies * 3 * plane + panel * g.c + c * rows + k0 + lane - panel
+        to = u0 + panel * depth + t * rows + k0 + lane - panel
         for f in range(g.frequencies):
-            at = s0 + f * 2 * g.lanes + lane
-            for m in range(run):
-                re, im = spectra[at + m] * scale, spectra[at + g.lanes + m] * sign
-                u[to + m] = re
-                u[to + plane + m] = im
-                u[to + 2 * plane + m] = re + im
+            store_planes(u, to, plane, spectra, s0 + 3 * f * g.lanes + lane, scale, sign, run)
             to += 3 * plane
         lane += run
 
@@ -205,7 +201,8 @@ def depthwise_weights(workers, w, u, scratch, g):
             first, u0 = unit * g.lanes, unit * g.frequencies * 2 * g.lanes
             count = min(g.lanes, g.groups * g.k - first)
             pixels = g.r * g.s
-            _kernel_spectra(w, first * pixels, pixels, count, table, own, u, u0, 2 * g.lanes, g.lanes, g)
+            _place_kernels(table, pixels, count, g)
+            spectrum(w, first * pixels, g.s, table, g.ah, g.aw, g.lanes, own, u, u0, 2 * g.lanes, g.lanes)
             for i in range(u0, u0 + g.frequencies * 2 * g.lanes, 2 * g.lanes):
                 for j in range(g.lanes):
                     u[i + j] *= scale
@@ -260,46 +257,3 @@ def depthwise(workers, x, u, y, bias, activation, scratch, g):
             )  # fmt: skip
             columns = min(g.q - j * g.mw, g.mw)
             _finish_channels(y, table_out, block * g.lanes, columns, bias, activation, g)
-
-
-@jit.kernel
-def depthwise_weight_grad(workers, x, gy, gw, scratch, g):
-    """Input, gradient of the output -> gradient of the weight; a unit is VL channels.
-
-    Spectra ``conj(GY) X`` are summed over images and tiles, in this order.
-    """
-    units, size = (g.groups * g.k + g.lanes - 1) // g.lanes, scratch.size // workers
-    length, gap = g.frequencies * 2 * g.lanes, g.lanes
-    scale = gw.dtype.type(1.0 / (g.ah * g.aw))
-    nothing = np.empty(0, gw.dtype)
-    for worker in numba.prange(workers):
-        own = scratch[worker * size : (worker + 1) * size]
-        v = own[g.tile_scratch : g.tile_scratch + length]
-        z = own[g.tile_scratch + length : g.tile_scratch + 2 * length]
-        total = own[g.tile_scratch + 2 * length : g.tile_scratch + 3 * length]
-        table_in, table_out = np.empty(g.table, np.int64), np.empty(g.table, np.int64)
-        for unit in range(units * worker // workers, units * (worker + 1) // workers):
-            first = unit * g.lanes
-            total[:] = 0
-            for t in range(g.n * g.th * g.tw):
-                n, i, j = t // (g.th * g.tw), t // g.tw % g.th, t % g.tw
-                place_channels(table_in, table_out, first, n, i, j, g)
-                spectrum(x, 0, g.w, table_in, g.ah, g.aw, g.lanes, own, v, 0, 2 * gap, gap)
-                spectrum(gy, 0, g.q, table_out, g.ah, g.aw, g.lanes, own, z, 0, 2 * gap, gap)
-                _accumulate(v, z, total, g)
-            total *= scale
-            clear(table_out)
-            for lane in range(min(g.lanes, g.groups * g.k - first)):
-                place(table_out, g.lanes, lane, (first + lane) * g.r * g.s, 0, g.r, 0, g.s)
-            samples(total, 0, 2 * gap, gap, total, 0, 0, 0, g.ah, g.aw, g.lanes, own)
-            write(gw, 0, g.s, table_out, g.ah, g.aw, g.lanes, own, (0, 0), g.s, nothing, 0, 0)
-
-
-@jit.inner
-def _accumulate(v, z, total, g):
-    """Add ``conj(z) v`` to the sum of spectra."""
-    for f in range(g.frequencies):
-        re, im = 2 * f * g.lanes, (2 * f + 1) * g.lanes
-        for i in range(g.lanes):
-            total[re + i] += v[re + i] * z[re + i] + v[im + i] * z[im + i]
-            total[im + i] += v[im + i] * z[re + i] - v[re + i] * z[im + i]

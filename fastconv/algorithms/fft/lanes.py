@@ -22,7 +22,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import jit, machine
-from fastconv.gemm.tile import I64, data, element, load, store
+from fastconv.gemm.tile import I64, data, element, fma, load, splat, store
 
 
 def table_size(lanes: int, columns: int) -> int:
@@ -146,3 +146,57 @@ def scatter(typing: Any, dst: Any, d0: Any, pitch: Any, table: Any, row: Any, ch
         return context.get_dummy_value()
 
     return types.void(dst, i, i, table, i, i, src, i), codegen
+
+
+@intrinsic
+def store_planes(typing: Any, dst: Any, d0: Any, gap: Any, src: Any, s0: Any, scale: Any, sign: Any,
+                 count: Any) -> Any:  # fmt: skip
+    """Store the first ``count`` lanes of re*scale, im*sign and their sum, ``gap`` apart."""
+    i = types.int64
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        d, d_start, step, s, s_start, real, imaginary, lanes = arguments
+        itemsize = src.dtype.bitwidth // 8
+        vector = ir.VectorType(element(src), machine.tile(itemsize).vl)
+        target = data(context, builder, dst, d, d_start)
+        source = data(context, builder, src, s, s_start)
+        function, align = _masked(builder, vector, "store"), ir.IntType(32)(itemsize)
+        bits = builder.sub(builder.shl(I64(1), lanes), I64(1))
+        bits = builder.trunc(bits, ir.IntType(vector.count))
+        mask = builder.bitcast(bits, ir.VectorType(ir.IntType(1), vector.count))
+        factors = [splat(builder, f, vector) for f in (real, imaginary)]
+        planes = [
+            builder.fmul(load(builder, source, p * vector.count, vector, itemsize), factors[p])
+            for p in range(2)
+        ]
+        for p, value in enumerate([*planes, builder.fadd(*planes)]):
+            pointer = builder.gep(target, [builder.mul(step, I64(p))])
+            pointer = builder.bitcast(pointer, vector.as_pointer())
+            builder.call(function, [value, pointer, align, mask])
+        return context.get_dummy_value()
+
+    return types.void(dst, i, i, src, i, src.dtype, src.dtype, i), codegen
+
+
+@intrinsic
+def add_product(typing: Any, total: Any, t0: Any, v: Any, v0: Any, z: Any, z0: Any) -> Any:
+    """Add ``conj(z) v`` to a vector of complex numbers: real parts, then imaginary ones."""
+    i = types.int64
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        itemsize = v.dtype.bitwidth // 8
+        vector = ir.VectorType(element(v), machine.tile(itemsize).vl)
+        pointers = [
+            data(context, builder, array, arguments[2 * j], arguments[2 * j + 1])
+            for j, array in enumerate((total, v, z))
+        ]
+        (sum_re, sum_im), (re, im), (c, d) = (
+            [load(builder, p, j * vector.count, vector, itemsize) for j in range(2)] for p in pointers
+        )
+        sum_re = fma(builder, im, d, fma(builder, re, c, sum_re))
+        sum_im = fma(builder, builder.fneg(re), d, fma(builder, im, c, sum_im))
+        store(builder, sum_re, pointers[0], 0, itemsize)
+        store(builder, sum_im, pointers[0], vector.count, itemsize)
+        return context.get_dummy_value()
+
+    return types.void(total, i, v, i, z, i), codegen

@@ -8,14 +8,18 @@ from itertools import product
 from math import log2
 from typing import Any
 
+import numpy as np
+
 from fastconv import machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat
-from fastconv.algorithms.fft import cpu
-from fastconv.algorithms.fft.codelets import SIZES
+from fastconv.algorithms.fft import cpu, weight_grad
+from fastconv.algorithms.fft.codelets import CHANNEL_COLUMNS, DENSE_COLUMNS, SIZES
 from fastconv.algorithms.fft.lanes import table_size
 from fastconv.algorithms.fft.tile2d import frequencies, scratch_size
 from fastconv.algorithms.fft.tiling import turned
 from fastconv.problem import Axis, ConvProblem, Direction
+
+BLOCKS = (16, 32, 64, 128)  # tiles summed at once in a dense weight gradient
 
 
 def unsuited(problem: ConvProblem, direction: Direction) -> str | None:
@@ -26,8 +30,8 @@ def unsuited(problem: ConvProblem, direction: Direction) -> str | None:
         return "dilation > 1"
     if max(problem.kernel) > max(SIZES):
         return f"a kernel of more than {max(SIZES)} pixels"
-    if direction is Direction.WEIGHT_GRAD and problem.c != problem.groups:
-        return "a weight gradient over more than one channel"
+    if problem.n == 0:
+        return "no images"
     return None
 
 
@@ -37,21 +41,24 @@ class Choice:
 
     geometry: cpu.Geometry
     per_channel: bool  # lanes are channels
-    weights: int  # elements of U
+    shared: int  # elements of scratch that all workers see: U
     worker: int  # elements of scratch of one worker
-    flops: float
     seconds: float
 
+    @property
+    def flops(self) -> float:
+        """Work, by which a launch decides on its workers."""
+        return self.seconds * machine.machine().flops
+
     def bytes(self, itemsize: int) -> int:
-        """Scratch of all workers and U."""
-        return (self.weights + machine.machine().cores * self.worker) * itemsize
+        """Scratch in all."""
+        return (self.shared + machine.machine().cores * self.worker) * itemsize
 
 
-def _sizes(axis: Axis, last: bool) -> list[int]:
-    if axis.extent == 1 and not last:
-        return [1]
-    fitting = [a for a in SIZES if a >= axis.extent]
-    whole = [a for a in fitting if a >= axis.output + axis.extent - 1]  # one tile: no use for more
+def _sizes(axis: Axis, sizes: tuple[int, ...]) -> list[int]:
+    """Return the sizes that hold a kernel, without those beyond the first that needs but one tile."""
+    fitting = [a for a in sizes if a >= axis.extent]
+    whole = [a for a in fitting if a >= axis.output + axis.extent - 1]
     return [a for a in fitting if not whole or a <= whole[0]]
 
 
@@ -62,12 +69,16 @@ def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | N
         return None
     source = turned(problem) if direction is Direction.INPUT_GRAD else problem
     axes = source.axes if len(source.axes) == 2 else (Axis(1, 1), *source.axes)
-    most = machine.tile(problem.itemsize).nr
     per_channel = source.c == source.groups and (source.k // source.groups == 1 or direction != "input_grad")
+    blocks = (1,) if per_channel else range(1, machine.tile(problem.itemsize).nr + 1)
+    if direction is Direction.WEIGHT_GRAD and not per_channel:
+        blocks = BLOCKS
+    columns = _sizes(axes[0], CHANNEL_COLUMNS if per_channel else DENSE_COLUMNS)
+    columns = [1] if axes[0].extent == 1 else columns
     options = [
-        _choice(source, direction, axes, size, 1 if per_channel else vectors, per_channel)
-        for size in product(_sizes(axes[0], False), _sizes(axes[1], True))
-        for vectors in ((1,) if per_channel else range(1, most + 1))
+        _choice(source, direction, axes, size, block, per_channel)
+        for size in product(columns, _sizes(axes[1], SIZES))
+        for block in blocks
     ]
     within = [o for o in options if o.bytes(problem.itemsize) <= limit]
     return min(within, key=lambda o: o.seconds, default=None)
@@ -88,20 +99,30 @@ def _choice(
         lo_h=h.lo, lo_w=w.lo, ah=ah, aw=aw, mh=mh, mw=mw, th=-(-h.output // mh), tw=-(-w.output // mw),
         skip_h=h.extent - 1 if turn else 0, skip_w=w.extent - 1 if turn else 0, sign=1.0 if turn else -1.0,
         r=h.kernel, s=w.kernel, w_group=k * c * taps, w_k=taps if turn else c * taps,
-        w_c=k * taps if turn else taps, frequencies=bins, lanes=unit.vl, vectors=vectors, mr=unit.mr,
+        w_c=k * taps if turn else taps, frequencies=bins, lanes=unit.vl, vectors=vectors, mr=unit.mr, nr=unit.nr,
         tile_scratch=scratch_size(ah, aw, unit.vl), table=table_size(unit.vl, aw),
     )  # fmt: skip
+    grad = direction is Direction.WEIGHT_GRAD
     if per_channel:
-        weights = -(-g.groups * g.k // g.lanes) * bins * 2 * g.lanes
-        grad = direction is Direction.WEIGHT_GRAD
+        shared = 0 if grad else -(-g.groups * g.k // g.lanes) * bins * 2 * g.lanes
         worker = g.tile_scratch + bins * 2 * g.lanes * (3 if grad else 1)
-        weights = 0 if grad else weights
+        seconds = _per_channel_cost(g, direction, source.itemsize)
+    elif grad:
+        shared = sum(gradient_parts(g))
+        worker = g.tile_scratch + bins * 3 * g.lanes
+        seconds = _gradient_cost(g, source.itemsize)
     else:
-        weights = g.groups * bins * 3 * (k * c + g.lanes)
-        block = vectors * g.lanes
-        worker = g.tile_scratch + bins * max(3 * (c + k) * block + 2 * g.lanes, 2 * g.lanes)
-    flops, seconds = (_per_channel_cost if per_channel else _dense_cost)(g, direction, source.itemsize)
-    return Choice(g, per_channel, weights, worker, flops, seconds)
+        shared = g.groups * bins * 3 * (k * c + g.lanes)
+        worker = g.tile_scratch + bins * max(3 * (c + k) * vectors * g.lanes + 2 * g.lanes, 3 * g.lanes)
+        seconds = _dense_cost(g, source.itemsize)
+    return Choice(g, per_channel, shared, worker, seconds)
+
+
+def gradient_parts(g: cpu.Geometry) -> tuple[int, int, int]:
+    """Elements of A, V and M of a dense weight gradient."""
+    width, b = -(-g.c // g.lanes) * g.lanes, g.vectors
+    sizes = (3 * (g.k * b + g.lanes), 3 * b * width + g.lanes, 3 * g.k * width + g.lanes)
+    return tuple(g.frequencies * size for size in sizes)  # type: ignore[return-value]
 
 
 def _transform(g: cpu.Geometry, itemsize: int) -> float:
@@ -116,17 +137,17 @@ def _rounds(units: int) -> int:
     return -(-units // machine.machine().cores)
 
 
-def _per_channel_cost(g: cpu.Geometry, direction: Direction, itemsize: int) -> tuple[float, float]:
+def _per_channel_cost(g: cpu.Geometry, direction: Direction, itemsize: int) -> float:
     vectors, transform = -(-g.groups * g.k // g.lanes), _transform(g, itemsize)
     tiles = g.n * g.th * g.tw
     if direction is Direction.WEIGHT_GRAD:
         seconds = _rounds(vectors) * (2 * tiles + 1) * transform
     else:
         seconds = (_rounds(vectors) + _rounds(vectors * tiles) * 2) * transform
-    return 1e10 * seconds, seconds + machine.machine().launch
+    return seconds + machine.machine().launch
 
 
-def _dense_cost(g: cpu.Geometry, direction: Direction, itemsize: int) -> tuple[float, float]:
+def _dense_cost(g: cpu.Geometry, itemsize: int) -> float:
     m, transform = machine.machine(), _transform(g, itemsize)
     core = m.flops * 4 / itemsize
     block = g.vectors * g.lanes
@@ -140,7 +161,18 @@ def _dense_cost(g: cpu.Geometry, direction: Direction, itemsize: int) -> tuple[f
     )
     kernels = g.groups * -(-g.k // g.lanes) * g.c * 2 * transform / m.cores + 2 * u * g.groups / m.bandwidth
     seconds = kernels + _rounds(units) * one
-    return 1e10 * seconds, seconds + m.launch
+    return seconds + m.launch
+
+
+def _gradient_cost(g: cpu.Geometry, itemsize: int) -> float:
+    m, transform = machine.machine(), _transform(g, itemsize)
+    tiles, vectors = g.n * g.th * g.tw, -(-g.c // g.lanes)
+    blocks = -(-tiles // g.vectors)
+    products = 6 * g.frequencies * g.k * vectors * g.lanes * tiles / m.peak(itemsize) * 1.3
+    sums = 2 * gradient_parts(g)[2] * itemsize * blocks
+    sums = sums / (m.bandwidth if sums > blocks * m.l3 else m.l2_bandwidth / 2)
+    transforms = tiles * (vectors + 1.5 * -(-g.k // g.lanes)) + g.k * vectors
+    return g.groups * (transforms * transform / m.cores + products + sums + 3 * blocks * m.launch)
 
 
 class _Tiles(Execution):
@@ -158,13 +190,13 @@ class Spectral(_Tiles):
     """Forward or input gradient by tiles, dense or per channel."""
 
     def prepare(self, weight: Array) -> Array:
-        u = workspace.aligned(self.choice.weights, self.dtype)
+        u = workspace.aligned(self.choice.shared, self.dtype)
         self._transform(weight, u, self._scratch(0))
         return u
 
     def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
-        scratch = self._scratch(self.choice.weights)
-        u, rest = scratch[: self.choice.weights], scratch[self.choice.weights :]
+        scratch = self._scratch(self.choice.shared)
+        u, rest = scratch[: self.choice.shared], scratch[self.choice.shared :]
         self._transform(second, u, rest)
         self._multiply(first, u, out, bias, activation, rest)
 
@@ -182,18 +214,21 @@ class Spectral(_Tiles):
         )
 
 
-class DepthwiseWeightGrad(_Tiles):
-    """Weight gradient channel by channel."""
+class WeightGrad(_Tiles):
+    """Weight gradient by tiles, dense or per channel."""
 
     def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
-        threads.launch(
-            cpu.depthwise_weight_grad, self.choice.flops, flat(first), flat(second), flat(out),
-            self._scratch(0), self.geometry,
-        )  # fmt: skip
+        g, flops = self.geometry, self.choice.flops
+        operands = flat(first), flat(second), flat(out)
+        scratch = self._scratch(self.choice.shared)
+        if self.choice.per_channel:
+            threads.launch(weight_grad.depthwise_weight_grad, flops, *operands, scratch, g)
+            return
+        ends = np.cumsum(gradient_parts(g))
+        a, v, m, rest = np.split(scratch, ends)
+        threads.launch(weight_grad.dense_weight_grad, flops, *operands, a, v, m, rest, g)
 
 
 def build(problem: ConvProblem, direction: Direction, choice: Choice) -> Execution:
     """Make the execution of a choice."""
-    if direction is Direction.WEIGHT_GRAD:
-        return DepthwiseWeightGrad(problem, choice)
-    return Spectral(problem, choice)
+    return (WeightGrad if direction is Direction.WEIGHT_GRAD else Spectral)(problem, choice)
