@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numba
 
 from fastconv import jit
-from fastconv.gemm.move import transpose
+from fastconv.gemm.move import transpose, write_row
 from fastconv.gemm.schedule import part
 
 
@@ -33,28 +33,31 @@ class WeightView(NamedTuple):
 
 @jit.kernel
 def pack_weights(workers, w, packed, view, taps):
-    """Pack every panel of every group; workers take equal shares of the panels."""
+    """Pack every panel of every group, each worker an equal share of rows of the weight array."""
     panels = -(-view.m // view.mr)
-    total = view.groups * panels
+    # A weight array is read from end to end: forward its rows are panels, else they are channels.
+    total = view.groups * (panels if view.channels == 1 else view.channels)
     for worker in numba.prange(workers):
         for i in range(part(total, workers, worker), part(total, workers, worker + 1)):
-            pack_panel(w, packed, view, taps, i // panels, i % panels, panels)
+            if view.channels == 1:
+                _pack(w, packed, view, taps, i // panels, 0, i % panels, panels)
+            else:
+                for panel in range(panels):
+                    _pack(w, packed, view, taps, i // view.channels, i % view.channels, panel, panels)
 
 
 @jit.inner
-def pack_panel(w, packed, view, taps, group, panel, panels):
-    """Pack one panel."""
-    length = view.channels * view.taps
+def _pack(w, packed, view, taps, group, channel, panel, panels):
+    """Pack the taps of one channel into one panel."""
     m0 = part(view.m, panels, panel)
     rows = part(view.m, panels, panel + 1) - m0
-    to = (group * view.m + m0) * length
-    at = group * view.group_stride + m0 * view.row_stride
-    for c in range(view.channels):
-        if view.contiguous:
-            transpose(packed, to, rows, w, at, view.row_stride, rows, view.taps)
-        else:
-            for tap in range(view.taps):
-                for m in range(rows):
-                    packed[to + tap * rows + m] = w[at + taps[tap] + m * view.row_stride]
-        to += view.taps * rows
-        at += view.channel_stride
+    to = ((group * view.m + m0) * view.channels + channel * rows) * view.taps
+    at = group * view.group_stride + m0 * view.row_stride + channel * view.channel_stride
+    if view.contiguous and view.taps > 1:
+        transpose(packed, to, rows, w, at, view.row_stride, rows, view.taps)
+    elif view.taps == view.row_stride == 1:
+        write_row(packed, to, w, at + taps[0], rows)
+    else:
+        for tap in range(view.taps):
+            for m in range(rows):
+                packed[to + tap * rows + m] = w[at + taps[tap] + m * view.row_stride]

@@ -14,7 +14,7 @@ from fastconv.gemm.move import SLACK
 
 KC = 384  # rows of A and B that a chunk of channels brings
 COLUMNS = 256  # result pixels of a task at the least, if there are as many
-TASKS = 4  # for each core, where rows and panels give as many
+TASKS = 2  # for each core, where rows and panels give as many
 
 
 def _phases(axis: AxisPass) -> tuple[int, list[int], list[tuple[int, int]], int]:
