@@ -10,10 +10,16 @@ from fastconv.algorithms.base import Algorithm
 @functools.cache
 def registry() -> dict[str, Algorithm]:
     """Return the algorithms by name; importing them, and Numba's machinery, waits for first use."""
+    from fastconv.algorithms.direct import Direct
+    from fastconv.algorithms.fft import Fft
+    from fastconv.algorithms.im2col import Im2col
     from fastconv.algorithms.reference import Reference
 
     algorithms: tuple[Algorithm, ...] = (
-        Reference(),  #    NumPy: the definition
+        Fft(),  #       few multiplications for large kernels
+        Direct(),  #    the definition, blocked for registers and caches
+        Im2col(),  #    a matrix product over blocks lowered into cache
+        Reference(),  # NumPy: the definition as it is written
     )
     return {a.name: a for a in algorithms}
 
