@@ -11,7 +11,7 @@ step is the plainest that serves the common case (plain contiguous arrays, integ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -216,7 +216,11 @@ def bias_grad(gy: Array) -> Array:
 
 
 def _read_need(need: Any) -> frozenset[str]:
-    if isinstance(need, str) or not all(isinstance(name, str) for name in need):
+    if (
+        not isinstance(need, Collection)
+        or not all(isinstance(name, str) for name in need)
+        or isinstance(need, str)
+    ):
         raise TypeError(f"need must be a sequence of names out of {', '.join(NEEDS)}, got {need!r}")
     if unknown := [name for name in need if name not in NEEDS]:
         raise ValueError(f"need may name {', '.join(NEEDS)}, got {unknown[0]!r}")
