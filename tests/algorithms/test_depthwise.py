@@ -77,11 +77,10 @@ def test_random_geometries(direction):
     tried = 0
     while tried < 150:
         c, multiplier = int(rng.integers(2, 4)), int(rng.choice([1, 1, 2]))
-        axes = [
-            (rng.choice([1, 2, 7, 14, 16, 17, 33]), rng.choice([1, 2, 3, 5, 8]), rng.integers(1, 5))
-            + (rng.integers(1, 5), *rng.integers(-2, 9, 2))
-            for _ in range(2)
-        ]
+        axes = []
+        for _ in range(2):
+            size, kernel = rng.choice([1, 2, 7, 14, 16, 17, 33]), rng.choice([1, 2, 3, 5, 8])
+            axes.append((size, kernel, *rng.integers(1, 5, 2), *rng.integers(-2, 9, 2)))
         sizes, kernels, strides, dilations = ("x".join(str(a[i]) for a in axes) for i in range(4))
         padding = "x".join(f"{a[4]}:{a[5]}" for a in axes)
         line = f"n2 c{c} k{c * multiplier} i{sizes} f{kernels} s{strides} d{dilations} p{padding} g{c}"

@@ -10,7 +10,7 @@ import numpy as np
 from fastconv import activations, jit, machine, threads
 from fastconv.activations import finish
 from fastconv.algorithms.base import Array, Execution, flat
-from fastconv.algorithms.direct.depthwise.plane import blocks, chunks, copy_plane, correlate, lattice, pack
+from fastconv.algorithms.direct.depthwise.plane import blocks, chunks, copy_plane, correlate, lattice
 from fastconv.algorithms.direct.depthwise.pointer import pointer
 from fastconv.algorithms.direct.depthwise.shape import PaddedRows, plane_axes, stripe_rows, take
 from fastconv.algorithms.direct.depthwise.taps import most_taps
@@ -22,38 +22,40 @@ def forward(
     workers, x, w, y, bias, activation, finishing, scratch, geometry, phases, columns, chunks, blocks
 ):
     """Write y; the tables are those of `Forward`."""
-    n, c, multiplier, stripes, stripe, vl, per_worker, weights, lds, run, n_phases, e, m, lcm = geometry[:14]
-    height, rows, r, vstride, extent, up, width, q, s, stride, left, n_blocks, last_blocks = geometry[14:27]
+    n, c, multiplier, stripes, stripe, vl, per_worker, lds, run, n_phases, e, m, lcm = geometry[:13]
+    height, rows, r, vstride, extent, up, width, q, s, stride, left, n_blocks, last_blocks = geometry[13:26]
     n_chunks = chunks.size // 3
     tasks = c * n * stripes
     for worker in numba.prange(workers):
-        weight = pointer(scratch, worker * per_worker)
-        source = pointer(scratch, worker * per_worker + weights)
-        packed = -1
-        for task in range(tasks * worker // workers, tasks * (worker + 1) // workers):
-            channel, rest = divmod(task, n * stripes)
-            image, part = divmod(rest, stripes)
-            if channel != packed:
-                packed = channel
-                for k in range(multiplier):
-                    taps = (channel * multiplier + k) * r * s
-                    pack(weight, k * r * s, pointer(w, taps), s, 1, s, pointer(chunks, 0), n_chunks, m)
+        source = pointer(scratch, worker * per_worker)
+        border = True
+        begin, end = tasks * worker // workers, tasks * (worker + 1) // workers
+        channel, image, part = begin // (n * stripes), begin // stripes % n, begin % stripes
+        for _ in range(begin, end):
             p = stripe * part
             count = min(stripe, rows - p)
             top, bottom = copy_plane(
                 source, lds, (count - 1) * vstride + extent, run, pointer(x, (image * c + channel) * height * width),
-                height, width, up - p * vstride, left, stride, pointer(phases, 0), n_phases,
+                height, width, up - p * vstride, left, stride, pointer(phases, 0), n_phases, border,
             )  # fmt: skip
+            border = stripes > 1  # else all copies have theirs in the same place
             last = part == stripes - 1
-            for k in range(multiplier):
-                out = ((image * c + channel) * multiplier + k) * rows * q + p * q
+            for k in range(channel * multiplier, (channel + 1) * multiplier):
+                out = ((image * c * multiplier + k) * rows + p) * q
                 correlate(
                     pointer(y, out), q, q, source, lds, 1, 0, top, bottom,
                     pointer(blocks, 3 * n_blocks * last), last_blocks if last else n_blocks, e, lcm,
-                    pointer(chunks, 0), n_chunks, pointer(columns, 0), s, pointer(scratch, worker * per_worker + k * r * s), vl,
+                    pointer(chunks, 0), n_chunks, pointer(columns, 0), s, pointer(w, k * r * s), 0, m * s, 1, vl,
                 )  # fmt: skip
                 if finishing:
-                    finish(y, out, count * q, bias, channel * multiplier + k, activation)
+                    finish(y, out, count * q, bias, k, activation)
+            part += 1
+            if part == stripes:
+                part = 0
+                image += 1
+                if image == n:
+                    image = 0
+                    channel += 1
 
 
 class Forward(Execution):
@@ -64,16 +66,15 @@ class Forward(Execution):
         vl = machine.lanes(problem.dtype)
         padded = PaddedRows(h, vl)
         multiplier = problem.k // problem.c
-        weights = -(-multiplier * v.kernel * h.kernel // vl) * vl
         stripe = stripe_rows(v, padded.pitch * problem.itemsize, limit)
         stripes = -(-v.output // stripe)
         # the last vector of outputs may read past the last row: + 2 * vl
-        per_worker = weights + ((stripe - 1) * v.stride + v.extent) * padded.pitch + 2 * vl
+        per_worker = ((stripe - 1) * v.stride + v.extent) * padded.pitch + 2 * vl
         e, m, lcm = lattice(v.kernel, v.stride, v.dilation)
         walk = (v.kernel, v.stride, v.dilation)
         some, rest = blocks(stripe, *walk), blocks(v.output - (stripes - 1) * stripe, *walk)
         counts = [
-            problem.n, problem.c, multiplier, stripes, stripe, vl, per_worker, weights,
+            problem.n, problem.c, multiplier, stripes, stripe, vl, per_worker,
             padded.pitch, padded.run, len(padded.phases), e, m, lcm,
             v.size, v.output, v.kernel, v.stride, v.extent, v.lo,
             h.size, h.output, h.kernel, h.stride, h.lo, len(some), len(rest),
@@ -81,7 +82,7 @@ class Forward(Execution):
         self.geometry = np.array(counts, np.int64)
         self.tables = [
             np.array(t, np.int64).ravel()
-            for t in (padded.phases, padded.columns, chunks(*walk, most_taps()), some + rest)
+            for t in (padded.phases, padded.columns, chunks(*walk, most_taps(), h.kernel), some + rest)
         ]
         self.dtype, self.flops, self.per_worker = problem.dtype, problem.flops, per_worker
         self.workspace = per_worker * problem.itemsize * machine.machine().cores

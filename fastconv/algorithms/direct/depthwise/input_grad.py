@@ -20,7 +20,7 @@ import numpy as np
 from fastconv import jit, machine, threads
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.direct.depthwise.move import clear, interleave
-from fastconv.algorithms.direct.depthwise.plane import blocks, chunks, copy_plane, correlate, pack
+from fastconv.algorithms.direct.depthwise.plane import blocks, chunks, copy_plane, correlate
 from fastconv.algorithms.direct.depthwise.pointer import after, pointer
 from fastconv.algorithms.direct.depthwise.shape import pitch, plane_axes, stripe_rows, take
 from fastconv.algorithms.direct.depthwise.taps import most_taps
@@ -57,50 +57,28 @@ def reach(found: list[Phase], step: int) -> tuple[int, int]:
     return first, max(f.source + step * (f.taps - 1) for f in read) - first
 
 
-@jit.inner
-def pack_phases(weight, w, multiplier, r, s, m, mw, rows, columns, chunks):
-    """Pack the taps of one channel of gx by phase; within one, output channels are outermost."""
-    at = 0
-    for v in range(0, rows.size, 9):
-        for h in range(0, columns.size, 5):
-            taps = rows[v + 3] * columns[h + 3]
-            for k in range(multiplier):
-                if taps:
-                    corner = (k * r + rows[v + 2]) * s + columns[h + 2]
-                    pack(
-                        after(weight, at), 0, after(w, corner), -m * s, -mw, columns[h + 3],
-                        pointer(chunks, rows[v + 5]), rows[v + 6], 1,
-                    )  # fmt: skip
-                at += taps
-
-
 @jit.kernel
 def input_grad(workers, gy, w, gx, scratch, geometry, rows, columns, offsets, chunks, blocks):
     """Write gx; the tables are those of `InputGrad`."""
-    n, c, multiplier, stripes, stripe, vl, per_worker, weights, lds, run, plane, m, e, mw = geometry[:14]
-    height, width, r, s, p, q, up, span, left, stride, wstride, n_blocks, buffer, ldb = geometry[14:28]
+    n, c, multiplier, stripes, stripe, vl, per_worker, lds, run, plane, m, e, mw = geometry[:13]
+    height, width, r, s, p, q, up, span, left, stride, wstride, n_blocks, buffer, ldb = geometry[13:27]
     tasks = c * n * stripes
     for worker in numba.prange(workers):
-        weight = pointer(scratch, worker * per_worker)
-        source = after(weight, weights)
+        source = pointer(scratch, worker * per_worker)
         turn = after(source, multiplier * plane)
-        packed = -1
-        for task in range(tasks * worker // workers, tasks * (worker + 1) // workers):
-            channel, rest = divmod(task, n * stripes)
-            image, part = divmod(rest, stripes)
-            if channel != packed:
-                packed = channel
-                first = pointer(w, channel * multiplier * r * s)
-                pack_phases(weight, first, multiplier, r, s, m, mw, rows, columns, chunks)
+        border = True
+        begin, end = tasks * worker // workers, tasks * (worker + 1) // workers
+        channel, image, part = begin // (n * stripes), begin // stripes % n, begin % stripes
+        for _ in range(begin, end):
             i = stripe * part
             top, bottom = 0, 0
             for k in range(multiplier):
                 top, bottom = copy_plane(
                     after(source, k * plane), lds, stripe + span, run,
                     pointer(gy, ((image * c + channel) * multiplier + k) * p * q), p, q, up - i, left,
-                    1, pointer(offsets, 0), 1,
+                    1, pointer(offsets, 0), 1, border,
                 )  # fmt: skip
-            at = 0
+            border = stripes > 1  # else all copies have theirs in the same place
             for v in range(0, rows.size, 9):
                 count = min(stripe, rows[v + 1] - i)
                 first_block = pointer(blocks, 0 if count == stripe else rows[v + 7])
@@ -109,23 +87,29 @@ def input_grad(workers, gy, w, gx, scratch, geometry, rows, columns, offsets, ch
                 for h in range(0, columns.size, 5):
                     to = out if wstride == 1 else after(turn, columns[h] * buffer)
                     ldo = stride * width if wstride == 1 else ldb
-                    taps = rows[v + 3] * columns[h + 3]
-                    if taps:
+                    if rows[v + 3] * columns[h + 3]:  # taps
+                        corner = (channel * multiplier * r + rows[v + 2]) * s + columns[h + 2]
                         correlate(
                             to, ldo, columns[h + 1], after(source, rows[v + 4] * lds + columns[h + 4]), lds,
                             multiplier, plane, top - rows[v + 4], bottom - rows[v + 4],
                             first_block, some, e, e, pointer(chunks, rows[v + 5]), rows[v + 6],
-                            pointer(offsets, 0), columns[h + 3], after(weight, at), vl,
+                            pointer(offsets, 0), columns[h + 3], pointer(w, corner), r * s, -m * s, -mw, vl,
                         )  # fmt: skip
                     else:
                         for row in range(count):
                             clear(to, row * ldo, columns[h + 1])
-                    at += multiplier * taps
                 if wstride > 1:
                     for row in range(count):
                         interleave(
                             after(out, row * stride * width), after(turn, row * ldb), buffer, wstride, width
                         )
+            part += 1
+            if part == stripes:
+                part = 0
+                image += 1
+                if image == n:
+                    image = 0
+                    channel += 1
 
 
 class InputGrad(Execution):
@@ -147,13 +131,16 @@ class InputGrad(Execution):
         stripe = stripe_rows(Axis(vphases[0].count + span, span + 1), row_bytes, limit)
         stripes = -(-vphases[0].count // stripe)
         plane = (stripe + span) * lds
-        weights = -(-multiplier * v.kernel * h.kernel // vl) * vl
         buffer = stripe * ldb
         table = some = [n for b in blocks(stripe, 2, 1, e) for n in b]
         taps: list[int] = []
         rows = []
         for f in vphases:
-            piece = [n for chunk in chunks(f.taps, 1, e, most_taps()) for n in chunk] if f.taps else []
+            piece = (
+                [n for chunk in chunks(f.taps, 1, e, most_taps(), -m * h.kernel) for n in chunk]
+                if f.taps
+                else []
+            )
             rest = [n for b in blocks(f.count - (stripes - 1) * stripe, 2, 1, e) for n in b]
             rows += [f.start, f.count, f.tap, f.taps, f.source - top if f.taps else 0]
             rows += [len(taps), len(piece) // 3, len(table), len(rest) // 3]
@@ -162,10 +149,10 @@ class InputGrad(Execution):
             n for f in hphases for n in (f.start, f.count, f.tap, f.taps, f.source - left if f.taps else 0)
         ]
         offsets = [ew * u for u in range(h.kernel)]
-        per_worker = weights + multiplier * plane + len(hphases) * buffer + 2 * vl
+        per_worker = multiplier * plane + len(hphases) * buffer + 2 * vl
         per_worker = -(-per_worker // vl) * vl
         counts = [
-            problem.n, problem.c, multiplier, stripes, stripe, vl, per_worker, weights, lds, run, plane, m, e, mw,
+            problem.n, problem.c, multiplier, stripes, stripe, vl, per_worker, lds, run, plane, m, e, mw,
             v.size, h.size, v.kernel, h.kernel, v.output, h.output, -top, span, -left, v.stride, h.stride,
             len(some) // 3, buffer, ldb,
         ]  # fmt: skip

@@ -41,74 +41,70 @@ def blocks(rows: int, kernel: int, stride: int, dilation: int) -> list[tuple[int
     ]
 
 
-def chunks(kernel: int, stride: int, dilation: int, most: int) -> list[tuple[int, int, int]]:
-    """List (first tap, taps, first padded row) of all chunks of at most ``most`` rows of a kernel."""
+def chunks(kernel: int, stride: int, dilation: int, most: int, pitch: int = 1) -> list[tuple[int, int, int]]:
+    """List (first tap * pitch, taps, first padded row) of chunks of at most ``most`` rows of a kernel."""
     _, m, lcm = lattice(kernel, stride, dilation)
     return [
-        (f + m * t, tall, f * dilation + lcm * t)
+        (pitch * (f + m * t), tall, f * dilation + lcm * t)
         for f in range(min(m, kernel))
         for t, tall in equalised(-(-(kernel - f) // m), most)
     ]
 
 
 @jit.inner
-def pack(weight, d, w, row_step, column_step, tap_columns, chunks, n_chunks, m):
-    """Write the taps of one channel, ``w[r*row_step + s*column_step]``, in `correlate`'s order."""
-    for chunk in range(0, 3 * n_chunks, 3):
-        at = chunks[chunk] * row_step
-        tall = chunks[chunk + 1]
-        for s in range(tap_columns):
-            for t in range(tall):
-                weight[d] = w[at + s * column_step + t * m * row_step]
-                d += 1
-
-
-@jit.inner
 def correlate(
-    out, ldo, width, source, lds, sources, next_source, top, bottom,
-    blocks, n_blocks, e, lcm, chunks, n_chunks, columns, tap_columns, weight, vl,
+    out, ldo, width, source, lds, sources, next_source, top, bottom, blocks, n_blocks, e, lcm, chunks, n_chunks,
+    columns, tap_columns, weight, next_weight, row_step, column_step, vl,
 ):  # fmt: skip
     """Write a stripe of rows of ``width`` outputs, summed over ``sources`` planes of padded input.
 
     Only rows ``top <= row < bottom`` of a plane hold pixels; chunks of taps that meet none are skipped.
+    Chunks name their first tap by its place in the weight.
     """
     lanes = min(vl, width)
+    along = n_chunks == 1 and chunks[1] == 1 and width > vl  # one row of taps: no row of input is shared
     for block in range(0, 3 * n_blocks, 3):
         p, height, block_row = blocks[block], blocks[block + 1], blocks[block + 2]
-        for first in range(0, width, vl):
-            # the last vector reaches back over columns that are done, and writes them again
-            q = min(first, width - lanes)
-            to = p * ldo + q
-            w = 0
-            started = False
-            for u in range(sources):
-                for chunk in range(0, 3 * n_chunks, 3):
-                    tall = chunks[chunk + 1]
-                    row = block_row + chunks[chunk + 2]
-                    if row < bottom and row + lcm * (height + tall - 2) >= top:
-                        taps(
-                            out, to, e * ldo, source, u * next_source + row * lds + q, lcm * lds,
-                            columns, 0, tap_columns, weight, w, height, tall, lanes, started,
-                        )  # fmt: skip
-                        started = True
-                    w += tall * tap_columns
-            if not started:
-                for row in range(height):
-                    clear(out, to + row * e * ldo, lanes)
+        for strand in range(height if along else 1):
+            first = 0
+            while first < width:
+                # the last vector reaches back over columns that are done, and writes them again
+                q = min(first, width - lanes)
+                to, at = (p + strand * e) * ldo + q, (block_row + strand * lcm) * lds + q
+                # one row of taps: as many independent sums come from vectors of the same row
+                rows = min(ROWS, max(1, (width - q) // vl)) if along else height
+                ldr, ldi = (vl, vl) if along else (e * ldo, lcm * lds)
+                started = False
+                for u in range(sources):
+                    for chunk in range(0, 3 * n_chunks, 3):
+                        tall = chunks[chunk + 1]
+                        row = block_row + strand * lcm + chunks[chunk + 2]
+                        if row < bottom and row + lcm * ((1 if along else height) + tall - 2) >= top:
+                            taps(
+                                out, to, ldr, source, u * next_source + at + chunks[chunk + 2] * lds, ldi,
+                                columns, tap_columns, weight, u * next_weight + chunks[chunk], row_step, column_step,
+                                rows, tall, lanes, started,
+                            )  # fmt: skip
+                            started = True
+                if not started:
+                    for row in range(rows):
+                        clear(out, to + row * ldr, lanes)
+                first += rows * vl if along else vl
 
 
 @jit.inner
-def copy_plane(dst, ldd, rows, columns, src, height, width, up, left, stride, phases, n_phases):
+def copy_plane(dst, ldd, rows, columns, src, height, width, up, left, stride, phases, n_phases, border):
     """Copy padded rows ``0 <= row < rows``, which are input rows ``row - up``, in polyphase order.
 
     Phase f fills ``columns`` elements from ``f * columns`` on with the input columns
     ``phases[f] + stride*j - left``; whatever leaves the input of ``height`` x ``width`` is zero.
-    Returns the range of rows that hold pixels.
+    Returns the range of rows that hold pixels; the others are cleared only if ``border`` is set.
     """
     top = min(rows, max(0, up))
     bottom = max(top, min(rows, height + up))
-    clear(dst, 0, top * ldd)
-    clear(dst, bottom * ldd, (rows - bottom) * ldd)
+    if border:
+        clear(dst, 0, top * ldd)
+        clear(dst, bottom * ldd, (rows - bottom) * ldd)
     for row in range(top, bottom, STRIP):
         strip = min(STRIP, bottom - row)
         for f in range(n_phases):

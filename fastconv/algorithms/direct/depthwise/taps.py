@@ -1,6 +1,6 @@
 """The depthwise micro-kernel: rows of outputs kept in registers, each vector of input used by many taps.
 
-    out[j, q] (+)= sum over t < T, s < S of  weight[s*T + t] * source[j + t, column[s] + q]
+    out[j, q] (+)= sum over t < T, s < S of  weight[t*row_step + s*column_step] * source[j + t, column[s] + q]
 
 for J rows j and one vector of q.  For each s the J + T - 1 vectors of source rows are loaded once and
 each is multiplied into every output row that it reaches: J*T FMAs on J + T - 1 loads and T broadcasts
@@ -27,6 +27,7 @@ from fastconv.gemm.move import lanes_between, masked_load, masked_store
 from fastconv.gemm.tile import I64, fma, load, splat, store
 
 ROWS = 8  # J at most
+NARROW = 7  # rows from which maps of at most half a vector, 7 x 7, have bodies of half a vector
 AHEAD = 4  # vectors: lines of output are fetched while the sums before them are computed
 
 
@@ -62,8 +63,9 @@ def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType, i
         phi.add_incoming(zero, fresh)
         phi.add_incoming(old[j], again)
     at = builder.gep(p.source, [builder.load(builder.gep(p.columns, [s]))])
-    weight = builder.gep(p.weight, [builder.mul(s, I64(taps))])
-    scalars = [splat(builder, builder.load(builder.gep(weight, [I64(t)])), vector) for t in range(taps)]
+    weight = builder.gep(p.weight, [builder.mul(s, p.column_step)])
+    rows_of_taps = [builder.gep(weight, [builder.mul(p.row_step, I64(t))]) for t in range(taps)]
+    scalars = [splat(builder, builder.load(row), vector) for row in rows_of_taps]
     new: list[Any] = list(sums)
     for i in range(rows + taps - 1):
         row = load(builder, builder.gep(at, [builder.mul(p.lds, I64(i))]), 0, vector, itemsize)
@@ -91,35 +93,44 @@ class _Pointers:
 
 @intrinsic
 def taps(
-    typing, out, o, ldo, source, i, lds, columns, column, count, weight, w, rows, tall, lanes, accumulate
-):
+    typing, out, o, ldo, source, i, lds, columns, count, weight, w, row_step, column_step,
+    rows, tall, lanes, accumulate,
+):  # fmt: skip
     """Sum ``tall`` x ``count`` taps into ``lanes`` columns of ``rows`` output rows, ``ldo`` apart."""
 
     def codegen(context, builder, signature, arguments):
-        out, o, ldo, source, i, lds, columns, column, count, *rest = arguments
-        weight, w, rows, tall, lanes, accumulate = rest
+        out, o, ldo, source, i, lds, columns, count, weight, w, *rest = arguments
+        row_step, column_step, rows, tall, lanes, accumulate = rest
         scalar, itemsize = scalar_type(signature.args[0])
         vector = ir.VectorType(scalar, machine.tile(itemsize).vl)
         p = _Pointers()
         p.out = builder.gep(out, [o])
         p.source = builder.gep(source, [i])
-        p.columns = builder.gep(columns, [column])
+        p.columns, p.row_step, p.column_step = columns, row_step, column_step
         p.weight = builder.gep(weight, [w])
         p.ldo, p.lds, p.count, p.lanes, p.accumulate = ldo, lds, count, lanes, accumulate
-        p.mask = lanes_between(builder, I64(0), I64(0), lanes, list(range(vector.count)))
+        most, half = most_taps(), vector.count // 2
         done = builder.append_basic_block("taps_done")
-        most = most_taps()
-        switch = builder.switch(builder.add(builder.mul(rows, I64(most + 1)), tall), done)
-        for j in range(1, ROWS + 1):
-            for t in range(1, most + 1):
-                block = builder.append_basic_block(f"case_{j}x{t}")
-                switch.add_case(I64(j * (most + 1) + t), block)
-                builder.position_at_end(block)
-                _emit(builder, p, (j, t), vector, itemsize)
-                builder.branch(done)
+        narrow = builder.and_(
+            builder.icmp_signed("<=", lanes, I64(half)), builder.icmp_signed(">=", rows, I64(NARROW))
+        )
+        which = builder.add(builder.mul(rows, I64(most + 1)), tall)
+        whole, narrowed = (builder.append_basic_block(f"taps_{name}") for name in ("whole", "narrow"))
+        builder.cbranch(narrow, narrowed, whole)
+        for entry, count, fewest in ((whole, vector.count, 1), (narrowed, half, NARROW)):
+            builder.position_at_end(entry)
+            p.mask = lanes_between(builder, I64(0), I64(0), lanes, list(range(count)))
+            switch = builder.switch(which, done)
+            for j in range(fewest, ROWS + 1):
+                for t in range(1, most + 1):
+                    block = builder.append_basic_block(f"case_{j}x{t}")
+                    switch.add_case(I64(j * (most + 1) + t), block)
+                    builder.position_at_end(block)
+                    _emit(builder, p, (j, t), ir.VectorType(scalar, count), itemsize)
+                    builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
 
     n = types.int64
-    arguments = (out, n, n, source, n, n, columns, n, n, weight, n, n, n, n, types.boolean)
+    arguments = (out, n, n, source, n, n, columns, n, weight, n, n, n, n, n, n, types.boolean)
     return types.void(*arguments), codegen

@@ -85,7 +85,7 @@ def weight_grad(workers, x, gy, gw, scratch, geometry, phases, columns, row_taps
                     plane = pointer(x, (image * c + channel // multiplier) * height * width)
                     top, bottom = copy_plane(
                         source, lds, (count - 1) * vstride + extent, run, plane,
-                        height, width, up - p * vstride, left, stride, pointer(phases, 0), n_phases,
+                        height, width, up - p * vstride, left, stride, pointer(phases, 0), n_phases, False,
                     )  # fmt: skip
                     accumulate(
                         sums, pointer(gy, ((image * k + channel) * rows + p) * q), q, count, q,
