@@ -15,6 +15,7 @@ So there are s phases along an axis, together as much work as the forward pass.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -159,9 +160,11 @@ class BlockedPass(ABC):
 class Correlation(Execution):
     """Forward or input gradient by the passes of an algorithm."""
 
-    def __init__(self, problem: ConvProblem, direction: Direction, kind: type[BlockedPass]) -> None:
+    def __init__(
+        self, problem: ConvProblem, direction: Direction, kind: Callable[[Pass, int, int], BlockedPass], cache: int
+    ) -> None:
         self.dtype = problem.dtype
-        self.passes = [kind(p, problem.itemsize) for p in passes(problem, direction)]
+        self.passes = [kind(p, problem.itemsize, cache) for p in passes(problem, direction)]
         self.packed = -(-sum(p.packed for p in self.passes) // 16) * 16
         self.worker = max(p.scratch for p in self.passes)
         self.workspace = (self.packed + machine.machine().cores * self.worker) * problem.itemsize
@@ -183,7 +186,8 @@ class Correlation(Execution):
     def _pack(self, weight: Array, packed: Array) -> None:
         at = 0
         for p in self.passes:
-            threads.launch(pack_weights, 4.0 * p.packed, flat(weight), packed[at:], p.view, p.taps)
+            if p.packed:  # a phase of the stride that no tap reaches has none
+                threads.launch(pack_weights, 4.0 * p.packed, flat(weight), packed[at:], p.view, p.taps)
             at += p.packed
 
     def _correlate(

@@ -2,6 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from fastconv import machine
+from fastconv.algorithms.base import Execution
+
+SMALLEST = 2**14  # bytes of cache: blocks below half of L1 are mostly edges
+
+
+def within(limit: int, make: Callable[[int], Execution]) -> Execution:
+    """Return ``make(cache)`` with blocks for L2, or for as much less as keeps ``limit`` bytes of scratch.
+
+    The smallest is returned where none does.
+    """
+    cache = machine.machine().l2
+    execution = make(cache)
+    while execution.workspace > limit and cache > SMALLEST:
+        cache //= 2
+        execution = make(cache)
+    return execution
+
 
 def odd_lines(length: int, vl: int) -> int:
     """Round a row length up to an odd number of vectors.

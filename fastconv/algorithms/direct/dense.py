@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from fastconv import machine, threads
 from fastconv.algorithms.base import Array, flat
 from fastconv.algorithms.correlation import AxisPass, BlockedPass, Pass
+from fastconv.algorithms.direct.cpu import Geometry, Tables, correlate
 from fastconv.gemm.move import SLACK
 
 KC = 384  # rows of A and B that a chunk of channels brings
@@ -17,81 +19,135 @@ COLUMNS = 256  # result pixels of a task at the least, if there are as many
 TASKS = 2  # for each core, where rows and panels give as many
 
 
-def _phases(axis: AxisPass) -> tuple[int, list[int], list[tuple[int, int]], int]:
-    """Return (first source pixel, phases in use, (phase index, shift) of each tap, largest shift)."""
-    offsets = [offset for _, offset in axis.taps] or [0]
-    first = min(offsets)
-    used = sorted({(o - first) % axis.stride for o in offsets})
-    places = [(used.index((o - first) % axis.stride), (o - first) // axis.stride) for _, o in axis.taps]
-    return first, used, places, max((shift for _, shift in places), default=0)
+@dataclass(frozen=True, slots=True)
+class StripeAxis:
+    """How the source along one axis is split by phase of the stride.
+
+    Of the source pixels that results read, pixel ``i*stride + phase + first`` is number i of its phase;
+    only phases that some tap starts in are kept.
+    """
+
+    first: int
+    phases: tuple[int, ...]
+    places: tuple[tuple[int, int], ...]  # of each tap: (index of its phase, pixels from the beginning)
+    extra: int  # pixels a phase needs beyond one a result
+
+    @classmethod
+    def of(cls, axis: AxisPass) -> StripeAxis:
+        offsets = [offset for _, offset in axis.taps] or [0]
+        first = min(offsets)
+        phases = sorted({(o - first) % axis.stride for o in offsets})
+        places = tuple(
+            (phases.index((o - first) % axis.stride), (o - first) // axis.stride) for _, o in axis.taps
+        )
+        return cls(first, tuple(phases), places, max((shift for _, shift in places), default=0))
+
+
+@dataclass(frozen=True, slots=True)
+class Stripe:
+    """The stripe of a pass over one or two axes, and the area of results that one stripe serves."""
+
+    rows: AxisPass
+    h: StripeAxis
+    w: StripeAxis
+    block_rows: int
+    row_blocks: int
+    block_q: int
+    q_blocks: int
+    pitch: int
+    flattened: bool
+
+    @classmethod
+    def of(cls, p: Pass, columns: int, elements: int, vl: int) -> Stripe:
+        """Serve about ``columns`` results from at most ``elements`` a channel."""
+        rows = p.axes[0] if len(p.axes) == 2 else AxisPass(1, 0, 1, 1, 1, 1, ((0, 0),))
+        last = p.axes[-1]
+        h, w = StripeAxis.of(rows), StripeAxis.of(last)
+        parts = -(-last.outputs // columns)
+        block_q = last.outputs if parts == 1 else -(-last.outputs // (parts * vl)) * vl
+        q_blocks = -(-last.outputs // block_q)
+        pitch = block_q + w.extra
+        in_rows = -(-block_q // vl) * vl
+        flattened = q_blocks == 1 and pitch < in_rows
+        most = elements // (len(h.phases) * len(w.phases) * pitch) - h.extra
+        most = max(1, min(most, columns // min(pitch, in_rows), rows.outputs))
+        row_blocks = -(-rows.outputs // most)
+        return cls(
+            rows, h, w, -(-rows.outputs // row_blocks), row_blocks, block_q, q_blocks, pitch, flattened
+        )
+
+    @property
+    def phase_size(self) -> int:
+        """Elements of one phase of a channel."""
+        return (self.block_rows + self.h.extra) * self.pitch
+
+    @property
+    def channel_size(self) -> int:
+        """Elements of a channel."""
+        return len(self.h.phases) * len(self.w.phases) * self.phase_size
+
+    @property
+    def tap_offsets(self) -> list[int]:
+        """Where each tap's view of a channel begins."""
+        return [
+            (i * len(self.w.phases) + k) * self.phase_size + down * self.pitch + right
+            for i, down in self.h.places
+            for k, right in self.w.places
+        ]
+
+
+def describe(p: Pass, s: Stripe, itemsize: int, **blocks: int) -> Geometry:
+    """Put a pass and its stripe into numbers; ``blocks`` are those that the caller has chosen."""
+    tile, last = machine.tile(itemsize), p.axes[-1]
+    return Geometry(
+        n=p.n, groups=p.groups, channels=p.channels, m=p.m, taps=len(s.tap_offsets),
+        p=s.rows.outputs, q=last.outputs, source_h=s.rows.source, source_w=last.source,
+        stride_h=s.rows.stride, stride_w=last.stride, first_h=s.h.first, first_w=s.w.first,
+        phases_h=len(s.h.phases), phases_w=len(s.w.phases), stripe_rows=s.block_rows + s.h.extra,
+        pitch=s.pitch, block_rows=s.block_rows, block_q=s.block_q, flattened=s.flattened,
+        row_blocks=s.row_blocks, q_blocks=s.q_blocks, step_w=last.step,
+        result_size=prod(a.result for a in p.axes), vl=tile.vl, mr=tile.mr, nr=tile.nr, **blocks,
+    )  # fmt: skip
 
 
 class DensePass(BlockedPass):
-    """A pass over at most two axes, ready to run."""
+    """A pass over at most two axes, ready to run; ``cache`` bytes are for a worker's blocks."""
 
-    def __init__(self, p: Pass, itemsize: int) -> None:
-        from fastconv.algorithms.direct.cpu import Geometry, Tables
-
+    def __init__(self, p: Pass, itemsize: int, cache: int) -> None:
         super().__init__(p, itemsize)
-        tile, m = machine.tile(itemsize), machine.machine()
-        rows_axis = p.axes[0] if len(p.axes) == 2 else AxisPass(1, 0, 1, 1, 1, 1, ((0, 0),))
-        last = p.axes[-1]
-        first_h, phases_h, places_h, shift_h = _phases(rows_axis)
-        first_w, phases_w, places_w, shift_w = _phases(last)
-        taps = len(places_h) * len(places_w)
+        tile, cores = machine.tile(itemsize), machine.machine().cores
+        taps = len(p.taps)
         chunks = max(1, min(p.channels, -(-p.channels * taps // KC)))
         per_chunk = -(-p.channels // chunks)
-        planes = len(phases_h) * len(phases_w)
         # The stripe of a task may fill a third of L2 and C another; writing longer runs is cheaper.
-        third = m.l2 // 3 // itemsize
-        columns = min(max(COLUMNS, third // p.m), 8 * COLUMNS)
-        q_blocks = -(-last.outputs // columns)
-        block_q = last.outputs if q_blocks == 1 else -(-last.outputs // (q_blocks * tile.vl)) * tile.vl
-        q_blocks = -(-last.outputs // block_q)
-        pitch = block_q + shift_w
-        in_rows = -(-block_q // tile.vl) * tile.vl
-        flattened = q_blocks == 1 and pitch < in_rows
-        most = max(1, third // (per_chunk * planes * pitch) - shift_h)
-        most = min(most, max(1, columns // (pitch if flattened else in_rows)))
-        row_blocks = -(-rows_axis.outputs // min(rows_axis.outputs, most))
-        block_rows = -(-rows_axis.outputs // row_blocks)
-        ld = block_rows * in_rows
-        if flattened:
-            ld = -(-((block_rows - 1) * pitch + block_q) // tile.vl) * tile.vl
+        third = cache // 3 // itemsize
+        columns = min(max(min(COLUMNS, third), third // p.m), 8 * COLUMNS)
+        s = Stripe.of(p, columns, third // per_chunk, tile.vl)
+        if s.flattened:
+            ld = -(-((s.block_rows - 1) * s.pitch + s.block_q) // tile.vl) * tile.vl
+        else:
+            ld = s.block_rows * -(-s.block_q // tile.vl) * tile.vl
         panels = -(-p.m // tile.mr)
-        tasks = p.n * p.groups * row_blocks * q_blocks
-        m_blocks = max(-(-p.m * ld // third), -(-TASKS * m.cores // max(1, tasks)))
+        tasks = p.n * p.groups * s.row_blocks * s.q_blocks
+        m_blocks = max(-(-p.m * ld // third), -(-TASKS * cores // max(1, tasks)))
         m_blocks = min(panels, m_blocks)
-
-        stripe_rows = block_rows + shift_h
-        plane = stripe_rows * pitch
-        tap_offsets = [
-            (i * len(phases_w) + k) * plane + down * pitch + right
-            for i, down in places_h
-            for k, right in places_w
-        ]
-        offset = np.array(tap_offsets, np.int64) + planes * plane * np.arange(per_chunk).reshape(-1, 1)
-        c_start = -(-(per_chunk * planes * plane + tile.nr * tile.vl + SLACK) // 16) * 16
+        c_start = -(-(per_chunk * s.channel_size + tile.nr * tile.vl + SLACK) // 16) * 16
         scratch = c_start + -(-panels // m_blocks) * tile.mr * ld + SLACK
         self.scratch = -(-scratch // 16) * 16
+        offset = np.array(s.tap_offsets, np.int64) + s.channel_size * np.arange(per_chunk)[:, None]
         self.tables = Tables(
             offset.reshape(-1).astype(np.int64),
-            np.array(phases_h, np.int64),
-            np.array(phases_w, np.int64),
-            (rows_axis.start + rows_axis.step * np.arange(rows_axis.outputs)) * last.result + last.start,
+            np.array(s.h.phases, np.int64),
+            np.array(s.w.phases, np.int64),
+            (s.rows.start + s.rows.step * np.arange(s.rows.outputs)) * p.axes[-1].result + p.axes[-1].start,
         )
-        self.geometry = Geometry(
-            p.n, p.groups, p.channels, p.m, taps, rows_axis.outputs, last.outputs, rows_axis.source,
-            last.source, rows_axis.stride, last.stride, first_h, first_w, len(phases_h), len(phases_w),
-            stripe_rows, pitch, block_rows, block_q, flattened, row_blocks, q_blocks, m_blocks, chunks, last.step,
-            prod(a.result for a in p.axes), ld, c_start, self.scratch, tile.vl, tile.mr, tile.nr,
-        )  # fmt: skip
+        self.geometry = describe(
+            p, s, itemsize, m_blocks=m_blocks, chunks=chunks, ld=ld, c_start=c_start, scratch=self.scratch
+        )
 
     def correlate(
         self, x: Array, packed: Array, out: Array, scratch: Array, bias: Array, activation: Any
     ) -> None:
-        from fastconv.algorithms.direct.cpu import correlate
-
         threads.launch(
             correlate, self.flops, np.zeros(1, np.int64), flat(x), packed, flat(out), scratch,
             self.geometry, self.tables, bias, activation,

@@ -15,6 +15,7 @@ import numpy as np
 from fastconv import machine, threads
 from fastconv.algorithms.base import Algorithm, Array, flat
 from fastconv.algorithms.correlation import BlockedPass, Correlation, Pass
+from fastconv.gemm.blocking import within
 from fastconv.problem import ConvProblem, Direction
 
 
@@ -36,8 +37,8 @@ class Im2col(Algorithm):
         if direction is Direction.WEIGHT_GRAD:
             from fastconv.algorithms.im2col.weight_grad import WeightGrad
 
-            return WeightGrad(problem)
-        return Correlation(problem, direction, LoweredPass)
+            return within(limit, lambda cache: WeightGrad(problem, cache))
+        return within(limit, lambda cache: Correlation(problem, direction, LoweredPass, cache))
 
 
 KC = 160  # rows of B in a chunk: with 8 rows of A, a sixth of a 32 KB L1
@@ -47,7 +48,7 @@ TASKS = 4  # for each core, where columns and panels give as many: a late core c
 class LoweredPass(BlockedPass):
     """A pass over any number of axes, ready to run."""
 
-    def __init__(self, p: Pass, itemsize: int) -> None:
+    def __init__(self, p: Pass, itemsize: int, cache: int) -> None:
         from fastconv.algorithms.im2col.cpu import Geometry, Tables
 
         super().__init__(p, itemsize)
@@ -65,11 +66,11 @@ class LoweredPass(BlockedPass):
         # of L2 and C half.
         vectors = max(1, -(-p.columns // tile.vl))
         panels = -(-p.m // tile.mr)
-        most = max(1, m.l2 // 3 // (min(KC, max(1, p.reduction)) * itemsize) // tile.vl)
+        most = max(1, cache // 3 // (min(KC, max(1, p.reduction)) * itemsize) // tile.vl)
         column_blocks = min(vectors, -(-vectors // (most * m.cores)) * m.cores)
         widest = -(-vectors // column_blocks) * tile.vl
         row_blocks = max(
-            -(-p.m * widest * itemsize // (m.l2 // 2)),
+            -(-p.m * widest * itemsize // (cache // 2)),
             -(-TASKS * m.cores // (p.groups * column_blocks)),
         )
         row_blocks = min(panels, row_blocks)

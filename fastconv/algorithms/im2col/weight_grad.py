@@ -23,6 +23,7 @@ from fastconv.algorithms.im2col.cpu import lower
 from fastconv.gemm.blocking import odd_lines
 from fastconv.gemm.move import SLACK, transpose, write_row
 from fastconv.gemm.schedule import next_task, part
+from fastconv.gemm.splits import add_splits
 from fastconv.gemm.tile import tile
 from fastconv.problem import ConvProblem, Direction
 
@@ -125,32 +126,20 @@ def _multiply(scratch, c0, a0, b0, geo, blocks, vectors, count, mr, more):
         tile(scratch, c0 + at, blocks.ld, scratch, a0, scratch, b0 + at, blocks.ld, count, mr, nr, more)
 
 
-@jit.kernel
-def add_splits(workers, partial, out, splits):
-    """Sum the splits' partial gw, first to last."""
-    for worker in numba.prange(workers):
-        for begin in range(part(out.size, workers, worker), part(out.size, workers, worker + 1), 1024):
-            end = min(begin + 1024, part(out.size, workers, worker + 1))
-            out[begin:end] = partial[begin:end]
-            for split in range(1, splits):
-                at = split * out.size
-                for i in range(begin, end):
-                    out[i] += partial[at + i]
-
-
 class WeightGrad(Execution):
     """The weight gradient by lowered blocks."""
 
-    def __init__(self, problem: ConvProblem) -> None:
+    def __init__(self, problem: ConvProblem, cache: int) -> None:
         p = passes(problem, Direction.FORWARD)[0]
-        lowered = LoweredPass(p, problem.itemsize)
+        lowered = LoweredPass(p, problem.itemsize, cache)
         unit = machine.tile(problem.itemsize)
         self.problem = problem
         self.flops = p.flops
         vectors = -(-p.reduction // unit.vl)
         panels = -(-p.m // unit.mr)
-        t_blocks = -(-vectors // (WIDTH // unit.vl))
-        m_blocks = -(-panels // (WIDTH // unit.mr))
+        width = min(WIDTH, cache // 5 // (KC * problem.itemsize))  # 256 in a 1 MB L2
+        t_blocks = -(-vectors // max(1, width // unit.vl))
+        m_blocks = -(-panels // max(1, width // unit.mr))
         chunks = max(1, -(-p.columns // KC))
         splits = min(chunks, -(-TASKS // (t_blocks * m_blocks * p.groups)))
         if splits > 1 and problem.reduction * problem.k > 2**20:  # partial sums would not stay in L2
