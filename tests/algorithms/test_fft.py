@@ -8,6 +8,7 @@ from fastconv.algorithms import reference
 from fastconv.algorithms.fft import Fft, tiles
 from fastconv.algorithms.fft.signal import Signal
 from fastconv.algorithms.fft.tiling import fast_length
+from fastconv.config import config
 from fastconv.problem import ConvProblem, Direction
 
 CASES = """
@@ -53,6 +54,14 @@ def expected(problem, direction, first, second, bias, activation):
     if bias.size:
         result += bias.reshape(-1, *[1] * len(problem.axes))
     return np.maximum(result, 0) if activation == activations.RELU else result
+
+
+def reference_shape(problem, direction):
+    return {
+        Direction.FORWARD: problem.output_shape,
+        Direction.INPUT_GRAD: problem.input_shape,
+        Direction.WEIGHT_GRAD: problem.weight_shape,
+    }[direction]
 
 
 def check(problem, direction, build):
@@ -113,6 +122,26 @@ def test_no_images(direction):
     first, second, out = (np.ones(shape, "float32") for shape in shapes)
     Fft().build(problem, direction, 2**30).run(first, second, out, np.empty(0, "float32"), 0)
     np.testing.assert_array_equal(out, 0)
+
+
+@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("line", ["n3 c18 k20 i30x31 f7x7 p3", "n2 c40 k40 i60x60 f15x15 p7 g40"])
+def test_bits_do_not_depend_on_the_number_of_workers(line, direction):
+    problem = ConvProblem.parse(line)
+    first, second = operands(problem, direction, np.random.default_rng(0))
+    choice = tiles.choose(problem, direction, 2**40)
+    results = []
+    for threads in (1, 2):
+        with config(threads=threads):
+            out = np.empty(reference_shape(problem, direction), "float32")
+            tiles.build(problem, direction, choice).run(first, second, out, np.empty(0, "float32"), 0)
+            results.append(out)
+    np.testing.assert_array_equal(*results)
+
+
+def test_strict_precision_excludes_it():
+    for direction in Direction:
+        assert Fft().error_growth(ConvProblem.parse("n8 c512 k512 i56x56 f31x31 p15"), direction) > 1
 
 
 def test_rejects_in_words():

@@ -149,6 +149,20 @@ def scatter(typing: Any, dst: Any, d0: Any, pitch: Any, table: Any, row: Any, ch
 
 
 @intrinsic
+def store_zero(typing: Any, dst: Any, d0: Any) -> Any:
+    """Store one vector of zeros; a loop would become a call of memset."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        itemsize = dst.dtype.bitwidth // 8
+        vector = ir.VectorType(element(dst), machine.tile(itemsize).vl)
+        zero = ir.Constant(vector, [0.0] * vector.count)
+        store(builder, zero, data(context, builder, dst, *arguments), 0, itemsize)
+        return context.get_dummy_value()
+
+    return types.void(dst, types.int64), codegen
+
+
+@intrinsic
 def store_planes(typing: Any, dst: Any, d0: Any, gap: Any, src: Any, s0: Any, scale: Any, sign: Any,
                  count: Any) -> Any:  # fmt: skip
     """Store the first ``count`` lanes of re*scale, im*sign and their sum, ``gap`` apart."""

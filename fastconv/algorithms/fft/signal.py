@@ -26,6 +26,7 @@ from fastconv.problem import ConvProblem, Direction
 
 # Up to this many products of channels (K * C) are taken one by one, without changing the axes' order.
 FEW_PRODUCTS = 16
+LINE = 15_000  # flop that could be done in the time NumPy takes to begin with a line
 CACHE = 2**23  # bytes of spectra in a block of groups or tiles: stays in a share of the last-level cache
 
 
@@ -45,7 +46,7 @@ def spans(problem: ConvProblem) -> tuple[Span, ...]:
 
     def cost(span: Span) -> float:  # of a group, in flop: transforms run at a tenth of the products' rate
         tiles = problem.n * span.count
-        transforms = 50 * log2(max(span.length, 2)) * (tiles * (c + k) + c * k)
+        transforms = (50 * log2(max(span.length, 2)) + LINE / span.length) * (tiles * (c + k) + c * k)
         return span.length * (transforms + tiles * (4 * c * k + 200 * (c + k)))
 
     return tuple(cheapest(a, cost) for a in problem.axes)
@@ -86,7 +87,7 @@ def cost(problem: ConvProblem, direction: Direction) -> float:
     tiles, samples = problem.n * prod(s.count for s in cut), prod(s.length for s in cut)
     channels = g * (tiles * (c + k) + c * k)
     # measured on Zen 4, of the peak of a core: transforms at 1/14, and 3 ns a sample for all the copies
-    levels = 2.5 * log2(max(samples, 2)) * 14 / m.flops
+    levels = (2.5 * log2(max(samples, 2)) * 14 + sum(LINE / s.length for s in cut)) / m.flops
     products = 8 * frequencies(cut) * g * c * k * tiles * (problem.itemsize / 4) / m.flops * 1.5
     pieces = len(equalised(g, blocks(problem, cut, 2**30).groups)) * 4 + tiles
     return samples * channels * (levels + 3e-9 * problem.itemsize / 4) + products + 2e-5 * pieces + 1e-4

@@ -25,7 +25,7 @@ from fastconv.algorithms.fft.codelets import (
     REAL_SUM,
     transform,
 )
-from fastconv.algorithms.fft.lanes import gather, scatter
+from fastconv.algorithms.fft.lanes import gather, scatter, store_zero
 
 
 def frequencies(ah: int, aw: int) -> int:
@@ -53,9 +53,8 @@ def _forward(real, complex_):
             else:  # no tile has this row
                 for q in range(aw // 2 + 1):
                     at = start + q * column + row * lanes
-                    for i in range(lanes):
-                        scratch[at + i] = 0
-                        scratch[at + half + i] = 0
+                    store_zero(scratch, at)
+                    store_zero(scratch, at + half)
         first, length = (start, ah) if ah > 1 else (0, aw)
         for end in range(2 if ah > 1 else 1):
             at = first + end * (aw // 2) * column

@@ -154,12 +154,12 @@ def _dense_cost(g: cpu.Geometry, itemsize: int) -> float:
     units = -(-g.n * g.th * g.tw // block)
     u = g.frequencies * 3 * g.k * g.c * itemsize
     spectra = g.frequencies * 3 * (g.c + g.k) * block * itemsize
-    products = 2 * g.frequencies * 3 * g.k * g.c * block / core * 1.3
+    products = 2 * g.frequencies * 3 * g.k * g.c * block / core * 1.2
     reads = u / (m.l2_bandwidth / 4 if u * g.groups < m.l3 / 2 else m.bandwidth / m.cores)
     one = g.groups * (
         (g.c + g.k) * g.vectors * transform + max(products, reads) + 2 * spectra / (m.l2_bandwidth / 2)
     )
-    kernels = g.groups * -(-g.k // g.lanes) * g.c * 2 * transform / m.cores + 2 * u * g.groups / m.bandwidth
+    kernels = g.groups * -(-g.k // g.lanes) * g.c * 1.5 * transform / m.cores + 2 * u * g.groups / m.bandwidth
     seconds = kernels + _rounds(units) * one
     return seconds + m.launch
 
@@ -169,10 +169,10 @@ def _gradient_cost(g: cpu.Geometry, itemsize: int) -> float:
     tiles, vectors = g.n * g.th * g.tw, -(-g.c // g.lanes)
     blocks = -(-tiles // g.vectors)
     products = 6 * g.frequencies * g.k * vectors * g.lanes * tiles / m.peak(itemsize) * 1.3
-    sums = 2 * gradient_parts(g)[2] * itemsize * blocks
-    sums = sums / (m.bandwidth if sums > blocks * m.l3 else m.l2_bandwidth / 2)
+    a, v, sums = (part * itemsize for part in gradient_parts(g))
+    traffic = 2 * blocks * (a + v + sums) / (m.l2_bandwidth / 4 if a + v + sums < m.l3 else m.bandwidth)
     transforms = tiles * (vectors + 1.5 * -(-g.k // g.lanes)) + g.k * vectors
-    return g.groups * (transforms * transform / m.cores + products + sums + 3 * blocks * m.launch)
+    return g.groups * (transforms * transform / m.cores + products + traffic + 3 * blocks * m.launch)
 
 
 class _Tiles(Execution):
