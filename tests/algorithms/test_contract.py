@@ -1,0 +1,236 @@
+"""The contract of `fastconv.algorithms.base`, asked of every algorithm in every direction on every case."""
+
+import functools
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastconv import activations, config, testing, workspace
+from fastconv.algorithms import registry
+from fastconv.problem import ConvProblem, Direction
+
+CASES = Path(__file__).parents[1] / "cases"
+PROBLEMS = list(testing.cases(CASES))
+DTYPES = ("float32", "float64")
+ALGORITHMS = sorted(registry())
+UNLIMITED = 2**40
+
+# Algorithms that only multiply and add the numbers given: integers come out exact.
+EXACT = {"direct", "im2col", "reference"}
+
+each_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
+each_direction = pytest.mark.parametrize("direction", list(Direction), ids=str)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+each_problem = pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+
+
+@functools.cache
+def operands(problem, direction, draw):
+    first, second, _ = testing.shapes(problem, direction)
+    return draw(first, problem.dtype, 1), draw(second, problem.dtype, 2)
+
+
+@functools.cache
+def allowed(problem, direction):
+    return testing.tolerance(problem, direction, *operands(problem, direction, testing.normals))
+
+
+def applicable(name, problem, direction):
+    """Return the algorithm, or skip the test if it has a reason against the problem."""
+    algorithm = registry()[name]
+    reason = algorithm.reject(problem, direction)
+    if reason is not None:
+        assert isinstance(reason, str)
+        assert len(reason.split()) > 1, f"a reason in words, not {reason!r}"
+        pytest.skip(reason)
+    return algorithm
+
+
+def blank(problem, direction):
+    return np.full(testing.shapes(problem, direction)[2], np.nan, problem.dtype)
+
+
+def run(execution, problem, direction, first, second):
+    out = blank(problem, direction)
+    execution.run(first, second, out, np.empty(0, problem.dtype), activations.NONE)
+    return out
+
+
+@each_problem
+@each_dtype
+@each_direction
+@each_algorithm
+def test_result(name, direction, dtype, problem, always_parallel):
+    problem = replace(problem, dtype=dtype)
+    algorithm = applicable(name, problem, direction)
+    execution = algorithm.build(problem, direction, UNLIMITED)
+    if name in EXACT:
+        first, second = operands(problem, direction, testing.integers)
+        testing.assert_exact(
+            problem, direction, first, second, run(execution, problem, direction, first, second)
+        )
+
+    first, second = operands(problem, direction, testing.normals)
+    before = first.copy(), second.copy()
+    result = run(execution, problem, direction, first, second)
+    np.testing.assert_array_equal(first, before[0], "the first operand was changed")
+    np.testing.assert_array_equal(second, before[1], "the second operand was changed")
+    growth = algorithm.error_growth(problem, direction)
+    testing.assert_right(problem, direction, first, second, result, growth, allowed(problem, direction))
+
+
+@each_problem
+@each_direction
+@each_algorithm
+def test_same_bits(name, direction, problem, always_parallel):
+    """Prepared or not, on one worker or more, and a second time on used scratch."""
+    algorithm = applicable(name, problem, direction)
+    first, second = operands(problem, direction, testing.normals)
+    execution = algorithm.build(problem, direction, UNLIMITED)
+    result = run(execution, problem, direction, first, second)
+    np.testing.assert_array_equal(run(execution, problem, direction, first, second), result, "second run")
+    with config(threads=1):
+        np.testing.assert_array_equal(run(execution, problem, direction, first, second), result, "one worker")
+    if direction is not Direction.WEIGHT_GRAD:
+        prepared = execution.prepare(second.copy())
+        out = blank(problem, direction)
+        execution.run_prepared(first, prepared, out, np.empty(0, problem.dtype), activations.NONE)
+        np.testing.assert_array_equal(out, result, "prepared")
+
+
+@each_problem
+@each_direction
+@each_algorithm
+def test_workspace_limit(name, direction, problem, always_parallel):
+    """An algorithm asked for its least keeps to it, and what it says it takes is what it takes."""
+    algorithm = applicable(name, problem, direction)
+    least = algorithm.workspace(problem, direction, 0)
+    first, second = operands(problem, direction, testing.normals)
+    growth = algorithm.error_growth(problem, direction)
+    for limit in (least, 3 * least // 2):
+        said = algorithm.workspace(problem, direction, limit)
+        assert said <= limit, f"says {said} bytes under a limit of {limit}, though it can do with {least}"
+        execution = algorithm.build(problem, direction, limit)
+        assert execution.workspace <= limit
+        workspace.release()
+        result = run(execution, problem, direction, first, second)
+        assert workspace.high_water() <= execution.workspace
+        testing.assert_right(problem, direction, first, second, result, growth, allowed(problem, direction))
+
+
+@each_problem
+@each_algorithm
+def test_adjoint(name, problem):
+    """One number ties the directions together; an algorithm that lacks one is joined by the reference."""
+    x, w = operands(problem, Direction.FORWARD, testing.normals)
+    g = testing.normals(problem.output_shape, problem.dtype, 3)
+    pairs = {Direction.FORWARD: (x, w), Direction.INPUT_GRAD: (g, w), Direction.WEIGHT_GRAD: (x, g)}
+    results, growth, served = [], 1.0, 0
+    for direction, (first, second) in pairs.items():
+        algorithm = registry()[name]
+        if algorithm.reject(problem, direction) is None:
+            served += 1
+            growth = max(growth, algorithm.error_growth(problem, direction))
+        else:
+            algorithm = registry()["reference"]
+        results.append(run(algorithm.build(problem, direction, UNLIMITED), problem, direction, first, second))
+    if not served:
+        pytest.skip("no direction served")
+    products = testing.adjoint_products(x, w, g, *results)
+    size = np.linalg.norm(results[0]) * np.linalg.norm(g) + 1e-30
+    terms = max(testing.terms(problem, d) for d in Direction)
+    assert np.ptp(products) <= growth * np.finfo("float32").eps * (2 + np.sqrt(terms)) * size, products
+
+
+@each_algorithm
+@each_direction
+def test_bias_and_activation(name, direction):
+    """Forward adds the bias of its channel and applies the activation after it."""
+    problem = ConvProblem.parse("n2 c6 k10 i9x11 f3x3 p1 g2")
+    algorithm = applicable(name, problem, direction)
+    if direction is not Direction.FORWARD:
+        pytest.skip("gradients have neither")
+    x, w = operands(problem, direction, testing.normals)
+    bias = testing.normals((problem.k,), problem.dtype, 4)
+    execution = algorithm.build(problem, direction, UNLIMITED)
+    plain = testing.definition(problem, direction, x, w) + bias.reshape(-1, 1, 1)
+    for activation, expected in ((activations.NONE, plain), (activations.RELU, np.maximum(plain, 0))):
+        for out, call, weight in (
+            (blank(problem, direction), execution.run, w),
+            (blank(problem, direction), execution.run_prepared, execution.prepare(w)),
+        ):
+            call(x, weight, out, bias, activation)
+            growth = algorithm.error_growth(problem, direction)
+            assert np.abs(out - expected).max() <= growth * allowed(problem, direction) + 1e-6
+
+
+@each_algorithm
+def test_nan_and_infinity_reach_what_they_touch(name):
+    """No kernel may skip or invent one where the definition has it; transforms may spread them further."""
+    problem = ConvProblem.parse("n1 c4 k6 i16x16 f3x3 p1")
+    algorithm = applicable(name, problem, Direction.FORWARD)
+    x, w = (a.copy() for a in operands(problem, Direction.FORWARD, testing.normals))
+    x[0, 1, 5, 6], x[0, 2, 12, 3] = np.nan, np.inf
+    exact = testing.definition(problem, Direction.FORWARD, x, w)
+    with np.errstate(invalid="ignore"):
+        out = run(algorithm.build(problem, Direction.FORWARD, UNLIMITED), problem, Direction.FORWARD, x, w)
+    assert not np.isfinite(out[~np.isfinite(exact)]).any()
+    if name in EXACT:
+        np.testing.assert_array_equal(np.isfinite(out), np.isfinite(exact))
+
+
+GUARD = """
+import sys, numpy as np
+from fastconv import activations, testing
+from fastconv.algorithms import registry
+from fastconv.problem import Direction
+
+algorithm = registry()[sys.argv[1]]
+for problem in testing.cases(sys.argv[2]):
+    for direction in Direction:
+        if algorithm.reject(problem, direction) is None:
+            for at_end in (True, False):
+                print(direction, problem, flush=True)
+                shapes = testing.shapes(problem, direction)
+                arrays = [testing.guarded(shape, problem.dtype, at_end) for shape in shapes]
+                arrays[0][...] = testing.integers(shapes[0], problem.dtype, 1)
+                arrays[1][...] = testing.integers(shapes[1], problem.dtype, 2)
+                execution = algorithm.build(problem, direction, 2**40)
+                execution.run(*arrays, np.empty(0, problem.dtype), activations.NONE)
+print("done")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no mprotect")
+@each_algorithm
+def test_nothing_outside_the_arrays_is_touched(name):
+    """Each array stands against a page that kills the process: the last line printed is the culprit."""
+    result = subprocess.run(
+        [sys.executable, "-c", GUARD, name, str(CASES)],
+        check=False, capture_output=True, text=True, timeout=300, env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+    )  # fmt: skip
+    last = result.stdout.splitlines()[-1] if result.stdout else ""
+    assert last == "done", f"died ({result.returncode}) in {last}\n{result.stderr[-2000:]}"
+
+
+def test_the_reference_serves_everything():
+    reference = registry()["reference"]
+    for problem in PROBLEMS:
+        for direction in Direction:
+            assert reference.reject(problem, direction) is None
+            assert reference.workspace(problem, direction, 0) == 0
+
+
+@each_algorithm
+def test_costs_are_seconds(name):
+    """Positive for every problem, and about proportional to the batch."""
+    small, large = (ConvProblem.parse(f"n{n} c64 k64 i28x28 f3x3 p1") for n in (2, 64))
+    for direction in Direction:
+        algorithm = applicable(name, small, direction)
+        costs = [algorithm.cost(p, direction) for p in (small, large)]
+        assert 0 < costs[0] < costs[1] < 100 * costs[0]
