@@ -1,0 +1,138 @@
+"""The tile's arithmetic for every shape, its machine code, and both again on narrower vector units."""
+
+import os
+import re
+import subprocess
+import sys
+
+import numba
+import numpy as np
+import pytest
+
+from fastconv import jit, machine
+from fastconv.gemm.tile import tile, tile_indexed
+
+CPUS = {
+    "avx2": ("haswell", "+avx,+avx2,+fma,+sse4.2,+f16c,+bmi,+bmi2"),
+    "128-bit": ("nehalem", "+sse4.2"),
+}
+
+
+@numba.njit(**jit.OPTIONS)
+def multiply(c, ldc, a, b, ldb, length, mr, nr, accumulate):
+    tile(c, 0, ldc, a, 0, b, 0, ldb, length, mr, nr, accumulate)
+
+
+@numba.njit(**jit.OPTIONS)
+def multiply_indexed(c, ldc, a, b, offsets, length, mr, nr, accumulate):
+    tile_indexed(c, 0, ldc, a, 0, b, 0, offsets, length, mr, nr, accumulate)
+
+
+def operands(mr, columns, length, dtype):
+    rng = np.random.default_rng(mr)
+    a = rng.integers(-4, 5, (length, mr)).astype(dtype)
+    b = rng.integers(-4, 5, (length, columns + 3)).astype(dtype)
+    return a, b
+
+
+def check(dtype):
+    """Every (mr, nr), several lengths, overwriting and adding, by rows and by offsets."""
+    shape = machine.tile(np.dtype(dtype).itemsize)
+    for mr in range(1, shape.mr + 1):
+        for nr in range(1, shape.nr + 1):
+            columns = nr * shape.vl
+            for length in (0, 1, 2, 7):
+                a, b = operands(mr, columns, length, dtype)
+                order = np.random.default_rng(1).permutation(length)
+                offsets = (order * b.shape[1]).astype(np.int64)
+                for accumulate in (False, True):
+                    c = np.full((mr, columns + 5), 3, dtype)
+                    expected = c.copy()
+                    expected[:, :columns] = a.T @ b[:, :columns] + 3 * accumulate
+                    multiply(c.reshape(-1), columns + 5, a.reshape(-1), b.reshape(-1), b.shape[1], length, mr, nr,
+                             accumulate)  # fmt: skip
+                    np.testing.assert_array_equal(c, expected, f"{mr} x {nr}, {length} steps")
+                    c[:] = 3
+                    expected[:, :columns] = a.T @ b[order, :columns] + 3 * accumulate
+                    multiply_indexed(c.reshape(-1), columns + 5, a.reshape(-1), b.reshape(-1), offsets, length, mr,
+                                     nr, accumulate)  # fmt: skip
+                    np.testing.assert_array_equal(c, expected, f"{mr} x {nr}, {length} steps, indexed")
+
+
+def loops(assembly):
+    """Return the innermost loops: stretches from a label to the first jump back to it, without others inside."""
+    found, lines = [], assembly.splitlines()
+    labels = {line[:-1]: i for i, line in enumerate(lines) if re.fullmatch(r"\.L\w+:", line)}
+    for i, line in enumerate(lines):
+        if (jump := re.match(r"\s+(?:j\w+|b\.\w+|cbn?z\s+\w+,)\s+(\.L\w+)", line)) and labels.get(
+            jump[1], i
+        ) < i:
+            body = lines[labels[jump[1]] + 1 : i]
+            if not any(re.fullmatch(r"\.L\w+:", inner) for inner in body):
+                found.append(body)
+    return found
+
+
+def check_machine_code(dtype):
+    """The loop of the full tile is MR * NR multiply-adds on whole registers, and none of them is spilled."""
+    unit = machine.simd()
+    shape = machine.tile(np.dtype(dtype).itemsize)
+    a, b = operands(shape.mr, shape.nr * shape.vl, 4, dtype)
+    c = np.zeros((shape.mr, shape.nr * shape.vl), dtype)
+    multiply(
+        c.reshape(-1), c.shape[1], a.reshape(-1), b.reshape(-1), b.shape[1], 4, shape.mr, shape.nr, False
+    )
+    signature = next(s for s in multiply.signatures if s[0].dtype.name == dtype)
+    register = {"avx512": "%zmm", "avx2": "%ymm", "128-bit": "%xmm", "neon": "v"}[unit.name]
+    operation = {"128-bit": "v?mulp[sd]", "neon": "fmla"}.get(unit.name, r"vfmadd\d*p[sd]")
+    full = [
+        body
+        for body in loops(multiply.inspect_asm(signature))
+        if sum(bool(re.search(rf"\s{operation}\s.*{register}", line)) for line in body) == shape.mr * shape.nr
+    ]
+    assert full, f"no loop of {shape.mr} x {shape.nr} {operation} on {register} registers"
+    for body in full:
+        spills = [line for line in body if re.search(r"%[re]sp|\[sp", line)]
+        assert not spills, "\n".join(spills)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_shape(dtype):
+    check(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_machine_code(dtype):
+    check_machine_code(dtype)
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import test_tile
+from fastconv import machine
+assert machine.simd().name == sys.argv[2], machine.simd()
+for dtype in ("float32", "float64"):
+    test_tile.check(dtype)
+    test_tile.check_machine_code(dtype)
+"""
+
+
+def features():
+    try:
+        with open("/proc/cpuinfo") as file:
+            return set(next(line for line in file if line.startswith("flags")).split())
+    except (OSError, StopIteration):
+        return set()
+
+
+@pytest.mark.skipif(not {"avx2", "fma"} <= features(), reason="needs a CPU with AVX2 to pretend on")
+@pytest.mark.parametrize("unit", CPUS)
+def test_narrower_vectors(unit):
+    name, flags = CPUS[unit]
+    environment = os.environ | {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": flags}
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM, os.path.dirname(__file__), unit],
+        check=False, capture_output=True, text=True, timeout=300, env=environment,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
