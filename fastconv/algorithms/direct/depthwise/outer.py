@@ -16,7 +16,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import machine
-from fastconv.algorithms.direct.depthwise.pointer import scalar_type
+from fastconv.algorithms.direct.depthwise.pointer import out_of_line, scalar_type
 from fastconv.gemm.move import lanes_between, masked_load
 from fastconv.gemm.tile import I64, fma, load, store
 
@@ -78,22 +78,26 @@ def outer(typing, sums, gy, ldg, x, ldx, columns, rows, width, taps, count):
 
     def codegen(context, builder, signature, arguments):
         scalar, itemsize = scalar_type(signature.args[0])
-        vector = ir.VectorType(scalar, machine.tile(itemsize).vl)
-        p = _Operands()
-        p.sums, p.gy, p.ldg, p.x, p.ldx, p.columns, p.rows, p.width, taps, count = arguments
-        p.whole = builder.and_(p.width, I64(-vector.count))
-        p.mask = lanes_between(builder, p.whole, I64(0), p.width, list(range(vector.count)))
-        done = builder.append_basic_block("outer_done")
-        tall, wide = most()
-        switch = builder.switch(builder.add(builder.mul(taps, I64(wide + 1)), count), done)
-        for t in range(1, tall + 1):
-            for s in range(1, wide + 1):
-                block = builder.append_basic_block(f"outer_{t}x{s}")
-                switch.add_case(I64(t * (wide + 1) + s), block)
-                builder.position_at_end(block)
-                _emit(builder, p, (t, s), vector, itemsize)
-                builder.branch(done)
-        builder.position_at_end(done)
+
+        def emit(builder, *operands):
+            vector = ir.VectorType(scalar, machine.tile(itemsize).vl)
+            p = _Operands()
+            p.sums, p.gy, p.ldg, p.x, p.ldx, p.columns, p.rows, p.width, taps, count = operands
+            p.whole = builder.and_(p.width, I64(-vector.count))
+            p.mask = lanes_between(builder, p.whole, I64(0), p.width, list(range(vector.count)))
+            done = builder.append_basic_block("outer_done")
+            tall, wide = most()
+            switch = builder.switch(builder.add(builder.mul(taps, I64(wide + 1)), count), done)
+            for t in range(1, tall + 1):
+                for s in range(1, wide + 1):
+                    block = builder.append_basic_block(f"outer_{t}x{s}")
+                    switch.add_case(I64(t * (wide + 1) + s), block)
+                    builder.position_at_end(block)
+                    _emit(builder, p, (t, s), vector, itemsize)
+                    builder.branch(done)
+            builder.position_at_end(done)
+
+        out_of_line(builder, f"fastconv_depthwise_outer_{itemsize}", arguments, emit)
         return context.get_dummy_value()
 
     n = types.int64

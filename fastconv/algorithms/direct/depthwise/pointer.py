@@ -47,3 +47,22 @@ def prefetch(builder: Any, address: Any, write: bool) -> None:
     kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
     builder.call(function, [builder.bitcast(address, byte), flag(int(write)), flag(3), flag(1)])
+
+
+def out_of_line(builder: Any, name: str, arguments: Any, emit: Any) -> None:
+    """Call a function whose body ``emit(builder, *arguments)`` writes, once in a module.
+
+    Inlined into a loop, the addresses of every case of a large switch would be computed before the
+    loop and kept on the stack.
+    """
+    module = builder.module
+    function = module.globals.get(name)
+    if function is None:
+        kind = ir.FunctionType(ir.VoidType(), [a.type for a in arguments])
+        function = ir.Function(module, kind, name)
+        function.linkage = "linkonce_odr"
+        function.attributes.add("noinline")
+        body = ir.IRBuilder(function.append_basic_block("entry"))
+        emit(body, *function.args)
+        body.ret_void()
+    builder.call(function, arguments)

@@ -22,7 +22,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from fastconv import machine
-from fastconv.algorithms.direct.depthwise.pointer import prefetch, scalar_type
+from fastconv.algorithms.direct.depthwise.pointer import out_of_line, prefetch, scalar_type
 from fastconv.gemm.move import lanes_between, masked_load, masked_store
 from fastconv.gemm.tile import I64, fma, load, splat, store
 
@@ -99,36 +99,41 @@ def taps(
     """Sum ``tall`` x ``count`` taps into ``lanes`` columns of ``rows`` output rows, ``ldo`` apart."""
 
     def codegen(context, builder, signature, arguments):
-        out, o, ldo, source, i, lds, columns, count, weight, w, *rest = arguments
-        row_step, column_step, rows, tall, lanes, accumulate = rest
         scalar, itemsize = scalar_type(signature.args[0])
-        vector = ir.VectorType(scalar, machine.tile(itemsize).vl)
-        p = _Pointers()
-        p.out = builder.gep(out, [o])
-        p.source = builder.gep(source, [i])
-        p.columns, p.row_step, p.column_step = columns, row_step, column_step
-        p.weight = builder.gep(weight, [w])
-        p.ldo, p.lds, p.count, p.lanes, p.accumulate = ldo, lds, count, lanes, accumulate
-        most, half = most_taps(), vector.count // 2
-        done = builder.append_basic_block("taps_done")
-        narrow = builder.and_(
-            builder.icmp_signed("<=", lanes, I64(half)), builder.icmp_signed(">=", rows, I64(NARROW))
-        )
-        which = builder.add(builder.mul(rows, I64(most + 1)), tall)
-        whole, narrowed = (builder.append_basic_block(f"taps_{name}") for name in ("whole", "narrow"))
-        builder.cbranch(narrow, narrowed, whole)
-        for entry, count, fewest in ((whole, vector.count, 1), (narrowed, half, NARROW)):
-            builder.position_at_end(entry)
-            p.mask = lanes_between(builder, I64(0), I64(0), lanes, list(range(count)))
-            switch = builder.switch(which, done)
-            for j in range(fewest, ROWS + 1):
-                for t in range(1, most + 1):
-                    block = builder.append_basic_block(f"case_{j}x{t}")
-                    switch.add_case(I64(j * (most + 1) + t), block)
-                    builder.position_at_end(block)
-                    _emit(builder, p, (j, t), ir.VectorType(scalar, count), itemsize)
-                    builder.branch(done)
-        builder.position_at_end(done)
+
+        def emit(
+            builder, out, o, ldo, source, i, lds, columns, count, weight, w, row_step, column_step,
+            rows, tall, lanes, accumulate,
+        ):  # fmt: skip
+            vector = ir.VectorType(scalar, machine.tile(itemsize).vl)
+            p = _Pointers()
+            p.out = builder.gep(out, [o])
+            p.source = builder.gep(source, [i])
+            p.columns, p.row_step, p.column_step = columns, row_step, column_step
+            p.weight = builder.gep(weight, [w])
+            p.ldo, p.lds, p.count, p.lanes, p.accumulate = ldo, lds, count, lanes, accumulate
+            most, half = most_taps(), vector.count // 2
+            done = builder.append_basic_block("taps_done")
+            narrow = builder.and_(
+                builder.icmp_signed("<=", lanes, I64(half)), builder.icmp_signed(">=", rows, I64(NARROW))
+            )
+            which = builder.add(builder.mul(rows, I64(most + 1)), tall)
+            whole, narrowed = (builder.append_basic_block(f"taps_{name}") for name in ("whole", "narrow"))
+            builder.cbranch(narrow, narrowed, whole)
+            for entry, vl, fewest in ((whole, vector.count, 1), (narrowed, half, NARROW)):
+                builder.position_at_end(entry)
+                p.mask = lanes_between(builder, I64(0), I64(0), lanes, list(range(vl)))
+                switch = builder.switch(which, done)
+                for j in range(fewest, ROWS + 1):
+                    for t in range(1, most + 1):
+                        block = builder.append_basic_block(f"case_{j}x{t}")
+                        switch.add_case(I64(j * (most + 1) + t), block)
+                        builder.position_at_end(block)
+                        _emit(builder, p, (j, t), ir.VectorType(scalar, vl), itemsize)
+                        builder.branch(done)
+            builder.position_at_end(done)
+
+        out_of_line(builder, f"fastconv_depthwise_taps_{itemsize}", arguments, emit)
         return context.get_dummy_value()
 
     n = types.int64
