@@ -1,0 +1,147 @@
+"""Winograd convolution: kernels of 2 to 7 taps an axis at stride 1 by fewer multiplications.
+
+    y = A [ (G w G^T) * (B d B^T) ] A^T       for each tile d of the input (`transforms.py`)
+
+The products at each of the alpha x alpha positions of a tile, summed over channels, are one matrix
+product over all tiles.  F(4x4, 3x3) multiplies 36 times where the definition does 144 times; what it
+pays are transforms, more memory, and rounding, which grows with alpha (`GROWTH`).
+
+The input gradient is the same correlation of grad_output with turned filters; the weight gradient is
+F(r, m) of the same tiles: m x m pixels of grad_output take the part of the kernel (`weight_grad.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+from math import prod
+
+from fastconv import config, machine
+from fastconv.algorithms.base import Algorithm, Execution
+from fastconv.problem import ConvProblem, Direction
+
+Tiles = tuple[tuple[int, int], tuple[int, int]]  # (m, r) of the rows, (m, r) of the columns
+
+# Outputs of a tile that 'winograd' chooses from, by kernel size.  alpha = m + r - 1 is 4 or 6, as F(6, 3)
+# and the like err four times as much; only kernels of 6 and 7 have to take 8, which others do by name.
+CHOICES = {1: (1,), 2: (3,), 3: (2, 4), 4: (3,), 5: (2,), 6: (3,), 7: (2,)}
+LONG_CHOICES = {2: (3, 5), 3: (2, 4, 6), 4: (3, 5), 5: (2, 4), 6: (3,), 7: (2,)}  # along one axis alone
+
+# rms error over that of naive summation with 32 channels of normal numbers, measured along one axis;
+# those of two axes multiply.  First as F(m, r), then as F(r, m) in the weight gradient.
+GROWTH = {
+    (1, 1): (1.0, 1.0), (3, 2): (1.0, 0.85), (2, 3): (0.85, 1.0), (5, 2): (2.0, 1.2), (4, 3): (1.5, 1.3),
+    (3, 4): (1.4, 1.5), (2, 5): (1.3, 1.9), (1, 6): (1.4, 3.0), (7, 2): (4.0, 2.3), (6, 3): (3.0, 2.2),
+    (5, 4): (3.0, 2.3), (4, 5): (2.4, 2.6), (3, 6): (2.5, 3.0), (2, 7): (2.6, 4.0),
+}  # fmt: skip
+STRICT = 1.1  # growth that precision="strict" admits
+
+
+class Winograd(Algorithm):
+    """F(m, r), m chosen by cost and precision, or given: ``winograd:F(6,3)``."""
+
+    name = "winograd"
+
+    def __init__(self, given: tuple[int, int] | None = None) -> None:
+        self.given = given
+
+    def variant(self, suffix: str) -> Algorithm:
+        match = re.fullmatch(r"F\((\d+),\s*(\d+)\)", suffix)
+        given = (int(match[1]), int(match[2])) if match else None
+        if given not in GROWTH or given == (1, 1):
+            names = ", ".join(f"F({m},{r})" for m, r in sorted(GROWTH, key=lambda f: f[::-1]) if r > 1)
+            raise ValueError(f"winograd has the variants {names}, got 'winograd:{suffix}'")
+        return Winograd(given)
+
+    def reject(self, problem, direction):
+        if direction is Direction.WEIGHT_GRAD:
+            return "the weight gradient is not written yet"
+        if len(problem.axes) > 2:
+            return f"tiles have one or two axes, the problem has {len(problem.axes)}"
+        if not problem.unit_stride:
+            return "tiles need stride 1, got " + "x".join(str(a.stride) for a in problem.axes)
+        if not problem.undilated:
+            return "tiles need dilation 1, got " + "x".join(str(a.dilation) for a in problem.axes)
+        if max(problem.kernel) > 7:
+            size = "x".join(map(str, problem.kernel))
+            return f"kernels of more than 7 taps need tiles whose rounding error is too large, got {size}"
+        if set(problem.kernel) == {1}:
+            return "a kernel of one tap has no multiplications to save"
+        if self.given and not set(problem.kernel) <= {1, self.given[1]}:
+            return "F({},{}) is for kernels of {} taps, got ".format(*self.given, self.given[1]) + "x".join(
+                map(str, problem.kernel)
+            )
+        return None
+
+    def tiles(self, problem: ConvProblem, direction: Direction) -> Tiles:
+        """Return the cheapest admissible tiles."""
+        kernel = (1, *problem.kernel)[-2:]
+        table = LONG_CHOICES if 1 in kernel else CHOICES
+
+        def choices(r: int) -> tuple[tuple[int, int], ...]:
+            if r == 1:
+                return ((1, 1),)
+            return (self.given,) if self.given else tuple((m, r) for m in table[r])
+
+        pairs: list[Tiles] = [
+            pair for pair in product(*map(choices, kernel)) if kernel[0] != kernel[1] or pair[0] == pair[1]
+        ]
+        if config.current().precision == "strict":
+            exact = [t for t in pairs if growth(problem, direction, t) <= STRICT]
+            pairs = exact or pairs
+        return min(pairs, key=lambda t: cost(problem, direction, t))
+
+    def error_growth(self, problem, direction):
+        return growth(problem, direction, self.tiles(problem, direction))
+
+    def cost(self, problem, direction):
+        return cost(problem, direction, self.tiles(problem, direction))
+
+    def workspace(self, problem, direction, limit):
+        return self.build(problem, direction, limit).workspace
+
+    def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
+        tiles = self.tiles(problem, direction)
+        from fastconv.algorithms.winograd.correlation import correlation
+
+        return correlation(problem, direction, tiles, limit)
+
+
+def growth(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
+    """Return the error over that of naive summation: few terms hide less of the transforms' error."""
+    if direction is Direction.WEIGHT_GRAD:
+        terms, column = problem.n * prod(problem.output) / prod(m for m, _ in tiles), 1
+    else:
+        terms, column = (problem.c if direction is Direction.FORWARD else problem.k) / problem.groups, 0
+    few = max(1.0, 32 / max(1, terms)) ** 0.28
+    return few * prod(GROWTH[t][column] for t in tiles)
+
+
+# Measured on Zen 4, in the time of one vector FMA: transforms of a vector of tiles or of filters.
+INPUT, OUTPUT = 12, 8  # for each position
+FILTER_POSITION, FILTER_TAP = 6, 12
+HALF = 0.4  # what half a vector costs
+PRODUCTS = 0.95  # of the peak
+
+
+def cost(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
+    """Predict seconds: transforms and products at the core's rate, and what memory moves."""
+    unit, m = machine.tile(problem.itemsize), machine.machine()
+    fma = 2 * unit.vl / (m.flops * 4 / problem.itemsize)
+    c, k = problem.c // problem.groups, problem.k // problem.groups
+    forward = direction is not Direction.INPUT_GRAD
+    sizes = [(a.output if forward else a.size) for a in problem.axes]
+    p, q = (1, *sizes)[-2:]
+    (mh, rh), (mw, rw) = tiles
+    rows, across = problem.n * -(-p // mh), -(-q // mw)
+    positions = (mh + rh - 1) * (mw + rw - 1)
+    half = unit.vl >= 4 and across <= unit.vl // 2
+    vectors = rows * (HALF if half else -(-across // unit.vl))
+    padded = -(-rows * across // unit.vl) * unit.vl
+    source, result = (c, k) if forward else (k, c)
+    work = vectors * positions * (INPUT * source + OUTPUT * result)
+    work += positions * c * k * (padded / unit.vl) / PRODUCTS
+    work += c * k / unit.vl * (FILTER_POSITION * positions + FILTER_TAP * rh * rw)
+    transformed = problem.groups * positions * c * k * problem.itemsize
+    traffic = problem.bytes + (2 * transformed if padded > result else 0)
+    return problem.groups * work * fma / m.cores + traffic / m.bandwidth + 2 * m.launch

@@ -1,0 +1,153 @@
+"""Forward and input gradient, ready to run: the blocks, and the order of the launches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from fastconv import machine, threads, workspace
+from fastconv.activations import NONE
+from fastconv.algorithms.base import Array, Execution, flat
+from fastconv.algorithms.winograd import Tiles
+from fastconv.algorithms.winograd.cpu import (
+    UNPACKED,
+    Geometry,
+    convolve,
+    transform_tiles,
+    transform_weights,
+)
+from fastconv.algorithms.winograd.lanes import widths
+from fastconv.gemm.move import SLACK
+from fastconv.problem import ConvProblem, Direction
+
+
+def correlation(problem: ConvProblem, direction: Direction, tiles: Tiles, limit: int) -> Correlation:
+    """Return the first way that stays within the limit, or the one that takes the least."""
+    smallest = None
+    for way in _ways(problem, direction, tiles):
+        execution = Correlation(problem, direction, tiles, *way)
+        if execution.workspace <= limit:
+            return execution
+        if smallest is None or execution.workspace < smallest.workspace:
+            smallest = execution
+    return smallest
+
+
+def _ways(problem: ConvProblem, direction: Direction, tiles: Tiles) -> Iterator[tuple[bool, int, int]]:
+    """Yield (by tiles, vectors of tiles in a block, bytes of U in a chunk) from the fastest to the smallest.
+
+    U has as many elements as V of k tiles, so with fewer tiles V is what should go through memory.
+    """
+    unit, l2 = machine.tile(problem.itemsize), machine.machine().l2
+    results, sizes = problem.k, [a.output for a in problem.axes]
+    if direction is Direction.INPUT_GRAD:
+        results, sizes = problem.c, [a.size for a in problem.axes]
+    (mh, _), (mw, _) = tiles
+    p, q = (1, *sizes)[-2:]
+    count = problem.n * -(-p // mh) * -(-q // mw)
+    preferred = count > results // problem.groups
+    # A block of NR vectors lets U stream at 4 / (2 * 48) bytes a flop: 5 GB/s beside 120 GFLOP/s.
+    for by_tiles in (preferred, not preferred):
+        yield by_tiles, unit.nr if by_tiles else 2 * unit.nr, l2 // 2
+    for by_tiles in (preferred, not preferred):
+        yield by_tiles, 1, 0
+
+
+class Correlation(Execution):
+    """Forward, or the input gradient as the correlation of grad_output with turned filters."""
+
+    def __init__(
+        self, problem: ConvProblem, direction: Direction, tiles: Tiles, by_tiles: bool, most: int, chunk: int
+    ) -> None:
+        self.dtype, self.flops = problem.dtype, problem.flops
+        self.variant = tuple((0,) * length for axis in tiles for length in axis)
+        self.geometry = g = geometry(problem, direction, tiles, by_tiles, most, chunk)
+        self.u_size = problem.groups * g.panels * g.positions * g.u_step
+        self.v_size = 0 if by_tiles else problem.groups * g.blocks * g.positions * g.v_step
+        self.shared = self.u_size if by_tiles else self.v_size
+        self.workspace = (self.shared + machine.machine().cores * g.scratch) * problem.itemsize
+
+    def prepare(self, weight: Array) -> Array:
+        u = workspace.aligned(self.u_size, self.dtype)
+        self._weights(weight, u, workspace.take(threads.count() * self.geometry.scratch, self.dtype))
+        return u
+
+    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+        scratch = workspace.take(self.shared + threads.count() * self.geometry.scratch, self.dtype)
+        shared, scratch = scratch[: self.shared], scratch[self.shared :]
+        by_tiles = self.geometry.by_tiles
+        if by_tiles:
+            self._weights(second, shared, scratch)
+        self._convolve(first, second, shared, shared, out, scratch, bias, activation, not by_tiles)
+
+    def run_prepared(self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any) -> None:
+        scratch = workspace.take(self.v_size + threads.count() * self.geometry.scratch, self.dtype)
+        v, scratch = scratch[: self.v_size], scratch[self.v_size :]
+        self._convolve(first, prepared, prepared, v, out, scratch, bias, activation, False)
+
+    def _weights(self, w: Array, u: Array, scratch: Array) -> None:
+        threads.launch(
+            transform_weights, 4.0 * self.u_size, np.zeros(1, np.int64), flat(w), u, scratch,
+            self.geometry, *self.variant,
+        )  # fmt: skip
+
+    def _convolve(
+        self, x: Array, w: Array, u: Array, v: Array, y: Array, scratch: Array, bias: Array, activation: Any,
+        fused: bool,
+    ) -> None:  # fmt: skip
+        x, w, y = flat(x), flat(w), flat(y)
+        if not self.geometry.by_tiles:
+            threads.launch(
+                transform_tiles, 4.0 * self.v_size, np.zeros(1, np.int64), x, v, self.geometry, *self.variant
+            )
+        plain = bias.size == 0 and isinstance(activation, int) and activation == NONE
+        threads.launch(
+            convolve, self.flops, np.zeros(1, np.int64), x, w, u, v, y, scratch, bias, activation,
+            plain, fused, self.geometry, *self.variant,
+        )  # fmt: skip
+
+
+def geometry(
+    problem: ConvProblem, direction: Direction, tiles: Tiles, by_tiles: bool, most: int, chunk: int
+) -> Geometry:
+    """Describe the correlation, with blocks of at most ``most`` vectors and chunks of ``chunk`` bytes of U."""
+    unit, cores = machine.tile(problem.itemsize), machine.machine().cores
+    (mh, rh), (mw, rw) = tiles
+    axes = [(a.size, a.lo, a.output) for a in problem.axes]
+    (h, lo_h, p), (w, lo_w, q) = ((1, 0, 1), *axes)[-2:]
+    c, k, taps = problem.c // problem.groups, problem.k // problem.groups, rh * rw
+    strides = (c * taps, taps)
+    if turned := direction is Direction.INPUT_GRAD:
+        h, w, p, q, lo_h, lo_w = p, q, h, w, rh - 1 - lo_h, rw - 1 - lo_w
+        c, k, strides = k, c, strides[::-1]
+    tiles_h, tiles_w = -(-p // mh), -(-q // mw)
+    total, positions = problem.n * tiles_h * tiles_w, (mh + rh - 1) * (mw + rw - 1)
+
+    vectors = max(1, -(-total // unit.vl))
+    blocks = max(-(-vectors // most), min(vectors, cores) if by_tiles else 1)
+    ld = -(-vectors // blocks) * unit.vl
+    panels = -(-k // unit.mr)
+    rows = -(-k // panels)
+    # one vector more than needed: positions a multiple of 4 KB apart would share 8 lines of L1
+    u_step = (-(-c * rows // unit.vl) + 1) * unit.vl
+    chunk_panels = max(1, chunk // (positions * u_step * problem.itemsize))
+    if by_tiles and chunk:
+        chunks = 1
+    else:
+        chunks = max(-(-panels // chunk_panels), 1 if by_tiles else min(panels, 2 * cores))
+    chunk_panels = -(-panels // chunks)
+    v_step = c * ld + unit.vl
+    m_step = chunk_panels * rows * ld + unit.vl
+    t_step = UNPACKED * rows + SLACK
+    m_start = positions * v_step if by_tiles else 0
+    u_start = m_start + positions * m_step + unit.vl
+    t_start = u_start + (0 if by_tiles else chunk_panels * positions * u_step)
+    scratch = -(-(t_start + taps * t_step) // 16) * 16
+    return Geometry(
+        problem.groups, c, k, h, w, p, q, lo_h, lo_w, mh, mw, tiles_h, tiles_w, total, positions, taps,
+        c * k * taps, *strides, turned, by_tiles, blocks, ld, panels, chunks, -(-c // 8),
+        v_step, m_step, u_step, t_step, m_start, u_start, t_start, scratch,
+        int(len(widths(unit.vl)) > 1 and tiles_w <= unit.vl // 2), unit.vl, unit.mr, unit.nr,
+    )  # fmt: skip

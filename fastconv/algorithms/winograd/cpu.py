@@ -1,0 +1,252 @@
+"""The kernels of Winograd convolution: transformed tiles and filters, multiplied position by position.
+
+    V[position][c][tile] = B d B^T      U[panel][position][c][mr] = G g G^T      M[position][k][tile] = U V
+
+Tiles are numbered through rows and images, so that vectors of M and V are full however small a map is,
+and cut into blocks of ``ld``.  A transform runs along one row of tiles at a time and stores whole
+vectors, the next row's overwriting what was too much.
+
+There are two ways through the work, with the same sums:
+
+* by tiles: a task is a block of tiles.  Its V and M stay in the worker's L2; U, transformed beforehand, streams by.
+* by outputs: a task is a chunk of result channels, whose filters it transforms into its own L2; V of all
+  tiles, transformed beforehand, streams by.  For few tiles, where U is the larger: it never goes to memory.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+
+from fastconv import jit
+from fastconv.activations import finish
+from fastconv.algorithms.winograd.lanes import (
+    transform_filters,
+    transform_input,
+    transform_output,
+    unpack_filters,
+)
+from fastconv.gemm.schedule import next_task, part
+from fastconv.gemm.tile import tile
+
+
+class Geometry(NamedTuple):
+    """A correlation and its blocks, as numbers."""
+
+    groups: int
+    c: int  #  source channels of a group
+    k: int  #  result channels of a group
+    h: int  #  source
+    w: int
+    p: int  #  result
+    q: int
+    lo_h: int
+    lo_w: int
+    mh: int  # outputs of a tile
+    mw: int
+    tiles_h: int
+    tiles_w: int
+    tiles: int  #  n * tiles_h * tiles_w
+    positions: int  # alpha_h * alpha_w
+    taps: int
+    w_group: int  #   of the weight array: from group to group, in elements,
+    w_row: int  #     from result channel to result channel,
+    w_channel: int  # from source channel to source channel
+    flipped: bool
+    by_tiles: bool
+    blocks: int  # of tiles
+    ld: int  #      tiles of the largest block, in whole vectors
+    panels: int  #  of result channels, in a group
+    chunks: int  #  of panels
+    channel_parts: int  # into which the input transform is cut when it runs on its own
+    v_step: int  #  between positions
+    m_step: int
+    u_step: int
+    t_step: int  #  between taps of the unpacked filters
+    m_start: int  # where M, U and the unpacked filters begin in a worker's scratch; V is first
+    u_start: int
+    t_start: int
+    scratch: int
+    shrink: int  # index of the transforms' vector width
+    vl: int
+    mr: int
+    nr: int
+
+
+UNPACKED = 32  # channels of unpacked filters: 9 taps x 32 x 8 floats are 9 KB of L1
+
+
+@jit.kernel
+def transform_weights(workers, counter, w, u, scratch, geo, mh, rh, mw, rw):
+    """Transform all filters; tasks are panels."""
+    for worker in numba.prange(workers):
+        task = next_task(counter)
+        while task < geo.groups * geo.panels:
+            u0 = task * geo.positions * geo.u_step
+            weight_panel(
+                u,
+                u0,
+                w,
+                geo,
+                task // geo.panels,
+                task % geo.panels,
+                scratch,
+                worker * geo.scratch,
+                (mh, rh, mw, rw),
+            )
+            task = next_task(counter)
+
+
+@jit.kernel
+def transform_tiles(workers, counter, x, v, geo, mh, rh, mw, rw):
+    """Transform all tiles; tasks are groups x blocks x parts of the channels."""
+    for _ in numba.prange(workers):
+        task = next_task(counter)
+        while task < geo.groups * geo.blocks * geo.channel_parts:
+            block, channels = task // geo.channel_parts, task % geo.channel_parts
+            first = part(geo.c, geo.channel_parts, channels)
+            last = part(geo.c, geo.channel_parts, channels + 1)
+            v0 = block * geo.positions * geo.v_step
+            input_block(v, v0, x, geo, block // geo.blocks, block % geo.blocks, first, last, (mh, rh, mw, rw))
+            task = next_task(counter)
+
+
+@jit.kernel
+def convolve(workers, counter, x, w, u, v, y, scratch, bias, activation, plain, fused, geo, mh, rh, mw, rw):
+    """Multiply and transform back; V (by tiles) or U (by outputs, if ``fused``) is made on the way.
+
+    Its parts are compiled once more for every function that they are called through, so there is none between.
+    """
+    for worker in numba.prange(workers):
+        base = worker * geo.scratch
+        m0, u0, t0 = base + geo.m_start, base + geo.u_start, base + geo.t_start
+        panel_size, v_size = geo.positions * geo.u_step, geo.positions * geo.v_step
+        per_group = geo.blocks if geo.by_tiles else geo.chunks
+        task = next_task(counter)
+        while task < geo.groups * per_group:
+            group, number = task // per_group, task % per_group
+            chunk, last_chunk = (0, geo.chunks) if geo.by_tiles else (number, number + 1)
+            block, last_block = (number, number + 1) if geo.by_tiles else (0, geo.blocks)
+            if geo.by_tiles:
+                input_block(scratch, base, x, geo, group, number, 0, geo.c, (mh, rh, mw, rw))
+            for i in range(chunk, last_chunk):
+                p0, p1 = part(geo.panels, geo.chunks, i), part(geo.panels, geo.chunks, i + 1)
+                if fused:
+                    for p in range(p0, p1):
+                        at = u0 + (p - p0) * panel_size
+                        weight_panel(scratch, at, w, geo, group, p, scratch, t0, (mh, rh, mw, rw))
+                a, a0 = (scratch, u0) if fused else (u, (group * geo.panels + p0) * panel_size)
+                for j in range(block, last_block):
+                    b, b0 = (scratch, base) if geo.by_tiles else (v, (group * geo.blocks + j) * v_size)
+                    multiply(scratch, m0, a, a0, b, b0, geo, j, p0, p1)
+                    output_block(
+                        y, scratch, m0, geo, group, j, p0, p1, bias, activation, plain, (mh, rh, mw, rw)
+                    )
+            task = next_task(counter)
+
+
+@jit.inner
+def weight_panel(u, u0, w, geo, group, panel, t, t0, variant):
+    """Write a panel of U: unpack some channels' filters side by side, then transform them."""
+    row = part(geo.k, geo.panels, panel)
+    rows = part(geo.k, geo.panels, panel + 1) - row
+    w0 = group * geo.w_group + row * geo.w_row
+    first = t0 + (geo.taps - 1) * geo.t_step if geo.flipped else t0
+    step = -geo.t_step if geo.flipped else geo.t_step
+    for c in range(0, geo.c, UNPACKED):
+        channels = min(UNPACKED, geo.c - c)
+        for i in range(channels):
+            unpack_filters(
+                t, first + i * rows, step, w, w0 + (c + i) * geo.w_channel, geo.w_row, rows, variant
+            )
+        transform_filters(u, u0 + c * rows, geo.u_step, t, t0, geo.t_step, channels * rows, variant)
+
+
+@jit.inner
+def block_part(geo, block):
+    """Return the first tile of a block."""
+    vectors = -(-geo.tiles // geo.vl)
+    return min(part(vectors, geo.blocks, block) * geo.vl, geo.tiles)
+
+
+@jit.inner
+def input_block(v, v0, x, geo, group, block, c0, c1, variant):
+    """Write channels c0..c1 of a block of V."""
+    t0, t1 = block_part(geo, block), block_part(geo, block + 1)
+    lanes = geo.vl >> geo.shrink
+    per_image = geo.tiles_h * geo.tiles_w
+    for c in range(c0, c1):
+        image, i, j = t0 // per_image, t0 % per_image // geo.tiles_w, t0 % geo.tiles_w
+        t = t0
+        while t < t1:
+            count = min(lanes, geo.tiles_w - j, t1 - t)
+            plane = ((image * geo.groups + group) * geo.c + c) * geo.h * geo.w
+            at = v0 + c * geo.ld + t - t0
+            transform_input(
+                v, at, geo.v_step, t - t0 + lanes <= geo.ld, count, x, plane,
+                i * geo.mh - geo.lo_h, geo.h, j * geo.mw - geo.lo_w, geo.w, geo.shrink, variant,
+            )  # fmt: skip
+            t += count
+            j += count
+            if j == geo.tiles_w:
+                j = 0
+                i += 1
+                if i == geo.tiles_h:
+                    i = 0
+                    image += 1
+
+
+@jit.inner
+def multiply(m, m0, u, u0, v, v0, geo, block, p0, p1):
+    """M = U V for panels p0..p1 and a block of tiles, position by position."""
+    vectors = -(-(block_part(geo, block + 1) - block_part(geo, block)) // geo.vl)
+    columns = -(-vectors // geo.nr)
+    first = part(geo.k, geo.panels, p0)
+    panel_size = geo.positions * geo.u_step
+    for position in range(geo.positions):
+        for p in range(p0, p1):
+            row = part(geo.k, geo.panels, p)
+            rows = part(geo.k, geo.panels, p + 1) - row
+            for column in range(columns):
+                j = part(vectors, columns, column)
+                tile(
+                    m, m0 + position * geo.m_step + (row - first) * geo.ld + j * geo.vl, geo.ld,
+                    u, u0 + (p - p0) * panel_size + position * geo.u_step,
+                    v, v0 + position * geo.v_step + j * geo.vl, geo.ld,
+                    geo.c, rows, part(vectors, columns, column + 1) - j, False,
+                )  # fmt: skip
+
+
+@jit.inner
+def output_block(y, m, m0, geo, group, block, p0, p1, bias, activation, plain, variant):
+    """Transform a block of M back, finish it and write it to its place."""
+    t0, t1 = block_part(geo, block), block_part(geo, block + 1)
+    lanes = geo.vl >> geo.shrink
+    per_image = geo.tiles_h * geo.tiles_w
+    first = part(geo.k, geo.panels, p0)
+    for k in range(first, part(geo.k, geo.panels, p1)):
+        channel = group * geo.k + k
+        image, i, j = t0 // per_image, t0 % per_image // geo.tiles_w, t0 % geo.tiles_w
+        t = t0
+        while t < t1:
+            count = min(lanes, geo.tiles_w - j, t1 - t)
+            rows = min(geo.mh, geo.p - i * geo.mh)
+            columns = min(count * geo.mw, geo.q - j * geo.mw)
+            plane = (image * geo.groups * geo.k + channel) * geo.p * geo.q
+            at = plane + i * geo.mh * geo.q + j * geo.mw
+            transform_output(
+                y, at, geo.q, rows, columns, m, m0 + (k - first) * geo.ld + t - t0, geo.m_step,
+                geo.shrink, variant,
+            )  # fmt: skip
+            if not plain:
+                for row in range(rows):
+                    finish(y, at + row * geo.q, columns, bias, channel, activation)
+            t += count
+            j += count
+            if j == geo.tiles_w:
+                j = 0
+                i += 1
+                if i == geo.tiles_h:
+                    i = 0
+                    image += 1

@@ -1,0 +1,355 @@
+"""The three transforms as vector code: a lane is a tile, and successive lanes are neighbours in a row.
+
+* `transform_input`   alpha x alpha pixels of every tile -> one vector for each of the alpha**2 positions;
+* `transform_output`  such vectors -> m x m pixels of every tile;
+* `unpack_filters`, `transform_filters`: the same for kernels, whose lanes are filters.
+
+Pixels of neighbouring tiles are m apart, so a row is loaded as whole vectors, masked where it leaves the
+image (padding costs nothing), and split into its m phases by shuffles; the r - 1 pixels that a tile
+shares with the next one are the next lane's.  Both passes of a transform meet in a small table on the stack.
+
+F(m, r) of both axes is known when code is generated: it travels in the *type* of ``variant``, a tuple of four tuples
+whose lengths are (m, r) of the rows and (m, r) of the columns.  One kernel thus serves all
+variants, and its cache entry is keyed by them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from fastconv import machine
+from fastconv.algorithms.winograd.transforms import apply, matrices
+from fastconv.gemm.move import I32, lanes_between, masked_load, masked_store
+from fastconv.gemm.tile import I64, data, element, load, store
+
+
+def widths(vl: int) -> list[int]:
+    """Return the lanes a transform can work on: half vectors cost half on maps of few tiles a row."""
+    return [vl, vl // 2] if vl >= 4 else [vl]
+
+
+def _mr(variant: Any) -> list[int]:
+    return [t.count for t in variant.types]
+
+
+def _pick(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+
+
+def _split(builder: Any, parts: list[Any]) -> list[Any]:
+    """Return phase j = elements j, j + m, j + 2m, ... of the m parts of one long vector."""
+    m, lanes = len(parts), parts[0].type.count
+    if m == 1:
+        return parts
+    if m % 2 == 0:  # halve: all even elements, all odd elements
+        even, odd = (
+            [_pick(builder, parts[i], parts[i + 1], list(range(first, 2 * lanes, 2))) for i in range(0, m, 2)]
+            for first in (0, 1)
+        )
+        pairs = zip(_split(builder, even), _split(builder, odd), strict=True)
+        return [phase for pair in pairs for phase in pair]
+    return [_collect(builder, parts, [divmod(e * m + j, lanes) for e in range(lanes)]) for j in range(m)]
+
+
+def _merge(builder: Any, phases: list[Any]) -> list[Any]:
+    """Invert `_split`."""
+    m, lanes = len(phases), phases[0].type.count
+    if m == 1:
+        return phases
+    if m % 2 == 0:
+        zips = ([i // 2 + (i % 2) * lanes + half for i in range(lanes)] for half in (0, lanes // 2))
+        zips = list(zips)
+        even, odd = _merge(builder, phases[::2]), _merge(builder, phases[1::2])
+        return [_pick(builder, e, o, z) for e, o in zip(even, odd, strict=True) for z in zips]
+    return [
+        _collect(builder, phases, [divmod(part * lanes + e, m)[::-1] for e in range(lanes)])
+        for part in range(m)
+    ]
+
+
+def _collect(builder: Any, sources: list[Any], wanted: list[tuple[int, int]]) -> Any:
+    """Return a vector whose lane i is element ``wanted[i][1]`` of source ``wanted[i][0]``."""
+    lanes = sources[0].type.count
+    result = None
+    for number, source in enumerate(sources):
+        if not any(s == number for s, _ in wanted):
+            continue
+        if result is None:
+            picks = [e if s == number else 0 for s, e in wanted]
+            result = _pick(builder, source, source, picks)
+        else:
+            picks = [lanes + e if s == number else i for i, (s, e) in enumerate(wanted)]
+            result = _pick(builder, result, source, picks)
+    return result
+
+
+def _phases(builder: Any, parts: list[Any], m: int, alpha: int) -> list[Any]:
+    """Return pixel j of every tile, j < alpha; tiles begin m apart in ``parts``."""
+    lanes = parts[0].type.count
+    phases = _split(builder, parts[:m])
+    for j in range(m, alpha):  # pixel j - m of the next tile; the last tile has no next one here
+        part, e = divmod(lanes * m + j - m, lanes)
+        phases.append(_pick(builder, phases[j - m], parts[part], [*range(1, lanes), lanes + e]))
+    return phases
+
+
+def _table(builder: Any, vector: ir.VectorType, count: int) -> Any:
+    """Return a function that gives the address of an entry of a table on the stack."""
+    table = cgutils.alloca_once(builder, ir.ArrayType(vector, count))
+    return lambda i: builder.gep(table, [I64(0), i], inbounds=True)
+
+
+def _for_each_width(context: Any, builder: Any, array: Any, shrink: Any, emit: Any) -> None:
+    """Emit a switch over the vector widths; ``emit(vector, itemsize)`` makes each case."""
+    itemsize = array.dtype.bitwidth // 8
+    done = builder.append_basic_block("width_end")
+    switch = builder.switch(shrink, done)
+    for i, lanes in enumerate(widths(machine.tile(itemsize).vl)):
+        block = builder.append_basic_block(f"width_{lanes}")
+        switch.add_case(I64(i), block)
+        builder.position_at_end(block)
+        emit(ir.VectorType(element(array), lanes), itemsize)
+        builder.branch(done)
+    builder.position_at_end(done)
+
+
+@intrinsic
+def transform_input(typing, v, v0, step, whole, count, x, x0, row, rows, column, columns, shrink, variant):
+    """Set ``v[v0 + position*step + tile] = (B d B^T)[position]`` for the tiles of one group of lanes.
+
+    The plane of ``rows x columns`` pixels is at ``x[x0]``; the first tile's corner is (row, column), which
+    may lie outside.  All lanes are stored where ``whole``, else the first ``count``.
+    """
+    mh, rh, mw, rw = _mr(variant)
+    high, wide = mh + rh - 1, mw + rw - 1
+    b_high, b_wide = matrices(mh, rh)[2], matrices(mw, rw)[2]
+
+    def codegen(context, builder, signature, arguments):
+        v, v0, step, whole, count, x, x0, row, rows, column, columns, shrink, _ = arguments
+        to = data(context, builder, signature.args[0], v, v0)
+        plane = builder.gep(data(context, builder, signature.args[5], x, x0), [column])
+
+        def emit(vector, itemsize):
+            lanes = vector.count
+            entry = _table(builder, vector, high * wide)
+            parts = -(-(lanes * mw + rw - 1) // lanes)
+            numbers = list(range(lanes))
+            masks = [
+                lanes_between(builder, builder.add(column, I64(p * lanes)), I64(0), columns, numbers)
+                for p in range(parts)
+            ]
+            interior = builder.and_(
+                builder.icmp_signed(">=", column, I64(0)),
+                builder.icmp_signed("<=", builder.add(column, I64(parts * lanes)), columns),
+            )
+            with cgutils.for_range(builder, I64(high)) as loop:
+                h = builder.add(row, loop.index)
+                inside = builder.and_(builder.icmp_signed(">=", h, I64(0)), builder.icmp_signed("<", h, rows))
+                line = builder.gep(plane, [builder.mul(h, columns)])
+                zeros = [ir.Constant(vector, [0.0] * lanes)] * parts
+
+                def whole_parts():
+                    return [load(builder, line, p * lanes, vector, itemsize) for p in range(parts)]
+
+                def masked_parts():
+                    return [
+                        masked_load(builder, builder.gep(line, [I64(p * lanes)]), masks[p], vector, itemsize)
+                        for p in range(parts)
+                    ]
+
+                def inside_parts():
+                    return _choose(builder, interior, whole_parts, masked_parts)
+
+                pixels = _choose(builder, inside, inside_parts, lambda: zeros)
+                base = builder.mul(loop.index, I64(wide))
+                outputs = apply(builder, b_wide, _phases(builder, pixels, mw, wide))
+                for j, value in enumerate(outputs):
+                    builder.store(value, entry(builder.add(base, I64(j))))
+            mask = lanes_between(builder, I64(0), I64(0), count, numbers)
+            with cgutils.for_range(builder, I64(wide)) as loop:
+                inputs = [builder.load(entry(builder.add(loop.index, I64(i * wide)))) for i in range(high)]
+                outputs = apply(builder, b_high, inputs)
+                at = builder.gep(to, [builder.mul(loop.index, step)])
+                places = [builder.gep(at, [builder.mul(step, I64(i * wide))]) for i in range(high)]
+                with builder.if_else(whole) as (all_lanes, some):
+                    with all_lanes:
+                        for value, place in zip(outputs, places, strict=True):
+                            store(builder, value, place, 0, itemsize)
+                    with some:
+                        for value, place in zip(outputs, places, strict=True):
+                            masked_store(builder, value, place, mask, itemsize)
+
+        _for_each_width(context, builder, signature.args[0], shrink, emit)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(v, i, i, types.boolean, i, x, i, i, i, i, i, i, variant), codegen
+
+
+def _choose(builder: Any, condition: Any, first: Any, second: Any) -> list[Any]:
+    """Emit both makers of vectors in branches of their own; return what the taken one made."""
+    made = []
+    with builder.if_else(condition) as branches:
+        for branch, make in zip(branches, (first, second), strict=True):
+            with branch:
+                values = make()
+                made.append((values, builder.block))
+    phis = []
+    for a, b in zip(made[0][0], made[1][0], strict=True):
+        phi = builder.phi(a.type)
+        phi.add_incoming(a, made[0][1])
+        phi.add_incoming(b, made[1][1])
+        phis.append(phi)
+    return phis
+
+
+@intrinsic
+def transform_output(typing, y, y0, pitch, rows, columns, v, v0, step, shrink, variant):
+    """Set ``y[y0 + i*pitch + j] = (A v A^T)[i, j]`` for i < rows, j < columns: tiles side by side."""
+    mh, rh, mw, rw = _mr(variant)
+    high, wide = mh + rh - 1, mw + rw - 1
+    a_high, a_wide = matrices(mh, rh)[0], matrices(mw, rw)[0]
+
+    def codegen(context, builder, signature, arguments):
+        y, y0, pitch, rows, columns, v, v0, step, shrink, _ = arguments
+        to = data(context, builder, signature.args[0], y, y0)
+        source = data(context, builder, signature.args[5], v, v0)
+
+        def emit(vector, itemsize):
+            lanes = vector.count
+            entry = _table(builder, vector, mh * wide)
+            with cgutils.for_range(builder, I64(wide)) as loop:
+                at = builder.gep(source, [builder.mul(loop.index, step)])
+                inputs = [
+                    load(builder, builder.gep(at, [builder.mul(step, I64(i * wide))]), 0, vector, itemsize)
+                    for i in range(high)
+                ]
+                for i, value in enumerate(apply(builder, a_high, inputs)):
+                    builder.store(value, entry(builder.add(loop.index, I64(i * wide))))
+            full = builder.icmp_signed(">=", columns, I64(lanes * mw))
+            masks = [
+                lanes_between(builder, I64(p * lanes), I64(0), columns, list(range(lanes))) for p in range(mw)
+            ]
+            with cgutils.for_range(builder, rows) as loop:
+                base = builder.mul(loop.index, I64(wide))
+                inputs = [builder.load(entry(builder.add(base, I64(j)))) for j in range(wide)]
+                parts = _merge(builder, apply(builder, a_wide, inputs))
+                line = builder.gep(to, [builder.mul(loop.index, pitch)])
+                with builder.if_else(full) as (all_lanes, some):
+                    with all_lanes:
+                        for p, value in enumerate(parts):
+                            store(builder, value, line, p * lanes, itemsize)
+                    with some:
+                        for p, value in enumerate(parts):
+                            place = builder.gep(line, [I64(p * lanes)])
+                            masked_store(builder, value, place, masks[p], itemsize)
+
+        _for_each_width(context, builder, signature.args[0], shrink, emit)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(y, i, i, i, i, v, i, i, i, variant), codegen
+
+
+ROWS = 8  # filters unpacked at a time: no tile is higher
+
+
+@intrinsic
+def unpack_filters(typing, t, t0, step, w, w0, row_stride, rows, variant):
+    """Set ``t[t0 + tap*step + m] = w[w0 + m*row_stride + tap]`` for m < rows <= 8: eight lanes are stored.
+
+    A row's taps are loaded as (masked) vectors of eight, and transposed by three butterflies of shuffles.
+    """
+    _, rh, _, rw = _mr(variant)
+    taps = rh * rw
+
+    def codegen(context, builder, signature, arguments):
+        t, t0, step, w, w0, row_stride, rows, _ = arguments
+        to = data(context, builder, signature.args[0], t, t0)
+        source = data(context, builder, signature.args[3], w, w0)
+        itemsize = signature.args[0].dtype.bitwidth // 8
+        vector = ir.VectorType(element(signature.args[0]), ROWS)
+        last = builder.sub(rows, I64(1))
+        lines = []
+        for m in range(ROWS):
+            clamped = builder.select(builder.icmp_signed("<", I64(m), rows), I64(m), last)
+            lines.append(builder.gep(source, [builder.mul(clamped, row_stride)]))
+        for first in range(0, taps, ROWS):
+            here = min(ROWS, taps - first)
+            block = []
+            for line in lines:
+                at = builder.gep(line, [I64(first)])
+                if here == ROWS:
+                    block.append(load(builder, at, 0, vector, itemsize))
+                else:
+                    mask = ir.Constant(
+                        ir.VectorType(ir.IntType(1), ROWS), [int(e < here) for e in range(ROWS)]
+                    )
+                    block.append(masked_load(builder, at, mask, vector, itemsize))
+            for tap, value in enumerate(_transposed(builder, block)[:here]):
+                store(builder, value, builder.gep(to, [builder.mul(step, I64(first + tap))]), 0, itemsize)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(t, i, i, w, i, i, i, variant), codegen
+
+
+def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
+    """Return the columns of a square block."""
+    size = len(rows)
+    half = size // 2
+    while half:
+        new = list(rows)
+        for i in range(size):
+            if i & half:
+                continue
+            low = [j if not j & half else size + j - half for j in range(size)]
+            high = [j + half if not j & half else size + j for j in range(size)]
+            new[i] = _pick(builder, rows[i], rows[i + half], low)
+            new[i + half] = _pick(builder, rows[i], rows[i + half], high)
+        rows = new
+        half //= 2
+    return rows
+
+
+@intrinsic
+def transform_filters(typing, u, u0, u_step, t, t0, t_step, count, variant):
+    """Set ``u[u0 + position*u_step + i] = (G g G^T)[position]``, ``g[tap] = t[t0 + tap*t_step + i]``.
+
+    i runs over ``count`` filters, rounded up to whole vectors.
+    """
+    mh, rh, mw, rw = _mr(variant)
+    high, wide = mh + rh - 1, mw + rw - 1
+    g_high, g_wide = matrices(mh, rh)[1], matrices(mw, rw)[1]
+
+    def codegen(context, builder, signature, arguments):
+        u, u0, u_step, t, t0, t_step, count, _ = arguments
+        itemsize = signature.args[0].dtype.bitwidth // 8
+        vector = ir.VectorType(element(signature.args[0]), machine.tile(itemsize).vl)
+        to = data(context, builder, signature.args[0], u, u0)
+        source = data(context, builder, signature.args[3], t, t0)
+        with cgutils.for_range_slice(builder, I64(0), count, I64(vector.count), I64) as (i, _):
+            at = builder.gep(source, [i])
+            place = builder.gep(to, [i])
+            columns = []
+            for s in range(rw):
+                column = [
+                    load(
+                        builder, builder.gep(at, [builder.mul(t_step, I64(r * rw + s))]), 0, vector, itemsize
+                    )
+                    for r in range(rh)
+                ]
+                columns.append(apply(builder, g_high, column))
+            for h in range(high):
+                outputs = apply(builder, g_wide, [column[h] for column in columns])
+                for j, value in enumerate(outputs):
+                    where = builder.gep(place, [builder.mul(u_step, I64(h * wide + j))])
+                    store(builder, value, where, 0, itemsize)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(u, i, i, t, i, i, i, variant), codegen
