@@ -1,0 +1,1 @@
+"""``python -m fastconv bench SUITE``: real layers, checked and timed beside other libraries in one run."""
