@@ -37,7 +37,7 @@ def cost(problem: ConvProblem, direction: Direction) -> float:
     taps = v.kernel * h.kernel * (2 if v.kernel == 1 else 1)  # a single row of taps shares no loads
     vectors = v.output * h.output / vl if h.output * 2 <= vl else v.output * -(-h.output // vl)
     # 140 steps to turn to a plane, 5 to copy a vector, 9 to copy one of every second pixel
-    steps = 140 + (9 if strided else 5) * v.size * -(-h.size // vl)
+    steps = 140.0 + (9 if strided else 5) * v.size * -(-h.size // vl)
     if direction is Direction.WEIGHT_GRAD:  # sums go through memory in each row that meets only some taps
         steps += taps * (1.2 * v.output * -(-h.output // vl) + 4 * min(v.output, 2 * min(v.kernel, 5)))
     else:

@@ -9,6 +9,7 @@ pixel is multiplied that the definition does not multiply, were it infinite.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from llvmlite import ir
@@ -65,10 +66,6 @@ def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType, i
         store(builder, builder.load(sums[t, s]), p.sums, (t * columns + s) * vl, itemsize)
 
 
-class _Operands:
-    """What the emitted bodies share."""
-
-
 @intrinsic
 def outer(typing, sums, gy, ldg, x, ldx, columns, rows, width, taps, count):
     """Add ``rows`` rows of ``width`` pixels to the sums of ``taps`` x ``count`` taps.
@@ -81,7 +78,7 @@ def outer(typing, sums, gy, ldg, x, ldx, columns, rows, width, taps, count):
 
         def emit(builder, *operands):
             vector = ir.VectorType(scalar, machine.tile(itemsize).vl)
-            p = _Operands()
+            p = SimpleNamespace()
             p.sums, p.gy, p.ldg, p.x, p.ldx, p.columns, p.rows, p.width, taps, count = operands
             p.whole = builder.and_(p.width, I64(-vector.count))
             p.mask = lanes_between(builder, p.whole, I64(0), p.width, list(range(vector.count)))

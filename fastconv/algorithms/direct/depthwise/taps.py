@@ -15,6 +15,7 @@ each is multiplied into every output row that it reaches: J*T FMAs on J + T - 1 
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from llvmlite import ir
@@ -87,10 +88,6 @@ def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType, i
                 store(builder, value, out, 0, itemsize)
 
 
-class _Pointers:
-    """What the emitted bodies share."""
-
-
 @intrinsic
 def taps(
     typing, out, o, ldo, source, i, lds, columns, count, weight, w, row_step, column_step,
@@ -106,7 +103,7 @@ def taps(
             rows, tall, lanes, accumulate,
         ):  # fmt: skip
             vector = ir.VectorType(scalar, machine.tile(itemsize).vl)
-            p = _Pointers()
+            p = SimpleNamespace()
             p.out = builder.gep(out, [o])
             p.source = builder.gep(source, [i])
             p.columns, p.row_step, p.column_step = columns, row_step, column_step
