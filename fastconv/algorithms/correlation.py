@@ -134,66 +134,81 @@ def passes(problem: ConvProblem, direction: Direction) -> list[Pass]:
     ]  # fmt: skip
 
 
+# A panel loaded again for each of so few blocks of columns costs less than packing it ahead.
+FEW_BLOCKS = 3
+
+
 class BlockedPass(ABC):
     """A pass with its tables made and its blocks chosen; a subclass for each algorithm."""
 
     scratch: int  # elements that one worker needs
+    column_blocks: int  # how often each panel of weights is loaded
 
     def __init__(self, p: Pass, itemsize: int) -> None:
         self.flops = p.flops
         self.packed = p.groups * p.m * p.reduction  # elements of the packed weights
         self.taps = np.array(p.taps, np.int64)
-        whole_rows = p.channel_stride == len(p.taps)  # a row of A is a row of w: (channel, tap) as one
         self.view = WeightView(
-            p.groups, p.m, 1 if whole_rows else p.channels,
-            p.reduction if whole_rows else len(p.taps), p.group_stride, p.row_stride,
-            p.channel_stride, machine.tile(itemsize).mr, whole_rows or len(p.taps) == prod(p.kernel),
+            p.groups, p.m, p.channels, len(p.taps), p.group_stride, p.row_stride, p.channel_stride,
+            machine.tile(itemsize).mr, len(p.taps) == prod(p.kernel), False,
         )  # fmt: skip
+        self.packed_view = self.view._replace(packed=True)
+
+    @property
+    def pack_ahead(self) -> bool:
+        """Whether a call should pack the weights before it runs the kernel."""
+        return self.packed > 0 and self.column_blocks > FEW_BLOCKS
+
+    def pack(self, weight: Array, packed: Array) -> None:
+        """Write the packed weights."""
+        if self.packed:  # a phase of the stride that no tap reaches has none
+            threads.launch(pack_weights, 4.0 * self.packed, flat(weight), packed, self.view, self.taps)
 
     @abstractmethod
     def correlate(
-        self, x: Array, packed: Array, out: Array, scratch: Array, bias: Array, activation: Any
+        self, x: Array, w: Array, view: WeightView, out: Array, scratch: Array, bias: Array, activation: Any
     ) -> None:
-        """Run the kernel on packed weights."""
+        """Run the kernel on weights as ``view`` describes them."""
 
 
 class Correlation(Execution):
     """Forward or input gradient by the passes of an algorithm."""
 
     def __init__(
-        self, problem: ConvProblem, direction: Direction, kind: Callable[[Pass, int, int], BlockedPass], cache: int
+        self,
+        problem: ConvProblem,
+        direction: Direction,
+        kind: Callable[[Pass, int, int], BlockedPass],
+        cache: int,
     ) -> None:
         self.dtype = problem.dtype
         self.passes = [kind(p, problem.itemsize, cache) for p in passes(problem, direction)]
-        self.packed = -(-sum(p.packed for p in self.passes) // 16) * 16
+        self.packed = -(-max(p.packed if p.pack_ahead else 0 for p in self.passes) // 16) * 16
         self.worker = max(p.scratch for p in self.passes)
         self.workspace = (self.packed + machine.machine().cores * self.worker) * problem.itemsize
 
     def prepare(self, weight: Array) -> Array:
-        packed = workspace.aligned(self.packed, self.dtype)
-        self._pack(weight, packed)
+        packed = workspace.aligned(sum(p.packed for p in self.passes), self.dtype)
+        at = 0
+        for p in self.passes:
+            p.pack(weight, packed[at:])
+            at += p.packed
         return packed
 
     def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
         scratch = workspace.take(self.packed + threads.count() * self.worker, self.dtype)
-        self._pack(second, scratch)
-        self._correlate(first, scratch, scratch[self.packed :], out, bias, activation)
-
-    def run_prepared(self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any) -> None:
-        scratch = workspace.take(threads.count() * self.worker, self.dtype)
-        self._correlate(first, prepared, scratch, out, bias, activation)
-
-    def _pack(self, weight: Array, packed: Array) -> None:
-        at = 0
         for p in self.passes:
-            if p.packed:  # a phase of the stride that no tap reaches has none
-                threads.launch(pack_weights, 4.0 * p.packed, flat(weight), packed[at:], p.view, p.taps)
-            at += p.packed
+            w, view = flat(second), p.view
+            if p.pack_ahead:
+                p.pack(second, scratch)
+                w, view = scratch, p.packed_view
+            p.correlate(first, w, view, out, scratch[self.packed :], bias, activation)
 
-    def _correlate(
-        self, x: Array, packed: Array, scratch: Array, out: Array, bias: Array, activation: Any
+    def run_prepared(
+        self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any
     ) -> None:
+        scratch = workspace.take(threads.count() * self.worker, self.dtype)
         at = 0
         for p in self.passes:
-            p.correlate(x, packed[at:], out, scratch, bias, activation)
+            p.correlate(first, prepared[at:], p.packed_view, out, scratch, bias, activation)
             at += p.packed

@@ -20,6 +20,7 @@ import numba
 from fastconv import jit
 from fastconv.activations import finish
 from fastconv.gemm.move import copy_row, write_row
+from fastconv.gemm.pack import load_panel
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.tile import tile_indexed
 
@@ -54,6 +55,7 @@ class Geometry(NamedTuple):
     step_w: int  #    distance of result pixels
     result_size: int
     ld: int  #        row length of C
+    panel: int  #     where the panel of weights and C begin in a worker's scratch
     c_start: int
     scratch: int
     vl: int
@@ -71,18 +73,17 @@ class Tables(NamedTuple):
 
 
 @jit.kernel
-def correlate(workers, counter, x, a, out, scratch, geo, tables, bias, activation):
+def correlate(workers, counter, x, w, view, taps, out, scratch, geo, tables, bias, activation):
     """Compute a pass; tasks are images x groups x row blocks x channel blocks."""
     for worker in numba.prange(workers):
-        _work(worker, counter, x, a, out, scratch, geo, tables, bias, activation)
+        _work(worker, counter, x, w, view, taps, out, scratch, geo, tables, bias, activation)
 
 
 @jit.inner
-def _work(worker, counter, x, a, out, scratch, geo, tables, bias, activation):
+def _work(worker, counter, x, w, view, taps, out, scratch, geo, tables, bias, activation):
     b0 = worker * geo.scratch
     c0 = b0 + geo.c_start
     panels = -(-geo.m // geo.mr)
-    length = geo.channels * geo.taps
     blocks = geo.row_blocks * geo.q_blocks
     tasks = geo.n * geo.groups * blocks * geo.m_blocks
     task = next_task(counter)
@@ -97,10 +98,12 @@ def _work(worker, counter, x, a, out, scratch, geo, tables, bias, activation):
             ch0, ch1 = part(geo.channels, geo.chunks, chunk), part(geo.channels, geo.chunks, chunk + 1)
             source = (image * geo.groups + group) * geo.channels + ch0
             fill(scratch, b0, x, source, ch1 - ch0, area, geo, tables)
-            multiply(
-                scratch, b0, c0, a, group * geo.m * length, geo, tables, first, last, panels, area,
-                length, ch0 * geo.taps, ch1 * geo.taps,
-            )  # fmt: skip
+            for p in range(first, last):
+                load_panel(scratch, b0 + geo.panel, w, view, taps, group, p, panels, ch0, ch1)
+                m0 = part(geo.m, panels, p)
+                at = c0 + (m0 - part(geo.m, panels, first)) * geo.ld
+                mr = part(geo.m, panels, p + 1) - m0
+                multiply(scratch, at, b0 + geo.panel, b0, geo, tables, area, (ch1 - ch0) * geo.taps, mr, chunk > 0)
         store(scratch, c0, out, geo, tables, image, group, area, first, last, panels, bias, activation)
         task = next_task(counter)
 
@@ -137,26 +140,21 @@ def fill(b, b0, x, source, channels, area, geo, tables):
 
 
 @jit.inner
-def multiply(scratch, b0, c0, a, a0, geo, tables, first, last, panels, area, length, t0, t1):
-    """C (+)= A[panels first..last, t0..t1] * the stripe."""
+def multiply(scratch, c0, a0, b0, geo, tables, area, length, mr, more):
+    """C (+)= panel * the stripe."""
     _, rows, _, columns = area
     runs = 1 if geo.flattened else rows
     width = (rows - 1) * geo.pitch + columns if geo.flattened else columns
     vectors = -(-width // geo.vl)
     groups = -(-vectors // geo.nr)
-    top = part(geo.m, panels, first)
-    for p in range(first, last):
-        m0 = part(geo.m, panels, p)
-        mr = part(geo.m, panels, p + 1) - m0
-        for run in range(runs):
-            for g in range(groups):
-                v = part(vectors, groups, g)
-                nr = part(vectors, groups, g + 1) - v
-                tile_indexed(
-                    scratch, c0 + (m0 - top) * geo.ld + (run * vectors + v) * geo.vl, geo.ld,
-                    a, a0 + m0 * length + t0 * mr, scratch, b0 + run * geo.pitch + v * geo.vl,
-                    tables.offset, t1 - t0, mr, nr, t0 > 0,
-                )  # fmt: skip
+    for run in range(runs):
+        for g in range(groups):
+            v = part(vectors, groups, g)
+            nr = part(vectors, groups, g + 1) - v
+            tile_indexed(
+                scratch, c0 + (run * vectors + v) * geo.vl, geo.ld, scratch, a0,
+                scratch, b0 + run * geo.pitch + v * geo.vl, tables.offset, length, mr, nr, more,
+            )  # fmt: skip
 
 
 @jit.inner

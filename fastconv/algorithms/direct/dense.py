@@ -13,6 +13,7 @@ from fastconv.algorithms.base import Array, flat
 from fastconv.algorithms.correlation import AxisPass, BlockedPass, Pass
 from fastconv.algorithms.direct.cpu import Geometry, Tables, correlate
 from fastconv.gemm.move import SLACK
+from fastconv.gemm.pack import WeightView
 
 KC = 384  # rows of A and B that a chunk of channels brings
 COLUMNS = 256  # result pixels of a task at the least, if there are as many
@@ -131,7 +132,8 @@ class DensePass(BlockedPass):
         tasks = p.n * p.groups * s.row_blocks * s.q_blocks
         m_blocks = max(-(-p.m * ld // third), -(-TASKS * cores // max(1, tasks)))
         m_blocks = min(panels, m_blocks)
-        c_start = -(-(per_chunk * s.channel_size + tile.nr * tile.vl + SLACK) // 16) * 16
+        panel = -(-(per_chunk * s.channel_size + tile.nr * tile.vl + SLACK) // 16) * 16
+        c_start = -(-(panel + per_chunk * taps * tile.mr + SLACK) // 16) * 16
         scratch = c_start + -(-panels // m_blocks) * tile.mr * ld + SLACK
         self.scratch = -(-scratch // 16) * 16
         offset = np.array(s.tap_offsets, np.int64) + s.channel_size * np.arange(per_chunk)[:, None]
@@ -142,13 +144,15 @@ class DensePass(BlockedPass):
             (s.rows.start + s.rows.step * np.arange(s.rows.outputs)) * p.axes[-1].result + p.axes[-1].start,
         )
         self.geometry = describe(
-            p, s, itemsize, m_blocks=m_blocks, chunks=chunks, ld=ld, c_start=c_start, scratch=self.scratch
-        )
+            p, s, itemsize, m_blocks=m_blocks, chunks=chunks, ld=ld, panel=panel, c_start=c_start,
+            scratch=self.scratch,
+        )  # fmt: skip
+        self.column_blocks = tasks // max(1, p.groups)
 
     def correlate(
-        self, x: Array, packed: Array, out: Array, scratch: Array, bias: Array, activation: Any
+        self, x: Array, w: Array, view: WeightView, out: Array, scratch: Array, bias: Array, activation: Any
     ) -> None:
         threads.launch(
-            correlate, self.flops, np.zeros(1, np.int64), flat(x), packed, flat(out), scratch,
+            correlate, self.flops, np.zeros(1, np.int64), flat(x), w, view, self.taps, flat(out), scratch,
             self.geometry, self.tables, bias, activation,
         )  # fmt: skip

@@ -170,7 +170,7 @@ class WeightGrad(Execution):
             np.zeros(0, np.int64),
         )
         self.geometry = describe(
-            p, s, itemsize, m_blocks=m_blocks, chunks=1, ld=ld, c_start=c_start, scratch=scratch
+            p, s, itemsize, m_blocks=m_blocks, chunks=1, ld=ld, panel=panel, c_start=c_start, scratch=scratch
         )
         self.partial = 0 if splits == 1 else -(-splits * p.groups * p.m * p.reduction // 16) * 16
         self.workspace = (self.partial + machine.machine().cores * scratch) * itemsize

@@ -8,6 +8,7 @@ into cache and multiplied there (`cpu.py`).  A 1x1 convolution is the same produ
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from fastconv import machine, threads
 from fastconv.algorithms.base import Algorithm, Array, flat
 from fastconv.algorithms.correlation import BlockedPass, Correlation, Pass
 from fastconv.gemm.blocking import within
+from fastconv.gemm.move import SLACK
+from fastconv.gemm.pack import WeightView
 from fastconv.problem import ConvProblem, Direction
 
 
@@ -54,7 +57,7 @@ class LoweredPass(BlockedPass):
         super().__init__(p, itemsize)
         tile, m = machine.tile(itemsize), machine.machine()
         outer, last = p.axes[:-1], p.axes[-1]
-        rows = int(np.prod([a.outputs for a in outer], dtype=int))
+        rows = prod(a.outputs for a in outer)
         source_row, result_row = _row_tables(outer)
         offsets = np.array([t[1] for t in last.taps], np.int64)
         # position j reads pixel j*stride + offset: inside for lo <= j < hi
@@ -64,34 +67,42 @@ class LoweredPass(BlockedPass):
 
         # Blocks of columns are as wide as fit: the source is read in longer runs.  B may fill a third
         # of L2 and C half.
+        taps = len(p.taps)
+        chunks = max(1, min(p.channels, -(-p.channels * taps // KC)))
+        kc = -(-p.channels // chunks) * taps
         vectors = max(1, -(-p.columns // tile.vl))
         panels = -(-p.m // tile.mr)
-        most = max(1, cache // 3 // (min(KC, max(1, p.reduction)) * itemsize) // tile.vl)
+        most = max(1, cache // 3 // (max(1, kc) * itemsize) // tile.vl)
         column_blocks = min(vectors, -(-vectors // (most * m.cores)) * m.cores)
+        if column_blocks == m.cores and panels >= TASKS * m.cores:  # share out the weights instead
+            column_blocks = -(-vectors // most)
         widest = -(-vectors // column_blocks) * tile.vl
         row_blocks = max(
             -(-p.m * widest * itemsize // (cache // 2)),
             -(-TASKS * m.cores // (p.groups * column_blocks)),
         )
         row_blocks = min(panels, row_blocks)
-        kc = min(p.reduction, KC)
-        c_start = kc * widest + 16
-        size = c_start + (-(-panels // row_blocks)) * tile.mr * widest + 16
+        panel = -(-(kc * widest + SLACK) // 16) * 16
+        c_start = -(-(panel + kc * tile.mr + SLACK) // 16) * 16
+        size = c_start + -(-panels // row_blocks) * tile.mr * widest + SLACK
+        self.scratch = -(-size // 16) * 16
+        self.column_blocks = column_blocks
         self.geometry = Geometry(
-            p.groups, p.channels, p.m, len(source_row) // max(1, rows), len(last.taps), rows, last.outputs,
-            p.columns, int(np.prod([a.source for a in outer], dtype=int)), last.source, last.stride, last.step,
-            int(np.prod([a.result for a in p.axes], dtype=int)), column_blocks, row_blocks, kc,
-            widest, c_start, -(-size // 16) * 16, tile.vl, tile.mr, tile.nr,
+            groups=p.groups, channels=p.channels, m=p.m, outer=taps // max(1, len(last.taps)),
+            inner=len(last.taps), rows=rows, q=last.outputs, columns=p.columns,
+            source_rows=prod(a.source for a in outer), source_width=last.source, stride=last.stride,
+            step=last.step, result_size=prod(a.result for a in p.axes), column_blocks=column_blocks,
+            row_blocks=row_blocks, chunks=chunks, ld=widest, panel=panel, c_start=c_start,
+            scratch=self.scratch, vl=tile.vl, mr=tile.mr, nr=tile.nr,
         )  # fmt: skip
-        self.scratch = self.geometry.scratch
 
     def correlate(
-        self, x: Array, packed: Array, out: Array, scratch: Array, bias: Array, activation: Any
+        self, x: Array, w: Array, view: WeightView, out: Array, scratch: Array, bias: Array, activation: Any
     ) -> None:
         from fastconv.algorithms.im2col.cpu import correlate
 
         threads.launch(
-            correlate, self.flops, np.zeros(1, np.int64), flat(x), packed, flat(out), scratch,
+            correlate, self.flops, np.zeros(1, np.int64), flat(x), w, view, self.taps, flat(out), scratch,
             self.geometry, self.tables, bias, activation,
         )  # fmt: skip
 

@@ -16,6 +16,7 @@ import numba
 from fastconv import jit
 from fastconv.activations import finish
 from fastconv.gemm.move import copy_row, write_row
+from fastconv.gemm.pack import load_panel
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.tile import tile
 
@@ -38,9 +39,10 @@ class Geometry(NamedTuple):
     result_size: int  # pixels of a result channel
     column_blocks: int
     row_blocks: int
-    kc: int
+    chunks: int  #    of source channels
     ld: int  #        row length of B and C in scratch
-    c_start: int  #   where C begins in a worker's scratch
+    panel: int  #     where the panel of weights and C begin in a worker's scratch
+    c_start: int
     scratch: int  #   elements of a worker
     vl: int
     mr: int
@@ -58,14 +60,14 @@ class Tables(NamedTuple):
 
 
 @jit.kernel
-def correlate(workers, counter, x, a, out, scratch, geo, tables, bias, activation):
+def correlate(workers, counter, x, w, view, taps, out, scratch, geo, tables, bias, activation):
     """Compute a pass; tasks are blocks of columns x blocks of channels x groups."""
     for worker in numba.prange(workers):
-        _work(worker, counter, x, a, out, scratch, geo, tables, bias, activation)
+        _work(worker, counter, x, w, view, taps, out, scratch, geo, tables, bias, activation)
 
 
 @jit.inner
-def _work(worker, counter, x, a, out, scratch, geo, tables, bias, activation):
+def _work(worker, counter, x, w, view, taps, out, scratch, geo, tables, bias, activation):
     b0 = worker * geo.scratch
     c0 = b0 + geo.c_start
     panels = -(-geo.m // geo.mr)
@@ -80,15 +82,17 @@ def _work(worker, counter, x, a, out, scratch, geo, tables, bias, activation):
         j0 = part(vectors, geo.column_blocks, block)
         j1 = part(vectors, geo.column_blocks, block + 1)
         columns = min(j1 * geo.vl, geo.columns) - j0 * geo.vl
-        length = geo.channels * geo.outer * geo.inner
-        chunks = max(1, -(-length // geo.kc))
-        for chunk in range(chunks):
-            t0, t1 = part(length, chunks, chunk), part(length, chunks, chunk + 1)
+        per_channel = geo.outer * geo.inner
+        for chunk in range(geo.chunks):
+            ch0, ch1 = part(geo.channels, geo.chunks, chunk), part(geo.channels, geo.chunks, chunk + 1)
+            t0, t1 = ch0 * per_channel, ch1 * per_channel
             lower(scratch, b0, x, geo, tables, group, j0 * geo.vl, columns, t0, t1)
-            multiply(
-                scratch, b0, c0, a, (group * geo.m) * length, geo, p0, p1, panels, j1 - j0,
-                length, t0, t1,
-            )  # fmt: skip
+            for p in range(p0, p1):
+                load_panel(scratch, b0 + geo.panel, w, view, taps, group, p, panels, ch0, ch1)
+                m0 = part(geo.m, panels, p)
+                at = c0 + (m0 - part(geo.m, panels, p0)) * geo.ld
+                mr = part(geo.m, panels, p + 1) - m0
+                multiply(scratch, at, b0 + geo.panel, b0, geo.ld, geo, j1 - j0, t1 - t0, mr, chunk > 0)
         store(scratch, c0, out, geo, tables, group, j0 * geo.vl, columns, p0, p1, panels, bias, activation)
         task = next_task(counter)
 
@@ -134,20 +138,14 @@ def lower(b, b0, x, geo, tables, group, j0, columns, t0, t1):
 
 
 @jit.inner
-def multiply(scratch, b0, c0, a, a0, geo, p0, p1, panels, vectors, length, t0, t1):
-    """C (+)= A[panels p0..p1, t0..t1] * B."""
+def multiply(scratch, c0, a0, b0, ld, geo, vectors, length, mr, more):
+    """C (+)= panel * B, for rows of B and C that are ``ld`` apart."""
     groups = -(-vectors // geo.nr)
-    first = part(geo.m, panels, p0)
-    for p in range(p0, p1):
-        m0 = part(geo.m, panels, p)
-        mr = part(geo.m, panels, p + 1) - m0
-        for g in range(groups):
-            v = part(vectors, groups, g)
-            nr = part(vectors, groups, g + 1) - v
-            tile(
-                scratch, c0 + (m0 - first) * geo.ld + v * geo.vl, geo.ld, a, a0 + m0 * length + t0 * mr,
-                scratch, b0 + v * geo.vl, geo.ld, t1 - t0, mr, nr, t0 > 0,
-            )  # fmt: skip
+    for g in range(groups):
+        v = part(vectors, groups, g)
+        nr = part(vectors, groups, g + 1) - v
+        at = v * geo.vl
+        tile(scratch, c0 + at, ld, scratch, a0, scratch, b0 + at, ld, length, mr, nr, more)
 
 
 @jit.inner

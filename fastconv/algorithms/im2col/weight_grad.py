@@ -19,12 +19,11 @@ from fastconv import jit, machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.correlation import passes
 from fastconv.algorithms.im2col import LoweredPass
-from fastconv.algorithms.im2col.cpu import lower
+from fastconv.algorithms.im2col.cpu import lower, multiply
 from fastconv.gemm.blocking import odd_lines
 from fastconv.gemm.move import SLACK, transpose, write_row
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.splits import add_splits
-from fastconv.gemm.tile import tile
 from fastconv.problem import ConvProblem, Direction
 
 KC = 192  # pixels of a chunk
@@ -81,7 +80,7 @@ def _work(worker, counter, x, gy, partial, scratch, geo, tables, blocks):
                 m0, m1 = part(geo.m, panels, p), part(geo.m, panels, p + 1)
                 _panel(scratch, b0 + blocks.panel, gy, geo, group, j, count, m0, m1)
                 at = c0 + (m0 - first) * blocks.ld
-                _multiply(scratch, at, b0 + blocks.panel, b0, geo, blocks, v1 - v0, count, m1 - m0, j > begin)
+                multiply(scratch, at, b0 + blocks.panel, b0, blocks.ld, geo, v1 - v0, count, m1 - m0, j > begin)
         for m in range(first, last):
             to = ((split * geo.groups + group) * geo.m + m) * length + t0
             write_row(partial, to, scratch, c0 + (m - first) * blocks.ld, t1 - t0)
@@ -113,17 +112,6 @@ def _panel(scratch, a0, gy, geo, group, j, count, m0, m1):
         source = ((image * geo.groups + group) * geo.m + m0) * pixels + pixel
         transpose(scratch, a0 + done * (m1 - m0), m1 - m0, gy, source, pixels, m1 - m0, run)
         done += run
-
-
-@jit.inner
-def _multiply(scratch, c0, a0, b0, geo, blocks, vectors, count, mr, more):
-    """C (+)= panel * B^T."""
-    groups = -(-vectors // geo.nr)
-    for g in range(groups):
-        v = part(vectors, groups, g)
-        nr = part(vectors, groups, g + 1) - v
-        at = v * geo.vl
-        tile(scratch, c0 + at, blocks.ld, scratch, a0, scratch, b0 + at, blocks.ld, count, mr, nr, more)
 
 
 class WeightGrad(Execution):
