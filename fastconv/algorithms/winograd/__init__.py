@@ -32,7 +32,7 @@ LONG_CHOICES = {2: (3, 5), 3: (2, 4, 6), 4: (3, 5), 5: (2, 4), 6: (3,), 7: (2,)}
 GROWTH = {
     (1, 1): (1.0, 1.0), (3, 2): (1.0, 0.85), (2, 3): (0.85, 1.0), (5, 2): (2.0, 1.2), (4, 3): (1.5, 1.3),
     (3, 4): (1.4, 1.5), (2, 5): (1.3, 1.9), (1, 6): (1.4, 3.0), (7, 2): (4.0, 2.3), (6, 3): (3.0, 2.2),
-    (5, 4): (3.0, 2.3), (4, 5): (2.4, 2.6), (3, 6): (2.5, 3.0), (2, 7): (2.6, 4.0),
+    (5, 4): (3.0, 2.3), (4, 5): (2.4, 2.6), (3, 6): (2.5, 3.0), (2, 7): (2.6, 5.0),
 }  # fmt: skip
 STRICT = 1.1  # growth that precision="strict" admits
 
@@ -54,8 +54,6 @@ class Winograd(Algorithm):
         return Winograd(given)
 
     def reject(self, problem, direction):
-        if direction is Direction.WEIGHT_GRAD:
-            return "the weight gradient is not written yet"
         if len(problem.axes) > 2:
             return f"tiles have one or two axes, the problem has {len(problem.axes)}"
         if not problem.unit_stride:
@@ -102,6 +100,10 @@ class Winograd(Algorithm):
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         tiles = self.tiles(problem, direction)
+        if direction is Direction.WEIGHT_GRAD:
+            from fastconv.algorithms.winograd.weight_grad import weight_grad
+
+            return weight_grad(problem, tiles, limit)
         from fastconv.algorithms.winograd.correlation import correlation
 
         return correlation(problem, direction, tiles, limit)

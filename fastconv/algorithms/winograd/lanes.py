@@ -22,7 +22,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import machine
-from fastconv.algorithms.winograd.transforms import apply, matrices
+from fastconv.algorithms.winograd.transforms import Matrix, apply, matrices
 from fastconv.gemm.move import I32, lanes_between, masked_load, masked_store
 from fastconv.gemm.tile import I64, data, element, load, store
 
@@ -33,7 +33,7 @@ def widths(vl: int) -> list[int]:
 
 
 def _mr(variant: Any) -> list[int]:
-    return [t.count for t in variant.types]
+    return [t.count for t in variant.types[:4]]
 
 
 def _pick(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
@@ -123,10 +123,14 @@ def transform_input(typing, v, v0, step, whole, count, x, x0, row, rows, column,
 
     The plane of ``rows x columns`` pixels is at ``x[x0]``; the first tile's corner is (row, column), which
     may lie outside.  All lanes are stored where ``whole``, else the first ``count``.
+    A fifth member of ``variant`` says that x is grad_output: tiles of m x m pixels, which F(r, m) takes for
+    kernels, so that G takes the place of B.
     """
     mh, rh, mw, rw = _mr(variant)
-    high, wide = mh + rh - 1, mw + rw - 1
-    b_high, b_wide = matrices(mh, rh)[2], matrices(mw, rw)[2]
+    if len(variant.types) == 5:
+        left, right = matrices(rh, mh)[1], matrices(rw, mw)[1]
+    else:
+        left, right = matrices(mh, rh)[2], matrices(mw, rw)[2]
 
     def codegen(context, builder, signature, arguments):
         v, v0, step, whole, count, x, x0, row, rows, column, columns, shrink, _ = arguments
@@ -134,60 +138,81 @@ def transform_input(typing, v, v0, step, whole, count, x, x0, row, rows, column,
         plane = builder.gep(data(context, builder, signature.args[5], x, x0), [column])
 
         def emit(vector, itemsize):
-            lanes = vector.count
-            entry = _table(builder, vector, high * wide)
-            parts = -(-(lanes * mw + rw - 1) // lanes)
-            numbers = list(range(lanes))
-            masks = [
-                lanes_between(builder, builder.add(column, I64(p * lanes)), I64(0), columns, numbers)
-                for p in range(parts)
-            ]
-            interior = builder.and_(
-                builder.icmp_signed(">=", column, I64(0)),
-                builder.icmp_signed("<=", builder.add(column, I64(parts * lanes)), columns),
+            entry = _table(builder, vector, len(left[0]) * len(right))
+            _emit_rows(
+                builder, vector, itemsize, entry, right, mw, len(left[0]), plane, row, rows, column, columns
             )
-            with cgutils.for_range(builder, I64(high)) as loop:
-                h = builder.add(row, loop.index)
-                inside = builder.and_(builder.icmp_signed(">=", h, I64(0)), builder.icmp_signed("<", h, rows))
-                line = builder.gep(plane, [builder.mul(h, columns)])
-                zeros = [ir.Constant(vector, [0.0] * lanes)] * parts
-
-                def whole_parts():
-                    return [load(builder, line, p * lanes, vector, itemsize) for p in range(parts)]
-
-                def masked_parts():
-                    return [
-                        masked_load(builder, builder.gep(line, [I64(p * lanes)]), masks[p], vector, itemsize)
-                        for p in range(parts)
-                    ]
-
-                def inside_parts():
-                    return _choose(builder, interior, whole_parts, masked_parts)
-
-                pixels = _choose(builder, inside, inside_parts, lambda: zeros)
-                base = builder.mul(loop.index, I64(wide))
-                outputs = apply(builder, b_wide, _phases(builder, pixels, mw, wide))
-                for j, value in enumerate(outputs):
-                    builder.store(value, entry(builder.add(base, I64(j))))
-            mask = lanes_between(builder, I64(0), I64(0), count, numbers)
-            with cgutils.for_range(builder, I64(wide)) as loop:
-                inputs = [builder.load(entry(builder.add(loop.index, I64(i * wide)))) for i in range(high)]
-                outputs = apply(builder, b_high, inputs)
-                at = builder.gep(to, [builder.mul(loop.index, step)])
-                places = [builder.gep(at, [builder.mul(step, I64(i * wide))]) for i in range(high)]
-                with builder.if_else(whole) as (all_lanes, some):
-                    with all_lanes:
-                        for value, place in zip(outputs, places, strict=True):
-                            store(builder, value, place, 0, itemsize)
-                    with some:
-                        for value, place in zip(outputs, places, strict=True):
-                            masked_store(builder, value, place, mask, itemsize)
+            _emit_columns(builder, vector, itemsize, entry, left, len(right), to, step, whole, count)
 
         _for_each_width(context, builder, signature.args[0], shrink, emit)
         return context.get_dummy_value()
 
     i = types.int64
     return types.void(v, i, i, types.boolean, i, x, i, i, i, i, i, i, variant), codegen
+
+
+def _emit_rows(
+    builder: Any, vector: Any, itemsize: int, entry: Any, matrix: Matrix, m: int, high: int,
+    plane: Any, row: Any, rows: Any, column: Any, columns: Any,
+) -> None:  # fmt: skip
+    """Emit the loop over the ``high`` pixel rows of the tiles: load, split, transform along the row."""
+    lanes, wide = vector.count, len(matrix[0])
+    parts = -(-(lanes * m + wide - m) // lanes)
+    masks = [
+        lanes_between(builder, builder.add(column, I64(p * lanes)), I64(0), columns, list(range(lanes)))
+        for p in range(parts)
+    ]
+    interior = builder.and_(
+        builder.icmp_signed(">=", column, I64(0)),
+        builder.icmp_signed("<=", builder.add(column, I64(parts * lanes)), columns),
+    )
+    with cgutils.for_range(builder, I64(high)) as loop:
+        h = builder.add(row, loop.index)
+        inside = builder.and_(builder.icmp_signed(">=", h, I64(0)), builder.icmp_signed("<", h, rows))
+        line = builder.gep(plane, [builder.mul(h, columns)])
+
+        def whole_parts():
+            return [load(builder, line, p * lanes, vector, itemsize) for p in range(parts)]
+
+        def masked_parts():
+            return [
+                masked_load(builder, builder.gep(line, [I64(p * lanes)]), masks[p], vector, itemsize)
+                for p in range(parts)
+            ]
+
+        def inside_parts():
+            return _choose(builder, interior, whole_parts, masked_parts)
+
+        def outside_parts():
+            return [ir.Constant(vector, [0.0] * lanes)] * parts
+
+        pixels = _choose(builder, inside, inside_parts, outside_parts)
+        outputs = apply(builder, matrix, _phases(builder, pixels, m, wide))
+        for j, value in enumerate(outputs):
+            at = builder.add(builder.mul(loop.index, I64(len(matrix))), I64(j))
+            builder.store(value, entry(at))
+
+
+def _emit_columns(
+    builder: Any, vector: Any, itemsize: int, entry: Any, matrix: Matrix, wide: int,
+    to: Any, step: Any, whole: Any, count: Any,
+) -> None:  # fmt: skip
+    """Emit the loop over the table's ``wide`` columns: transform along the column, store the positions."""
+    mask = lanes_between(builder, I64(0), I64(0), count, list(range(vector.count)))
+    with cgutils.for_range(builder, I64(wide)) as loop:
+        inputs = [builder.load(entry(builder.add(loop.index, I64(i * wide)))) for i in range(len(matrix[0]))]
+        at = builder.gep(to, [builder.mul(loop.index, step)])
+        outputs = [
+            (value, builder.gep(at, [builder.mul(step, I64(i * wide))]))
+            for i, value in enumerate(apply(builder, matrix, inputs))
+        ]
+        with builder.if_else(whole) as (all_lanes, some):
+            with all_lanes:
+                for value, place in outputs:
+                    store(builder, value, place, 0, itemsize)
+            with some:
+                for value, place in outputs:
+                    masked_store(builder, value, place, mask, itemsize)
 
 
 def _choose(builder: Any, condition: Any, first: Any, second: Any) -> list[Any]:
@@ -323,8 +348,18 @@ def transform_filters(typing, u, u0, u_step, t, t0, t_step, count, variant):
     i runs over ``count`` filters, rounded up to whole vectors.
     """
     mh, rh, mw, rw = _mr(variant)
-    high, wide = mh + rh - 1, mw + rw - 1
-    g_high, g_wide = matrices(mh, rh)[1], matrices(mw, rw)[1]
+    return _lane_by_lane(u, t, variant, matrices(mh, rh)[1], matrices(mw, rw)[1])
+
+
+@intrinsic
+def transform_sums(typing, t, t0, t_step, u, u0, u_step, count, variant):
+    """Set ``t[t0 + tap*t_step + i] = (A s A^T)[tap]`` of F(r, m), ``s[position] = u[u0 + position*u_step + i]``."""
+    mh, rh, mw, rw = _mr(variant)
+    return _lane_by_lane(t, u, variant, matrices(rh, mh)[0], matrices(rw, mw)[0])
+
+
+def _lane_by_lane(result: Any, source: Any, variant: Any, left: Matrix, right: Matrix) -> Any:
+    """Return typing and code of ``left @ x @ right^T`` over vectors of independent x."""
 
     def codegen(context, builder, signature, arguments):
         u, u0, u_step, t, t0, t_step, count, _ = arguments
@@ -332,24 +367,29 @@ def transform_filters(typing, u, u0, u_step, t, t0, t_step, count, variant):
         vector = ir.VectorType(element(signature.args[0]), machine.tile(itemsize).vl)
         to = data(context, builder, signature.args[0], u, u0)
         source = data(context, builder, signature.args[3], t, t0)
+        high, wide = len(left[0]), len(right[0])
         with cgutils.for_range_slice(builder, I64(0), count, I64(vector.count), I64) as (i, _):
             at = builder.gep(source, [i])
             place = builder.gep(to, [i])
             columns = []
-            for s in range(rw):
+            for s in range(wide):
                 column = [
                     load(
-                        builder, builder.gep(at, [builder.mul(t_step, I64(r * rw + s))]), 0, vector, itemsize
+                        builder,
+                        builder.gep(at, [builder.mul(t_step, I64(r * wide + s))]),
+                        0,
+                        vector,
+                        itemsize,
                     )
-                    for r in range(rh)
+                    for r in range(high)
                 ]
-                columns.append(apply(builder, g_high, column))
-            for h in range(high):
-                outputs = apply(builder, g_wide, [column[h] for column in columns])
+                columns.append(apply(builder, left, column))
+            for h in range(len(left)):
+                outputs = apply(builder, right, [column[h] for column in columns])
                 for j, value in enumerate(outputs):
-                    where = builder.gep(place, [builder.mul(u_step, I64(h * wide + j))])
+                    where = builder.gep(place, [builder.mul(u_step, I64(h * len(right) + j))])
                     store(builder, value, where, 0, itemsize)
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(u, i, i, t, i, i, i, variant), codegen
+    return types.void(result, i, i, source, i, i, i, variant), codegen
