@@ -1,0 +1,213 @@
+"""The disk cache runs no stale code, whatever happens to its folder.
+
+Each test copies `fastconv.jit` into a package of three small files and runs that in processes of its own.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastconv import jit
+
+STEP = """
+from small import jit
+
+@jit.inner
+def step(x):
+    return FACTOR * x
+
+FACTOR = 2.0
+"""
+
+ENTRY = """
+import numba
+from numba.np.ufunc.parallel import get_thread_id
+from small import jit
+from small.step import step
+
+@jit.kernel
+def entry(workers, values, ids):
+    for worker in numba.prange(workers):
+        ids[worker] = get_thread_id()
+        values[worker] = step(values[worker])
+"""
+
+PROGRAM = """
+import json
+import numba, numpy as np
+from small.entry import entry
+
+numba.get_num_threads()  # the serial twin asks for a thread's number as well
+report = {}
+for name, twin, dtype in (TWINS):
+    values, ids = np.ones(2, dtype), np.zeros(2, np.int64)
+    twin(2, values, ids)
+    report[name] = [*values.tolist(), sorted(ids.tolist())]
+report["hits"] = sum(sum(d.stats.cache_hits.values()) for d in (entry.serial, entry.parallel))
+report["misses"] = sum(sum(d.stats.cache_misses.values()) for d in (entry.serial, entry.parallel))
+print(json.dumps(report))
+"""
+ONE = PROGRAM.replace("TWINS", "('serial', entry.serial, 'f4'),")
+BOTH = PROGRAM.replace("TWINS", "('serial', entry.serial, 'f4'), ('parallel', entry.parallel, 'f4')")
+WIDTHS = PROGRAM.replace("TWINS", "('serial', entry.serial, 'f4'), ('double', entry.serial, 'f8')")
+
+
+@pytest.fixture
+def package(tmp_path):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "step.py").write_text(STEP)
+    (folder / "entry.py").write_text(ENTRY)
+    shutil.copy(jit.__file__, folder / "jit.py")
+    return folder
+
+
+def start(package, program=ONE, before="", **environment):
+    environment = os.environ | {
+        "PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1", "NUMBA_NUM_THREADS": "2",
+        "NUMBA_CACHE_DIR": str(package.parent / "cache"), "FASTCONV_CACHE": "1",
+    } | environment  # fmt: skip
+    return subprocess.Popen(
+        ["/bin/sh", "-c", f'{before} exec "$@"', "sh", sys.executable, "-W", "error", "-c", program],
+        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finish(process, factor=2):
+    """Return (hits, misses) of a process that gave the right results."""
+    out, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    report = json.loads(out.splitlines()[-1])
+    threads = {"serial": [0, 0], "parallel": [0, 1], "double": [0, 0]}
+    counts = report.pop("hits"), report.pop("misses")
+    assert report == {name: [factor, factor, threads[name]] for name in report}
+    return counts
+
+
+def entries(package):
+    return sorted(package.parent.joinpath("cache").rglob("*.nbc"))
+
+
+def test_second_process_compiles_nothing_and_tells_the_twins_apart(package):
+    assert finish(start(package, BOTH)) == (0, 2)
+    before = entries(package)
+    assert finish(start(package, BOTH)) == (2, 0)
+    assert entries(package) == before
+    assert {p.suffix for p in package.parent.joinpath("cache").rglob("*") if p.is_file()} == {".nbc"}
+
+
+def test_edit_of_another_file_even_with_its_old_time_and_size(package):
+    finish(start(package))
+    file = package / "step.py"
+    times = os.stat(file)
+    file.write_text(STEP.replace("FACTOR = 2.0", "FACTOR = 7.0"))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert os.stat(file).st_size == times.st_size
+    count = len(entries(package))
+    assert finish(start(package), factor=7) == (0, 1)
+    assert len(entries(package)) == count, "entries of the old sources are still there"
+    assert finish(start(package), factor=7) == (1, 0)
+
+
+def test_edit_under_a_running_process_leaves_nothing_behind(package):
+    """The process runs what it has loaded; what it compiles must not be taken for the new sources'."""
+    edit = f"""
+import time
+from pathlib import Path
+from small.step import step
+time.sleep(0.05)
+Path({str(package / "step.py")!r}).write_text({STEP.replace("2.0", "7.0")!r})
+"""
+    finish(start(package, edit + ONE))
+    assert finish(start(package), factor=7) == (0, 1)
+
+
+def test_compiler_settings_are_part_of_the_name(package):
+    finish(start(package))
+    assert finish(start(package, NUMBA_BOUNDSCHECK="1")) == (0, 1)
+    assert finish(start(package)) == (1, 0)
+
+
+def test_processes_that_warm_an_empty_cache_at_once(package):
+    """They write entries of one function for different types, where numbers for names would clash."""
+    for process in [start(package, program) for program in (ONE, WIDTHS, ONE, WIDTHS)]:
+        finish(process)
+    assert finish(start(package, WIDTHS)) == (2, 0)
+
+
+@pytest.mark.parametrize("damage", ["emptied", "cut", "changed"])
+def test_damaged_entries_are_replaced(package, damage):
+    finish(start(package))
+    for file in entries(package):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 255
+        file.write_bytes(content[: {"emptied": 0, "cut": 1000, "changed": None}[damage]])
+    assert finish(start(package)) == (0, 1)
+    assert finish(start(package)) == (1, 0)
+
+
+def test_full_disk(package):
+    """No file may grow beyond one block: every write of an entry fails."""
+    pytest.importorskip("resource")
+    assert finish(start(package, before="trap '' XFSZ; ulimit -f 1;")) == (0, 1)
+    assert not entries(package)
+    assert not list(package.parent.joinpath("cache").rglob("*.tmp"))
+
+
+def test_no_folder_to_write_to(package):
+    """A file stands where each of the three folders would be made."""
+    blocked = package.parent / "blocked"
+    blocked.write_text("")
+    (package / "__pycache__").write_text("")
+    environment = {"HOME": str(blocked), "XDG_CACHE_HOME": str(blocked), "NUMBA_CACHE_DIR": str(blocked)}
+    assert finish(start(package, **environment))[0] == 0
+
+
+def test_switched_off(package):
+    finish(start(package, FASTCONV_CACHE="0"))
+    assert not entries(package)
+
+
+def test_callers_own_functions_are_not_kept(package):
+    """A function without a file of the package has no name that means anything to the next process."""
+    program = """
+import numba, numpy as np
+from small import jit
+import small.own
+print(small.own.apply(numba.njit(lambda x: x + 1), np.zeros(1)))
+"""
+    package.joinpath("own.py").write_text("""
+from small import jit
+
+@jit.inner
+def apply(function, values):
+    return function(values[0])
+""")
+    for _ in range(2):
+        process = start(package, program)
+        assert process.communicate(timeout=120)[0].strip() == "1.0"
+    assert not entries(package)
+
+
+def test_import_without_compiler():
+    """NUMBA_DISABLE_JIT leaves functions as they are; modules can still be imported."""
+    program = "import fastconv; from fastconv.algorithms import registry; print(sorted(registry()))"
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        check=False, capture_output=True, text=True, timeout=120, env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "reference" in result.stdout
+
+
+def test_every_kernel_is_decorated_in_one_place():
+    """``njit`` and its options appear in `fastconv.jit` alone."""
+    root = Path(jit.__file__).parent
+    users = [p.relative_to(root).as_posix() for p in root.rglob("*.py") if "njit(" in p.read_text()]
+    assert users == ["jit.py"]
