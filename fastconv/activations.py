@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numba
+import numpy as np
 from numba.core import types
 from numba.extending import overload
 
@@ -30,7 +31,7 @@ CODES = {
 }
 
 
-def resolve(activation: Activation | None) -> Any:
+def resolve(activation: Activation | None, dtype: np.dtype[Any]) -> Any:
     """Return the code or jitted function that kernels take; refuse anything else."""
     if activation is None:
         return NONE
@@ -39,11 +40,23 @@ def resolve(activation: Activation | None) -> Any:
             raise ValueError(f"activation must be one of {', '.join(CODES)}, got {activation!r}")
         return CODES[activation]
     if isinstance(activation, numba.core.dispatcher.Dispatcher):
-        return activation
+        return _tried(activation, dtype)
     raise TypeError(
         f"activation must be None, one of {', '.join(CODES)}, or a scalar function under "
         f"numba.njit, got {type(activation).__name__}"
     )
+
+
+def _tried(function: Any, dtype: np.dtype[Any]) -> Any:
+    """Try a user's function on one number, before a kernel is compiled around it."""
+    try:
+        result = function(dtype.type(0.5))
+    except (numba.core.errors.NumbaError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TypeError(f"activation must take one {dtype} number: {reason}") from error
+    if not isinstance(result, float | int):
+        raise TypeError(f"activation must return a real number, got {type(result).__name__}")
+    return function
 
 
 @jit.inner

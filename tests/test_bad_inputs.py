@@ -357,6 +357,18 @@ def test_activation(activation, error, message):
             call()
 
 
+def test_own_activation_that_kernels_cannot_use():
+    numba = pytest.importorskip("numba")
+    for function, message in (
+        (lambda a, b: a, "must take one float32 number"),
+        (lambda a: a.upper(), "must take one float32 number"),
+        (lambda a: a * 1j, "must return a real number, got complex"),
+        (lambda a: None, "must return a real number, got NoneType"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            fastconv.conv2d(X, W, activation=numba.njit(function))
+
+
 @pytest.mark.parametrize(
     ("need", "error", "message"),
     [

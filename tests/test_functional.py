@@ -158,6 +158,13 @@ def test_long_bias_gradient_in_float32():
     assert grads.bias[0] == 2**25
 
 
+def test_bias_gradient_of_many_short_maps():
+    gy = rng.standard_normal((300, 40, 3, 3), np.float32)
+    x = np.zeros((300, 1, 3, 3), np.float32)
+    grads = fastconv.conv2d_backward(x, np.ones((40, 1, 1, 1), np.float32), gy, need=("bias",))
+    np.testing.assert_allclose(grads.bias, gy.sum(axis=(0, 2, 3), dtype=np.float64), rtol=0, atol=1e-4)
+
+
 # ------------------------------------------------------------------------------------ arrays
 
 
@@ -290,6 +297,13 @@ def test_activations_against_torch(name):
     y = fastconv.conv2d(x, w, b, activation=name)
     plain = torch.from_numpy(fastconv.conv2d(x, w, b))
     np.testing.assert_allclose(y, getattr(torch.nn.functional, name)(plain).numpy(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu"])
+def test_activations_keep_nan(name):
+    x = np.full((1, 1, 3, 3), np.nan, np.float32)
+    y = fastconv.conv2d(x, np.ones((1, 1, 2, 2), np.float32), activation=name)
+    assert np.isnan(y).all()
 
 
 def test_own_activation():
