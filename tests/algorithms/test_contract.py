@@ -24,7 +24,9 @@ UNLIMITED = 2**40
 # Algorithms that only multiply and add the numbers given: integers come out exact.
 EXACT = {"direct", "im2col", "reference"}
 
-each_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
+each_algorithm = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ALGORITHMS]
+)
 each_direction = pytest.mark.parametrize("direction", list(Direction), ids=str)
 each_problem = pytest.mark.parametrize("problem", WRITTEN, ids=str)
 
