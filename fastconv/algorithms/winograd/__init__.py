@@ -16,8 +16,9 @@ import re
 from itertools import product
 from math import prod
 
-from fastconv import config, machine
+from fastconv import machine
 from fastconv.algorithms.base import Algorithm, Execution
+from fastconv.config import current
 from fastconv.problem import ConvProblem, Direction
 
 Tiles = tuple[tuple[int, int], tuple[int, int]]  # (m, r) of the rows, (m, r) of the columns
@@ -84,7 +85,7 @@ class Winograd(Algorithm):
         pairs: list[Tiles] = [
             pair for pair in product(*map(choices, kernel)) if kernel[0] != kernel[1] or pair[0] == pair[1]
         ]
-        if config.current().precision == "strict":
+        if current().precision == "strict":
             exact = [t for t in pairs if growth(problem, direction, t) <= STRICT]
             pairs = exact or pairs
         return min(pairs, key=lambda t: cost(problem, direction, t))
