@@ -14,8 +14,10 @@ def registry() -> dict[str, Algorithm]:
     from fastconv.algorithms.fft import Fft
     from fastconv.algorithms.im2col import Im2col
     from fastconv.algorithms.reference import Reference
+    from fastconv.algorithms.winograd import Winograd
 
     algorithms: tuple[Algorithm, ...] = (
+        Winograd(),  #  fewer multiplications for small kernels
         Fft(),  #       few multiplications for large kernels
         Direct(),  #    the definition, blocked for registers and caches
         Im2col(),  #    a matrix product over blocks lowered into cache

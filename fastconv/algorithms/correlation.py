@@ -26,7 +26,6 @@ import numpy as np
 from fastconv import machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.gemm.pack import WeightView, pack_weights
-
 from fastconv.problem import Axis, ConvProblem, Direction
 
 
@@ -107,6 +106,11 @@ class Pass:
         """Multiplications and additions."""
         return 2 * self.groups * self.m * self.columns * self.reduction
 
+    def bytes(self, itemsize: int) -> int:
+        """Size of what is read and written, in memory."""
+        source = self.n * self.groups * self.channels * prod(a.source for a in self.axes)
+        return itemsize * (source + self.groups * self.m * (self.columns + self.reduction))
+
     def collapsed(self) -> Pass:
         """Return a pass over pixels in one row where no axis looks beside its own pixel."""
         if not all(a.is_identity for a in self.axes):
@@ -143,6 +147,7 @@ class BlockedPass(ABC):
 
     scratch: int  # elements that one worker needs
     column_blocks: int  # how often each panel of weights is loaded
+    seconds: float  # predicted
 
     def __init__(self, p: Pass, itemsize: int) -> None:
         self.flops = p.flops
@@ -158,6 +163,11 @@ class BlockedPass(ABC):
     def pack_ahead(self) -> bool:
         """Whether a call should pack the weights before it runs the kernel."""
         return self.packed > 0 and self.column_blocks > FEW_BLOCKS
+
+    def loaded(self, p: Pass) -> float:
+        """Elements of weights that are moved; those not side by side in memory count fourfold."""
+        times = 1 + self.column_blocks if self.pack_ahead else self.column_blocks
+        return self.packed * (times + (0 if p.row_stride > p.channel_stride else 3))
 
     def pack(self, weight: Array, packed: Array) -> None:
         """Write the packed weights."""
@@ -185,6 +195,7 @@ class Correlation(Execution):
         self.passes = [kind(p, problem.itemsize, cache) for p in passes(problem, direction)]
         self.packed = -(-max(p.packed if p.pack_ahead else 0 for p in self.passes) // 16) * 16
         self.worker = max(p.scratch for p in self.passes)
+        self.seconds = sum(p.seconds for p in self.passes)
         self.workspace = (self.packed + machine.machine().cores * self.worker) * problem.itemsize
 
     def prepare(self, weight: Array) -> Array:
@@ -204,9 +215,7 @@ class Correlation(Execution):
                 w, view = scratch, p.packed_view
             p.correlate(first, w, view, out, scratch[self.packed :], bias, activation)
 
-    def run_prepared(
-        self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any
-    ) -> None:
+    def run_prepared(self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any) -> None:
         scratch = workspace.take(threads.count() * self.worker, self.dtype)
         at = 0
         for p in self.passes:

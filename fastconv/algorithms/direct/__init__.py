@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fastconv import machine
+import functools
+
 from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.direct import depthwise
 from fastconv.gemm.blocking import within
@@ -25,16 +26,22 @@ class Direct(Algorithm):
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
         if problem.is_depthwise:
             return depthwise.cost(problem, direction)
-        return problem.flops / (0.88 * machine.machine().peak(problem.itemsize))
+        return self.build(problem, direction, 2**62).seconds
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         if problem.is_depthwise:
             return depthwise.build(problem, direction, limit)
-        if direction is Direction.WEIGHT_GRAD:
-            from fastconv.algorithms.direct.weight_grad import WeightGrad
+        return within(limit, functools.partial(_make, problem, direction))
 
-            return within(limit, lambda cache: WeightGrad(problem, cache))
-        from fastconv.algorithms.correlation import Correlation
-        from fastconv.algorithms.direct.dense import DensePass
 
-        return within(limit, lambda cache: Correlation(problem, direction, DensePass, cache))
+@functools.lru_cache(maxsize=256)
+def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
+    """Make ready to run with blocks for ``cache`` bytes."""
+    if direction is Direction.WEIGHT_GRAD:
+        from fastconv.algorithms.direct.weight_grad import WeightGrad
+
+        return WeightGrad(problem, cache)
+    from fastconv.algorithms.correlation import Correlation
+    from fastconv.algorithms.direct.dense import DensePass
+
+    return Correlation(problem, direction, DensePass, cache)

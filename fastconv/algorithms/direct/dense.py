@@ -12,6 +12,7 @@ from fastconv import machine, threads
 from fastconv.algorithms.base import Array, flat
 from fastconv.algorithms.correlation import AxisPass, BlockedPass, Pass
 from fastconv.algorithms.direct.cpu import Geometry, Tables, correlate
+from fastconv.gemm.blocking import seconds
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.pack import WeightView
 
@@ -143,11 +144,18 @@ class DensePass(BlockedPass):
             np.array(s.w.phases, np.int64),
             (s.rows.start + s.rows.step * np.arange(s.rows.outputs)) * p.axes[-1].result + p.axes[-1].start,
         )
+        self.column_blocks = tasks // max(1, p.groups)
+        width = ld if s.flattened else -(-s.block_q // tile.vl) * tile.vl
+        runs = 1 if s.flattened else s.block_rows
+        self.seconds = seconds(
+            tasks * m_blocks, p.reduction * runs, -(-p.m // m_blocks), width,
+            tasks * (m_blocks * p.channels * s.channel_size + p.m * ld) + self.loaded(p),
+            p.bytes(itemsize), itemsize,
+        )  # fmt: skip
         self.geometry = describe(
             p, s, itemsize, m_blocks=m_blocks, chunks=chunks, ld=ld, panel=panel, c_start=c_start,
             scratch=self.scratch,
         )  # fmt: skip
-        self.column_blocks = tasks // max(1, p.groups)
 
     def correlate(
         self, x: Array, w: Array, view: WeightView, out: Array, scratch: Array, bias: Array, activation: Any

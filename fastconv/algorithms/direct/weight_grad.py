@@ -20,7 +20,7 @@ from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.correlation import passes
 from fastconv.algorithms.direct.cpu import Tables, area_of, fill
 from fastconv.algorithms.direct.dense import Stripe, describe
-from fastconv.gemm.blocking import odd_lines
+from fastconv.gemm.blocking import odd_lines, seconds
 from fastconv.gemm.move import SLACK, transpose
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.splits import add_splits
@@ -81,7 +81,9 @@ def _work(worker, counter, x, gy, partial, scratch, steps, geo, tables, blocks):
                 m0, m1 = part(geo.m, panels, p), part(geo.m, panels, p + 1)
                 _panel(scratch, base + blocks.panel, gy, plane * geo.m + m0, m1 - m0, area, geo)
                 c0 = base + blocks.c_start + (m0 - part(geo.m, panels, p0)) * geo.taps * blocks.ld
-                _multiply(scratch, base, c0, own_steps, pixels, m1 - m0, v1 - v0, i > begin, geo, tables, blocks)
+                _multiply(
+                    scratch, base, c0, own_steps, pixels, m1 - m0, v1 - v0, i > begin, geo, tables, blocks
+                )
         rows = part(geo.m, panels, p1) - part(geo.m, panels, p0)
         to = (split * geo.groups + group) * geo.m + part(geo.m, panels, p0)
         to = (to * geo.channels + ch0) * geo.taps
@@ -160,9 +162,7 @@ class WeightGrad(Execution):
         c_start = -(-(panel + tile.mr * self.pixels + SLACK) // 16) * 16
         scratch = c_start + -(-panels // m_blocks) * tile.mr * taps * ld + SLACK
         scratch = -(-scratch // 16) * 16
-        self.blocks = Blocks(
-            c_blocks, m_blocks, splits, ld, turned, panel, c_start, scratch, self.pixels
-        )
+        self.blocks = Blocks(c_blocks, m_blocks, splits, ld, turned, panel, c_start, scratch, self.pixels)
         self.tables = Tables(
             np.array(s.tap_offsets, np.int64),
             np.array(s.h.phases, np.int64),
@@ -172,6 +172,13 @@ class WeightGrad(Execution):
         self.geometry = describe(
             p, s, itemsize, m_blocks=m_blocks, chunks=1, ld=ld, panel=panel, c_start=c_start, scratch=scratch
         )
+        turned_all = areas * p.groups * m_blocks * p.channels * s.channel_size * 2.5
+        self.seconds = seconds(
+            splits * p.groups * c_blocks * m_blocks, taps * p.columns / splits, -(-p.m // m_blocks),
+            -(-vectors // c_blocks) * tile.vl,
+            turned_all + c_blocks * problem.k * p.columns + 4 * splits * problem.k * p.reduction,
+            problem.bytes, itemsize,
+        )  # fmt: skip
         self.partial = 0 if splits == 1 else -(-splits * p.groups * p.m * p.reduction // 16) * 16
         self.workspace = (self.partial + machine.machine().cores * scratch) * itemsize
 

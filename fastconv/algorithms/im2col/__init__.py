@@ -8,15 +8,16 @@ into cache and multiplied there (`cpu.py`).  A 1x1 convolution is the same produ
 
 from __future__ import annotations
 
+import functools
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from fastconv import machine, threads
-from fastconv.algorithms.base import Algorithm, Array, flat
+from fastconv.algorithms.base import Algorithm, Array, Execution, flat
 from fastconv.algorithms.correlation import BlockedPass, Correlation, Pass
-from fastconv.gemm.blocking import within
+from fastconv.gemm.blocking import seconds, within
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.pack import WeightView
 from fastconv.problem import ConvProblem, Direction
@@ -27,21 +28,27 @@ class Im2col(Algorithm):
 
     name = "im2col"
 
-    def reject(self, problem, direction):
+    def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
         return None
 
-    def workspace(self, problem, direction, limit):
+    def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
         return self.build(problem, direction, limit).workspace
 
-    def cost(self, problem, direction):
-        return problem.flops / (0.85 * machine.machine().peak(problem.itemsize))
+    def cost(self, problem: ConvProblem, direction: Direction) -> float:
+        return self.build(problem, direction, 2**62).seconds
 
-    def build(self, problem, direction, limit):
-        if direction is Direction.WEIGHT_GRAD:
-            from fastconv.algorithms.im2col.weight_grad import WeightGrad
+    def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
+        return within(limit, functools.partial(_make, problem, direction))
 
-            return within(limit, lambda cache: WeightGrad(problem, cache))
-        return within(limit, lambda cache: Correlation(problem, direction, LoweredPass, cache))
+
+@functools.lru_cache(maxsize=256)
+def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
+    """Make ready to run with blocks for ``cache`` bytes."""
+    if direction is Direction.WEIGHT_GRAD:
+        from fastconv.algorithms.im2col.weight_grad import WeightGrad
+
+        return WeightGrad(problem, cache)
+    return Correlation(problem, direction, LoweredPass, cache)
 
 
 KC = 160  # rows of B in a chunk: with 8 rows of A, a sixth of a 32 KB L1
@@ -87,6 +94,18 @@ class LoweredPass(BlockedPass):
         size = c_start + -(-panels // row_blocks) * tile.mr * widest + SLACK
         self.scratch = -(-size // 16) * 16
         self.column_blocks = column_blocks
+        copies = (
+            p.reduction
+            * column_blocks
+            * row_blocks
+            * widest
+            * p.groups
+            * (1 if p.reduction == p.channels else 2.5)
+        )
+        self.seconds = seconds(
+            p.groups * column_blocks * row_blocks, p.reduction, -(-p.m // row_blocks), widest,
+            copies + p.groups * p.m * p.columns + self.loaded(p), p.bytes(itemsize), itemsize,
+        )  # fmt: skip
         self.geometry = Geometry(
             groups=p.groups, channels=p.channels, m=p.m, outer=taps // max(1, len(last.taps)),
             inner=len(last.taps), rows=rows, q=last.outputs, columns=p.columns,

@@ -20,7 +20,7 @@ from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.correlation import passes
 from fastconv.algorithms.im2col import LoweredPass
 from fastconv.algorithms.im2col.cpu import lower, multiply
-from fastconv.gemm.blocking import odd_lines
+from fastconv.gemm.blocking import odd_lines, seconds
 from fastconv.gemm.move import SLACK, transpose, write_row
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.splits import add_splits
@@ -80,7 +80,9 @@ def _work(worker, counter, x, gy, partial, scratch, geo, tables, blocks):
                 m0, m1 = part(geo.m, panels, p), part(geo.m, panels, p + 1)
                 _panel(scratch, b0 + blocks.panel, gy, geo, group, j, count, m0, m1)
                 at = c0 + (m0 - first) * blocks.ld
-                multiply(scratch, at, b0 + blocks.panel, b0, blocks.ld, geo, v1 - v0, count, m1 - m0, j > begin)
+                multiply(
+                    scratch, at, b0 + blocks.panel, b0, blocks.ld, geo, v1 - v0, count, m1 - m0, j > begin
+                )
         for m in range(first, last):
             to = ((split * geo.groups + group) * geo.m + m) * length + t0
             write_row(partial, to, scratch, c0 + (m - first) * blocks.ld, t1 - t0)
@@ -143,6 +145,12 @@ class WeightGrad(Execution):
         self.geometry = lowered.geometry._replace(ld=kc_ld)
         self.tables = lowered.tables
         self.blocks = Blocks(t_blocks, m_blocks, splits, kc, ld, identity, block, panel, c_start, scratch)
+        copies = m_blocks * p.groups * p.reduction * (1 if identity else 3.5) + t_blocks * problem.k
+        pixels = p.columns / splits
+        self.seconds = seconds(
+            splits * p.groups * t_blocks * m_blocks, pixels, -(-p.m // m_blocks), ld,
+            copies * p.columns + 3 * splits * problem.k * p.reduction, problem.bytes, problem.itemsize,
+        )  # fmt: skip
         self.partial = 0 if splits == 1 else -(-splits * p.groups * p.m * p.reduction // 16) * 16
         self.workspace = (self.partial + machine.machine().cores * scratch) * problem.itemsize
 
