@@ -1,0 +1,76 @@
+"""Timing side by side: every contestant runs once in each round, so that noise meets all alike."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil
+from statistics import median
+from typing import Any
+
+SAMPLE = 200e-6  # seconds; shorter calls are repeated within a sample
+SHORT = 5e-3  # seconds; before shorter calls, threads of the last contestant are waited for
+SETTLE = 2e-3  # seconds for which an OpenMP team spins after its last loop, and takes our cores
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Seconds of one call over all rounds."""
+
+    best: float
+    median: float
+    rounds: int
+
+
+def race(
+    contestants: Mapping[str, Callable[[], Any]],
+    budget: float = 0.6,
+    settle: Mapping[str, float] | None = None,
+    rounds: int = 5,
+) -> dict[str, Sample]:
+    """Time all contestants in turn for ``budget`` seconds, and ``rounds`` rounds at least.
+
+    ``settle`` gives the seconds for which the threads of a contestant go on spinning after a call.
+    """
+    settle = settle or {}
+    calls = {name: _warm(call) for name, call in contestants.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    order, before = list(contestants), ""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        end = time.perf_counter() + budget
+        done = 0
+        while done < rounds or time.perf_counter() < end:
+            for name in order:
+                call, count = contestants[name], calls[name]
+                if count > 1 or not seconds[name] or seconds[name][-1] < SHORT:
+                    if before != name:
+                        time.sleep(settle.get(before, SETTLE))
+                    call()
+                start = time.perf_counter()
+                for _ in range(count):
+                    call()
+                seconds[name].append((time.perf_counter() - start) / count)
+                before = name
+            order.append(order.pop(0))  # nobody always follows the same one
+            done += 1
+    finally:
+        if collecting:
+            gc.enable()
+    return {name: Sample(min(s), median(s), len(s)) for name, s in seconds.items()}
+
+
+def _warm(call: Callable[[], Any]) -> int:
+    """Call twice and more, and return how many calls make a sample."""
+    call()
+    best, spent = float("inf"), 0.0
+    while True:
+        start = time.perf_counter()
+        call()
+        taken = time.perf_counter() - start
+        best, spent = min(best, taken), spent + taken
+        if spent > SAMPLE:
+            return max(1, ceil(SAMPLE / best))

@@ -1,0 +1,224 @@
+"""Who runs in a race: this package, and other libraries where they are installed.
+
+Each takes the same operands in the form it likes best, converted before the clock runs, allocates its
+result in every call as users do, and gives it back in the layout of its operands.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+import fastconv
+from fastconv.algorithms.base import Array
+from fastconv.problem import ConvProblem, Direction
+
+Call = Callable[[], Any]
+
+
+class Operands(NamedTuple):
+    """Input, weight and gradient by the output; the same for every contestant."""
+
+    x: Array
+    w: Array
+    gy: Array
+
+    @classmethod
+    def normal(cls, problem: ConvProblem, seed: int = 0) -> Operands:
+        """Draw normal numbers."""
+        random = np.random.default_rng(seed)
+        shapes = (problem.input_shape, problem.weight_shape, problem.output_shape)
+        return cls(*(random.standard_normal(shape).astype(problem.dtype) for shape in shapes))
+
+    def doubled(self) -> Operands:
+        """Return the same numbers in float64."""
+        return Operands(*(a.astype("float64") for a in self))
+
+
+def arguments(problem: ConvProblem) -> dict[str, Any]:
+    """Return stride, padding, dilation and groups as users write them."""
+    symmetric = all(a.lo == a.hi >= 0 for a in problem.axes)
+    return {
+        "stride": tuple(a.stride for a in problem.axes),
+        "padding": tuple(a.lo if symmetric else (a.lo, a.hi) for a in problem.axes),
+        "dilation": tuple(a.dilation for a in problem.axes),
+        "groups": problem.groups,
+    }
+
+
+class Peer(ABC):
+    """A contestant."""
+
+    name: str
+    settle: float = 2e-3  # seconds for which its threads go on spinning after a call
+
+    def applies(self, problem: ConvProblem, direction: Direction) -> bool:
+        """Return whether it computes this at all."""
+        return True
+
+    @abstractmethod
+    def make(self, problem: ConvProblem, direction: Direction, operands: Operands) -> Call:
+        """Return a function without arguments that computes the result."""
+
+    def mode(self) -> AbstractContextManager[Any]:
+        """Return the context that all of its calls run in."""
+        return nullcontext()
+
+
+class Ours(Peer):
+    """Our package, by one algorithm or by the one it chooses."""
+
+    def __init__(self, algorithm: str = "auto") -> None:
+        self.algorithm = algorithm
+        self.name = "fastconv" if algorithm == "auto" else f"fastconv:{algorithm}"
+
+    def applies(self, problem: ConvProblem, direction: Direction) -> bool:
+        return len(problem.axes) <= 2
+
+    def make(self, problem: ConvProblem, direction: Direction, operands: Operands) -> Call:
+        x, w, gy = operands.x, operands.w, operands.gy
+        options = arguments(problem) | {"algorithm": self.algorithm}
+        suffix = {
+            Direction.FORWARD: "",
+            Direction.INPUT_GRAD: "_input",
+            Direction.WEIGHT_GRAD: "_weight",
+        }[direction]
+        compute = getattr(fastconv, f"conv{len(problem.axes)}d{suffix}")
+        first, second, *rest = {
+            Direction.FORWARD: (x, w),
+            Direction.INPUT_GRAD: (x.shape, w, gy),
+            Direction.WEIGHT_GRAD: (x, w.shape, gy),
+        }[direction]
+        return lambda: compute(first, second, *rest, **options)
+
+
+class OursPrepared(Ours):
+    """Our package with weights packed or transformed before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = "prepared"
+
+    def applies(self, problem: ConvProblem, direction: Direction) -> bool:
+        return direction is Direction.FORWARD and super().applies(problem, direction)
+
+    def make(self, problem: ConvProblem, direction: Direction, operands: Operands) -> Call:
+        x = operands.x
+        layer = fastconv.prepare(operands.w, x.shape, **arguments(problem))
+        return lambda: layer(x)
+
+
+class Torch(Peer):
+    """PyTorch, eager, in one of its two layouts."""
+
+    def __init__(self, threads: int, channels_last: bool) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.torch, self.channels_last = torch, channels_last
+        self.name = "torch_channels_last" if channels_last else "torch_nchw"
+
+    def applies(self, problem: ConvProblem, direction: Direction) -> bool:
+        rank = len(problem.axes)
+        symmetric = all(a.lo == a.hi >= 0 for a in problem.axes)
+        return symmetric and (rank == 2 or (rank == 1 and not self.channels_last))
+
+    def make(self, problem: ConvProblem, direction: Direction, operands: Operands) -> Call:
+        torch, rank = self.torch, len(problem.axes)
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        x, w, gy = (torch.from_numpy(a).contiguous(memory_format=layout) for a in operands)
+        stride, padding, dilation, groups = arguments(problem).values()
+        if direction is Direction.FORWARD:
+            compute = getattr(torch.nn.functional, f"conv{rank}d")
+            return lambda: compute(x, w, None, stride, padding, dilation, groups)
+        backward, which = torch.ops.aten.convolution_backward, int(direction is Direction.WEIGHT_GRAD)
+        wanted, none = [which == 0, which == 1, False], [0] * rank
+        return lambda: backward(
+            gy, x, w, None, stride, padding, dilation, False, none, groups, wanted
+        )[which]  # fmt: skip
+
+    def mode(self) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = self.torch.inference_mode()
+        return context
+
+
+class OnnxRuntime(Peer):
+    """A model of one Conv node, whose weights ONNX Runtime packs when it is loaded."""
+
+    name = "onnxruntime"
+    settle = 20e-3  # its pool spins longer
+    DTYPES: ClassVar = ("float32",)
+
+    def __init__(self, threads: int, spinning: bool) -> None:
+        import onnx
+        import onnxruntime
+
+        self.onnx, self.runtime, self.options = onnx, onnxruntime, onnxruntime.SessionOptions()
+        self.options.intra_op_num_threads = threads
+        self.options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+
+    def applies(self, problem: ConvProblem, direction: Direction) -> bool:
+        padded = all(min(a.lo, a.hi) >= 0 for a in problem.axes)
+        return direction is Direction.FORWARD and problem.dtype in self.DTYPES and padded
+
+    def make(self, problem: ConvProblem, direction: Direction, operands: Operands) -> Call:
+        helper, kind = self.onnx.helper, self.onnx.TensorProto.FLOAT
+        node = helper.make_node(
+            "Conv", ["x", "w"], ["y"],
+            kernel_shape=problem.kernel,
+            strides=[a.stride for a in problem.axes],
+            dilations=[a.dilation for a in problem.axes],
+            pads=[a.lo for a in problem.axes] + [a.hi for a in problem.axes],
+            group=problem.groups,
+        )  # fmt: skip
+        graph = helper.make_graph(
+            [node], "layer",
+            [helper.make_tensor_value_info("x", kind, problem.input_shape)],
+            [helper.make_tensor_value_info("y", kind, problem.output_shape)],
+            [self.onnx.numpy_helper.from_array(operands.w, "w")],
+        )  # fmt: skip
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        session = self.runtime.InferenceSession(
+            model.SerializeToString(), self.options, providers=["CPUExecutionProvider"]
+        )
+        feed = {"x": operands.x}
+        return lambda: session.run(None, feed)[0]
+
+
+def installed(wanted: str, threads: int, prepared: bool, spinning: bool) -> tuple[list[Peer], list[str]]:
+    """Return the peers that are asked for and installed, and a note on each that is not.
+
+    ``wanted`` is "all", "none" or names with commas between them: torch, onnxruntime.
+    """
+    makers: dict[str, list[Callable[[], Peer]]] = {
+        "torch": [lambda: Torch(threads, False), lambda: Torch(threads, True)]
+    }
+    if prepared:
+        makers["onnxruntime"] = [lambda: OnnxRuntime(threads, spinning)]
+    names = {"all": list(makers), "none": []}.get(wanted, wanted.split(","))
+    if unknown := [name for name in names if name not in (*makers, "onnxruntime")]:
+        raise ValueError(f"peers must be all, none, torch or onnxruntime, got {', '.join(unknown)}")
+    peers: list[Peer] = []
+    notes = []
+    for name in names:
+        try:
+            peers += [make() for make in makers.get(name, [])]
+        except ImportError as error:
+            notes.append(f"{name} left out: {error}")
+    return peers, notes
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what takes part."""
+    found = {"fastconv": fastconv.__version__}
+    for name in ("numba", "llvmlite", "numpy", "torch", "onnxruntime"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
