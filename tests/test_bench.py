@@ -1,0 +1,223 @@
+import json
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv.bench import corpus, report, special
+from fastconv.bench.check import Truth, truth
+from fastconv.bench.corpus import CATEGORIES
+from fastconv.bench.driver import main
+from fastconv.bench.measure import Sample, race
+from fastconv.bench.peers import Operands, Ours
+from fastconv.bench.results import BETTER, NCHW, PREPARED, Results, Row, geomean, regressions, total
+from fastconv.problem import ConvProblem, Direction
+
+TINY = "n2 c3 k4 i6x5 f3x3 p1 x2  # first\n[odd]\nn1 c2 k2 i9 f3 s2\n"
+
+
+def row(
+    line="n1 c64 k64 i56x56 f3x3 p1", direction="forward", algorithm="direct", peak=1e11, times=1, **best
+):
+    problem = ConvProblem.parse(line)
+    samples = {name: Sample(seconds, seconds, 5) for name, seconds in best.items()}
+    return Row(
+        line, corpus.category(problem), "", times, direction, problem.flops, problem.bytes,
+        algorithm, peak, samples=samples,
+    )  # fmt: skip
+
+
+def results(*rows):
+    machine = {"cpu": "a CPU", "threads": 2, "simd": "avx2", "peak": 2e11, "bandwidth": 1e10}
+    return Results(machine, {"fastconv": "1"}, {"suite": "core", "dtype": "float32"}, list(rows))
+
+
+class TestCorpus:
+    @pytest.mark.parametrize("suite", corpus.names())
+    def test_every_suite_parses_and_its_headings_are_right(self, suite):
+        layers = corpus.load(suite)
+        assert layers
+        for layer in layers:
+            assert layer.category == corpus.category(layer.problem)
+
+    @pytest.mark.parametrize("suite", ["core", "accept", "quick"])
+    def test_covers_every_category(self, suite):
+        assert {layer.category for layer in corpus.load(suite)} == set(CATEGORIES)
+
+    @pytest.mark.parametrize("suite", ["core", "accept"])
+    def test_is_large_enough_and_its_layers_small_enough(self, suite):
+        layers = corpus.load(suite)
+        assert len(layers) >= 70
+        assert max(layer.problem.n for layer in layers) <= 16
+        assert max(layer.problem.flops for layer in layers) < 8.5e9
+
+    def test_what_is_accepted_is_not_tuned_on(self):
+        core, accept = ({layer.problem for layer in corpus.load(s)} for s in ("core", "accept"))
+        assert len(core) == len(corpus.load("core"))
+        assert not core & accept
+
+    def test_reads_times_names_and_sections(self):
+        first, second = corpus.parse(TINY)
+        assert (first.times, first.name, first.category) == (2, "first", "first-layer")
+        assert (second.times, second.name, second.category) == (1, "", "odd")
+
+    def test_names_the_line_that_cannot_be_read(self):
+        with pytest.raises(ValueError, match="line 2: problem line: cannot read 'q3'"):
+            list(corpus.parse("# head\nn1 c1 i3 f1 q3\n"))
+
+    def test_names_the_suites_there_are(self):
+        with pytest.raises(ValueError, match=r"one of .*core.* got 'nothing'"):
+            corpus.load("nothing")
+
+
+class TestRatios:
+    def test_others_time_over_ours(self):
+        r = row(fastconv=2.0, torch_nchw=6.0, torch_channels_last=3.0)
+        assert r.ratio(NCHW) == 3.0
+        assert r.ratio(BETTER) == 1.5
+        assert r.ratio(PREPARED) is None
+
+    def test_share_of_the_peak(self):
+        r = row(fastconv=1.0)
+        r.peak = 2.0 * r.flops
+        assert r.share() == 0.5
+
+    def test_regret_needs_algorithms_timed_by_name(self):
+        assert row(fastconv=3.0).regret() is None
+        assert row(fastconv=3.0, **{"fastconv:fft": 2.0, "torch_nchw": 1.0}).regret() == 1.5
+        assert row(fastconv=3.0, **{"fastconv:fft": 4.0}).regret() == 1.0
+
+    def test_geometric_mean_leaves_out_what_is_missing(self):
+        assert geomean([1.0, None, 4.0]) == pytest.approx(2.0)
+        assert geomean([None]) is None
+
+    def test_total_counts_layers_as_often_as_they_occur(self):
+        rows = [row(times=3, fastconv=1.0, torch_nchw=2.0), row(fastconv=1.0)]
+        assert total(rows, "fastconv") == 4.0
+        assert total(rows, "torch_nchw") is None
+
+    def test_groups_are_categories_then_all_then_subsets(self):
+        rows = [
+            row(fastconv=1.0),
+            row("n1 c64 k64 i28x28 f1x1", algorithm="im2col", fastconv=1.0),
+            row("n1 c8 i9 f3"),
+        ]
+        groups = {name: len(found) for name, found in results(*rows).groups("forward")}
+        assert groups == {
+            "pointwise": 1, "3x3": 1, "1d": 1, "all": 3,
+            "3x3 stride 1, C, K >= 64, maps >= 28x28": 1, "direct and 1x1, C, K >= 64": 2,
+        }  # fmt: skip
+
+    def test_regressions_are_weighed_with_the_peak(self):
+        before = results(row(fastconv=1.0, peak=2e11))
+        assert regressions(results(row(fastconv=1.9, peak=1e11)), before) == []
+        (change,) = regressions(results(row(fastconv=1.5, peak=2e11)), before)
+        assert change.slower == 1.5
+
+
+class TestCheck:
+    def test_error_is_relative_to_the_mean_square(self):
+        right = Truth(np.array([3.0, -3.0]), 1e-4)
+        assert right.error(np.array([3.0, -1.5], "float32")) == 0.5
+        assert right.error(np.array([3.0, np.nan])) == float("inf")
+        assert right.error(np.array([3.0])) == float("inf")
+
+    @pytest.mark.parametrize("direction", Direction)
+    @pytest.mark.parametrize("line", ["n2 c4 k6 i7x6 f3x2 s2x1 p1:0x0:2 d1x2 g2", "n2 c3 k4 i9 f3 p1"])
+    def test_every_direction_agrees_with_the_definition(self, line, direction):
+        problem = ConvProblem.parse(line)
+        operands = Operands.normal(problem)
+        right = truth(problem, direction, operands, check_all=False)
+        call = Ours("reference").make(problem, direction, operands)
+        assert right.error(call()) < right.bound
+
+
+class TestRace:
+    def test_all_run_in_every_round(self):
+        calls = {"a": 0, "b": 0}
+
+        def contestant(name):
+            def call():
+                calls[name] += 1
+
+            return call
+
+        samples = race({name: contestant(name) for name in calls}, budget=0.0, rounds=3)
+        assert [s.rounds for s in samples.values()] == [3, 3]
+        assert all(0 < s.best <= s.median for s in samples.values())
+        assert all(count > 3 for count in calls.values())
+
+
+@pytest.fixture
+def suite(tmp_path):
+    path = tmp_path / "tiny.txt"
+    path.write_text(TINY)
+    return path
+
+
+class TestDriver:
+    def test_checks_times_and_writes_results(self, suite, tmp_path, capsys, monkeypatch):
+        monkeypatch.setattr(special, "LARGE", ("n1 c2 k2 i9x9 f3x3",))
+        out = tmp_path / "results.json"
+        with fastconv.config(algorithm="reference"):
+            options = ["--peers", "none", "--threads", "1", "--budget", "0", "--algorithms", "reference"]
+            assert main([str(suite), *options, "-o", str(out), "--scaling"]) == 0
+        assert "forward: their time / ours" in capsys.readouterr().out
+        assert len(json.loads(out.read_text())["rows"]) == 6
+        again = Results.load(out)
+        assert again.directions == ["forward", "input_grad", "weight_grad"]
+        assert again.categories == ["first-layer", "odd"]
+        assert len(again.special["scaling"]["speedups"]) == 3
+        for r in again.rows:
+            assert r.samples.keys() == {"fastconv", "fastconv:reference"}
+            assert r.samples["fastconv"].rounds >= 5
+            assert r.peak > 0
+            assert r.error < 1e-4
+
+    def test_a_wrong_result_fails(self, suite, monkeypatch, capsys):
+        monkeypatch.setattr(Ours, "make", lambda *_: lambda: np.zeros((2, 4, 6, 5), "float32"))
+        options = ["--peers", "none", "--threads", "1", "--directions", "forward", "--budget", "0"]
+        assert main([str(suite), *options, "--only", "first"]) == 1
+        assert "FAILED: forward n2 c3 k4" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("argv", "message"),
+        [
+            ([], "name a suite"),
+            (["nothing"], "suite must be a file or one of"),
+            (["core", "--directions", "back"], "directions are forward, input_grad, weight_grad, got back"),
+            (["core", "--peers", "caffe"], "peers must be all, none, torch or onnxruntime, got caffe"),
+            (["core", "--baseline", "missing.json"], "missing.json"),
+        ],
+    )
+    def test_wrong_arguments(self, argv, message, capsys):
+        assert main(argv) == 2
+        assert message in capsys.readouterr().err
+
+
+class TestReport:
+    def test_writes_the_table_between_the_markers(self, tmp_path, capsys):
+        run, readme = tmp_path / "run.json", tmp_path / "README.md"
+        results(row(fastconv=1.0, torch_nchw=2.0, torch_channels_last=1.5)).save(run)
+        readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+        assert main(["--render", str(run), "--readme", str(readme)]) == 0
+        text = readme.read_text()
+        assert text.startswith("before\n")
+        assert text.endswith("after\n")
+        assert "old" not in text
+        assert "| category | layers | forward: torch NCHW | forward: better torch layout |" in text
+        assert "| 3x3 | 1 | 2.00 | 1.50 |" in text
+        assert "| **all** | **1** | **2.00** | **1.50** |" in text
+
+    def test_needs_the_markers(self, tmp_path):
+        (tmp_path / "README.md").write_text("nothing")
+        with pytest.raises(ValueError, match="must contain the lines"):
+            report.render(results(), tmp_path / "README.md")
+
+    def test_plain_tables_are_aligned(self):
+        text = report.aligned(["name", "ms"], [["a", "1.5"], ["longer", "10.25"]])
+        assert text.splitlines() == ["name       ms", "------  -----", "a         1.5", "longer  10.25"]
+
+    def test_shows_missing_measurements(self, capsys):
+        report.show(results(row()))
+        assert "a CPU: 2 threads" in capsys.readouterr().out
