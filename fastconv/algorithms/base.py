@@ -11,6 +11,7 @@ The contract test then runs it on every case in every direction.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -101,6 +102,6 @@ def equalised(total: int, most: int) -> list[tuple[int, int]]:
     """
     parts = -(-total // most)
     starts = [total * i // parts if parts else 0 for i in range(parts + 1)]
-    sizes = sorted((b - a for a, b in zip(starts, starts[1:], strict=False)), reverse=True)
+    sizes = sorted((b - a for a, b in pairwise(starts)), reverse=True)
     cuts = np.concatenate(([0], np.cumsum(sizes))).astype(int) if parts else [0]
     return [(int(cuts[i]), sizes[i]) for i in range(parts)]
