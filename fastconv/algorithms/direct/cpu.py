@@ -103,7 +103,9 @@ def _work(worker, counter, x, w, view, taps, out, scratch, geo, tables, bias, ac
                 m0 = part(geo.m, panels, p)
                 at = c0 + (m0 - part(geo.m, panels, first)) * geo.ld
                 mr = part(geo.m, panels, p + 1) - m0
-                multiply(scratch, at, b0 + geo.panel, b0, geo, tables, area, (ch1 - ch0) * geo.taps, mr, chunk > 0)
+                multiply(
+                    scratch, at, b0 + geo.panel, b0, geo, tables, area, (ch1 - ch0) * geo.taps, mr, chunk > 0
+                )
         store(scratch, c0, out, geo, tables, image, group, area, first, last, panels, bias, activation)
         task = next_task(counter)
 
