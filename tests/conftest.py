@@ -24,3 +24,15 @@ def always_parallel(monkeypatch):
     from fastconv import threads
 
     monkeypatch.setattr(threads, "SERIAL_FLOPS", -1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Keep the tests of one algorithm in one process: what one compiles the next one has."""
+    from fastconv.algorithms import registry
+
+    for item in items:
+        about = item.path.stem.removeprefix("test_")
+        about = {"depthwise": "direct"}.get(about, about)
+        if about in registry() and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(about))
