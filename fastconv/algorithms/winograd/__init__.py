@@ -122,9 +122,10 @@ def growth(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
 
 # Measured on Zen 4, in the time of one vector FMA: transforms of a vector of tiles or of filters.
 INPUT, OUTPUT = 12, 8  # for each position
+TRANSPOSED = 25  # either side's transform for the weight gradient, which transposes as well
 FILTER_POSITION, FILTER_TAP = 6, 12
 HALF = 0.4  # what half a vector costs
-PRODUCTS = 0.95  # of the peak
+PRODUCTS = 0.93  # of the peak
 
 
 def cost(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
@@ -133,18 +134,25 @@ def cost(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
     fma = 2 * unit.vl / (m.flops * 4 / problem.itemsize)
     c, k = problem.c // problem.groups, problem.k // problem.groups
     forward = direction is not Direction.INPUT_GRAD
-    sizes = [(a.output if forward else a.size) for a in problem.axes]
-    p, q = (1, *sizes)[-2:]
+    p, q = (1, *((a.output if forward else a.size) for a in problem.axes))[-2:]
     (mh, rh), (mw, rw) = tiles
     rows, across = problem.n * -(-p // mh), -(-q // mw)
     positions = (mh + rh - 1) * (mw + rw - 1)
     half = unit.vl >= 4 and across <= unit.vl // 2
     vectors = rows * (HALF if half else -(-across // unit.vl))
-    padded = -(-rows * across // unit.vl) * unit.vl
-    source, result = (c, k) if forward else (k, c)
-    work = vectors * positions * (INPUT * source + OUTPUT * result)
-    work += positions * c * k * (padded / unit.vl) / PRODUCTS
-    work += c * k / unit.vl * (FILTER_POSITION * positions + FILTER_TAP * rh * rw)
-    transformed = problem.groups * positions * c * k * problem.itemsize
-    traffic = problem.bytes + (2 * transformed if padded > result else 0)
-    return problem.groups * work * fma / m.cores + traffic / m.bandwidth + 2 * m.launch
+    products = -(-rows * across // unit.vl) * c * k
+    transformed = positions * c * k * problem.itemsize
+    if direction is Direction.WEIGHT_GRAD:
+        transforms = vectors * TRANSPOSED * (c + k)
+        products = -(-c // unit.vl) * rows * across * k
+        traffic = transformed
+    else:
+        source, result = (c, k) if forward else (k, c)
+        transforms = vectors * (INPUT * source + OUTPUT * result)
+        # by tiles, U goes to memory and back; a line of the result is read before it is written
+        traffic = 2 * transformed if rows * across > result else 0
+        traffic += problem.n * result * p * q * problem.itemsize
+    filters = c * k / unit.vl * (FILTER_POSITION * positions + FILTER_TAP * rh * rw)
+    work = positions * (transforms + products / PRODUCTS) + filters
+    seconds = problem.groups * (work * fma / m.cores + traffic / m.bandwidth)
+    return seconds + problem.bytes / m.bandwidth + 2 * m.launch
