@@ -35,15 +35,14 @@ def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     except ImportError:
         print(f"\n{title}\n{aligned(headers, rows)}")
         return
-    drawn = Table(title=title, title_justify="left")
+    drawn = Table(title=title, title_justify="left", title_style="bold")
     for i, header in enumerate(headers):
         drawn.add_column(header, justify="right" if i else "left", no_wrap=True)
     for row in rows:
         drawn.add_row(*row)
     console = Console()
-    if not console.is_terminal:  # a file or a pipe: as wide as it takes
-        console = Console(width=240)
-    console.print(drawn)
+    wide = Console(width=1000).measure(drawn).maximum  # a narrow terminal wraps lines, and loses no column
+    Console(width=max(console.width, wide)).print(drawn)
 
 
 def aligned(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
