@@ -45,7 +45,7 @@ IMPORTED = time.time()
 def fingerprint() -> str:
     """Hash of every source file of the package, as loaded by this process."""
     digest = hashlib.sha256()
-    for path in sorted(ROOT.rglob("*.py")):
+    for path in sorted(_sources()):
         digest.update(path.relative_to(ROOT).as_posix().encode())
         digest.update(path.read_bytes())
     if edited():
@@ -53,9 +53,14 @@ def fingerprint() -> str:
     return digest.hexdigest()[:16]
 
 
+def _sources() -> list[Path]:
+    """Every file that machine code can depend on; the benchmarks hold kernels of their own alone."""
+    return [path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] != "bench"]
+
+
 def edited() -> bool:
     """Whether a source file changed after this process began to load the package."""
-    return any(path.stat().st_ctime > IMPORTED for path in ROOT.rglob("*.py"))
+    return any(path.stat().st_ctime > IMPORTED for path in _sources())
 
 
 class _Entries:

@@ -26,6 +26,7 @@ import numpy as np
 from fastconv import machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.gemm.pack import WeightView, pack_weights
+from fastconv.gemm.record import record
 from fastconv.problem import Axis, ConvProblem, Direction
 
 
@@ -148,16 +149,17 @@ class BlockedPass(ABC):
     scratch: int  # elements that one worker needs
     column_blocks: int  # how often each panel of weights is loaded
     seconds: float  # predicted
+    tables: Array  # int64; what no formula gives
 
-    def __init__(self, p: Pass, itemsize: int) -> None:
+    def __init__(self, p: Pass, itemsize: int, taps_at: int) -> None:
         self.flops = p.flops
         self.packed = p.groups * p.m * p.reduction  # elements of the packed weights
-        self.taps = np.array(p.taps, np.int64)
-        self.view = WeightView(
+        view = WeightView(
             p.groups, p.m, p.channels, len(p.taps), p.group_stride, p.row_stride, p.channel_stride,
-            machine.tile(itemsize).mr, len(p.taps) == prod(p.kernel), False,
+            machine.tile(itemsize).mr, len(p.taps) == prod(p.kernel), False, taps_at,
         )  # fmt: skip
-        self.packed_view = self.view._replace(packed=True)
+        self.view = record(view)
+        self.packed_view = record(view._replace(packed=True))
 
     @property
     def pack_ahead(self) -> bool:
@@ -172,11 +174,11 @@ class BlockedPass(ABC):
     def pack(self, weight: Array, packed: Array) -> None:
         """Write the packed weights."""
         if self.packed:  # a phase of the stride that no tap reaches has none
-            threads.launch(pack_weights, 4.0 * self.packed, flat(weight), packed, self.view, self.taps)
+            threads.launch(pack_weights, 4.0 * self.packed, flat(weight), packed, self.view, self.tables)
 
     @abstractmethod
     def correlate(
-        self, x: Array, w: Array, view: WeightView, out: Array, scratch: Array, bias: Array, activation: Any
+        self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any
     ) -> None:
         """Run the kernel on weights as ``view`` describes them."""
 

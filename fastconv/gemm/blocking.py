@@ -33,6 +33,8 @@ def seconds(
     out, and ``bytes`` come from memory once, half hidden behind arithmetic.
     """
     m, t = machine.machine(), machine.tile(itemsize)
+    if not tasks:  # an empty batch
+        return m.launch
     vectors = max(1.0, columns / t.vl)
     rows = mr / max(1, -(-mr // t.mr))  # of an equalised panel
     nr = vectors / -(-vectors // t.nr)

@@ -34,11 +34,13 @@ class WeightView(NamedTuple):
     mr: int
     contiguous: bool  # whether the taps of a channel stand side by side, in order
     packed: bool  # whether the array holds packed panels already
+    taps_at: int  # where in the tables the place of each tap in a kernel begins
 
 
 @jit.kernel
-def pack_weights(workers, w, packed, view, taps):
+def pack_weights(workers, w, packed, views, tables):
     """Pack all panels; every worker reads its share of the weight array from end to end."""
+    view = views[0]
     panels = -(-view.m // view.mr)
     rows_first = view.row_stride > view.channel_stride
     total = view.groups * (panels if rows_first else view.channels)
@@ -46,13 +48,13 @@ def pack_weights(workers, w, packed, view, taps):
         for i in range(part(total, workers, worker), part(total, workers, worker + 1)):
             if rows_first:
                 to = panel_start(view, i // panels, i % panels, panels)
-                load_panel(packed, to, w, view, taps, i // panels, i % panels, panels, 0, view.channels)
+                load_panel(packed, to, w, view, tables, i // panels, i % panels, panels, 0, view.channels)
             else:
                 group, c = i // view.channels, i % view.channels
                 for panel in range(panels):
                     rows = part(view.m, panels, panel + 1) - part(view.m, panels, panel)
                     to = panel_start(view, group, panel, panels) + c * view.taps * rows
-                    load_panel(packed, to, w, view, taps, group, panel, panels, c, c + 1)
+                    load_panel(packed, to, w, view, tables, group, panel, panels, c, c + 1)
 
 
 @jit.inner
@@ -62,7 +64,7 @@ def panel_start(view, group, panel, panels):
 
 
 @jit.inner
-def load_panel(dst, to, w, view, taps, group, panel, panels, c0, c1):
+def load_panel(dst, to, w, view, tables, group, panel, panels, c0, c1):
     """Write channels c0..c1 of a panel to ``dst[to:]``."""
     m0 = part(view.m, panels, panel)
     rows = part(view.m, panels, panel + 1) - m0
@@ -82,6 +84,6 @@ def load_panel(dst, to, w, view, taps, group, panel, panels, c0, c1):
         else:
             for tap in range(view.taps):
                 for m in range(rows):
-                    dst[to + tap * rows + m] = w[at + taps[tap] + m * view.row_stride]
+                    dst[to + tap * rows + m] = w[at + tables[view.taps_at + tap] + m * view.row_stride]
         to += view.taps * rows
         at += view.channel_stride

@@ -26,7 +26,10 @@ from fastconv.gemm.tile import tile_indexed
 
 
 class Geometry(NamedTuple):
-    """A pass and its blocks, as numbers."""
+    """A pass and its blocks, as numbers.
+
+    The first of the tables is [channel in chunk, tap] -> where its view of the stripe begins.
+    """
 
     n: int
     groups: int
@@ -58,29 +61,23 @@ class Geometry(NamedTuple):
     panel: int  #     where the panel of weights and C begin in a worker's scratch
     c_start: int
     scratch: int
+    phase_h_at: int  # where tables begin: [phase in use] -> phase
+    phase_w_at: int
+    result_row_at: int  # [row] -> offset of its first pixel in a result channel
     vl: int
     mr: int
     nr: int
 
 
-class Tables(NamedTuple):
-    """int64 arrays."""
-
-    offset: numba.types.Array  # [channel in chunk, tap] -> where its view of the stripe begins
-    phase_h: numba.types.Array  # [used phase] -> phase
-    phase_w: numba.types.Array
-    result_row: numba.types.Array  # [row] -> offset of its first pixel in a result channel
-
-
 @jit.kernel
-def correlate(workers, counter, x, w, view, taps, out, scratch, geo, tables, bias, activation):
+def correlate(workers, counter, x, w, views, out, scratch, geos, tables, bias, activation):
     """Compute a pass; tasks are images x groups x row blocks x channel blocks."""
     for worker in numba.prange(workers):
-        _work(worker, counter, x, w, view, taps, out, scratch, geo, tables, bias, activation)
+        _work(worker, counter, x, w, views[0], out, scratch, geos[0], tables, bias, activation)
 
 
 @jit.inner
-def _work(worker, counter, x, w, view, taps, out, scratch, geo, tables, bias, activation):
+def _work(worker, counter, x, w, view, out, scratch, geo, tables, bias, activation):
     b0 = worker * geo.scratch
     c0 = b0 + geo.c_start
     panels = -(-geo.m // geo.mr)
@@ -99,7 +96,7 @@ def _work(worker, counter, x, w, view, taps, out, scratch, geo, tables, bias, ac
             source = (image * geo.groups + group) * geo.channels + ch0
             fill(scratch, b0, x, source, ch1 - ch0, area, geo, tables)
             for p in range(first, last):
-                load_panel(scratch, b0 + geo.panel, w, view, taps, group, p, panels, ch0, ch1)
+                load_panel(scratch, b0 + geo.panel, w, view, tables, group, p, panels, ch0, ch1)
                 m0 = part(geo.m, panels, p)
                 at = c0 + (m0 - part(geo.m, panels, first)) * geo.ld
                 mr = part(geo.m, panels, p + 1) - m0
@@ -128,12 +125,12 @@ def fill(b, b0, x, source, channels, area, geo, tables):
         plane = (source + c) * geo.source_h * geo.source_w
         for i in range(geo.phases_h):
             for k in range(geo.phases_w):
-                phase = geo.first_w + tables.phase_w[k] + q0 * geo.stride_w
+                phase = geo.first_w + tables[geo.phase_w_at + k] + q0 * geo.stride_w
                 lo = max(0, -(phase // geo.stride_w))
                 hi = max(lo, min(geo.pitch, (geo.source_w - 1 - phase) // geo.stride_w + 1))
                 at = b0 + ((c * geo.phases_h + i) * geo.phases_w + k) * geo.stripe_rows * geo.pitch
                 for row in range(rows + extra):
-                    h = (p0 + row) * geo.stride_h + geo.first_h + tables.phase_h[i]
+                    h = (p0 + row) * geo.stride_h + geo.first_h + tables[geo.phase_h_at + i]
                     if 0 <= h < geo.source_h:
                         s = plane + h * geo.source_w + phase
                         copy_row(b, at + row * geo.pitch, x, s, geo.pitch, lo, hi, geo.stride_w)
@@ -155,7 +152,7 @@ def multiply(scratch, c0, a0, b0, geo, tables, area, length, mr, more):
             nr = part(vectors, groups, g + 1) - v
             tile_indexed(
                 scratch, c0 + (run * vectors + v) * geo.vl, geo.ld, scratch, a0,
-                scratch, b0 + run * geo.pitch + v * geo.vl, tables.offset, length, mr, nr, more,
+                scratch, b0 + run * geo.pitch + v * geo.vl, tables, length, mr, nr, more,
             )  # fmt: skip
 
 
@@ -171,7 +168,7 @@ def store(c, c0, out, geo, tables, image, group, area, first, last, panels, bias
         at = c0 + (m - top) * geo.ld
         finish(c, at, (rows - 1) * pitch + columns, bias, channel, activation)
         for row in range(rows):
-            to = plane + tables.result_row[p0 + row] + q0 * geo.step_w
+            to = plane + tables[geo.result_row_at + p0 + row] + q0 * geo.step_w
             if geo.step_w == 1:
                 write_row(out, to, c, at + row * pitch, columns)
             else:

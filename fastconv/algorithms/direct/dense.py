@@ -11,10 +11,10 @@ import numpy as np
 from fastconv import machine, threads
 from fastconv.algorithms.base import Array, flat
 from fastconv.algorithms.correlation import AxisPass, BlockedPass, Pass
-from fastconv.algorithms.direct.cpu import Geometry, Tables, correlate
+from fastconv.algorithms.direct.cpu import Geometry, correlate
 from fastconv.gemm.blocking import seconds
 from fastconv.gemm.move import SLACK
-from fastconv.gemm.pack import WeightView
+from fastconv.gemm.record import joined, record
 
 KC = 384  # rows of A and B that a chunk of channels brings
 COLUMNS = 256  # result pixels of a task at the least, if there are as many
@@ -79,6 +79,11 @@ class Stripe:
         )
 
     @property
+    def result_rows(self) -> Array:
+        """Rows of the result that the rows of the pass are."""
+        return self.rows.start + self.rows.step * np.arange(self.rows.outputs)
+
+    @property
     def phase_size(self) -> int:
         """Elements of one phase of a channel."""
         return (self.block_rows + self.h.extra) * self.pitch
@@ -98,25 +103,32 @@ class Stripe:
         ]
 
 
-def describe(p: Pass, s: Stripe, itemsize: int, **blocks: int) -> Geometry:
+def tables_of(s: Stripe) -> dict[str, Any]:
+    """Return the tables of phases."""
+    return {"phase_h": s.h.phases, "phase_w": s.w.phases}
+
+
+def describe(p: Pass, s: Stripe, itemsize: int, starts: dict[str, int], **blocks: int) -> Array:
     """Put a pass and its stripe into numbers; ``blocks`` are those that the caller has chosen."""
     tile, last = machine.tile(itemsize), p.axes[-1]
-    return Geometry(
+    geometry = Geometry(
         n=p.n, groups=p.groups, channels=p.channels, m=p.m, taps=len(s.tap_offsets),
         p=s.rows.outputs, q=last.outputs, source_h=s.rows.source, source_w=last.source,
         stride_h=s.rows.stride, stride_w=last.stride, first_h=s.h.first, first_w=s.w.first,
         phases_h=len(s.h.phases), phases_w=len(s.w.phases), stripe_rows=s.block_rows + s.h.extra,
         pitch=s.pitch, block_rows=s.block_rows, block_q=s.block_q, flattened=s.flattened,
         row_blocks=s.row_blocks, q_blocks=s.q_blocks, step_w=last.step,
-        result_size=prod(a.result for a in p.axes), vl=tile.vl, mr=tile.mr, nr=tile.nr, **blocks,
+        result_size=prod(a.result for a in p.axes), vl=tile.vl, mr=tile.mr, nr=tile.nr,
+        phase_h_at=starts["phase_h"], phase_w_at=starts["phase_w"],
+        result_row_at=starts.get("result_row", 0), **blocks,
     )  # fmt: skip
+    return record(geometry)
 
 
 class DensePass(BlockedPass):
     """A pass over at most two axes, ready to run; ``cache`` bytes are for a worker's blocks."""
 
     def __init__(self, p: Pass, itemsize: int, cache: int) -> None:
-        super().__init__(p, itemsize)
         tile, cores = machine.tile(itemsize), machine.machine().cores
         taps = len(p.taps)
         chunks = max(1, min(p.channels, -(-p.channels * taps // KC)))
@@ -138,13 +150,12 @@ class DensePass(BlockedPass):
         scratch = c_start + -(-panels // m_blocks) * tile.mr * ld + SLACK
         self.scratch = -(-scratch // 16) * 16
         offset = np.array(s.tap_offsets, np.int64) + s.channel_size * np.arange(per_chunk)[:, None]
-        self.tables = Tables(
-            offset.reshape(-1).astype(np.int64),
-            np.array(s.h.phases, np.int64),
-            np.array(s.w.phases, np.int64),
-            (s.rows.start + s.rows.step * np.arange(s.rows.outputs)) * p.axes[-1].result + p.axes[-1].start,
-        )
         self.column_blocks = tasks // max(1, p.groups)
+        self.tables, starts = joined(
+            offset=offset, **tables_of(s), result_row=s.result_rows * p.axes[-1].result + p.axes[-1].start,
+            taps=p.taps,
+        )  # fmt: skip
+        super().__init__(p, itemsize, starts.pop("taps"))
         width = ld if s.flattened else -(-s.block_q // tile.vl) * tile.vl
         runs = 1 if s.flattened else s.block_rows
         self.seconds = seconds(
@@ -153,14 +164,14 @@ class DensePass(BlockedPass):
             p.bytes(itemsize), itemsize,
         )  # fmt: skip
         self.geometry = describe(
-            p, s, itemsize, m_blocks=m_blocks, chunks=chunks, ld=ld, panel=panel, c_start=c_start,
+            p, s, itemsize, starts, m_blocks=m_blocks, chunks=chunks, ld=ld, panel=panel, c_start=c_start,
             scratch=self.scratch,
         )  # fmt: skip
 
     def correlate(
-        self, x: Array, w: Array, view: WeightView, out: Array, scratch: Array, bias: Array, activation: Any
+        self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any
     ) -> None:
         threads.launch(
-            correlate, self.flops, np.zeros(1, np.int64), flat(x), w, view, self.taps, flat(out), scratch,
+            correlate, self.flops, np.zeros(1, np.int64), flat(x), w, view, flat(out), scratch,
             self.geometry, self.tables, bias, activation,
         )  # fmt: skip

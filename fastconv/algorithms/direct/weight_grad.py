@@ -18,10 +18,11 @@ import numpy as np
 from fastconv import jit, machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.correlation import passes
-from fastconv.algorithms.direct.cpu import Tables, area_of, fill
-from fastconv.algorithms.direct.dense import Stripe, describe
+from fastconv.algorithms.direct.cpu import area_of, fill
+from fastconv.algorithms.direct.dense import Stripe, describe, tables_of
 from fastconv.gemm.blocking import odd_lines, seconds
 from fastconv.gemm.move import SLACK, transpose
+from fastconv.gemm.record import joined, record
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.splits import add_splits
 from fastconv.gemm.tile import tile_indexed
@@ -47,10 +48,10 @@ class Blocks(NamedTuple):
 
 
 @jit.kernel
-def accumulate(workers, counter, x, gy, partial, scratch, steps, geo, tables, blocks):
+def accumulate(workers, counter, x, gy, partial, scratch, steps, geos, tables, cuts):
     """Compute every split's partial gw; tasks are splits x groups x blocks of (k, c)."""
     for worker in numba.prange(workers):
-        _work(worker, counter, x, gy, partial, scratch, steps, geo, tables, blocks)
+        _work(worker, counter, x, gy, partial, scratch, steps, geos[0], tables, cuts[0])
 
 
 @jit.inner
@@ -119,7 +120,7 @@ def _multiply(scratch, base, c0, steps, pixels, mr, vectors, more, geo, tables, 
     """C[mr][tap][channel] (+)= panel * turned stripe, tap by tap."""
     groups = -(-vectors // geo.nr)
     for tap in range(geo.taps):
-        b0 = base + blocks.turned + tables.offset[tap] * blocks.ld
+        b0 = base + blocks.turned + tables[tap] * blocks.ld
         for g in range(groups):
             v = part(vectors, groups, g)
             nr = part(vectors, groups, g + 1) - v
@@ -162,15 +163,22 @@ class WeightGrad(Execution):
         c_start = -(-(panel + tile.mr * self.pixels + SLACK) // 16) * 16
         scratch = c_start + -(-panels // m_blocks) * tile.mr * taps * ld + SLACK
         scratch = -(-scratch // 16) * 16
-        self.blocks = Blocks(c_blocks, m_blocks, splits, ld, turned, panel, c_start, scratch, self.pixels)
-        self.tables = Tables(
-            np.array(s.tap_offsets, np.int64),
-            np.array(s.h.phases, np.int64),
-            np.array(s.w.phases, np.int64),
-            np.zeros(0, np.int64),
+        self.scratch, self.splits = scratch, splits
+        self.blocks = record(
+            Blocks(c_blocks, m_blocks, splits, ld, turned, panel, c_start, scratch, self.pixels)
         )
+        self.tables, starts = joined(offset=s.tap_offsets, **tables_of(s))
         self.geometry = describe(
-            p, s, itemsize, m_blocks=m_blocks, chunks=1, ld=ld, panel=panel, c_start=c_start, scratch=scratch
+            p,
+            s,
+            itemsize,
+            starts,
+            m_blocks=m_blocks,
+            chunks=1,
+            ld=ld,
+            panel=panel,
+            c_start=c_start,
+            scratch=scratch,
         )
         turned_all = areas * p.groups * m_blocks * p.channels * s.channel_size * 2.5
         self.seconds = seconds(
@@ -184,7 +192,7 @@ class WeightGrad(Execution):
 
     def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
         workers = threads.count()
-        scratch = workspace.take(self.partial + workers * self.blocks.scratch, self.problem.dtype)
+        scratch = workspace.take(self.partial + workers * self.scratch, self.problem.dtype)
         partial = scratch[: self.partial] if self.partial else flat(out)
         threads.launch(
             accumulate, self.flops, np.zeros(1, np.int64), flat(first), flat(second), partial,
@@ -192,4 +200,4 @@ class WeightGrad(Execution):
             self.geometry, self.tables, self.blocks,
         )  # fmt: skip
         if self.partial:
-            threads.launch(add_splits, float(self.partial), partial, flat(out), self.blocks.splits)
+            threads.launch(add_splits, float(self.partial), partial, flat(out), self.splits)

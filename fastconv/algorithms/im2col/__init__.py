@@ -19,7 +19,7 @@ from fastconv.algorithms.base import Algorithm, Array, Execution, flat
 from fastconv.algorithms.correlation import BlockedPass, Correlation, Pass
 from fastconv.gemm.blocking import seconds, within
 from fastconv.gemm.move import SLACK
-from fastconv.gemm.pack import WeightView
+from fastconv.gemm.record import joined, record
 from fastconv.problem import ConvProblem, Direction
 
 
@@ -59,9 +59,8 @@ class LoweredPass(BlockedPass):
     """A pass over any number of axes, ready to run."""
 
     def __init__(self, p: Pass, itemsize: int, cache: int) -> None:
-        from fastconv.algorithms.im2col.cpu import Geometry, Tables
+        from fastconv.algorithms.im2col.cpu import Geometry
 
-        super().__init__(p, itemsize)
         tile, m = machine.tile(itemsize), machine.machine()
         outer, last = p.axes[:-1], p.axes[-1]
         rows = prod(a.outputs for a in outer)
@@ -70,7 +69,11 @@ class LoweredPass(BlockedPass):
         # position j reads pixel j*stride + offset: inside for lo <= j < hi
         lo = np.clip(-(offsets // last.stride), 0, last.outputs)
         hi = np.clip((last.source - 1 - offsets) // last.stride + 1, lo, last.outputs)
-        self.tables = Tables(source_row, result_row * last.result + last.start, offsets, lo, hi)
+        self.tables, starts = joined(
+            source_row=source_row, result_row=result_row * last.result + last.start, offset=offsets, lo=lo, hi=hi,
+            taps=p.taps,
+        )  # fmt: skip
+        super().__init__(p, itemsize, starts["taps"])
 
         # Blocks of columns are as wide as fit: the source is read in longer runs.  B may fill a third
         # of L2 and C half.
@@ -106,22 +109,25 @@ class LoweredPass(BlockedPass):
             p.groups * column_blocks * row_blocks, p.reduction, -(-p.m // row_blocks), widest,
             copies + p.groups * p.m * p.columns + self.loaded(p), p.bytes(itemsize), itemsize,
         )  # fmt: skip
-        self.geometry = Geometry(
+        geometry = Geometry(
             groups=p.groups, channels=p.channels, m=p.m, outer=taps // max(1, len(last.taps)),
             inner=len(last.taps), rows=rows, q=last.outputs, columns=p.columns,
             source_rows=prod(a.source for a in outer), source_width=last.source, stride=last.stride,
             step=last.step, result_size=prod(a.result for a in p.axes), column_blocks=column_blocks,
             row_blocks=row_blocks, chunks=chunks, ld=widest, panel=panel, c_start=c_start,
-            scratch=self.scratch, vl=tile.vl, mr=tile.mr, nr=tile.nr,
+            scratch=self.scratch, result_row_at=starts["result_row"],
+            offset_at=starts["offset"], lo_at=starts["lo"], hi_at=starts["hi"],
+            vl=tile.vl, mr=tile.mr, nr=tile.nr,
         )  # fmt: skip
+        self.values, self.geometry = geometry, record(geometry)
 
     def correlate(
-        self, x: Array, w: Array, view: WeightView, out: Array, scratch: Array, bias: Array, activation: Any
+        self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any
     ) -> None:
         from fastconv.algorithms.im2col.cpu import correlate
 
         threads.launch(
-            correlate, self.flops, np.zeros(1, np.int64), flat(x), w, view, self.taps, flat(out), scratch,
+            correlate, self.flops, np.zeros(1, np.int64), flat(x), w, view, flat(out), scratch,
             self.geometry, self.tables, bias, activation,
         )  # fmt: skip
 

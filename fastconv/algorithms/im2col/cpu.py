@@ -22,7 +22,10 @@ from fastconv.gemm.tile import tile
 
 
 class Geometry(NamedTuple):
-    """A pass and its blocks, as numbers."""
+    """A pass and its blocks, as numbers.
+
+    The first of the tables is [outer tap, result row] -> row of the source, or -1 in the padding.
+    """
 
     groups: int
     channels: int  # of the source, in a group
@@ -44,30 +47,24 @@ class Geometry(NamedTuple):
     panel: int  #     where the panel of weights and C begin in a worker's scratch
     c_start: int
     scratch: int  #   elements of a worker
+    result_row_at: int  # where tables begin: [row] -> offset of its first pixel in a result channel
+    offset_at: int  # [inner tap] -> source offset
+    lo_at: int  #     [inner tap] -> first position that reads inside the source
+    hi_at: int  #     [inner tap] -> one past the last
     vl: int
     mr: int
     nr: int
 
 
-class Tables(NamedTuple):
-    """What does not fit a formula; int64 arrays."""
-
-    source_row: numba.types.Array  # [outer tap, result row] -> row of the source, or -1 in the padding
-    result_row: numba.types.Array  # [result row] -> offset of its first pixel in a result channel
-    offset: numba.types.Array  # [inner tap] -> source offset
-    lo: numba.types.Array  # [inner tap] -> first position that reads inside the source
-    hi: numba.types.Array  # [inner tap] -> one past the last
-
-
 @jit.kernel
-def correlate(workers, counter, x, w, view, taps, out, scratch, geo, tables, bias, activation):
+def correlate(workers, counter, x, w, views, out, scratch, geos, tables, bias, activation):
     """Compute a pass; tasks are blocks of columns x blocks of channels x groups."""
     for worker in numba.prange(workers):
-        _work(worker, counter, x, w, view, taps, out, scratch, geo, tables, bias, activation)
+        _work(worker, counter, x, w, views[0], out, scratch, geos[0], tables, bias, activation)
 
 
 @jit.inner
-def _work(worker, counter, x, w, view, taps, out, scratch, geo, tables, bias, activation):
+def _work(worker, counter, x, w, view, out, scratch, geo, tables, bias, activation):
     b0 = worker * geo.scratch
     c0 = b0 + geo.c_start
     panels = -(-geo.m // geo.mr)
@@ -88,7 +85,7 @@ def _work(worker, counter, x, w, view, taps, out, scratch, geo, tables, bias, ac
             t0, t1 = ch0 * per_channel, ch1 * per_channel
             lower(scratch, b0, x, geo, tables, group, j0 * geo.vl, columns, t0, t1)
             for p in range(p0, p1):
-                load_panel(scratch, b0 + geo.panel, w, view, taps, group, p, panels, ch0, ch1)
+                load_panel(scratch, b0 + geo.panel, w, view, tables, group, p, panels, ch0, ch1)
                 m0 = part(geo.m, panels, p)
                 at = c0 + (m0 - part(geo.m, panels, p0)) * geo.ld
                 mr = part(geo.m, panels, p + 1) - m0
@@ -109,14 +106,18 @@ def lower(b, b0, x, geo, tables, group, j0, columns, t0, t1):
     channel, tap = t0 // taps, t0 % taps
     outer, inner = tap // geo.inner, tap % geo.inner
     for t in range(t0, t1):
-        first, last, offset = tables.lo[inner], tables.hi[inner], tables.offset[inner]
+        first, last, offset = (
+            tables[geo.lo_at + inner],
+            tables[geo.hi_at + inner],
+            tables[geo.offset_at + inner],
+        )
         plane = first_plane + channel * source_size
         row, q = first_row, first_q
         at = b0 + (t - t0) * geo.ld
         done = 0
         while done < columns:
             count = min(geo.q - q, columns - done)
-            source_row = tables.source_row[outer * geo.rows + row]
+            source_row = tables[outer * geo.rows + row]
             lo, hi = first - q, min(last - q, count)
             if source_row < 0:
                 lo, hi = 0, 0
@@ -162,7 +163,7 @@ def store(c, c0, out, geo, tables, group, j0, columns, p0, p1, panels, bias, act
         while done < columns:
             count = min(geo.q - q, columns - done)
             plane = (image * geo.groups * geo.m + channel) * geo.result_size
-            to = plane + tables.result_row[row] + q * geo.step
+            to = plane + tables[geo.result_row_at + row] + q * geo.step
             if geo.step == 1:
                 write_row(out, to, c, at + done, count)
             else:

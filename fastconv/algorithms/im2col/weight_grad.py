@@ -22,6 +22,7 @@ from fastconv.algorithms.im2col import LoweredPass
 from fastconv.algorithms.im2col.cpu import lower, multiply
 from fastconv.gemm.blocking import odd_lines, seconds
 from fastconv.gemm.move import SLACK, transpose, write_row
+from fastconv.gemm.record import record
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.splits import add_splits
 from fastconv.problem import ConvProblem, Direction
@@ -47,10 +48,10 @@ class Blocks(NamedTuple):
 
 
 @jit.kernel
-def accumulate(workers, counter, x, gy, partial, scratch, geo, tables, blocks):
+def accumulate(workers, counter, x, gy, partial, scratch, geos, tables, cuts):
     """Compute every split's partial gw; tasks are splits x groups x blocks of gw."""
     for worker in numba.prange(workers):
-        _work(worker, counter, x, gy, partial, scratch, geo, tables, blocks)
+        _work(worker, counter, x, gy, partial, scratch, geos[0], tables, cuts[0])
 
 
 @jit.inner
@@ -142,9 +143,12 @@ class WeightGrad(Execution):
         panel = 2 * block
         c_start = panel + unit.mr * kc_ld + SLACK
         scratch = -(-(c_start + -(-panels // m_blocks) * unit.mr * ld + SLACK) // 16) * 16
-        self.geometry = lowered.geometry._replace(ld=kc_ld)
+        self.geometry = record(lowered.values._replace(ld=kc_ld))
         self.tables = lowered.tables
-        self.blocks = Blocks(t_blocks, m_blocks, splits, kc, ld, identity, block, panel, c_start, scratch)
+        self.scratch, self.splits = scratch, splits
+        self.blocks = record(
+            Blocks(t_blocks, m_blocks, splits, kc, ld, identity, block, panel, c_start, scratch)
+        )
         copies = m_blocks * p.groups * p.reduction * (1 if identity else 3.5) + t_blocks * problem.k
         pixels = p.columns / splits
         self.seconds = seconds(
@@ -155,7 +159,7 @@ class WeightGrad(Execution):
         self.workspace = (self.partial + machine.machine().cores * scratch) * problem.itemsize
 
     def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
-        size = self.partial + threads.count() * self.blocks.scratch
+        size = self.partial + threads.count() * self.scratch
         scratch = workspace.take(size, self.problem.dtype)
         partial = scratch[: self.partial] if self.partial else flat(out)
         threads.launch(
@@ -163,4 +167,4 @@ class WeightGrad(Execution):
             scratch[self.partial :], self.geometry, self.tables, self.blocks,
         )  # fmt: skip
         if self.partial:
-            threads.launch(add_splits, float(self.partial), partial, flat(out), self.blocks.splits)
+            threads.launch(add_splits, float(self.partial), partial, flat(out), self.splits)
