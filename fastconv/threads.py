@@ -47,16 +47,21 @@ def count() -> int:
     return available if wanted is None else min(wanted, available)
 
 
+def workers(flops: float) -> int:
+    """Return the threads that this much work is worth."""
+    return count() if flops > SERIAL_FLOPS else 1
+
+
 def launch(kernel: Kernel, flops: float, *arguments: Any) -> None:
     """Run ``kernel(workers, *arguments)`` on as many workers as are safe and worth their start."""
-    workers = count() if flops > SERIAL_FLOPS else 1
-    if workers == 1:
+    used = workers(flops)
+    if used == 1:
         kernel.serial(1, *arguments)
     elif _layer() in ("omp", "tbb"):
-        kernel.parallel(workers, *arguments)
+        kernel.parallel(used, *arguments)
     elif _region.acquire(blocking=False):
         try:
-            kernel.parallel(workers, *arguments)
+            kernel.parallel(used, *arguments)
         finally:
             _region.release()
     else:

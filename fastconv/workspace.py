@@ -9,35 +9,49 @@ from numpy.typing import NDArray
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
-_arena = threading.local()
+
+class _Arena(threading.local):
+    """The bytes of one thread, and its views of them by dtype: making a view costs 0.5 us."""
+
+    def __init__(self) -> None:
+        self.bytes: NDArray[np.uint8] = np.empty(0, np.uint8)
+        self.views: dict[str, NDArray[np.floating]] = {}
+
+
+_arena = _Arena()
 
 
 def take(count: int, dtype: str) -> NDArray[np.floating]:
-    """Return at least ``count`` uninitialised elements, aligned; the next call may return them again."""
-    itemsize = np.dtype(dtype).itemsize
-    held = getattr(_arena, "bytes", None)
-    if held is None or held.size < count * itemsize:
-        _arena.bytes = held = _aligned(count * itemsize)
-    return held[: count * itemsize].view(dtype)
+    """Return at least ``count`` uninitialised elements, aligned; the next call returns them again."""
+    held = _arena.views.get(dtype)
+    if held is None or held.size < count:
+        size = count * np.dtype(dtype).itemsize
+        if size > _arena.bytes.size:
+            release()
+            _arena.bytes = _aligned(size)
+        held = _arena.bytes.view(dtype)
+        _arena.views[dtype] = held
+    return held
 
 
 def release() -> None:
     """Give this thread's scratch memory back."""
-    _arena.bytes = None
+    _arena.bytes = np.empty(0, np.uint8)
+    _arena.views = {}
 
 
 def high_water() -> int:
     """Return the bytes of scratch this thread holds: the most that any of its calls needed."""
-    held = getattr(_arena, "bytes", None)
-    return 0 if held is None else held.size
+    return _arena.bytes.size
 
 
 def aligned(count: int, dtype: str) -> NDArray[np.floating]:
     """Return ``count`` uninitialised elements of their own, on a cache line."""
-    return _aligned(count * np.dtype(dtype).itemsize).view(dtype)
+    return _aligned(count * np.dtype(dtype).itemsize).view(dtype)[:count]
 
 
 def _aligned(size: int) -> NDArray[np.uint8]:
+    size = -(-size // ALIGNMENT) * ALIGNMENT
     raw = np.empty(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size]

@@ -172,15 +172,15 @@ class BlockedPass(ABC):
         return self.packed * (times + (0 if p.row_stride > p.channel_stride else 3))
 
     def pack(self, weight: Array, packed: Array) -> None:
-        """Write the packed weights."""
+        """Write the packed weights; both arrays are flat."""
         if self.packed:  # a phase of the stride that no tap reaches has none
-            threads.launch(pack_weights, 4.0 * self.packed, flat(weight), packed, self.view, self.tables)
+            threads.launch(pack_weights, 4.0 * self.packed, weight, packed, self.view, self.tables)
 
     @abstractmethod
     def correlate(
         self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any
     ) -> None:
-        """Run the kernel on weights as ``view`` describes them."""
+        """Run the kernel on flat arrays; ``view`` describes the weights."""
 
 
 class Correlation(Execution):
@@ -197,6 +197,7 @@ class Correlation(Execution):
         self.passes = [kind(p, problem.itemsize, cache) for p in passes(problem, direction)]
         self.packed = -(-max(p.packed if p.pack_ahead else 0 for p in self.passes) // 16) * 16
         self.worker = max(p.scratch for p in self.passes)
+        self.flops = max(p.flops for p in self.passes)  # of one launch
         self.seconds = sum(p.seconds for p in self.passes)
         self.workspace = (self.packed + machine.machine().cores * self.worker) * problem.itemsize
 
@@ -204,22 +205,24 @@ class Correlation(Execution):
         packed = workspace.aligned(sum(p.packed for p in self.passes), self.dtype)
         at = 0
         for p in self.passes:
-            p.pack(weight, packed[at:])
+            p.pack(flat(weight), packed[at:])
             at += p.packed
         return packed
 
     def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
-        scratch = workspace.take(self.packed + threads.count() * self.worker, self.dtype)
+        scratch = workspace.take(self.packed + threads.workers(self.flops) * self.worker, self.dtype)
+        first, weight, result = flat(first), flat(second), flat(out)
         for p in self.passes:
-            w, view = flat(second), p.view
+            w, view = weight, p.view
             if p.pack_ahead:
-                p.pack(second, scratch)
+                p.pack(weight, scratch)
                 w, view = scratch, p.packed_view
-            p.correlate(first, w, view, out, scratch[self.packed :], bias, activation)
+            p.correlate(first, w, view, result, scratch[self.packed :], bias, activation)
 
     def run_prepared(self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any) -> None:
-        scratch = workspace.take(threads.count() * self.worker, self.dtype)
+        scratch = workspace.take(threads.workers(self.flops) * self.worker, self.dtype)
+        first, result = flat(first), flat(out)
         at = 0
         for p in self.passes:
-            p.correlate(first, prepared[at:], p.packed_view, out, scratch, bias, activation)
+            p.correlate(first, prepared[at:], p.packed_view, result, scratch, bias, activation)
             at += p.packed

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import machine, threads
-from fastconv.algorithms.base import Array, flat
+from fastconv.algorithms.base import Array
 from fastconv.algorithms.correlation import AxisPass, BlockedPass, Pass
 from fastconv.algorithms.direct.cpu import Geometry, correlate
 from fastconv.gemm.blocking import seconds
@@ -172,6 +172,6 @@ class DensePass(BlockedPass):
         self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any
     ) -> None:
         threads.launch(
-            correlate, self.flops, np.zeros(1, np.int64), flat(x), w, view, flat(out), scratch,
+            correlate, self.flops, np.zeros(1, np.int64), x, w, view, out, scratch,
             self.geometry, self.tables, bias, activation,
         )  # fmt: skip

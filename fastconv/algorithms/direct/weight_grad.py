@@ -191,7 +191,7 @@ class WeightGrad(Execution):
         self.workspace = (self.partial + machine.machine().cores * scratch) * itemsize
 
     def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
-        workers = threads.count()
+        workers = threads.workers(self.flops)
         scratch = workspace.take(self.partial + workers * self.scratch, self.problem.dtype)
         partial = scratch[: self.partial] if self.partial else flat(out)
         threads.launch(

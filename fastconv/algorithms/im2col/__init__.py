@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from fastconv import machine, threads
-from fastconv.algorithms.base import Algorithm, Array, Execution, flat
+from fastconv.algorithms.base import Algorithm, Array, Execution
 from fastconv.algorithms.correlation import BlockedPass, Correlation, Pass
+from fastconv.algorithms.im2col.cpu import Geometry, correlate
 from fastconv.gemm.blocking import seconds, within
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import joined, record
@@ -59,8 +60,6 @@ class LoweredPass(BlockedPass):
     """A pass over any number of axes, ready to run."""
 
     def __init__(self, p: Pass, itemsize: int, cache: int) -> None:
-        from fastconv.algorithms.im2col.cpu import Geometry
-
         tile, m = machine.tile(itemsize), machine.machine()
         outer, last = p.axes[:-1], p.axes[-1]
         rows = prod(a.outputs for a in outer)
@@ -124,10 +123,8 @@ class LoweredPass(BlockedPass):
     def correlate(
         self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any
     ) -> None:
-        from fastconv.algorithms.im2col.cpu import correlate
-
         threads.launch(
-            correlate, self.flops, np.zeros(1, np.int64), flat(x), w, view, flat(out), scratch,
+            correlate, self.flops, np.zeros(1, np.int64), x, w, view, out, scratch,
             self.geometry, self.tables, bias, activation,
         )  # fmt: skip
 

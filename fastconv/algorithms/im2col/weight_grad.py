@@ -159,7 +159,7 @@ class WeightGrad(Execution):
         self.workspace = (self.partial + machine.machine().cores * scratch) * problem.itemsize
 
     def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
-        size = self.partial + threads.count() * self.scratch
+        size = self.partial + threads.workers(self.flops) * self.scratch
         scratch = workspace.take(size, self.problem.dtype)
         partial = scratch[: self.partial] if self.partial else flat(out)
         threads.launch(
