@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,8 +12,7 @@ from statistics import median
 from typing import Any
 
 SAMPLE = 200e-6  # seconds; shorter calls are repeated within a sample
-SHORT = 5e-3  # seconds; before shorter calls, threads of the last contestant are waited for
-SETTLE = 2e-3  # seconds for which an OpenMP team spins after its last loop, and takes our cores
+SETTLE = 12e-3  # seconds for which an OpenMP team spins after its last loop, and takes our cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def race(
     settle = settle or {}
     calls = {name: _warm(call) for name, call in contestants.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    order, before = list(contestants), ""
+    order, before, shuffled = list(contestants), "", random.Random(0)
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -46,16 +46,15 @@ def race(
         while done < rounds or time.perf_counter() < end:
             for name in order:
                 call, count = contestants[name], calls[name]
-                if count > 1 or not seconds[name] or seconds[name][-1] < SHORT:
-                    if before != name:
-                        time.sleep(settle.get(before, SETTLE))
+                if before != name:
+                    time.sleep(settle.get(before, SETTLE))
                     call()
                 start = time.perf_counter()
                 for _ in range(count):
                     call()
                 seconds[name].append((time.perf_counter() - start) / count)
                 before = name
-            order.append(order.pop(0))  # nobody always follows the same one
+            shuffled.shuffle(order)  # nobody always follows the same one
             done += 1
     finally:
         if collecting:

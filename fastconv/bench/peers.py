@@ -55,7 +55,7 @@ class Peer(ABC):
     """A contestant."""
 
     name: str
-    settle: float = 2e-3  # seconds for which its threads go on spinning after a call
+    settle: float = 12e-3  # seconds for which its threads go on spinning after a call
 
     def applies(self, problem: ConvProblem, direction: Direction) -> bool:
         """Return whether it computes this at all."""
@@ -126,13 +126,17 @@ class Torch(Peer):
     def applies(self, problem: ConvProblem, direction: Direction) -> bool:
         rank = len(problem.axes)
         symmetric = all(a.lo == a.hi >= 0 for a in problem.axes)
-        return symmetric and (rank == 2 or (rank == 1 and not self.channels_last))
+        return symmetric and rank <= 2
 
     def make(self, problem: ConvProblem, direction: Direction, operands: Operands) -> Call:
         torch, rank = self.torch, len(problem.axes)
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        x, w, gy = (torch.from_numpy(a).contiguous(memory_format=layout) for a in operands)
+        tensors = [torch.from_numpy(a) for a in operands]
         stride, padding, dilation, groups = arguments(problem).values()
+        if rank == 1 and self.channels_last:  # a signal has that layout as an image of one row
+            rank, tensors = 2, [t.unsqueeze(2) for t in tensors]
+            stride, padding, dilation = (1, *stride), (0, *padding), (1, *dilation)
+        x, w, gy = (t.contiguous(memory_format=layout) for t in tensors)
         if direction is Direction.FORWARD:
             compute = getattr(torch.nn.functional, f"conv{rank}d")
             return lambda: compute(x, w, None, stride, padding, dilation, groups)
@@ -151,7 +155,7 @@ class OnnxRuntime(Peer):
     """A model of one Conv node, whose weights ONNX Runtime packs when it is loaded."""
 
     name = "onnxruntime"
-    settle = 20e-3  # its pool spins longer
+    settle = 45e-3  # its pool spins longer
     DTYPES: ClassVar = ("float32",)
 
     def __init__(self, threads: int, spinning: bool) -> None:
