@@ -1,6 +1,7 @@
 """Settings of the whole run, made before Numba is imported."""
 
 import os
+import re
 from pathlib import Path
 
 import hypothesis
@@ -26,13 +27,24 @@ def always_parallel(monkeypatch):
     monkeypatch.setattr(threads, "SERIAL_FLOPS", -1)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Keep the tests of one algorithm in one process: what one compiles the next one has."""
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keep the tests of one algorithm in one process: what one test compiles the next one has.
+
+    By the node's text, as the marks of ``--dist=loadgroup`` do nothing under pytest 9.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
     from fastconv.algorithms import registry
 
-    for item in items:
-        about = item.path.stem.removeprefix("test_")
-        about = {"depthwise": "direct"}.get(about, about)
-        if about in registry() and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(about))
+    kin = {"depthwise": "direct", "properties": "im2col"} | {name: name for name in registry()}
+
+    class ByAlgorithm(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file, _, test = nodeid.partition("::")
+            for word in re.split(r"[\[\]-]", test):
+                if word in kin:
+                    return kin[word]
+            return kin.get(Path(file).stem.removeprefix("test_"), file)
+
+    return ByAlgorithm(config, log)

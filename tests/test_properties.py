@@ -31,7 +31,6 @@ def problems(draw, least=1, most=2):
     return ConvProblem(draw(st.integers(1, 3)), groups * c, groups * k, along, groups).checked()
 
 
-im2col_group = pytest.mark.xdist_group("im2col")
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -51,7 +50,7 @@ def conv(problem, x, w, **changes):
 
 
 @pytest.mark.parametrize("direction", list(Direction), ids=str)
-@pytest.mark.parametrize("name", [pytest.param(a, marks=pytest.mark.xdist_group(a)) for a in registry()])
+@pytest.mark.parametrize("name", sorted(registry()))
 @given(problem=problems(), seed=seeds)
 def test_against_the_definition(name, direction, problem, seed):
     algorithm = registry()[name]
@@ -76,7 +75,6 @@ def operands(problem, seed):
     return x, testing.integers(problem.weight_shape, problem.dtype, seed + 1)
 
 
-@im2col_group
 @given(problem=problems(), seed=seeds)
 def test_images_do_not_know_of_each_other(problem, seed):
     x, w = operands(problem, seed)
@@ -85,7 +83,6 @@ def test_images_do_not_know_of_each_other(problem, seed):
     np.testing.assert_array_equal(whole, np.concatenate(single))
 
 
-@im2col_group
 @given(problem=problems(), seed=seeds)
 def test_groups_are_convolutions_side_by_side(problem, seed):
     x, w = operands(problem, seed)
@@ -97,7 +94,6 @@ def test_groups_are_convolutions_side_by_side(problem, seed):
     np.testing.assert_array_equal(conv(problem, x, w, algorithm="im2col"), np.concatenate(parts, axis=1))
 
 
-@im2col_group
 @given(problem=problems(), seed=seeds)
 def test_linear_in_both_operands(problem, seed):
     """Integers, so exactly."""
@@ -109,7 +105,6 @@ def test_linear_in_both_operands(problem, seed):
     np.testing.assert_array_equal(conv(problem, x, w - 3 * w2, **call), y - 3 * conv(problem, x, w2, **call))
 
 
-@im2col_group
 @given(problem=problems(least=2), seed=seeds)
 def test_swapping_the_axes_swaps_the_result(problem, seed):
     x, w = operands(problem, seed)
@@ -118,7 +113,6 @@ def test_swapping_the_axes_swaps_the_result(problem, seed):
     np.testing.assert_array_equal(y.swapaxes(2, 3), conv(problem, x, w, algorithm="im2col"))
 
 
-@im2col_group
 @given(problem=problems(most=1), seed=seeds)
 def test_one_axis_is_two_with_one_pixel(problem, seed):
     x, w = operands(problem, seed)

@@ -24,9 +24,7 @@ UNLIMITED = 2**40
 # Algorithms that only multiply and add the numbers given: integers come out exact.
 EXACT = {"direct", "im2col", "reference"}
 
-each_algorithm = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ALGORITHMS]
-)
+each_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 each_direction = pytest.mark.parametrize("direction", list(Direction), ids=str)
 each_problem = pytest.mark.parametrize("problem", WRITTEN, ids=str)
 
@@ -93,15 +91,14 @@ def test_result_in_float64(name, direction, problem):
         check_result(name, replace(problem, dtype="float64"), direction)
 
 
-@pytest.mark.xdist_group("winograd")
 @pytest.mark.parametrize(
     "line", ["n2 c17 k20 i13x14 f3x3 p1", "n1 c3 k5 i4x4 f3x3", "n1 c6 k4 i7x9 f3x3 p2:0x1:3 g2"]
 )
 @pytest.mark.parametrize("direction", [Direction.FORWARD, Direction.INPUT_GRAD], ids=str)
-def test_small_winograd_tiles_are_exact(direction, line):
+def test_small_tiles_are_exact(name, direction, line):
     """The matrices of F(2, 3) hold halves and ones: integers stay exact."""
     problem = ConvProblem.parse(line)
-    algorithm = registry()["winograd"].variant("F(2,3)")
+    algorithm = registry()[name].variant("F(2,3)")
     assert algorithm.reject(problem, direction) is None
     first, second = operands(problem, direction, testing.integers)
     result = run(algorithm.build(problem, direction, UNLIMITED), problem, direction, first, second)
