@@ -1,0 +1,165 @@
+"""What is special to Winograd: exact matrices, variants, two ways through the work with the same bits."""
+
+import os
+import subprocess
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from fastconv import activations, config, testing
+from fastconv.algorithms.winograd import CHOICES, GROWTH, STRICT, Winograd
+from fastconv.algorithms.winograd.correlation import Correlation, correlation
+from fastconv.algorithms.winograd.transforms import POINTS, matrices
+from fastconv.algorithms.winograd.weight_grad import WeightGrad
+from fastconv.problem import ConvProblem, Direction
+
+F4 = ((4, 3), (4, 3))
+
+
+def run(execution, problem, direction, draw=testing.normals):
+    first, second, result = testing.shapes(problem, direction)
+    out = np.full(result, np.nan, problem.dtype)
+    operands = draw(first, problem.dtype, 1), draw(second, problem.dtype, 2)
+    execution.run(*operands, out, np.empty(0, problem.dtype), activations.NONE)
+    return *operands, out
+
+
+@pytest.mark.parametrize(("m", "r"), sorted({*GROWTH, *(f[::-1] for f in GROWTH)}))
+def test_matrices_are_an_exact_correlation(m, r):
+    a, g, b = matrices(m, r)
+    d = [Fraction(3 * i * i - 7 * i + 2, i + 1) for i in range(m + r - 1)]
+    w = [Fraction(5 - 2 * i, i + 3) for i in range(r)]
+
+    def dot(x, y):
+        return sum(p * q for p, q in zip(x, y, strict=True))
+
+    products = [dot(row, w) * dot(other, d) for row, other in zip(g, b, strict=True)]
+    assert [dot(row, products) for row in a] == [dot(d[i : i + r], w) for i in range(m)]
+
+
+@pytest.mark.parametrize("alpha", POINTS)
+def test_tile_transforms_are_exact_in_binary(alpha):
+    a, _, b = matrices(alpha, 1)
+    for value in (v for row in (*a, *b) for v in row):
+        assert value.denominator & (value.denominator - 1) == 0
+
+
+@pytest.mark.parametrize("direction", list(Direction), ids=str)
+def test_f2_is_exact_on_small_integers(direction):
+    problem = ConvProblem.parse("n2 c5 k9 i13x37 f3x3 p1")
+    execution = Winograd().variant("F(2,3)").build(problem, direction, 2**30)
+    testing.assert_exact(problem, direction, *run(execution, problem, direction, testing.integers))
+
+
+@pytest.mark.parametrize("direction", [Direction.FORWARD, Direction.INPUT_GRAD], ids=str)
+def test_every_way_has_the_same_bits(direction):
+    problem = ConvProblem.parse("n3 c34 k42 i27x29 f3x3 p1:2x0:1 g2")
+    ways = [Correlation(problem, direction, F4, *way) for way in (
+        (True, 3, 2**19), (False, 6, 2**19), (True, 1, 0), (False, 1, 0), (False, 2, 10**5),
+    )]  # fmt: skip
+    results = [run(execution, problem, direction) for execution in ways]
+    testing.assert_right(problem, direction, *results[0], growth=3)
+    for _, _, out in results[1:]:
+        np.testing.assert_array_equal(out, results[0][2])
+
+
+@pytest.mark.parametrize("line", ["n1 c6 k11 i50x45 f3x3 p1", "n40 c130 k20 i6x7 f3x3 p1"])
+def test_weight_gradient_in_runs_of_tiles(line):
+    problem = ConvProblem.parse(line)
+    for most in (2**30, 2**18, 0):
+        execution = WeightGrad(problem, F4, most)
+        testing.assert_right(
+            problem, Direction.WEIGHT_GRAD, *run(execution, problem, Direction.WEIGHT_GRAD), growth=4
+        )
+    assert execution.sums.runs > 1
+
+
+def test_blocks_shrink_to_the_limit():
+    problem = ConvProblem.parse("n4 c64 k64 i56x56 f3x3 p1")
+    sizes = [correlation(problem, Direction.FORWARD, F4, limit).workspace for limit in (2**30, 2**20, 0)]
+    assert sizes[0] > sizes[1] >= sizes[2]
+    assert sizes[1] <= 2**20
+
+
+def test_strict_precision_admits_only_small_tiles():
+    problem = ConvProblem.parse("n1 c64 k64 i56x56 f3x3 p1")
+    for direction in Direction:
+        assert Winograd().tiles(problem, direction) == F4
+        with config(precision="strict"):
+            assert Winograd().tiles(problem, direction) == ((2, 3), (2, 3))
+            assert Winograd().error_growth(problem, direction) <= STRICT
+
+
+def test_variants():
+    problem = ConvProblem.parse("n1 c8 k8 i26x26 f3x3 p1")
+    assert Winograd().variant("F(6,3)").tiles(problem, Direction.FORWARD) == ((6, 3), (6, 3))
+    assert "kernels of 5 taps" in Winograd().variant("F(2,5)").reject(problem, Direction.FORWARD)
+    for name in ("F(9,3)", "fast", "F(1,1)"):
+        with pytest.raises(ValueError, match=r"variants F\("):
+            Winograd().variant(name)
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("n1 c1 i8x8x8 f3x3x3", "two axes"),
+        ("n1 c1 i8x8 f3x3 s2", "stride 1"),
+        ("n1 c1 i8x8 f3x3 d2", "dilation 1"),
+        ("n1 c1 i8x8 f8x8", "7 taps"),
+        ("n1 c1 i8x8 f1x1", "one tap"),
+    ],
+)
+def test_reasons(line, word):
+    assert word in Winograd().reject(ConvProblem.parse(line), Direction.FORWARD)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [f"F({m},{r})" for m, r in GROWTH if r > 1])
+@pytest.mark.parametrize("direction", list(Direction), ids=str)
+def test_error_stays_within_the_growth_of_the_variant(name, direction):
+    r = int(name[-2])
+    winograd = Winograd().variant(name)
+    for kernel, pad in ((f"{r}x{r}", "1"), (f"1x{r}", "0x1"), (f"{r}x1", "1x0")):
+        problem = ConvProblem.parse(f"n1 c33 k34 i23x41 f{kernel} p{pad}")
+        execution = winograd.build(problem, direction, 2**30)
+        growth = winograd.error_growth(problem, direction)
+        testing.assert_right(problem, direction, *run(execution, problem, direction), growth=growth)
+
+
+def test_choices_have_a_measured_growth():
+    assert {(m, r) for r, choices in CHOICES.items() for m in choices} <= set(GROWTH)
+
+
+NARROW = """
+import numpy as np
+from fastconv import activations, testing
+from fastconv.algorithms.winograd import Winograd
+from fastconv.problem import ConvProblem, Direction
+
+for dtype in ("float32", "float64"):
+    problem = ConvProblem.parse(f"n2 c7 k13 i11x39 f3x3 p1 {dtype}")
+    for direction in Direction:
+        first, second, result = testing.shapes(problem, direction)
+        x, w, y = testing.normals(first, dtype, 1), testing.normals(second, dtype, 2), np.empty(result, dtype)
+        winograd = Winograd().variant("F(4,3)")
+        winograd.build(problem, direction, 2**30).run(x, w, y, np.empty(0, dtype), activations.NONE)
+        testing.assert_right(problem, direction, x, w, y, winograd.error_growth(problem, direction))
+print("done")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("cpu", "features"),
+    [("haswell", "+avx,+avx2,+fma,+sse4.2,+f16c,+bmi,+bmi2"), ("nehalem", "+sse4.2")],
+)
+def test_narrow_vectors(cpu, features, tmp_path):
+    environment = os.environ | {
+        "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path),
+    }  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, "-c", NARROW], check=False, capture_output=True, text=True, env=environment
+    )
+    assert result.stdout.strip() == "done", result.stderr[-2000:]
