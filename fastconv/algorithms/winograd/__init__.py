@@ -113,7 +113,8 @@ class Winograd(Algorithm):
 def growth(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
     """Return the error over that of naive summation: few terms hide less of the transforms' error."""
     if direction is Direction.WEIGHT_GRAD:
-        terms, column = problem.n * prod(problem.output) / prod(m for m, _ in tiles), 1
+        pixels = min(prod(problem.output), prod(a.size for a in problem.axes))  # the others meet zeros
+        terms, column = problem.n * pixels / prod(m for m, _ in tiles), 1
     else:
         terms, column = (problem.c if direction is Direction.FORWARD else problem.k) / problem.groups, 0
     few = max(1.0, 32 / max(1, terms)) ** 0.28
