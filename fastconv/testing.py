@@ -124,16 +124,22 @@ def terms(problem: ConvProblem, direction: Direction) -> int:
 def tolerance(problem: ConvProblem, direction: Direction, first: Array, second: Array) -> float:
     """Return twice the error of `naive`, the largest over the elements.
 
-    Where there are few elements that error is a matter of luck, so it counts as at least what rounding
-    ``terms`` sums of normal numbers brings: eps * rms * (1 + sqrt(terms) / 8).
+    Where there are few elements that error is a matter of luck, so it counts as at least what rounding is
+    expected to bring, in units of eps: one product of typical operands; sums of T terms that grow to their
+    usual size, rms * (1 + sqrt(T) / 8); the largest sum there is, two deviations: peak * sqrt(T) / 4.
     """
     if not first.size or not second.size:
         return 0.0
     exact = definition(problem, direction, first, second)
     error = float(np.abs(naive(problem, direction, first, second) - exact).max())
     squares = definition(problem, direction, first.astype("float64") ** 2, second.astype("float64") ** 2)
-    expected = np.finfo(first.dtype).eps * sqrt(squares.max()) * (1 + sqrt(terms(problem, direction)) / 8)
-    return 2 * max(error, float(expected))
+    root = sqrt(terms(problem, direction))
+    expected = max(
+        sqrt(np.mean(first**2) * np.mean(second**2)),
+        sqrt(squares.max()) * (1 + root / 8),
+        float(np.abs(exact).max()) * root / 4,
+    )
+    return 2 * max(error, float(np.finfo(first.dtype).eps) * expected)
 
 
 def assert_right(
