@@ -103,6 +103,11 @@ class Pass:
         return self.n * prod(a.outputs for a in self.axes)
 
     @property
+    def results(self) -> int:
+        """Elements of the result."""
+        return self.n * self.groups * self.m * prod(a.result for a in self.axes)
+
+    @property
     def flops(self) -> int:
         """Multiplications and additions."""
         return 2 * self.groups * self.m * self.columns * self.reduction

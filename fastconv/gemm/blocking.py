@@ -46,6 +46,11 @@ def seconds(
     return 2 * m.launch + (arithmetic + moving) * rounds / workers + bytes / m.bandwidth / 2
 
 
+def streams(elements: int, itemsize: int) -> bool:
+    """Tell whether a result is too large to be found in a cache by its reader."""
+    return elements * itemsize > machine.machine().l3 // 2
+
+
 def odd_lines(length: int, vl: int) -> int:
     """Round a row length up to an odd number of vectors.
 

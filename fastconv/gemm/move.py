@@ -156,6 +156,64 @@ def write_row(typing, dst, d, src, s, count):
 
 
 @intrinsic
+def _to_boundary(typing, array, i):
+    """Return how many elements after ``array[i]`` the next vector boundary of memory is."""
+
+    def codegen(context, builder, signature, arguments):
+        kind = signature.args[0]
+        itemsize = kind.dtype.bitwidth // 8
+        size = machine.tile(itemsize).vl * itemsize
+        address = builder.ptrtoint(data(context, builder, kind, *arguments), I64)
+        past = builder.and_(builder.neg(address), I64(size - 1))
+        return builder.udiv(past, I64(itemsize))
+
+    return types.int64(array, types.int64), codegen
+
+
+@intrinsic
+def _stream_vectors(typing, dst, d, src, s, count):
+    """Copy whole vectors past the caches to a boundary of memory."""
+
+    def codegen(context, builder, signature, arguments):
+        dst_type, _, src_type, *_ = signature.args
+        itemsize = src_type.dtype.bitwidth // 8
+        vl = machine.tile(itemsize).vl
+        vector = ir.VectorType(element(src_type), vl)
+        dst, d, src, s, count = arguments
+        to = data(context, builder, dst_type, dst, d)
+        source = data(context, builder, src_type, src, s)
+        past_caches = builder.module.add_metadata([I32(1)])
+        with cgutils.for_range_slice(builder, I64(0), count, I64(vl), I64) as (v, _):
+            value = load(builder, builder.gep(source, [v]), 0, vector, itemsize)
+            address = builder.bitcast(builder.gep(to, [v]), vector.as_pointer())
+            builder.store(value, address, align=vl * itemsize).set_metadata("nontemporal", past_caches)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(dst, i, src, i, i), codegen
+
+
+@jit.inner
+def stream_row(dst, d, src, s, count):
+    """Do as `write_row`, past the caches: a result larger than they are is not read into them first."""
+    head = min(_to_boundary(dst, d), count)
+    body = (count - head) // lanes(dst) * lanes(dst)
+    write_row(dst, d, src, s, head)
+    _stream_vectors(dst, d + head, src, s + head, body)
+    write_row(dst, d + head + body, src, s + head + body, count - head - body)
+
+
+@intrinsic
+def lanes(typing, array):
+    """Return the elements of a vector, a constant."""
+
+    def codegen(context, builder, signature, arguments):
+        return I64(machine.tile(signature.args[0].dtype.bitwidth // 8).vl)
+
+    return types.int64(array), codegen
+
+
+@intrinsic
 def _transpose_block(typing, dst, d, ldd, src, s, lds):
     """Write the transpose of an 8 x 8 block: three butterflies of shuffles."""
 

@@ -40,21 +40,25 @@ class WeightView(NamedTuple):
 @jit.kernel
 def pack_weights(workers, w, packed, views, tables):
     """Pack all panels; every worker reads its share of the weight array from end to end."""
-    view = views[0]
+    for worker in numba.prange(workers):
+        _pack_share(worker, workers, w, packed, views[0], tables)
+
+
+@jit.inner
+def _pack_share(worker, workers, w, packed, view, tables):
     panels = -(-view.m // view.mr)
     rows_first = view.row_stride > view.channel_stride
     total = view.groups * (panels if rows_first else view.channels)
-    for worker in numba.prange(workers):
-        for i in range(part(total, workers, worker), part(total, workers, worker + 1)):
-            if rows_first:
-                to = panel_start(view, i // panels, i % panels, panels)
-                load_panel(packed, to, w, view, tables, i // panels, i % panels, panels, 0, view.channels)
-            else:
-                group, c = i // view.channels, i % view.channels
-                for panel in range(panels):
-                    rows = part(view.m, panels, panel + 1) - part(view.m, panels, panel)
-                    to = panel_start(view, group, panel, panels) + c * view.taps * rows
-                    load_panel(packed, to, w, view, tables, group, panel, panels, c, c + 1)
+    for i in range(part(total, workers, worker), part(total, workers, worker + 1)):
+        if rows_first:
+            to = panel_start(view, i // panels, i % panels, panels)
+            load_panel(packed, to, w, view, tables, i // panels, i % panels, panels, 0, view.channels)
+        else:
+            group, c = i // view.channels, i % view.channels
+            for panel in range(panels):
+                rows = part(view.m, panels, panel + 1) - part(view.m, panels, panel)
+                to = panel_start(view, group, panel, panels) + c * view.taps * rows
+                load_panel(packed, to, w, view, tables, group, panel, panels, c, c + 1)
 
 
 @jit.inner

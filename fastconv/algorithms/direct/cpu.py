@@ -19,7 +19,7 @@ import numba
 
 from fastconv import jit
 from fastconv.activations import finish
-from fastconv.gemm.move import copy_row, write_row
+from fastconv.gemm.move import copy_row, stream_row, write_row
 from fastconv.gemm.pack import load_panel
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.tile import tile_indexed
@@ -64,6 +64,7 @@ class Geometry(NamedTuple):
     phase_h_at: int  # where tables begin: [phase in use] -> phase
     phase_w_at: int
     result_row_at: int  # [row] -> offset of its first pixel in a result channel
+    stream: bool  #  whether the result is written past the caches
     vl: int
     mr: int
     nr: int
@@ -169,7 +170,9 @@ def store(c, c0, out, geo, tables, image, group, area, first, last, panels, bias
         finish(c, at, (rows - 1) * pitch + columns, bias, channel, activation)
         for row in range(rows):
             to = plane + tables[geo.result_row_at + p0 + row] + q0 * geo.step_w
-            if geo.step_w == 1:
+            if geo.stream:
+                stream_row(out, to, c, at + row * pitch, columns)
+            elif geo.step_w == 1:
                 write_row(out, to, c, at + row * pitch, columns)
             else:
                 for q in range(columns):

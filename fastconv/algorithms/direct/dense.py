@@ -12,7 +12,7 @@ from fastconv import machine, threads
 from fastconv.algorithms.base import Array
 from fastconv.algorithms.correlation import AxisPass, BlockedPass, Pass
 from fastconv.algorithms.direct.cpu import Geometry, correlate
-from fastconv.gemm.blocking import seconds
+from fastconv.gemm.blocking import seconds, streams
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import joined, record
 
@@ -120,7 +120,8 @@ def describe(p: Pass, s: Stripe, itemsize: int, starts: dict[str, int], **blocks
         row_blocks=s.row_blocks, q_blocks=s.q_blocks, step_w=last.step,
         result_size=prod(a.result for a in p.axes), vl=tile.vl, mr=tile.mr, nr=tile.nr,
         phase_h_at=starts["phase_h"], phase_w_at=starts["phase_w"],
-        result_row_at=starts.get("result_row", 0), **blocks,
+        result_row_at=starts.get("result_row", 0), stream=last.step == 1 and streams(p.results, itemsize),
+        **blocks,
     )  # fmt: skip
     return record(geometry)
 
@@ -143,7 +144,7 @@ class DensePass(BlockedPass):
             ld = s.block_rows * -(-s.block_q // tile.vl) * tile.vl
         panels = -(-p.m // tile.mr)
         tasks = p.n * p.groups * s.row_blocks * s.q_blocks
-        m_blocks = max(-(-p.m * ld // third), -(-TASKS * cores // max(1, tasks)))
+        m_blocks = max(-(-p.m * ld // third), -(-cores // max(1, tasks)))
         m_blocks = min(panels, m_blocks)
         panel = -(-(per_chunk * s.channel_size + tile.nr * tile.vl + SLACK) // 16) * 16
         c_start = -(-(panel + per_chunk * taps * tile.mr + SLACK) // 16) * 16

@@ -18,7 +18,7 @@ from fastconv import machine, threads
 from fastconv.algorithms.base import Algorithm, Array, Execution
 from fastconv.algorithms.correlation import BlockedPass, Correlation, Pass
 from fastconv.algorithms.im2col.cpu import Geometry, correlate
-from fastconv.gemm.blocking import seconds, within
+from fastconv.gemm.blocking import seconds, streams, within
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import joined, record
 from fastconv.problem import ConvProblem, Direction
@@ -88,7 +88,7 @@ class LoweredPass(BlockedPass):
         widest = -(-vectors // column_blocks) * tile.vl
         row_blocks = max(
             -(-p.m * widest * itemsize // (cache // 2)),
-            -(-TASKS * m.cores // (p.groups * column_blocks)),
+            -(-m.cores // (p.groups * column_blocks)),
         )
         row_blocks = min(panels, row_blocks)
         panel = -(-(kc * widest + SLACK) // 16) * 16
@@ -116,6 +116,7 @@ class LoweredPass(BlockedPass):
             row_blocks=row_blocks, chunks=chunks, ld=widest, panel=panel, c_start=c_start,
             scratch=self.scratch, result_row_at=starts["result_row"],
             offset_at=starts["offset"], lo_at=starts["lo"], hi_at=starts["hi"],
+            stream=last.step == 1 and streams(p.results, itemsize),
             vl=tile.vl, mr=tile.mr, nr=tile.nr,
         )  # fmt: skip
         self.values, self.geometry = geometry, record(geometry)

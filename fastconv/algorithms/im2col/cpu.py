@@ -15,7 +15,7 @@ import numba
 
 from fastconv import jit
 from fastconv.activations import finish
-from fastconv.gemm.move import copy_row, write_row
+from fastconv.gemm.move import copy_row, stream_row, write_row
 from fastconv.gemm.pack import load_panel
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.tile import tile
@@ -51,6 +51,7 @@ class Geometry(NamedTuple):
     offset_at: int  # [inner tap] -> source offset
     lo_at: int  #     [inner tap] -> first position that reads inside the source
     hi_at: int  #     [inner tap] -> one past the last
+    stream: bool  #  whether the result is written past the caches
     vl: int
     mr: int
     nr: int
@@ -164,7 +165,9 @@ def store(c, c0, out, geo, tables, group, j0, columns, p0, p1, panels, bias, act
             count = min(geo.q - q, columns - done)
             plane = (image * geo.groups * geo.m + channel) * geo.result_size
             to = plane + tables[geo.result_row_at + row] + q * geo.step
-            if geo.step == 1:
+            if geo.stream:
+                stream_row(out, to, c, at + done, count)
+            elif geo.step == 1:
                 write_row(out, to, c, at + done, count)
             else:
                 for j in range(count):
