@@ -199,7 +199,11 @@ class Correlation(Execution):
         cache: int,
     ) -> None:
         self.dtype = problem.dtype
-        self.passes = [kind(p, problem.itemsize, cache) for p in passes(problem, direction)]
+        every = passes(problem, direction)
+        # Pixels between the taps of a stride larger than the kernel have no influence: zeros, no pass.
+        reached = [p for p in every if p.reduction]
+        self.zeros = len(reached) < len(every)
+        self.passes = [kind(p, problem.itemsize, cache) for p in reached]
         self.packed = -(-max(p.packed if p.pack_ahead else 0 for p in self.passes) // 16) * 16
         self.worker = max(p.scratch for p in self.passes)
         self.flops = max(p.flops for p in self.passes)  # of one launch
@@ -217,6 +221,8 @@ class Correlation(Execution):
     def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
         scratch = workspace.take(self.packed + threads.workers(self.flops) * self.worker, self.dtype)
         first, weight, result = flat(first), flat(second), flat(out)
+        if self.zeros:
+            result.fill(0)
         for p in self.passes:
             w, view = weight, p.view
             if p.pack_ahead:
@@ -227,6 +233,8 @@ class Correlation(Execution):
     def run_prepared(self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any) -> None:
         scratch = workspace.take(threads.workers(self.flops) * self.worker, self.dtype)
         first, result = flat(first), flat(out)
+        if self.zeros:
+            result.fill(0)
         at = 0
         for p in self.passes:
             p.correlate(first, prepared[at:], p.packed_view, result, scratch, bias, activation)

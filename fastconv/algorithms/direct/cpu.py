@@ -19,7 +19,7 @@ import numba
 
 from fastconv import jit
 from fastconv.activations import finish
-from fastconv.gemm.move import copy_row, stream_row, write_row
+from fastconv.gemm.move import copy_row, spread_row, stream_row
 from fastconv.gemm.pack import load_panel
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.tile import tile_indexed
@@ -172,8 +172,5 @@ def store(c, c0, out, geo, tables, image, group, area, first, last, panels, bias
             to = plane + tables[geo.result_row_at + p0 + row] + q0 * geo.step_w
             if geo.stream:
                 stream_row(out, to, c, at + row * pitch, columns)
-            elif geo.step_w == 1:
-                write_row(out, to, c, at + row * pitch, columns)
             else:
-                for q in range(columns):
-                    out[to + q * geo.step_w] = c[at + row * pitch + q]
+                spread_row(out, to, c, at + row * pitch, columns, geo.step_w)

@@ -15,7 +15,7 @@ import numba
 
 from fastconv import jit
 from fastconv.activations import finish
-from fastconv.gemm.move import copy_row, stream_row, write_row
+from fastconv.gemm.move import copy_row, spread_row, stream_row
 from fastconv.gemm.pack import load_panel
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.tile import tile
@@ -167,11 +167,8 @@ def store(c, c0, out, geo, tables, group, j0, columns, p0, p1, panels, bias, act
             to = plane + tables[geo.result_row_at + row] + q * geo.step
             if geo.stream:
                 stream_row(out, to, c, at + done, count)
-            elif geo.step == 1:
-                write_row(out, to, c, at + done, count)
             else:
-                for j in range(count):
-                    out[to + j * geo.step] = c[at + done + j]
+                spread_row(out, to, c, at + done, count, geo.step)
             done += count
             q = 0
             row += 1
