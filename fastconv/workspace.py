@@ -25,11 +25,12 @@ def take(count: int, dtype: str) -> NDArray[np.floating]:
     """Return at least ``count`` uninitialised elements, aligned; the next call returns them again."""
     held = _arena.views.get(dtype)
     if held is None or held.size < count:
-        size = count * np.dtype(dtype).itemsize
+        itemsize = np.dtype(dtype).itemsize
+        size = count * itemsize
         if size > _arena.bytes.size:
             release()
             _arena.bytes = _aligned(size)
-        held = _arena.bytes.view(dtype)
+        held = _arena.bytes[: _arena.bytes.size // itemsize * itemsize].view(dtype)
         _arena.views[dtype] = held
     return held
 
@@ -47,11 +48,10 @@ def high_water() -> int:
 
 def aligned(count: int, dtype: str) -> NDArray[np.floating]:
     """Return ``count`` uninitialised elements of their own, on a cache line."""
-    return _aligned(count * np.dtype(dtype).itemsize).view(dtype)[:count]
+    return _aligned(count * np.dtype(dtype).itemsize).view(dtype)
 
 
 def _aligned(size: int) -> NDArray[np.uint8]:
-    size = -(-size // ALIGNMENT) * ALIGNMENT
     raw = np.empty(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size]

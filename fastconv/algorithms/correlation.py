@@ -21,8 +21,6 @@ from itertools import product
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from fastconv import machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.gemm.pack import WeightView, pack_weights

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from fastconv import machine
 from fastconv.algorithms.base import Execution
 from fastconv.algorithms.direct.depthwise.shape import plane_axes
@@ -49,15 +51,26 @@ def cost(problem: ConvProblem, direction: Direction) -> float:
 
 
 def build(problem: ConvProblem, direction: Direction, limit: int) -> Execution:
-    """Make ready to run within ``limit`` bytes of scratch."""
+    """Make ready to run within ``limit`` bytes of scratch, or as little more as can be."""
+    execution = _make(problem, direction, limit)
+    budget = limit
+    while execution.workspace > limit and budget:  # a stripe needs some bytes beside its rows
+        budget //= 2
+        execution = _make(problem, direction, budget)
+    return execution
+
+
+@functools.lru_cache(maxsize=256)
+def _make(problem: ConvProblem, direction: Direction, budget: int) -> Execution:
+    """Make ready to run with stripes of about ``budget`` bytes, all workers together."""
     if direction is Direction.FORWARD:
         from fastconv.algorithms.direct.depthwise.forward import Forward
 
-        return Forward(problem, limit)
+        return Forward(problem, budget)
     if direction is Direction.INPUT_GRAD:
         from fastconv.algorithms.direct.depthwise.input_grad import InputGrad
 
-        return InputGrad(problem, limit)
+        return InputGrad(problem, budget)
     from fastconv.algorithms.direct.depthwise.weight_grad import WeightGrad
 
-    return WeightGrad(problem, limit)
+    return WeightGrad(problem, budget)
