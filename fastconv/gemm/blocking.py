@@ -48,7 +48,7 @@ def seconds(
 
 def streams(elements: int, itemsize: int) -> bool:
     """Tell whether a result is too large to be found in a cache by its reader."""
-    return elements * itemsize > machine.machine().l3 // 2
+    return elements * itemsize > machine.machine().l3 // 4
 
 
 def odd_lines(length: int, vl: int) -> int:

@@ -127,6 +127,38 @@ def copy_row(dst, d, src, s, count, lo, hi, stride):
 
 
 @intrinsic
+def split_row(typing, even, d0, odd, d1, src, s, count, lo, hi):
+    """Set ``even[d0 + j]`` and ``odd[d1 + j]`` to the pixels 2j and 2j + 1 after ``src[s]``.
+
+    Pixels before ``lo`` and from ``hi`` on are 0.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        even_type, _, odd_type, _, src_type, *_ = signature.args
+        itemsize = src_type.dtype.bitwidth // 8
+        vl = machine.tile(itemsize).vl
+        vector = ir.VectorType(element(src_type), vl)
+        even, d0, odd, d1, src, s, count, lo, hi = arguments
+        results = data(context, builder, even_type, even, d0), data(context, builder, odd_type, odd, d1)
+        source = data(context, builder, src_type, src, s)
+        with cgutils.for_range_slice(builder, I64(0), count, I64(vl), I64) as (v, _):
+            pixel = builder.mul(v, I64(2))
+            parts = []
+            for part in range(2):
+                first = builder.add(pixel, I64(part * vl))
+                mask = lanes_between(builder, first, lo, hi, list(range(vl)))
+                parts.append(masked_load(builder, builder.gep(source, [first]), mask, vector, itemsize))
+            for phase, result in enumerate(results):
+                picks = ir.Constant(ir.VectorType(I32, vl), [2 * e + phase for e in range(vl)])
+                value = builder.shuffle_vector(*parts, picks)
+                store(builder, value, builder.gep(result, [v]), 0, itemsize)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(even, i, odd, i, src, i, i, i, i), codegen
+
+
+@intrinsic
 def write_row(typing, dst, d, src, s, count):
     """Set ``dst[d + j] = src[s + j]`` for j < count and touch nothing else of dst."""
 

@@ -19,7 +19,7 @@ import numba
 
 from fastconv import jit
 from fastconv.activations import finish
-from fastconv.gemm.move import copy_row, spread_row, stream_row
+from fastconv.gemm.move import copy_row, split_row, spread_row, stream_row
 from fastconv.gemm.pack import load_panel
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.tile import tile_indexed
@@ -48,6 +48,7 @@ class Geometry(NamedTuple):
     phases_w: int
     stripe_rows: int  # rows of a phase in the stripe of a full block
     pitch: int
+    phase_size: int  # rows * pitch, and what the last row writes too much
     block_rows: int  # result rows of a task, and columns: a long row is cut
     block_q: int
     flattened: bool  # whether tiles run on from row to row
@@ -121,22 +122,31 @@ def area_of(geo, block):
 def fill(b, b0, x, source, channels, area, geo, tables):
     """Copy the source of some channels under an area of results into the stripe."""
     p0, rows, q0, _ = area
-    extra = geo.stripe_rows - geo.block_rows
+    size = geo.phase_size
+    both = geo.stride_w == 2 and geo.phases_w == 2
     for c in range(channels):
         plane = (source + c) * geo.source_h * geo.source_w
         for i in range(geo.phases_h):
-            for k in range(geo.phases_w):
-                phase = geo.first_w + tables[geo.phase_w_at + k] + q0 * geo.stride_w
-                lo = max(0, -(phase // geo.stride_w))
-                hi = max(lo, min(geo.pitch, (geo.source_w - 1 - phase) // geo.stride_w + 1))
-                at = b0 + ((c * geo.phases_h + i) * geo.phases_w + k) * geo.stripe_rows * geo.pitch
-                for row in range(rows + extra):
-                    h = (p0 + row) * geo.stride_h + geo.first_h + tables[geo.phase_h_at + i]
-                    if 0 <= h < geo.source_h:
+            at = b0 + (c * geo.phases_h + i) * geo.phases_w * size
+            for row in range(rows + geo.stripe_rows - geo.block_rows):
+                h = (p0 + row) * geo.stride_h + geo.first_h + tables[geo.phase_h_at + i]
+                if h < 0 or h >= geo.source_h:
+                    for k in range(geo.phases_w):
+                        copy_row(b, at + k * size, x, 0, geo.pitch, 0, 0, 1)
+                elif both:
+                    first = geo.first_w + q0 * geo.stride_w
+                    split_row(
+                        b, at, b, at + size, x, plane + h * geo.source_w + first, geo.pitch,
+                        max(0, -first), geo.source_w - first,
+                    )  # fmt: skip
+                else:
+                    for k in range(geo.phases_w):
+                        phase = geo.first_w + tables[geo.phase_w_at + k] + q0 * geo.stride_w
+                        lo = max(0, -(phase // geo.stride_w))
+                        hi = max(lo, min(geo.pitch, (geo.source_w - 1 - phase) // geo.stride_w + 1))
                         s = plane + h * geo.source_w + phase
-                        copy_row(b, at + row * geo.pitch, x, s, geo.pitch, lo, hi, geo.stride_w)
-                    else:
-                        copy_row(b, at + row * geo.pitch, x, 0, geo.pitch, 0, 0, 1)
+                        copy_row(b, at + k * size, x, s, geo.pitch, lo, hi, geo.stride_w)
+                at += geo.pitch
 
 
 @jit.inner

@@ -86,7 +86,7 @@ class Stripe:
     @property
     def phase_size(self) -> int:
         """Elements of one phase of a channel."""
-        return (self.block_rows + self.h.extra) * self.pitch
+        return (self.block_rows + self.h.extra) * self.pitch + SLACK
 
     @property
     def channel_size(self) -> int:
@@ -116,7 +116,7 @@ def describe(p: Pass, s: Stripe, itemsize: int, starts: dict[str, int], **blocks
         p=s.rows.outputs, q=last.outputs, source_h=s.rows.source, source_w=last.source,
         stride_h=s.rows.stride, stride_w=last.stride, first_h=s.h.first, first_w=s.w.first,
         phases_h=len(s.h.phases), phases_w=len(s.w.phases), stripe_rows=s.block_rows + s.h.extra,
-        pitch=s.pitch, block_rows=s.block_rows, block_q=s.block_q, flattened=s.flattened,
+        pitch=s.pitch, phase_size=s.phase_size, block_rows=s.block_rows, block_q=s.block_q, flattened=s.flattened,
         row_blocks=s.row_blocks, q_blocks=s.q_blocks, step_w=last.step,
         result_size=prod(a.result for a in p.axes), vl=tile.vl, mr=tile.mr, nr=tile.nr,
         phase_h_at=starts["phase_h"], phase_w_at=starts["phase_w"],

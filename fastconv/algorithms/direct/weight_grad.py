@@ -75,7 +75,7 @@ def _work(worker, counter, x, gy, partial, scratch, steps, geo, tables, blocks):
             area = area_of(geo, i % areas)
             plane = i // areas * geo.groups + group
             fill(scratch, base, x, plane * geo.channels + ch0, ch1 - ch0, area, geo, tables)
-            size = geo.phases_h * geo.phases_w * geo.stripe_rows * geo.pitch
+            size = geo.phases_h * geo.phases_w * geo.phase_size
             transpose(scratch, base + blocks.turned, blocks.ld, scratch, base, size, ch1 - ch0, size)
             pixels = _steps(own_steps, area, geo.pitch * blocks.ld, blocks.ld)
             for p in range(p0, p1):
