@@ -15,6 +15,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import numba
+from numba.core.compiler_lock import global_compiler_lock
 
 from fastconv.config import current
 
@@ -28,14 +29,20 @@ _region = threading.Lock()  # held by the one thread inside a region of a layer 
 _orphaned = False  # whether the threads that Numba believes in belong to the parent process
 
 
-def _after_fork() -> None:
+def _in_child() -> None:
     global _orphaned, _region
+    global_compiler_lock.release()  # type: ignore[no-untyped-call]
     _orphaned = _orphaned or _layer() is not None
     _region = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    # A child whose parent forked while another thread compiled would wait for that thread's lock for ever.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=_in_child,
+    )
 
 
 def count() -> int:

@@ -47,14 +47,17 @@ def test_forward_and_gradients(problem):
     y = getattr(torch.nn.functional, f"conv{rank}d")(*tensors, *geometry(problem))
     y.backward(torch.from_numpy(g))
 
-    ours = getattr(fastconv, f"conv{rank}d")(x, w, b, *geometry(problem))
+    # "strict" compiles no transforms for every kernel size; the contract test has them
+    with fastconv.config(precision="fast" if problem.kernel == (3, 3) else "strict"):
+        ours = getattr(fastconv, f"conv{rank}d")(x, w, b, *geometry(problem))
+        grads = getattr(fastconv, f"conv{rank}d_backward")(x, w, g, *geometry(problem))
     close = {"rtol": 1e-9, "atol": 1e-9}
     np.testing.assert_allclose(ours, y.detach().numpy(), **close)
-    grads = getattr(fastconv, f"conv{rank}d_backward")(x, w, g, *geometry(problem))
     for name, mine, tensor in zip(grads._fields, grads, tensors, strict=True):
         np.testing.assert_allclose(mine, tensor.grad.numpy(), err_msg=name, **close)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")  # PyTorch's, of even kernels
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("kernel", [1, 2, 3, 6])
 def test_named_padding(padding, kernel):

@@ -202,9 +202,9 @@ class Correlation(Execution):
         reached = [p for p in every if p.reduction]
         self.zeros = len(reached) < len(every)
         self.passes = [kind(p, problem.itemsize, cache) for p in reached]
-        self.packed = -(-max(p.packed if p.pack_ahead else 0 for p in self.passes) // 16) * 16
-        self.worker = max(p.scratch for p in self.passes)
-        self.flops = max(p.flops for p in self.passes)  # of one launch
+        self.packed = -(-max((p.packed for p in self.passes if p.pack_ahead), default=0) // 16) * 16
+        self.worker = max((p.scratch for p in self.passes), default=0)
+        self.flops = max((p.flops for p in self.passes), default=0)  # of one launch
         self.seconds = sum(p.seconds for p in self.passes)
         self.workspace = (self.packed + machine.machine().cores * self.worker) * problem.itemsize
 

@@ -57,6 +57,26 @@ def run(execution, problem, direction, first, second):
     return out
 
 
+# Kernels whose transforms are compiled by default; each other size compiles its own for 20 seconds.
+USUAL_KERNELS = {(3, 3), (2, 2), (5, 5), (1, 3), (3,)}
+
+
+def each_usual(problems):
+    """Parametrize by name and problem; what compiles transforms for an unusual kernel is slow."""
+    return pytest.mark.parametrize(
+        ("name", "problem"),
+        [
+            pytest.param(name, p, marks=[pytest.mark.slow] * unusual(name, p), id=f"{name}-{p}")
+            for name in ALGORITHMS
+            for p in problems
+        ],
+    )
+
+
+def unusual(name, problem):
+    return name in ("winograd", "fft") and problem.kernel not in USUAL_KERNELS
+
+
 def check_result(name, problem, direction):
     if not serves(name, problem, direction):
         return
@@ -75,16 +95,14 @@ def check_result(name, problem, direction):
     testing.assert_right(problem, direction, first, second, result, growth, allowed(problem, direction))
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@each_usual(PROBLEMS)
 @each_direction
-@each_algorithm
 def test_result(name, direction, problem, always_parallel):
     check_result(name, problem, direction)
 
 
-@each_problem
+@each_usual(WRITTEN)
 @each_direction
-@each_algorithm
 def test_result_in_float64(name, direction, problem):
     """On one worker: twins are compiled from one body, and compiling is what this run's time goes to."""
     with config(threads=1):
@@ -95,19 +113,18 @@ def test_result_in_float64(name, direction, problem):
     "line", ["n2 c17 k20 i13x14 f3x3 p1", "n1 c3 k5 i4x4 f3x3", "n1 c6 k4 i7x9 f3x3 p2:0x1:3 g2"]
 )
 @pytest.mark.parametrize("direction", [Direction.FORWARD, Direction.INPUT_GRAD], ids=str)
-def test_small_tiles_are_exact(name, direction, line):
+def test_small_tiles_are_exact(direction, line):
     """The matrices of F(2, 3) hold halves and ones: integers stay exact."""
     problem = ConvProblem.parse(line)
-    algorithm = registry()[name].variant("F(2,3)")
+    algorithm = registry()["winograd"].variant("F(2,3)")
     assert algorithm.reject(problem, direction) is None
     first, second = operands(problem, direction, testing.integers)
     result = run(algorithm.build(problem, direction, UNLIMITED), problem, direction, first, second)
     testing.assert_exact(problem, direction, first, second, result)
 
 
-@each_problem
+@each_usual(WRITTEN)
 @each_direction
-@each_algorithm
 def test_same_bits(name, direction, problem, always_parallel):
     """Prepared or not, on one worker or more, and a second time on used scratch."""
     if not serves(name, problem, direction):
@@ -126,9 +143,8 @@ def test_same_bits(name, direction, problem, always_parallel):
         np.testing.assert_array_equal(out, result, "prepared")
 
 
-@each_problem
+@each_usual(WRITTEN)
 @each_direction
-@each_algorithm
 def test_workspace_limit(name, direction, problem, always_parallel):
     """An algorithm asked for its least keeps to it, and what it says it takes is what it takes."""
     if not serves(name, problem, direction):
@@ -148,8 +164,7 @@ def test_workspace_limit(name, direction, problem, always_parallel):
         testing.assert_right(problem, direction, first, second, result, growth, allowed(problem, direction))
 
 
-@each_problem
-@each_algorithm
+@each_usual(WRITTEN)
 def test_adjoint(name, problem):
     """One number ties the directions together; an algorithm that lacks one is joined by the reference."""
     x, w = operands(problem, Direction.FORWARD, testing.normals)

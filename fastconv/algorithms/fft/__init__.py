@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from math import prod
 
+from fastconv import machine
 from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.fft import signal, tiles
 from fastconv.problem import ConvProblem, Direction
@@ -36,7 +37,8 @@ class Fft(Algorithm):
 
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
         choice = _small_tiles(problem, direction, ANY)
-        return choice.seconds if choice else signal.cost(problem, direction)
+        launches = 3 * machine.machine().launch
+        return choice.seconds + launches if choice else signal.cost(problem, direction)
 
     def error_growth(self, problem: ConvProblem, direction: Direction) -> float:
         # measured: 8 / sqrt(reduction) at most in the mean; the floor excludes it from "strict", for the
