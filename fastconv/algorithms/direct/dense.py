@@ -18,7 +18,6 @@ from fastconv.gemm.record import joined, record
 
 KC = 384  # rows of A and B that a chunk of channels brings
 COLUMNS = 256  # result pixels of a task at the least, if there are as many
-TASKS = 2  # for each core, where rows and panels give as many
 
 
 @dataclass(frozen=True, slots=True)

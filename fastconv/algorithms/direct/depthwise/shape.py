@@ -38,5 +38,4 @@ def stripe_rows(axis: Axis, row_bytes: int, limit: int) -> int:
 
 def take(per_worker: int, flops: float, dtype: str) -> Array:
     """Take scratch for as many workers as a launch of that much work may use."""
-    workers = threads.count() if flops > threads.SERIAL_FLOPS else 1
-    return workspace.take(per_worker * workers, dtype)
+    return workspace.take(per_worker * threads.workers(flops), dtype)
