@@ -1,15 +1,16 @@
-"""Forward and input gradient as passes of one operation: a correlation without inserted zeros.
+"""Forward and input gradient as one operation: a correlation without inserted zeros.
 
-A pass computes, for every result channel m and position j along each axis,
+A pass computes, for every result channel m, phase i and position j along each axis,
 
-    result[m, start + step*j] = sum over channel, tap of  source[channel, stride*j + offset(tap)] * w
+    result[m, i + step*j] = sum over channel, tap of phase i of  source[channel, stride*j + offset(tap)] * w
 
-Forward is one pass: ``stride`` and ``offset = tap*dilation - lo`` are the problem's.
+Forward has one phase (step 1): ``stride`` and ``offset = tap*dilation - lo`` are the problem's.
 
-The input gradient inverts  h = p*stride + r*dilation - lo.  For the pixels h = a, a + s, a + 2s, ... of
-one phase a (s = stride) only taps with  r*dilation = a + lo  (mod s)  reach a whole p, and then
-p = j + (a + lo - r*dilation)/s: a unit-stride correlation of grad_output, written s pixels apart.
-So there are s phases along an axis, together as much work as the forward pass.
+The input gradient inverts  h = p*stride + r*dilation - lo.  For the pixels h = i, i + s, i + 2s, ... of
+one phase i (s = stride) only taps with  r*dilation = i + lo  (mod s)  reach a whole p, and then
+p = j + (i + lo - r*dilation)/s: a unit-stride correlation of grad_output, written s pixels apart.
+So there are s phases along an axis, together as much work as the forward pass, and all of them read the
+same source: they are computed side by side and woven together as they are written.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 from itertools import product
 from math import prod
 from typing import Any
+
+import numpy as np
 
 from fastconv import machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat
@@ -32,13 +35,21 @@ from fastconv.problem import Axis, ConvProblem, Direction
 class AxisPass:
     """One axis of a pass."""
 
-    outputs: int  # positions computed
-    start: int  #   where the first stands in the result
-    step: int  #    how far apart they stand
+    outputs: int  # positions computed of each phase
     result: int  #  pixels of the result along this axis
     source: int  #  pixels of the source
     stride: int  #  source pixels from one position to the next
-    taps: tuple[tuple[int, int], ...]  # (index in the kernel, source offset)
+    taps: tuple[tuple[tuple[int, int], ...], ...]  # of each phase: (index in the kernel, source offset)
+
+    @property
+    def step(self) -> int:
+        """Result pixels from one position to the next: the number of phases."""
+        return len(self.taps)
+
+    @property
+    def offsets(self) -> list[int]:
+        """The source offsets that taps have, each once."""
+        return sorted({offset for phase in self.taps for _, offset in phase})
 
     @property
     def is_identity(self) -> bool:
@@ -46,31 +57,35 @@ class AxisPass:
         return (
             self.stride == self.step == 1
             and self.outputs == self.source == self.result
-            and len(self.taps) == 1
-            and self.taps[0][1] == 0
+            and self.taps == (((0, 0),),)
         )
 
+    @property
+    def pixels(self) -> Array:
+        """[phase, position] -> pixel of the result, or -1 where the last phases have one position less."""
+        pixels = np.arange(self.step)[:, None] + self.step * np.arange(self.outputs)
+        return np.where(pixels < self.result, pixels, -1)
 
-def axis_passes(axis: Axis, direction: Direction) -> list[AxisPass]:
-    """Cut one axis into passes."""
+
+def axis_pass(axis: Axis, direction: Direction) -> AxisPass:
+    """Describe one axis of the forward direction or of the input gradient."""
     if direction is Direction.FORWARD:
         taps = tuple((r, r * axis.dilation - axis.lo) for r in range(axis.kernel))
-        return [AxisPass(axis.output, 0, 1, axis.output, axis.size, axis.stride, taps)]
-    passes = []
-    for phase in range(min(axis.stride, axis.size)):
-        taps = tuple(
+        return AxisPass(axis.output, axis.output, axis.size, axis.stride, (taps,))
+    phases = tuple(
+        tuple(
             (r, (phase + axis.lo - r * axis.dilation) // axis.stride)
             for r in range(axis.kernel)
             if (phase + axis.lo - r * axis.dilation) % axis.stride == 0
         )
-        outputs = -(-(axis.size - phase) // axis.stride)
-        passes.append(AxisPass(outputs, phase, axis.stride, axis.size, axis.output, 1, taps))
-    return passes
+        for phase in range(min(axis.stride, axis.size))
+    )
+    return AxisPass(-(-axis.size // len(phases)), axis.size, axis.output, 1, phases)
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One correlation: its axes and how it reads the weights (k, c/groups, r, s)."""
+    """A correlation: its axes and how it reads the weights (k, c/groups, r, s)."""
 
     n: int
     groups: int
@@ -83,21 +98,31 @@ class Pass:
     channel_stride: int  # from one source channel to the next
 
     @property
-    def taps(self) -> list[int]:
-        """Where each tap stands in a kernel, last axis fastest."""
+    def phases(self) -> int:
+        """Phases over all axes."""
+        return prod(a.step for a in self.axes)
+
+    def taps(self, views: dict[tuple[int, ...], int]) -> list[list[tuple[int, int]]]:
+        """Return for each phase its (index in the kernel, ``views[source offsets]``) by tap.
+
+        Phases and taps come in row-major order, the last axis fastest.
+        """
         return [
-            sum(t[0] * prod(self.kernel[i + 1 :]) for i, t in enumerate(tap))
-            for tap in product(*(a.taps for a in self.axes))
+            [
+                (int(np.ravel_multi_index([r for r, _ in tap], self.kernel)), views[tuple(o for _, o in tap)])
+                for tap in product(*phase)
+            ]
+            for phase in product(*(a.taps for a in self.axes))
         ]
 
     @property
     def reduction(self) -> int:
-        """Products summed into one result."""
-        return self.channels * prod(len(a.taps) for a in self.axes)
+        """Products summed into one result of every phase."""
+        return self.channels * prod(sum(map(len, a.taps)) for a in self.axes)
 
     @property
     def columns(self) -> int:
-        """Results per channel, over the whole batch."""
+        """Results per channel and phase, over the whole batch."""
         return self.n * prod(a.outputs for a in self.axes)
 
     @property
@@ -113,33 +138,30 @@ class Pass:
     def bytes(self, itemsize: int) -> int:
         """Size of what is read and written, in memory."""
         source = self.n * self.groups * self.channels * prod(a.source for a in self.axes)
-        return itemsize * (source + self.groups * self.m * (self.columns + self.reduction))
+        return itemsize * (source + self.results + self.groups * self.m * self.reduction)
 
     def collapsed(self) -> Pass:
         """Return a pass over pixels in one row where no axis looks beside its own pixel."""
         if not all(a.is_identity for a in self.axes):
             return self
         pixels = prod(a.outputs for a in self.axes)
-        axis = AxisPass(pixels, 0, 1, pixels, pixels, 1, ((0, 0),))
+        axis = AxisPass(pixels, pixels, pixels, 1, (((0, 0),),))
         return Pass(
             self.n, self.groups, self.channels, self.m, (axis,), (1,),
             self.group_stride, self.row_stride, self.channel_stride,
         )  # fmt: skip
 
 
-def passes(problem: ConvProblem, direction: Direction) -> list[Pass]:
-    """Return the passes that together compute the forward direction or the input gradient."""
+def pass_of(problem: ConvProblem, direction: Direction) -> Pass:
+    """Return the pass that computes the forward direction or the input gradient."""
     c, k = problem.c // problem.groups, problem.k // problem.groups
     taps = prod(problem.kernel)
     forward = direction is Direction.FORWARD
-    return [
-        Pass(
-            problem.n, problem.groups, c if forward else k, k if forward else c, axes,
-            problem.kernel, k * c * taps, c * taps if forward else taps,
-            taps if forward else c * taps,
-        ).collapsed()
-        for axes in product(*(axis_passes(a, direction) for a in problem.axes))
-    ]  # fmt: skip
+    axes = tuple(axis_pass(a, direction) for a in problem.axes)
+    return Pass(
+        problem.n, problem.groups, c if forward else k, k if forward else c, axes, problem.kernel,
+        k * c * taps, c * taps if forward else taps, taps if forward else c * taps,
+    ).collapsed()  # fmt: skip
 
 
 # A panel loaded again for each of so few blocks of columns costs less than packing it ahead.
@@ -152,14 +174,14 @@ class BlockedPass(ABC):
     scratch: int  # elements that one worker needs
     column_blocks: int  # how often each panel of weights is loaded
     seconds: float  # predicted
-    tables: Array  # int64; what no formula gives
 
-    def __init__(self, p: Pass, itemsize: int, taps_at: int) -> None:
+    def __init__(self, p: Pass, itemsize: int) -> None:
+        taps = prod(p.kernel)
         self.flops = p.flops
-        self.packed = p.groups * p.m * p.reduction  # elements of the packed weights
+        self.packed = p.groups * p.m * p.channels * taps  # elements of the packed weights
         view = WeightView(
-            p.groups, p.m, p.channels, len(p.taps), p.group_stride, p.row_stride, p.channel_stride,
-            machine.tile(itemsize).mr, len(p.taps) == prod(p.kernel), False, taps_at,
+            p.groups, p.m, p.channels, taps, p.group_stride, p.row_stride, p.channel_stride,
+            machine.tile(itemsize).mr, False,
         )  # fmt: skip
         self.view = record(view)
         self.packed_view = record(view._replace(packed=True))
@@ -167,7 +189,7 @@ class BlockedPass(ABC):
     @property
     def pack_ahead(self) -> bool:
         """Whether a call should pack the weights before it runs the kernel."""
-        return self.packed > 0 and self.column_blocks > FEW_BLOCKS
+        return self.column_blocks > FEW_BLOCKS
 
     def loaded(self, p: Pass) -> float:
         """Elements of weights that are moved; those not side by side in memory count fourfold."""
@@ -176,8 +198,7 @@ class BlockedPass(ABC):
 
     def pack(self, weight: Array, packed: Array) -> None:
         """Write the packed weights; both arrays are flat."""
-        if self.packed:  # a phase of the stride that no tap reaches has none
-            threads.launch(pack_weights, 4.0 * self.packed, weight, packed, self.view, self.tables)
+        threads.launch(pack_weights, 4.0 * self.packed, weight, packed, self.view)
 
     @abstractmethod
     def correlate(
@@ -186,8 +207,24 @@ class BlockedPass(ABC):
         """Run the kernel on flat arrays; ``view`` describes the weights."""
 
 
+def phase_tables(p: Pass, views: dict[tuple[int, ...], int], channels: int, size: int) -> dict[str, Any]:
+    """Return how phases reduce: ``phases`` [phase] -> (taps, where its steps begin) and the steps.
+
+    Step (channel, tap) multiplies row ``channel * kernel + index`` of a panel of weights with the row of B
+    at ``channel * size + view``.  The steps are to be the first of the joined tables.
+    """
+    kernel, channel = prod(p.kernel), np.arange(channels).reshape(-1, 1, 1)
+    steps, phases, at = [], [], 0
+    for taps in p.taps(views):
+        phases.append((len(taps), at))
+        table = np.array(taps, np.int64).reshape(1, -1, 2) + channel * (kernel, size)
+        steps.append(table.reshape(-1))
+        at += table.size
+    return {"steps": np.concatenate(steps), "phases": phases}
+
+
 class Correlation(Execution):
-    """Forward or input gradient by the passes of an algorithm."""
+    """Forward or input gradient by the pass of an algorithm."""
 
     def __init__(
         self,
@@ -197,43 +234,26 @@ class Correlation(Execution):
         cache: int,
     ) -> None:
         self.dtype = problem.dtype
-        every = passes(problem, direction)
-        # Pixels between the taps of a stride larger than the kernel have no influence: zeros, no pass.
-        reached = [p for p in every if p.reduction]
-        self.zeros = len(reached) < len(every)
-        self.passes = [kind(p, problem.itemsize, cache) for p in reached]
-        self.packed = -(-max((p.packed for p in self.passes if p.pack_ahead), default=0) // 16) * 16
-        self.worker = max((p.scratch for p in self.passes), default=0)
-        self.flops = max((p.flops for p in self.passes), default=0)  # of one launch
-        self.seconds = sum(p.seconds for p in self.passes)
-        self.workspace = (self.packed + machine.machine().cores * self.worker) * problem.itemsize
+        self.blocked = b = kind(pass_of(problem, direction), problem.itemsize, cache)
+        self.packed = -(-b.packed // 16) * 16 if b.pack_ahead else 0
+        self.seconds = b.seconds
+        self.workspace = (self.packed + machine.machine().cores * b.scratch) * problem.itemsize
 
     def prepare(self, weight: Array) -> Array:
-        packed = workspace.aligned(sum(p.packed for p in self.passes), self.dtype)
-        at = 0
-        for p in self.passes:
-            p.pack(flat(weight), packed[at:])
-            at += p.packed
+        packed = workspace.aligned(self.blocked.packed, self.dtype)
+        self.blocked.pack(flat(weight), packed)
         return packed
 
     def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
-        scratch = workspace.take(self.packed + threads.workers(self.flops) * self.worker, self.dtype)
-        first, weight, result = flat(first), flat(second), flat(out)
-        if self.zeros:
-            result.fill(0)
-        for p in self.passes:
-            w, view = weight, p.view
-            if p.pack_ahead:
-                p.pack(weight, scratch)
-                w, view = scratch, p.packed_view
-            p.correlate(first, w, view, result, scratch[self.packed :], bias, activation)
+        b, weight = self.blocked, flat(second)
+        scratch = workspace.take(self.packed + threads.workers(b.flops) * b.scratch, self.dtype)
+        view = b.view
+        if b.pack_ahead:
+            b.pack(weight, scratch)
+            weight, view = scratch, b.packed_view
+        b.correlate(flat(first), weight, view, flat(out), scratch[self.packed :], bias, activation)
 
     def run_prepared(self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any) -> None:
-        scratch = workspace.take(threads.workers(self.flops) * self.worker, self.dtype)
-        first, result = flat(first), flat(out)
-        if self.zeros:
-            result.fill(0)
-        at = 0
-        for p in self.passes:
-            p.correlate(first, prepared[at:], p.packed_view, result, scratch, bias, activation)
-            at += p.packed
+        b = self.blocked
+        scratch = workspace.take(threads.workers(b.flops) * b.scratch, self.dtype)
+        b.correlate(flat(first), prepared, b.packed_view, flat(out), scratch, bias, activation)

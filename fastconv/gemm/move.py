@@ -236,44 +236,52 @@ def stream_row(dst, d, src, s, count):
 
 
 @intrinsic
-def _spread_by_two(typing, dst, d, src, s, count):
-    """Set every second element: halves of a vector, pulled apart, under a mask of even lanes."""
+def _weave_two(typing, dst, d, src, s, apart, count):
+    """Set ``count`` elements of dst to those of two rows in turns."""
 
     def codegen(context, builder, signature, arguments):
         dst_type, _, src_type, *_ = signature.args
         itemsize = src_type.dtype.bitwidth // 8
         vl = machine.tile(itemsize).vl
         vector = ir.VectorType(element(src_type), vl)
-        dst, d, src, s, count = arguments
+        dst, d, src, s, apart, count = arguments
         to = data(context, builder, dst_type, dst, d)
-        source = data(context, builder, src_type, src, s)
-        even = ir.Constant(ir.VectorType(I1, vl), [int(e % 2 == 0) for e in range(vl)])
-        with cgutils.for_range_slice(builder, I64(0), count, I64(vl), I64) as (v, _):
-            inside = lanes_between(builder, v, I64(0), count, list(range(vl)))
-            value = masked_load(builder, builder.gep(source, [v]), inside, vector, itemsize)
-            for half in range(2):
-                first = half * vl // 2
-                picks = ir.Constant(ir.VectorType(I32, vl), [first + e // 2 for e in range(vl)])
-                apart = builder.shuffle_vector(value, value, picks)
-                mask = lanes_between(builder, v, I64(0), count, [first + e // 2 for e in range(vl)])
-                at = builder.gep(to, [builder.add(builder.mul(v, I64(2)), I64(half * vl))])
-                masked_store(builder, apart, at, builder.and_(mask, even), itemsize)
+        rows = data(context, builder, src_type, src, s)
+        rows = rows, builder.gep(rows, [apart])
+        with cgutils.for_range_slice(builder, I64(0), count, I64(2 * vl), I64) as (v, _):
+            half = builder.lshr(v, I64(1))
+            pair = [load(builder, builder.gep(row, [half]), 0, vector, itemsize) for row in rows]
+            for part in range(2):
+                picks = [(part * vl + e) // 2 + vl * (e % 2) for e in range(vl)]
+                value = builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(I32, vl), picks))
+                first = builder.add(v, I64(part * vl))
+                out = builder.gep(to, [first])
+                whole = builder.icmp_signed("<=", builder.add(first, I64(vl)), count)
+                with builder.if_else(whole) as (all_lanes, tail):
+                    with all_lanes:
+                        store(builder, value, out, 0, itemsize)
+                    with tail:
+                        mask = lanes_between(builder, first, I64(0), count, list(range(vl)))
+                        masked_store(builder, value, out, mask, itemsize)
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(dst, i, src, i, i), codegen
+    return types.void(dst, i, src, i, i, i), codegen
 
 
 @jit.inner
-def spread_row(dst, d, src, s, count, step):
-    """Set ``dst[d + j*step] = src[s + j]`` for j < count and touch nothing else of dst."""
-    if step == 1:
+def weave_row(dst, d, src, s, apart, rows, count):
+    """Set ``dst[d + j] = src[s + j % rows * apart + j // rows]`` for j < count; nothing else of dst changes.
+
+    Whole vectors of the source are read.
+    """
+    if rows == 1:
         write_row(dst, d, src, s, count)
-    elif step == 2:
-        _spread_by_two(dst, d, src, s, count)
+    elif rows == 2:
+        _weave_two(dst, d, src, s, apart, count)
     else:
         for j in range(count):
-            dst[d + j * step] = src[s + j]
+            dst[d + j] = src[s + j % rows * apart + j // rows]
 
 
 @intrinsic

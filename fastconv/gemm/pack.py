@@ -1,8 +1,8 @@
 """The panels of weights that the tile broadcasts from: ``[t][mr]``, all of a panel ``[group][panel][T][mr]``.
 
 Row m of a group's matrix A holds the weights of one result channel; column t = (channel, tap).  Its
-element stands at ``w[group*group_stride + m*row_stride + channel*channel_stride + taps[tap]]``; forward
-and input gradient differ only in these strides.  Panels have at most MR rows and are equalised: 20 rows
+element stands at ``w[group*group_stride + m*row_stride + channel*channel_stride + tap]``; forward and
+input gradient differ only in these strides.  Panels have at most MR rows and are equalised: 20 rows
 become 7 + 7 + 6, so no tile works on padding.
 
 A panel is loaded into L1 right before it is used.  Where few blocks of columns use it, that is all the
@@ -32,33 +32,31 @@ class WeightView(NamedTuple):
     row_stride: int
     channel_stride: int
     mr: int
-    contiguous: bool  # whether the taps of a channel stand side by side, in order
     packed: bool  # whether the array holds packed panels already
-    taps_at: int  # where in the tables the place of each tap in a kernel begins
 
 
 @jit.kernel
-def pack_weights(workers, w, packed, views, tables):
+def pack_weights(workers, w, packed, views):
     """Pack all panels; every worker reads its share of the weight array from end to end."""
     for worker in numba.prange(workers):
-        _pack_share(worker, workers, w, packed, views[0], tables)
+        _pack_share(worker, workers, w, packed, views[0])
 
 
 @jit.inner
-def _pack_share(worker, workers, w, packed, view, tables):
+def _pack_share(worker, workers, w, packed, view):
     panels = -(-view.m // view.mr)
     rows_first = view.row_stride > view.channel_stride
     total = view.groups * (panels if rows_first else view.channels)
     for i in range(part(total, workers, worker), part(total, workers, worker + 1)):
         if rows_first:
             to = panel_start(view, i // panels, i % panels, panels)
-            load_panel(packed, to, w, view, tables, i // panels, i % panels, panels, 0, view.channels)
+            load_panel(packed, to, w, view, i // panels, i % panels, panels, 0, view.channels)
         else:
             group, c = i // view.channels, i % view.channels
             for panel in range(panels):
                 rows = part(view.m, panels, panel + 1) - part(view.m, panels, panel)
                 to = panel_start(view, group, panel, panels) + c * view.taps * rows
-                load_panel(packed, to, w, view, tables, group, panel, panels, c, c + 1)
+                load_panel(packed, to, w, view, group, panel, panels, c, c + 1)
 
 
 @jit.inner
@@ -68,7 +66,7 @@ def panel_start(view, group, panel, panels):
 
 
 @jit.inner
-def load_panel(dst, to, w, view, tables, group, panel, panels, c0, c1):
+def load_panel(dst, to, w, view, group, panel, panels, c0, c1):
     """Write channels c0..c1 of a panel to ``dst[to:]``."""
     m0 = part(view.m, panels, panel)
     rows = part(view.m, panels, panel + 1) - m0
@@ -77,17 +75,13 @@ def load_panel(dst, to, w, view, tables, group, panel, panels, c0, c1):
         write_row(dst, to, w, at, (c1 - c0) * view.taps * rows)
         return
     at = group * view.group_stride + m0 * view.row_stride + c0 * view.channel_stride
-    if view.contiguous and view.channel_stride == view.taps:  # rows of A are rows of w
+    if view.channel_stride == view.taps:  # rows of A are rows of w
         transpose(dst, to, rows, w, at, view.row_stride, rows, (c1 - c0) * view.taps)
         return
     for _ in range(c0, c1):
-        if view.contiguous and view.taps > 1:
-            transpose(dst, to, rows, w, at, view.row_stride, rows, view.taps)
-        elif view.row_stride == view.taps == 1:
+        if view.taps == 1:  # then rows stand side by side
             write_row(dst, to, w, at, rows)
         else:
-            for tap in range(view.taps):
-                for m in range(rows):
-                    dst[to + tap * rows + m] = w[at + tables[view.taps_at + tap] + m * view.row_stride]
+            transpose(dst, to, rows, w, at, view.row_stride, rows, view.taps)
         to += view.taps * rows
         at += view.channel_stride

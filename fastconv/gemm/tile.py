@@ -5,10 +5,13 @@ LLVM's loop vectoriser does not find this tile, so it is emitted as vector IR.  
 
     ======== =====================================================================================
     A        packed panel: element (t, m) at ``a0 + t*mr + m``
-    B        row t at ``b0 + t*ldb`` (`tile`) or at ``b0 + offsets[t]`` (`tile_indexed`)
+    B        row t at ``b0 + t*ldb``
     C        row m at ``c0 + m*ldc``; whole vectors are stored, so columns are padded to vectors
     mr, nr   any 1..MR and 1..NR: each pair is its own branch of one switch, so edges cost no padding
     ======== =====================================================================================
+
+`tile_indexed` takes the rows from a table instead: step t multiplies row ``steps[2*t]`` of A with the row
+of B at ``b0 + steps[2*t + 1]``.
 
 At 8 x 3 vectors a step is 24 FMAs on 3 loads and 8 broadcasts: bound by the FMA units as long as
 A's panel is in L1 and B streams from L2 at 8 bytes a cycle.
@@ -71,7 +74,7 @@ def store(builder: Any, value: Any, pointer: Any, offset: int, itemsize: int) ->
 
 
 def _emit_tile(
-    builder: Any, rows: Any, a: Any, b_row: Any, length: Any, accumulate: Any,
+    builder: Any, rows: Any, operands: Any, length: Any, accumulate: Any,
     shape: tuple[int, int], vector: ir.VectorType, itemsize: int,
 ) -> None:  # fmt: skip
     """Emit the loop over t for one (mr, nr), then the stores."""
@@ -85,8 +88,7 @@ def _emit_tile(
     t = builder.phi(I64)
     t.add_incoming(I64(0), before)
     sums = [[builder.phi(vector) for _ in range(nr)] for _ in range(mr)]
-    a_row = builder.gep(a, [builder.mul(t, I64(mr))])
-    b = b_row(t)
+    a_row, b = operands(t, mr)
     columns = [load(builder, b, j * vector.count, vector, itemsize) for j in range(nr)]
     new = []
     for m in range(mr):
@@ -120,10 +122,10 @@ def _emit_tile(
                         store(builder, value, rows[m], at, itemsize)
 
 
-def _emit_family(context: Any, builder: Any, signature: Any, arguments: Any, indexed: bool) -> Any:
+def _emit_family(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     """Emit a switch with one tile for each (mr, nr)."""
-    c_type, _, _, a_type, _, b_type, *_ = signature.args
-    c, c0, ldc, a, a0, b, b0, stepping, length, mr, nr, accumulate = arguments
+    c_type, _, _, a_type, _, b_type, _, stepping_type, *_ = signature.args
+    c, c0, ldc, a, a0, b, b0, stepping, *begin, length, mr, nr, accumulate = arguments
     scalar = element(c_type)
     itemsize = c_type.dtype.bitwidth // 8
     shape = machine.tile(itemsize)
@@ -131,15 +133,16 @@ def _emit_family(context: Any, builder: Any, signature: Any, arguments: Any, ind
     c_pointer = data(context, builder, c_type, c, c0)
     a_pointer = data(context, builder, a_type, a, a0)
     b_pointer = data(context, builder, b_type, b, b0)
-    if indexed:
-        table = data(context, builder, signature.args[7], stepping, I64(0))
+    steps = data(context, builder, stepping_type, stepping, begin[0]) if begin else None
 
-        def b_row(t: Any) -> Any:
-            return builder.gep(b_pointer, [builder.load(builder.gep(table, [t]))])
-    else:
-
-        def b_row(t: Any) -> Any:
-            return builder.gep(b_pointer, [builder.mul(t, stepping)])
+    def operands(t: Any, mr: int) -> tuple[Any, Any]:
+        """Return where step t finds its rows of A and of B."""
+        if steps is None:
+            a_row, b_offset = t, builder.mul(t, stepping)
+        else:
+            entry = builder.gep(steps, [builder.shl(t, I64(1))])
+            a_row, b_offset = builder.load(entry), builder.load(builder.gep(entry, [I64(1)]))
+        return builder.gep(a_pointer, [builder.mul(a_row, I64(mr))]), builder.gep(b_pointer, [b_offset])
 
     rows = [builder.gep(c_pointer, [builder.mul(ldc, I64(m))]) for m in range(shape.mr)]
     done = builder.append_basic_block("tile_end")
@@ -150,35 +153,23 @@ def _emit_family(context: Any, builder: Any, signature: Any, arguments: Any, ind
             block = builder.append_basic_block(f"case_{m}x{j}")
             switch.add_case(I64(m * shape.nr + j), block)
             builder.position_at_end(block)
-            _emit_tile(builder, rows, a_pointer, b_row, length, accumulate, (m, j), vector, itemsize)
+            _emit_tile(builder, rows, operands, length, accumulate, (m, j), vector, itemsize)
             builder.branch(done)
     builder.position_at_end(done)
     return context.get_dummy_value()
-
-
-def _signature(arrays: tuple[Any, ...], stepping: Any) -> Any:
-    c, a, b = arrays
-    i = types.int64
-    return types.void(c, i, i, a, i, b, i, stepping, i, i, i, types.boolean)
 
 
 @intrinsic
 def tile(typing: Any, c: Any, c0: Any, ldc: Any, a: Any, a0: Any, b: Any, b0: Any, ldb: Any,
          length: Any, mr: Any, nr: Any, accumulate: Any) -> Any:  # fmt: skip
     """Multiply with B's rows ``ldb`` apart."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _emit_family(context, builder, signature, arguments, indexed=False)
-
-    return _signature((c, a, b), types.int64), codegen
+    i = types.int64
+    return types.void(c, i, i, a, i, b, i, i, i, i, i, types.boolean), _emit_family
 
 
 @intrinsic
 def tile_indexed(typing: Any, c: Any, c0: Any, ldc: Any, a: Any, a0: Any, b: Any, b0: Any,
-                 offsets: Any, length: Any, mr: Any, nr: Any, accumulate: Any) -> Any:  # fmt: skip
-    """Multiply with row t of B at ``b0 + offsets[t]``; offsets are int64."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _emit_family(context, builder, signature, arguments, indexed=True)
-
-    return _signature((c, a, b), offsets), codegen
+                 steps: Any, begin: Any, length: Any, mr: Any, nr: Any, accumulate: Any) -> Any:  # fmt: skip
+    """Multiply by the table that begins at ``steps[begin]``, of int64."""
+    i = types.int64
+    return types.void(c, i, i, a, i, b, i, steps, i, i, i, i, types.boolean), _emit_family

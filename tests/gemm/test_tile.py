@@ -24,8 +24,8 @@ def multiply(c, ldc, a, b, ldb, length, mr, nr, accumulate):
 
 
 @numba.njit(**jit.OPTIONS)
-def multiply_indexed(c, ldc, a, b, offsets, length, mr, nr, accumulate):
-    tile_indexed(c, 0, ldc, a, 0, b, 0, offsets, length, mr, nr, accumulate)
+def multiply_indexed(c, ldc, a, b, steps, begin, length, mr, nr, accumulate):
+    tile_indexed(c, 0, ldc, a, 0, b, 0, steps, begin, length, mr, nr, accumulate)
 
 
 def operands(mr, columns, length, dtype):
@@ -36,15 +36,16 @@ def operands(mr, columns, length, dtype):
 
 
 def check(dtype):
-    """Every (mr, nr), several lengths, overwriting and adding, by rows and by offsets."""
+    """Every (mr, nr), several lengths, overwriting and adding, by rows and by steps."""
     shape = machine.tile(np.dtype(dtype).itemsize)
     for mr in range(1, shape.mr + 1):
         for nr in range(1, shape.nr + 1):
             columns = nr * shape.vl
             for length in (0, 1, 2, 7):
                 a, b = operands(mr, columns, length, dtype)
-                order = np.random.default_rng(1).permutation(length)
-                offsets = (order * b.shape[1]).astype(np.int64)
+                rng = np.random.default_rng(1)
+                rows, order = rng.permutation(length), rng.permutation(length)
+                steps = np.r_[-1, np.c_[rows, order * b.shape[1]].reshape(-1)]
                 for accumulate in (False, True):
                     c = np.full((mr, columns + 5), 3, dtype)
                     expected = c.copy()
@@ -53,9 +54,9 @@ def check(dtype):
                              accumulate)  # fmt: skip
                     np.testing.assert_array_equal(c, expected, f"{mr} x {nr}, {length} steps")
                     c[:] = 3
-                    expected[:, :columns] = a.T @ b[order, :columns] + 3 * accumulate
-                    multiply_indexed(c.reshape(-1), columns + 5, a.reshape(-1), b.reshape(-1), offsets, length, mr,
-                                     nr, accumulate)  # fmt: skip
+                    expected[:, :columns] = a[rows].T @ b[order, :columns] + 3 * accumulate
+                    multiply_indexed(c.reshape(-1), columns + 5, a.reshape(-1), b.reshape(-1), steps, 1, length,
+                                     mr, nr, accumulate)  # fmt: skip
                     np.testing.assert_array_equal(c, expected, f"{mr} x {nr}, {length} steps, indexed")
 
 

@@ -6,8 +6,8 @@ stride, so that pixel (row, q) of every tap is at ``row*pitch + q`` from where t
 
     stripe[channel][row phase][column phase][row][pitch]     source pixel of (phase, i) = i*stride + phase + first
 
-Nothing is lowered: the rows of matrix B are these views, found through a table of offsets per (channel, tap).
-A tile's columns run on from row to row where that wastes fewer lanes (``runs = 1``: the pitch - q pixels
+Nothing is lowered: the rows of matrix B are these views, found through a table of steps for each phase of
+the result (`correlation`).  A tile's columns run on from row to row where that wastes fewer lanes (``runs = 1``: the pitch - q pixels
 between rows are computed and dropped), else each row is a run of its own.
 """
 
@@ -19,24 +19,20 @@ import numba
 
 from fastconv import jit
 from fastconv.activations import finish
-from fastconv.gemm.move import copy_row, split_row, spread_row, stream_row
+from fastconv.gemm.move import copy_row, split_row, stream_row, weave_row
 from fastconv.gemm.pack import load_panel
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.tile import tile_indexed
 
 
 class Geometry(NamedTuple):
-    """A pass and its blocks, as numbers.
-
-    The first of the tables is [channel in chunk, tap] -> where its view of the stripe begins.
-    """
+    """A pass and its blocks, as numbers; the tables begin with the steps of its phases."""
 
     n: int
     groups: int
     channels: int  # of the source, in a group
     m: int  #         result channels in a group
-    taps: int
-    p: int  #         result rows and columns
+    p: int  #         result rows and columns of a phase
     q: int
     source_h: int
     source_w: int
@@ -56,15 +52,18 @@ class Geometry(NamedTuple):
     q_blocks: int
     m_blocks: int
     chunks: int  #    of channels
-    step_w: int  #    distance of result pixels
+    steps_h: int  #   phases of the result
+    steps_w: int
+    result_w: int
     result_size: int
-    ld: int  #        row length of C
+    ld: int  #        row length of C for one phase
     panel: int  #     where the panel of weights and C begin in a worker's scratch
     c_start: int
     scratch: int
-    phase_h_at: int  # where tables begin: [phase in use] -> phase
+    phases_at: int  # where tables begin: [phase of the result] -> (taps, where its steps begin)
+    phase_h_at: int  # [phase in use] -> phase
     phase_w_at: int
-    result_row_at: int  # [row] -> offset of its first pixel in a result channel
+    result_row_at: int  # [phase, row] -> row of the result, or -1
     stream: bool  #  whether the result is written past the caches
     vl: int
     mr: int
@@ -84,6 +83,7 @@ def _work(worker, counter, x, w, view, out, scratch, geo, tables, bias, activati
     c0 = b0 + geo.c_start
     panels = -(-geo.m // geo.mr)
     blocks = geo.row_blocks * geo.q_blocks
+    ldc = geo.steps_h * geo.steps_w * geo.ld
     tasks = geo.n * geo.groups * blocks * geo.m_blocks
     task = next_task(counter)
     while task < tasks:
@@ -98,13 +98,11 @@ def _work(worker, counter, x, w, view, out, scratch, geo, tables, bias, activati
             source = (image * geo.groups + group) * geo.channels + ch0
             fill(scratch, b0, x, source, ch1 - ch0, area, geo, tables)
             for p in range(first, last):
-                load_panel(scratch, b0 + geo.panel, w, view, tables, group, p, panels, ch0, ch1)
+                load_panel(scratch, b0 + geo.panel, w, view, group, p, panels, ch0, ch1)
                 m0 = part(geo.m, panels, p)
-                at = c0 + (m0 - part(geo.m, panels, first)) * geo.ld
+                at = c0 + (m0 - part(geo.m, panels, first)) * ldc
                 mr = part(geo.m, panels, p + 1) - m0
-                multiply(
-                    scratch, at, b0 + geo.panel, b0, geo, tables, area, (ch1 - ch0) * geo.taps, mr, chunk > 0
-                )
+                multiply(scratch, at, b0 + geo.panel, b0, geo, tables, area, ch1 - ch0, mr, chunk > 0)
         store(scratch, c0, out, geo, tables, image, group, area, first, last, panels, bias, activation)
         task = next_task(counter)
 
@@ -150,37 +148,49 @@ def fill(b, b0, x, source, channels, area, geo, tables):
 
 
 @jit.inner
-def multiply(scratch, c0, a0, b0, geo, tables, area, length, mr, more):
-    """C (+)= panel * the stripe."""
+def multiply(scratch, c0, a0, b0, geo, tables, area, channels, mr, more):
+    """C (+)= panel * the stripe, for every phase."""
     _, rows, _, columns = area
     runs = 1 if geo.flattened else rows
     width = (rows - 1) * geo.pitch + columns if geo.flattened else columns
     vectors = -(-width // geo.vl)
     groups = -(-vectors // geo.nr)
-    for run in range(runs):
-        for g in range(groups):
-            v = part(vectors, groups, g)
-            nr = part(vectors, groups, g + 1) - v
-            tile_indexed(
-                scratch, c0 + (run * vectors + v) * geo.vl, geo.ld, scratch, a0,
-                scratch, b0 + run * geo.pitch + v * geo.vl, tables, length, mr, nr, more,
-            )  # fmt: skip
+    phases = geo.steps_h * geo.steps_w
+    for phase in range(phases):
+        length, steps = channels * tables[geo.phases_at + 2 * phase], tables[geo.phases_at + 2 * phase + 1]
+        for run in range(runs):
+            for g in range(groups):
+                v = part(vectors, groups, g)
+                nr = part(vectors, groups, g + 1) - v
+                tile_indexed(
+                    scratch, c0 + phase * geo.ld + (run * vectors + v) * geo.vl, phases * geo.ld, scratch, a0,
+                    scratch, b0 + run * geo.pitch + v * geo.vl, tables, steps, length, mr, nr, more,
+                )  # fmt: skip
 
 
 @jit.inner
 def store(c, c0, out, geo, tables, image, group, area, first, last, panels, bias, activation):
-    """Finish the rows of C and write them to their places in the result."""
+    """Finish the rows of C, weave their phases and write them to their places in the result."""
     p0, rows, q0, columns = area
     pitch = geo.pitch if geo.flattened else -(-columns // geo.vl) * geo.vl
     top = part(geo.m, panels, first)
+    phases = geo.steps_h * geo.steps_w
+    at = c0
+    to_w = q0 * geo.steps_w
+    count = min(columns * geo.steps_w, geo.result_w - to_w)
     for m in range(top, part(geo.m, panels, last)):
         channel = group * geo.m + m
         plane = (image * geo.groups * geo.m + channel) * geo.result_size
-        at = c0 + (m - top) * geo.ld
-        finish(c, at, (rows - 1) * pitch + columns, bias, channel, activation)
-        for row in range(rows):
-            to = plane + tables[geo.result_row_at + p0 + row] + q0 * geo.step_w
-            if geo.stream:
-                stream_row(out, to, c, at + row * pitch, columns)
-            else:
-                spread_row(out, to, c, at + row * pitch, columns, geo.step_w)
+        for _ in range(phases):
+            finish(c, at, (rows - 1) * pitch + columns, bias, channel, activation)
+            at += geo.ld
+        for phase in range(geo.steps_h):
+            phase_at = at + (phase - geo.steps_h) * geo.steps_w * geo.ld
+            for row in range(rows):
+                result_row = tables[geo.result_row_at + phase * geo.p + p0 + row]
+                if result_row >= 0:
+                    to = plane + result_row * geo.result_w + to_w
+                    if geo.stream:
+                        stream_row(out, to, c, phase_at + row * pitch, count)
+                    else:
+                        weave_row(out, to, c, phase_at + row * pitch, geo.ld, geo.steps_w, count)

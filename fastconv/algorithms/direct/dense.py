@@ -10,7 +10,7 @@ import numpy as np
 
 from fastconv import machine, threads
 from fastconv.algorithms.base import Array
-from fastconv.algorithms.correlation import AxisPass, BlockedPass, Pass
+from fastconv.algorithms.correlation import AxisPass, BlockedPass, Pass, phase_tables
 from fastconv.algorithms.direct.cpu import Geometry, correlate
 from fastconv.gemm.blocking import seconds, streams
 from fastconv.gemm.move import SLACK
@@ -30,17 +30,15 @@ class StripeAxis:
 
     first: int
     phases: tuple[int, ...]
-    places: tuple[tuple[int, int], ...]  # of each tap: (index of its phase, pixels from the beginning)
+    places: tuple[tuple[int, int], ...]  # of each offset: (index of its phase, pixels from the beginning)
     extra: int  # pixels a phase needs beyond one a result
 
     @classmethod
     def of(cls, axis: AxisPass) -> StripeAxis:
-        offsets = [offset for _, offset in axis.taps] or [0]
+        offsets = axis.offsets or [0]
         first = min(offsets)
         phases = sorted({(o - first) % axis.stride for o in offsets})
-        places = tuple(
-            (phases.index((o - first) % axis.stride), (o - first) // axis.stride) for _, o in axis.taps
-        )
+        places = tuple((phases.index((o - first) % axis.stride), (o - first) // axis.stride) for o in offsets)
         return cls(first, tuple(phases), places, max((shift for _, shift in places), default=0))
 
 
@@ -61,7 +59,7 @@ class Stripe:
     @classmethod
     def of(cls, p: Pass, columns: int, elements: int, vl: int) -> Stripe:
         """Serve about ``columns`` results from at most ``elements`` a channel."""
-        rows = p.axes[0] if len(p.axes) == 2 else AxisPass(1, 0, 1, 1, 1, 1, ((0, 0),))
+        rows = p.axes[0] if len(p.axes) == 2 else AxisPass(1, 1, 1, 1, (((0, 0),),))
         last = p.axes[-1]
         h, w = StripeAxis.of(rows), StripeAxis.of(last)
         parts = -(-last.outputs // columns)
@@ -78,11 +76,6 @@ class Stripe:
         )
 
     @property
-    def result_rows(self) -> Array:
-        """Rows of the result that the rows of the pass are."""
-        return self.rows.start + self.rows.step * np.arange(self.rows.outputs)
-
-    @property
     def phase_size(self) -> int:
         """Elements of one phase of a channel."""
         return (self.block_rows + self.h.extra) * self.pitch + SLACK
@@ -92,14 +85,17 @@ class Stripe:
         """Elements of a channel."""
         return len(self.h.phases) * len(self.w.phases) * self.phase_size
 
-    @property
-    def tap_offsets(self) -> list[int]:
-        """Where each tap's view of a channel begins."""
-        return [
-            (i * len(self.w.phases) + k) * self.phase_size + down * self.pitch + right
-            for i, down in self.h.places
-            for k, right in self.w.places
-        ]
+    def views(self, p: Pass) -> dict[tuple[int, ...], int]:
+        """Return where the view of a channel begins that a tap with these source offsets has."""
+        rows = (None,) if len(p.axes) == 1 else self.rows.offsets
+        columns = p.axes[-1].offsets
+        return {
+            (column,) if row is None else (row, column): (i * len(self.w.phases) + k) * self.phase_size
+            + down * self.pitch
+            + right
+            for row, (i, down) in zip(rows, self.h.places, strict=False)
+            for column, (k, right) in zip(columns, self.w.places, strict=False)
+        }
 
 
 def tables_of(s: Stripe) -> dict[str, Any]:
@@ -111,14 +107,14 @@ def describe(p: Pass, s: Stripe, itemsize: int, starts: dict[str, int], **blocks
     """Put a pass and its stripe into numbers; ``blocks`` are those that the caller has chosen."""
     tile, last = machine.tile(itemsize), p.axes[-1]
     geometry = Geometry(
-        n=p.n, groups=p.groups, channels=p.channels, m=p.m, taps=len(s.tap_offsets),
+        n=p.n, groups=p.groups, channels=p.channels, m=p.m,
         p=s.rows.outputs, q=last.outputs, source_h=s.rows.source, source_w=last.source,
         stride_h=s.rows.stride, stride_w=last.stride, first_h=s.h.first, first_w=s.w.first,
         phases_h=len(s.h.phases), phases_w=len(s.w.phases), stripe_rows=s.block_rows + s.h.extra,
         pitch=s.pitch, phase_size=s.phase_size, block_rows=s.block_rows, block_q=s.block_q, flattened=s.flattened,
-        row_blocks=s.row_blocks, q_blocks=s.q_blocks, step_w=last.step,
-        result_size=prod(a.result for a in p.axes), vl=tile.vl, mr=tile.mr, nr=tile.nr,
-        phase_h_at=starts["phase_h"], phase_w_at=starts["phase_w"],
+        row_blocks=s.row_blocks, q_blocks=s.q_blocks, steps_h=s.rows.step, steps_w=last.step,
+        result_w=last.result, result_size=prod(a.result for a in p.axes), vl=tile.vl, mr=tile.mr, nr=tile.nr,
+        phases_at=starts.get("phases", 0), phase_h_at=starts["phase_h"], phase_w_at=starts["phase_w"],
         result_row_at=starts.get("result_row", 0), stream=last.step == 1 and streams(p.results, itemsize),
         **blocks,
     )  # fmt: skip
@@ -130,12 +126,13 @@ class DensePass(BlockedPass):
 
     def __init__(self, p: Pass, itemsize: int, cache: int) -> None:
         tile, cores = machine.tile(itemsize), machine.machine().cores
-        taps = len(p.taps)
+        super().__init__(p, itemsize)
+        taps, phases = prod(p.kernel), p.phases
         chunks = max(1, min(p.channels, -(-p.channels * taps // KC)))
         per_chunk = -(-p.channels // chunks)
         # The stripe of a task may fill a third of L2 and C another; writing longer runs is cheaper.
         third = cache // 3 // itemsize
-        columns = min(max(min(COLUMNS, third), third // p.m), 8 * COLUMNS)
+        columns = min(max(min(COLUMNS, third) // phases, third // (p.m * phases)), 8 * COLUMNS)
         s = Stripe.of(p, columns, third // per_chunk, tile.vl)
         if s.flattened:
             ld = -(-((s.block_rows - 1) * s.pitch + s.block_q) // tile.vl) * tile.vl
@@ -143,24 +140,21 @@ class DensePass(BlockedPass):
             ld = s.block_rows * -(-s.block_q // tile.vl) * tile.vl
         panels = -(-p.m // tile.mr)
         tasks = p.n * p.groups * s.row_blocks * s.q_blocks
-        m_blocks = max(-(-p.m * ld // third), -(-cores // max(1, tasks)))
+        m_blocks = max(-(-p.m * phases * ld // third), -(-cores // max(1, tasks)))
         m_blocks = min(panels, m_blocks)
         panel = -(-(per_chunk * s.channel_size + tile.nr * tile.vl + SLACK) // 16) * 16
         c_start = -(-(panel + per_chunk * taps * tile.mr + SLACK) // 16) * 16
-        scratch = c_start + -(-panels // m_blocks) * tile.mr * ld + SLACK
+        scratch = c_start + -(-panels // m_blocks) * tile.mr * phases * ld + SLACK
         self.scratch = -(-scratch // 16) * 16
-        offset = np.array(s.tap_offsets, np.int64) + s.channel_size * np.arange(per_chunk)[:, None]
         self.column_blocks = tasks // max(1, p.groups)
         self.tables, starts = joined(
-            offset=offset, **tables_of(s), result_row=s.result_rows * p.axes[-1].result + p.axes[-1].start,
-            taps=p.taps,
-        )  # fmt: skip
-        super().__init__(p, itemsize, starts.pop("taps"))
+            **phase_tables(p, s.views(p), per_chunk, s.channel_size), **tables_of(s), result_row=s.rows.pixels
+        )
         width = ld if s.flattened else -(-s.block_q // tile.vl) * tile.vl
         runs = 1 if s.flattened else s.block_rows
         self.seconds = seconds(
             tasks * m_blocks, p.reduction * runs, -(-p.m // m_blocks), width,
-            tasks * (m_blocks * p.channels * s.channel_size + p.m * ld) + self.loaded(p),
+            tasks * (m_blocks * p.channels * s.channel_size + p.m * phases * ld) + self.loaded(p),
             p.bytes(itemsize), itemsize,
         )  # fmt: skip
         self.geometry = describe(

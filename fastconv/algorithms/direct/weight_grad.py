@@ -10,6 +10,7 @@ begins.  A stripe is copied and turned once for all its taps and all k of the ta
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 import numba
@@ -17,7 +18,7 @@ import numpy as np
 
 from fastconv import jit, machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat
-from fastconv.algorithms.correlation import passes
+from fastconv.algorithms.correlation import pass_of
 from fastconv.algorithms.direct.cpu import area_of, fill
 from fastconv.algorithms.direct.dense import Stripe, describe, tables_of
 from fastconv.gemm.blocking import odd_lines, seconds
@@ -39,6 +40,7 @@ class Blocks(NamedTuple):
     c_blocks: int
     m_blocks: int
     splits: int
+    taps: int
     ld: int  #    row length of the turned stripe
     turned: int  # where parts of a worker's scratch begin
     panel: int
@@ -57,7 +59,7 @@ def accumulate(workers, counter, x, gy, partial, scratch, steps, geos, tables, c
 @jit.inner
 def _work(worker, counter, x, gy, partial, scratch, steps, geo, tables, blocks):
     base = worker * blocks.scratch
-    own_steps = steps[worker * blocks.pixels : (worker + 1) * blocks.pixels]
+    own_steps = steps[2 * worker * blocks.pixels : 2 * (worker + 1) * blocks.pixels]
     panels = -(-geo.m // geo.mr)
     vectors = -(-geo.channels // geo.vl)
     areas = geo.row_blocks * geo.q_blocks
@@ -81,13 +83,13 @@ def _work(worker, counter, x, gy, partial, scratch, steps, geo, tables, blocks):
             for p in range(p0, p1):
                 m0, m1 = part(geo.m, panels, p), part(geo.m, panels, p + 1)
                 _panel(scratch, base + blocks.panel, gy, plane * geo.m + m0, m1 - m0, area, geo)
-                c0 = base + blocks.c_start + (m0 - part(geo.m, panels, p0)) * geo.taps * blocks.ld
+                c0 = base + blocks.c_start + (m0 - part(geo.m, panels, p0)) * blocks.taps * blocks.ld
                 _multiply(
                     scratch, base, c0, own_steps, pixels, m1 - m0, v1 - v0, i > begin, geo, tables, blocks
                 )
         rows = part(geo.m, panels, p1) - part(geo.m, panels, p0)
         to = (split * geo.groups + group) * geo.m + part(geo.m, panels, p0)
-        to = (to * geo.channels + ch0) * geo.taps
+        to = (to * geo.channels + ch0) * blocks.taps
         _store(partial, to, scratch, base + blocks.c_start, rows, ch1 - ch0, geo, blocks)
         task = next_task(counter)
 
@@ -98,7 +100,8 @@ def _steps(steps, area, row_step, step):
     _, rows, _, columns = area
     for row in range(rows):
         for q in range(columns):
-            steps[row * columns + q] = row * row_step + q * step
+            pixel = row * columns + q
+            steps[2 * pixel], steps[2 * pixel + 1] = pixel, row * row_step + q * step
     return rows * columns
 
 
@@ -119,14 +122,14 @@ def _panel(scratch, a0, gy, channel, mr, area, geo):
 def _multiply(scratch, base, c0, steps, pixels, mr, vectors, more, geo, tables, blocks):
     """C[mr][tap][channel] (+)= panel * turned stripe, tap by tap."""
     groups = -(-vectors // geo.nr)
-    for tap in range(geo.taps):
+    for tap in range(blocks.taps):
         b0 = base + blocks.turned + tables[tap] * blocks.ld
         for g in range(groups):
             v = part(vectors, groups, g)
             nr = part(vectors, groups, g + 1) - v
             tile_indexed(
-                scratch, c0 + tap * blocks.ld + v * geo.vl, geo.taps * blocks.ld, scratch,
-                base + blocks.panel, scratch, b0 + v * geo.vl, steps, pixels, mr, nr, more,
+                scratch, c0 + tap * blocks.ld + v * geo.vl, blocks.taps * blocks.ld, scratch,
+                base + blocks.panel, scratch, b0 + v * geo.vl, steps, 0, pixels, mr, nr, more,
             )  # fmt: skip
 
 
@@ -134,18 +137,20 @@ def _multiply(scratch, base, c0, steps, pixels, mr, vectors, more, geo, tables, 
 def _store(partial, to, c, c0, rows, channels, geo, blocks):
     """Write C[row][tap][channel] to gw[row][channel][tap]."""
     for row in range(rows):
-        at = to + row * geo.channels * geo.taps
-        transpose(partial, at, geo.taps, c, c0 + row * geo.taps * blocks.ld, blocks.ld, geo.taps, channels)
+        at = to + row * geo.channels * blocks.taps
+        transpose(
+            partial, at, blocks.taps, c, c0 + row * blocks.taps * blocks.ld, blocks.ld, blocks.taps, channels
+        )
 
 
 class WeightGrad(Execution):
     """The weight gradient from turned stripes."""
 
     def __init__(self, problem: ConvProblem, cache: int) -> None:
-        p = passes(problem, Direction.FORWARD)[0]
+        p = pass_of(problem, Direction.FORWARD)
         itemsize = problem.itemsize
         tile = machine.tile(itemsize)
-        taps = len(p.taps)
+        taps = prod(p.kernel)
         vectors, panels = -(-p.channels // tile.vl), -(-p.m // tile.mr)
         # Halves of (k, c) first, while they keep 32 rows and 2 vectors; then splits of the pixels.
         c_blocks = max(-(-vectors * tile.vl // CHANNELS), min(2, vectors // 2), 1)
@@ -165,9 +170,9 @@ class WeightGrad(Execution):
         scratch = -(-scratch // 16) * 16
         self.scratch, self.splits = scratch, splits
         self.blocks = record(
-            Blocks(c_blocks, m_blocks, splits, ld, turned, panel, c_start, scratch, self.pixels)
+            Blocks(c_blocks, m_blocks, splits, taps, ld, turned, panel, c_start, scratch, self.pixels)
         )
-        self.tables, starts = joined(offset=s.tap_offsets, **tables_of(s))
+        self.tables, starts = joined(offset=list(s.views(p).values()), **tables_of(s))
         self.geometry = describe(
             p,
             s,
@@ -196,7 +201,7 @@ class WeightGrad(Execution):
         partial = scratch[: self.partial] if self.partial else flat(out)
         threads.launch(
             accumulate, self.flops, np.zeros(1, np.int64), flat(first), flat(second), partial,
-            scratch[self.partial :], np.empty(workers * self.pixels, np.int64),
+            scratch[self.partial :], np.empty(2 * workers * self.pixels, np.int64),
             self.geometry, self.tables, self.blocks,
         )  # fmt: skip
         if self.partial:

@@ -9,6 +9,7 @@ into cache and multiplied there (`cpu.py`).  A 1x1 convolution is the same produ
 from __future__ import annotations
 
 import functools
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from fastconv import machine, threads
 from fastconv.algorithms.base import Algorithm, Array, Execution
-from fastconv.algorithms.correlation import BlockedPass, Correlation, Pass
+from fastconv.algorithms.correlation import BlockedPass, Correlation, Pass, phase_tables
 from fastconv.algorithms.im2col.cpu import Geometry, correlate
 from fastconv.gemm.blocking import seconds, streams, within
 from fastconv.gemm.move import SLACK
@@ -60,25 +61,22 @@ class LoweredPass(BlockedPass):
     """A pass over any number of axes, ready to run."""
 
     def __init__(self, p: Pass, itemsize: int, cache: int) -> None:
+        super().__init__(p, itemsize)
         tile, m = machine.tile(itemsize), machine.machine()
         outer, last = p.axes[:-1], p.axes[-1]
         rows = prod(a.outputs for a in outer)
-        source_row, result_row = _row_tables(outer)
-        offsets = np.array([t[1] for t in last.taps], np.int64)
+        offsets = np.array(last.offsets, np.int64)
         # position j reads pixel j*stride + offset: inside for lo <= j < hi
         lo = np.clip(-(offsets // last.stride), 0, last.outputs)
         hi = np.clip((last.source - 1 - offsets) // last.stride + 1, lo, last.outputs)
-        self.tables, starts = joined(
-            source_row=source_row, result_row=result_row * last.result + last.start, offset=offsets, lo=lo, hi=hi,
-            taps=p.taps,
-        )  # fmt: skip
-        super().__init__(p, itemsize, starts["taps"])
+        views = {offset: i for i, offset in enumerate(product(*(a.offsets for a in p.axes)))}
 
         # Blocks of columns are as wide as fit: the source is read in longer runs.  B may fill a third
         # of L2 and C half.
-        taps = len(p.taps)
-        chunks = max(1, min(p.channels, -(-p.channels * taps // KC)))
-        kc = -(-p.channels // chunks) * taps
+        lowered, phases = len(views), p.phases
+        chunks = max(1, min(p.channels, -(-p.channels * lowered // KC)))
+        per_chunk = -(-p.channels // chunks)
+        kc = per_chunk * lowered
         vectors = max(1, -(-p.columns // tile.vl))
         panels = -(-p.m // tile.mr)
         most = max(1, cache // 3 // (max(1, kc) * itemsize) // tile.vl)
@@ -87,36 +85,35 @@ class LoweredPass(BlockedPass):
             column_blocks = -(-vectors // most)
         widest = -(-vectors // column_blocks) * tile.vl
         row_blocks = max(
-            -(-p.m * widest * itemsize // (cache // 2)),
+            -(-p.m * phases * widest * itemsize // (cache // 2)),
             -(-m.cores // (p.groups * column_blocks)),
         )
         row_blocks = min(panels, row_blocks)
         panel = -(-(kc * widest + SLACK) // 16) * 16
-        c_start = -(-(panel + kc * tile.mr + SLACK) // 16) * 16
-        size = c_start + -(-panels // row_blocks) * tile.mr * widest + SLACK
+        c_start = -(-(panel + per_chunk * prod(p.kernel) * tile.mr + SLACK) // 16) * 16
+        size = c_start + -(-panels // row_blocks) * tile.mr * phases * widest + SLACK
         self.scratch = -(-size // 16) * 16
         self.column_blocks = column_blocks
-        copies = (
-            p.reduction
-            * column_blocks
-            * row_blocks
-            * widest
-            * p.groups
-            * (1 if p.reduction == p.channels else 2.5)
-        )
+        self.tables, starts = joined(
+            **phase_tables(p, {o: i * widest for o, i in views.items()}, per_chunk, lowered * widest),
+            source_row=_source_rows(outer), result_row=_result_rows(outer), offset=offsets, lo=lo, hi=hi,
+        )  # fmt: skip
+        copies = p.channels * lowered * column_blocks * row_blocks * widest * p.groups
         self.seconds = seconds(
             p.groups * column_blocks * row_blocks, p.reduction, -(-p.m // row_blocks), widest,
-            copies + p.groups * p.m * p.columns + self.loaded(p), p.bytes(itemsize), itemsize,
+            copies * (1 if lowered == 1 else 2.5) + p.groups * p.m * p.columns * phases + self.loaded(p),
+            p.bytes(itemsize), itemsize,
         )  # fmt: skip
         geometry = Geometry(
-            groups=p.groups, channels=p.channels, m=p.m, outer=taps // max(1, len(last.taps)),
-            inner=len(last.taps), rows=rows, q=last.outputs, columns=p.columns,
+            groups=p.groups, channels=p.channels, m=p.m, outer=lowered // max(1, len(offsets)),
+            inner=len(offsets), rows=rows, q=last.outputs, columns=p.columns,
             source_rows=prod(a.source for a in outer), source_width=last.source, stride=last.stride,
-            step=last.step, result_size=prod(a.result for a in p.axes), column_blocks=column_blocks,
+            outer_steps=phases // last.step, step=last.step, result_width=last.result,
+            result_size=prod(a.result for a in p.axes), column_blocks=column_blocks,
             row_blocks=row_blocks, chunks=chunks, ld=widest, panel=panel, c_start=c_start,
-            scratch=self.scratch, result_row_at=starts["result_row"],
-            offset_at=starts["offset"], lo_at=starts["lo"], hi_at=starts["hi"],
-            stream=last.step == 1 and streams(p.results, itemsize),
+            scratch=self.scratch, phases_at=starts["phases"], source_row_at=starts["source_row"],
+            result_row_at=starts["result_row"], offset_at=starts["offset"], lo_at=starts["lo"],
+            hi_at=starts["hi"], stream=last.step == 1 and streams(p.results, itemsize),
             vl=tile.vl, mr=tile.mr, nr=tile.nr,
         )  # fmt: skip
         self.values, self.geometry = geometry, record(geometry)
@@ -130,18 +127,25 @@ class LoweredPass(BlockedPass):
         )  # fmt: skip
 
 
-def _row_tables(outer) -> tuple[Array, Array]:
-    """Return (source row or -1 by outer tap and result row, result row index by result row)."""
-    source = np.zeros((1, 1), np.int64)
-    result = np.zeros(1, np.int64)
+def _source_rows(outer) -> Array:
+    """Return [view, row of the result] -> row of the source, or -1 in the padding."""
+    rows = np.zeros((1, 1), np.int64)
     for a in outer:
-        j = np.arange(a.outputs)
-        pixel = np.array([t[1] for t in a.taps], np.int64).reshape(-1, 1) + a.stride * j
-        inside = (pixel >= 0) & (pixel < a.source)
-        # [tap, tap of this axis, row, position of this axis]
-        combined = source[:, None, :, None] * a.source + pixel[None, :, None, :]
-        valid = (source[:, None, :, None] >= 0) & inside[None, :, None, :]
-        combined = np.where(valid, combined, -1)
-        source = combined.reshape(source.shape[0] * len(a.taps), source.shape[1] * a.outputs)
-        result = (result[:, None] * a.result + a.start + a.step * j).reshape(-1)
-    return np.ascontiguousarray(source).reshape(-1), result
+        pixel = np.array(a.offsets, np.int64).reshape(-1, 1) + a.stride * np.arange(a.outputs)
+        rows = _combined(rows, np.where(pixel < a.source, pixel, -1), a.source)
+    return rows
+
+
+def _result_rows(outer) -> Array:
+    """Return [phase, row] -> row of the result, or -1 past its end."""
+    rows = np.zeros((1, 1), np.int64)
+    for a in outer:
+        rows = _combined(rows, a.pixels, a.result)
+    return rows
+
+
+def _combined(rows, pixels, size) -> Array:
+    """Add an axis of ``size`` pixels to a table of rows; what is outside on one axis is outside."""
+    both = rows[:, None, :, None], pixels[None, :, None, :]
+    combined = np.where(np.minimum(*both) >= 0, both[0] * size + both[1], -1)
+    return combined.reshape(rows.shape[0] * pixels.shape[0], -1)

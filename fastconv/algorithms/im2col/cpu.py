@@ -1,6 +1,6 @@
 """The kernels of im2col: lower a block of columns into cache, multiply, finish and store it.
 
-Matrix B has a row per (channel, tap) and a column per result pixel (n, row, q).  A task owns a block of
+Matrix B has a row per (channel, source offset that a tap has) and a column per position (n, row, q).  A task owns a block of
 columns and of result channels.  It goes through the reduction in chunks of KC rows: the chunk of B is
 lowered into the worker's scratch (KC x NC, a fifth of L2) and multiplied by every panel of the weights,
 each panel staying in L1 while B streams from L2.  C stays in scratch as well until bias and activation
@@ -15,42 +15,43 @@ import numba
 
 from fastconv import jit
 from fastconv.activations import finish
-from fastconv.gemm.move import copy_row, spread_row, stream_row
+from fastconv.gemm.move import copy_row, stream_row, weave_row
 from fastconv.gemm.pack import load_panel
 from fastconv.gemm.schedule import next_task, part
-from fastconv.gemm.tile import tile
+from fastconv.gemm.tile import tile, tile_indexed
 
 
 class Geometry(NamedTuple):
-    """A pass and its blocks, as numbers.
-
-    The first of the tables is [outer tap, result row] -> row of the source, or -1 in the padding.
-    """
+    """A pass and its blocks, as numbers; the tables begin with the steps of its phases."""
 
     groups: int
     channels: int  # of the source, in a group
     m: int  #         result channels in a group
-    outer: int  #     taps over all axes but the last
-    inner: int  #     taps on the last axis
-    rows: int  #      result rows of an image: positions over all axes but the last
+    outer: int  #     source offsets over all axes but the last
+    inner: int  #     source offsets on the last axis
+    rows: int  #      rows of an image and phase: positions over all axes but the last
     q: int  #         positions in a row
     columns: int  #   n * rows * q
     source_rows: int
     source_width: int
     stride: int  #    of the last axis
-    step: int  #      of the result's last axis
+    outer_steps: int  # phases over all axes but the last
+    step: int  #      phases of the last axis
+    result_width: int
     result_size: int  # pixels of a result channel
     column_blocks: int
     row_blocks: int
     chunks: int  #    of source channels
-    ld: int  #        row length of B and C in scratch
+    ld: int  #        row length of B, and of C for one phase, in scratch
     panel: int  #     where the panel of weights and C begin in a worker's scratch
     c_start: int
     scratch: int  #   elements of a worker
-    result_row_at: int  # where tables begin: [row] -> offset of its first pixel in a result channel
-    offset_at: int  # [inner tap] -> source offset
-    lo_at: int  #     [inner tap] -> first position that reads inside the source
-    hi_at: int  #     [inner tap] -> one past the last
+    phases_at: int  # where tables begin: [phase] -> (taps, where its steps begin)
+    source_row_at: int  # [outer offset, row] -> row of the source, or -1
+    result_row_at: int  # [outer phase, row] -> row of the result, or -1
+    offset_at: int  # [inner] -> source offset
+    lo_at: int  #     [inner] -> first position that reads inside the source
+    hi_at: int  #     [inner] -> one past the last
     stream: bool  #  whether the result is written past the caches
     vl: int
     mr: int
@@ -70,6 +71,7 @@ def _work(worker, counter, x, w, view, out, scratch, geo, tables, bias, activati
     c0 = b0 + geo.c_start
     panels = -(-geo.m // geo.mr)
     vectors = -(-geo.columns // geo.vl)
+    phases = geo.outer_steps * geo.step
     tasks = geo.groups * geo.column_blocks * geo.row_blocks
     task = next_task(counter)
     while task < tasks:
@@ -86,11 +88,17 @@ def _work(worker, counter, x, w, view, out, scratch, geo, tables, bias, activati
             t0, t1 = ch0 * per_channel, ch1 * per_channel
             lower(scratch, b0, x, geo, tables, group, j0 * geo.vl, columns, t0, t1)
             for p in range(p0, p1):
-                load_panel(scratch, b0 + geo.panel, w, view, tables, group, p, panels, ch0, ch1)
+                load_panel(scratch, b0 + geo.panel, w, view, group, p, panels, ch0, ch1)
                 m0 = part(geo.m, panels, p)
-                at = c0 + (m0 - part(geo.m, panels, p0)) * geo.ld
+                at = c0 + (m0 - part(geo.m, panels, p0)) * phases * geo.ld
                 mr = part(geo.m, panels, p + 1) - m0
-                multiply(scratch, at, b0 + geo.panel, b0, geo.ld, geo, j1 - j0, t1 - t0, mr, chunk > 0)
+                for phase in range(phases):
+                    length = (ch1 - ch0) * tables[geo.phases_at + 2 * phase]
+                    steps = tables[geo.phases_at + 2 * phase + 1]
+                    _multiply_phase(
+                        scratch, at + phase * geo.ld, b0 + geo.panel, b0, phases * geo.ld, geo, tables, steps,
+                        j1 - j0, length, mr, chunk > 0,
+                    )  # fmt: skip
         store(scratch, c0, out, geo, tables, group, j0 * geo.vl, columns, p0, p1, panels, bias, activation)
         task = next_task(counter)
 
@@ -99,13 +107,13 @@ def _work(worker, counter, x, w, view, out, scratch, geo, tables, bias, activati
 def lower(b, b0, x, geo, tables, group, j0, columns, t0, t1):
     """Write rows t0..t1 of B for ``columns`` columns from j0 on."""
     per_image = geo.rows * geo.q
-    taps = geo.outer * geo.inner
+    views = geo.outer * geo.inner
     source_size = geo.source_rows * geo.source_width
     image_step = geo.groups * geo.channels * source_size
     first_plane = (j0 // per_image * geo.groups + group) * geo.channels * source_size
     first_row, first_q = (j0 % per_image) // geo.q, j0 % geo.q
-    channel, tap = t0 // taps, t0 % taps
-    outer, inner = tap // geo.inner, tap % geo.inner
+    channel, view = t0 // views, t0 % views
+    outer, inner = view // geo.inner, view % geo.inner
     for t in range(t0, t1):
         first, last, offset = (
             tables[geo.lo_at + inner],
@@ -118,7 +126,7 @@ def lower(b, b0, x, geo, tables, group, j0, columns, t0, t1):
         done = 0
         while done < columns:
             count = min(geo.q - q, columns - done)
-            source_row = tables[outer * geo.rows + row]
+            source_row = tables[geo.source_row_at + outer * geo.rows + row]
             lo, hi = first - q, min(last - q, count)
             if source_row < 0:
                 lo, hi = 0, 0
@@ -151,27 +159,46 @@ def multiply(scratch, c0, a0, b0, ld, geo, vectors, length, mr, more):
 
 
 @jit.inner
+def _multiply_phase(scratch, c0, a0, b0, ldc, geo, tables, steps, vectors, length, mr, more):
+    """C (+)= panel * B, by the steps of one phase."""
+    groups = -(-vectors // geo.nr)
+    for g in range(groups):
+        v = part(vectors, groups, g)
+        nr = part(vectors, groups, g + 1) - v
+        at = v * geo.vl
+        tile_indexed(
+            scratch, c0 + at, ldc, scratch, a0, scratch, b0 + at, tables, steps, length, mr, nr, more
+        )
+
+
+@jit.inner
 def store(c, c0, out, geo, tables, group, j0, columns, p0, p1, panels, bias, activation):
-    """Finish the rows of C and write them to their places in the result."""
+    """Finish the rows of C, weave their phases and write them to their places in the result."""
     per_image = geo.rows * geo.q
     first, last = part(geo.m, panels, p0), part(geo.m, panels, p1)
+    at = c0
     for m in range(first, last):
-        at = c0 + (m - first) * geo.ld
         channel = group * geo.m + m
-        finish(c, at, columns, bias, channel, activation)
-        image, row, q = j0 // per_image, (j0 % per_image) // geo.q, j0 % geo.q
-        done = 0
-        while done < columns:
-            count = min(geo.q - q, columns - done)
-            plane = (image * geo.groups * geo.m + channel) * geo.result_size
-            to = plane + tables[geo.result_row_at + row] + q * geo.step
-            if geo.stream:
-                stream_row(out, to, c, at + done, count)
-            else:
-                spread_row(out, to, c, at + done, count, geo.step)
-            done += count
-            q = 0
-            row += 1
-            if row == geo.rows:
-                row = 0
-                image += 1
+        for phase in range(geo.outer_steps):
+            for i in range(geo.step):
+                finish(c, at + i * geo.ld, columns, bias, channel, activation)
+            image, row, q = j0 // per_image, (j0 % per_image) // geo.q, j0 % geo.q
+            done = 0
+            while done < columns:
+                count = min(geo.q - q, columns - done)
+                result_row = tables[geo.result_row_at + phase * geo.rows + row]
+                if result_row >= 0:
+                    plane = (image * geo.groups * geo.m + channel) * geo.result_size
+                    to = plane + result_row * geo.result_width + q * geo.step
+                    wide = min(count * geo.step, geo.result_width - q * geo.step)
+                    if geo.stream:
+                        stream_row(out, to, c, at + done, wide)
+                    else:
+                        weave_row(out, to, c, at + done, geo.ld, geo.step, wide)
+                done += count
+                q = 0
+                row += 1
+                if row == geo.rows:
+                    row = 0
+                    image += 1
+            at += geo.step * geo.ld

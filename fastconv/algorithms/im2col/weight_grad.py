@@ -17,7 +17,7 @@ import numpy as np
 
 from fastconv import jit, machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat
-from fastconv.algorithms.correlation import passes
+from fastconv.algorithms.correlation import pass_of
 from fastconv.algorithms.im2col import LoweredPass
 from fastconv.algorithms.im2col.cpu import lower, multiply
 from fastconv.gemm.blocking import odd_lines, seconds
@@ -121,7 +121,7 @@ class WeightGrad(Execution):
     """The weight gradient by lowered blocks."""
 
     def __init__(self, problem: ConvProblem, cache: int) -> None:
-        p = passes(problem, Direction.FORWARD)[0]
+        p = pass_of(problem, Direction.FORWARD)
         lowered = LoweredPass(p, problem.itemsize, cache)
         unit = machine.tile(problem.itemsize)
         self.problem = problem
