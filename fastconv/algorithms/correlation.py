@@ -172,6 +172,7 @@ class BlockedPass(ABC):
     """A pass with its tables made and its blocks chosen; a subclass for each algorithm."""
 
     scratch: int  # elements that one worker needs
+    segments: int  # and numbers in its list of segments
     column_blocks: int  # how often each panel of weights is loaded
     seconds: float  # predicted
 
@@ -199,6 +200,10 @@ class BlockedPass(ABC):
     def pack(self, weight: Array, packed: Array) -> None:
         """Write the packed weights; both arrays are flat."""
         threads.launch(pack_weights, 4.0 * self.packed, weight, packed, self.view)
+
+    def lists(self) -> Array:
+        """Return memory for the lists of segments of all workers."""
+        return np.empty(threads.workers(self.flops) * self.segments, np.int64)
 
     @abstractmethod
     def correlate(
@@ -237,7 +242,8 @@ class Correlation(Execution):
         self.blocked = b = kind(pass_of(problem, direction), problem.itemsize, cache)
         self.packed = -(-b.packed // 16) * 16 if b.pack_ahead else 0
         self.seconds = b.seconds
-        self.workspace = (self.packed + machine.machine().cores * b.scratch) * problem.itemsize
+        cores = machine.machine().cores
+        self.workspace = (self.packed + cores * b.scratch) * problem.itemsize + 8 * cores * b.segments
 
     def prepare(self, weight: Array) -> Array:
         packed = workspace.aligned(self.blocked.packed, self.dtype)

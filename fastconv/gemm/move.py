@@ -1,8 +1,4 @@
-"""Moving data into the form the tile reads: padded rows, rows of every second pixel, transposition.
-
-Whole vectors are written and the next segment overwrites what was too much, so a destination needs
-``SLACK`` elements after its end; nothing outside a source row is ever read.
-"""
+"""Moving rows: to the result, past the caches or woven from phases, and transposition."""
 
 from __future__ import annotations
 
@@ -57,105 +53,6 @@ def lanes_between(builder: Any, first: Any, lo: Any, hi: Any, lanes: list[int]) 
         builder.icmp_signed(">=", numbers, _broadcast(builder, below, count)),
         builder.icmp_signed("<", numbers, _broadcast(builder, above, count)),
     )
-
-
-def _copy(stride: int) -> Any:
-    """Make the intrinsic that copies a row with zeros where it leaves the source, by stride 1 or 2."""
-
-    @intrinsic
-    def copy(typing, dst, d, src, s, count, lo, hi):
-        def codegen(context, builder, signature, arguments):
-            dst_type, _, src_type, *_ = signature.args
-            itemsize = src_type.dtype.bitwidth // 8
-            vl = machine.tile(itemsize).vl
-            vector = ir.VectorType(element(src_type), vl)
-            dst, d, src, s, count, lo, hi = arguments
-            to = data(context, builder, dst_type, dst, d)
-            source = data(context, builder, src_type, src, s)
-            with cgutils.for_range_slice(builder, I64(0), count, I64(vl), I64) as (v, _):
-                inside = builder.and_(
-                    builder.icmp_signed(">=", v, lo),
-                    # the last vector of a strided row would read past its last pixel: masked
-                    builder.icmp_signed("<=" if stride == 1 else "<", builder.add(v, I64(vl)), hi),
-                )
-                at = builder.gep(source, [builder.mul(v, I64(stride))])
-                out = builder.gep(to, [v])
-                with builder.if_else(inside) as (whole, edge):
-                    for branch, masked in ((whole, False), (edge, True)):
-                        with branch:
-                            parts = []
-                            for part in range(stride):
-                                if masked:
-                                    lanes = [(part * vl + e) // stride for e in range(vl)]
-                                    mask = lanes_between(builder, v, lo, hi, lanes)
-                                    if stride == 2:
-                                        even = ir.Constant(
-                                            ir.VectorType(I1, vl), [int(e % 2 == 0) for e in range(vl)]
-                                        )
-                                        mask = builder.and_(mask, even)
-                                    where = builder.gep(at, [I64(part * vl)])
-                                    parts.append(masked_load(builder, where, mask, vector, itemsize))
-                                else:
-                                    parts.append(load(builder, at, part * vl, vector, itemsize))
-                            value = parts[0]
-                            if stride == 2:
-                                picks = ir.Constant(ir.VectorType(I32, vl), [2 * e for e in range(vl)])
-                                value = builder.shuffle_vector(parts[0], parts[1], picks)
-                            store(builder, value, out, 0, itemsize)
-            return context.get_dummy_value()
-
-        i = types.int64
-        return types.void(dst, i, src, i, i, i, i), codegen
-
-    return copy
-
-
-_copy_unit = _copy(1)
-_copy_second = _copy(2)
-
-
-@jit.inner
-def copy_row(dst, d, src, s, count, lo, hi, stride):
-    """Set ``dst[d + j] = src[s + j*stride]`` for lo <= j < hi and 0 for other j < count."""
-    if stride == 1:
-        _copy_unit(dst, d, src, s, count, lo, hi)
-    elif stride == 2:
-        _copy_second(dst, d, src, s, count, lo, hi)
-    else:
-        for j in range(count):
-            dst[d + j] = src[s + j * stride] if lo <= j < hi else 0
-
-
-@intrinsic
-def split_row(typing, even, d0, odd, d1, src, s, count, lo, hi):
-    """Set ``even[d0 + j]`` and ``odd[d1 + j]`` to the pixels 2j and 2j + 1 after ``src[s]``.
-
-    Pixels before ``lo`` and from ``hi`` on are 0.
-    """
-
-    def codegen(context, builder, signature, arguments):
-        even_type, _, odd_type, _, src_type, *_ = signature.args
-        itemsize = src_type.dtype.bitwidth // 8
-        vl = machine.tile(itemsize).vl
-        vector = ir.VectorType(element(src_type), vl)
-        even, d0, odd, d1, src, s, count, lo, hi = arguments
-        results = data(context, builder, even_type, even, d0), data(context, builder, odd_type, odd, d1)
-        source = data(context, builder, src_type, src, s)
-        with cgutils.for_range_slice(builder, I64(0), count, I64(vl), I64) as (v, _):
-            pixel = builder.mul(v, I64(2))
-            parts = []
-            for part in range(2):
-                first = builder.add(pixel, I64(part * vl))
-                mask = lanes_between(builder, first, lo, hi, list(range(vl)))
-                parts.append(masked_load(builder, builder.gep(source, [first]), mask, vector, itemsize))
-            for phase, result in enumerate(results):
-                picks = ir.Constant(ir.VectorType(I32, vl), [2 * e + phase for e in range(vl)])
-                value = builder.shuffle_vector(*parts, picks)
-                store(builder, value, builder.gep(result, [v]), 0, itemsize)
-        return context.get_dummy_value()
-
-    i = types.int64
-    return types.void(even, i, odd, i, src, i, i, i, i), codegen
 
 
 @intrinsic

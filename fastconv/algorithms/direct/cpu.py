@@ -19,9 +19,10 @@ import numba
 
 from fastconv import jit
 from fastconv.activations import finish
-from fastconv.gemm.move import copy_row, split_row, stream_row, weave_row
+from fastconv.gemm.move import stream_row, weave_row
 from fastconv.gemm.pack import load_panel
 from fastconv.gemm.schedule import next_task, part
+from fastconv.gemm.segments import add_segment, copy_segments
 from fastconv.gemm.tile import tile_indexed
 
 
@@ -60,6 +61,7 @@ class Geometry(NamedTuple):
     panel: int  #     where the panel of weights and C begin in a worker's scratch
     c_start: int
     scratch: int
+    segments: int  #  numbers in a worker's list
     phases_at: int  # where tables begin: [phase of the result] -> (taps, where its steps begin)
     phase_h_at: int  # [phase in use] -> phase
     phase_w_at: int
@@ -71,14 +73,15 @@ class Geometry(NamedTuple):
 
 
 @jit.kernel
-def correlate(workers, counter, x, w, views, out, scratch, geos, tables, bias, activation):
+def correlate(workers, counter, x, w, views, out, scratch, lists, geos, tables, bias, activation):
     """Compute a pass; tasks are images x groups x row blocks x channel blocks."""
     for worker in numba.prange(workers):
-        _work(worker, counter, x, w, views[0], out, scratch, geos[0], tables, bias, activation)
+        _work(worker, counter, x, w, views[0], out, scratch, lists, geos[0], tables, bias, activation)
 
 
 @jit.inner
-def _work(worker, counter, x, w, view, out, scratch, geo, tables, bias, activation):
+def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, activation):
+    segments = lists[worker * geo.segments : (worker + 1) * geo.segments]
     b0 = worker * geo.scratch
     c0 = b0 + geo.c_start
     panels = -(-geo.m // geo.mr)
@@ -93,10 +96,11 @@ def _work(worker, counter, x, w, view, out, scratch, geo, tables, bias, activati
         area = area_of(geo, block)
         first = part(panels, geo.m_blocks, m_block)
         last = part(panels, geo.m_blocks, m_block + 1)
+        n = plan_stripe(segments, area, geo, tables)
         for chunk in range(geo.chunks):
             ch0, ch1 = part(geo.channels, geo.chunks, chunk), part(geo.channels, geo.chunks, chunk + 1)
             source = (image * geo.groups + group) * geo.channels + ch0
-            fill(scratch, b0, x, source, ch1 - ch0, area, geo, tables)
+            fill(scratch, b0, x, source, ch1 - ch0, geo, segments, n)
             for p in range(first, last):
                 load_panel(scratch, b0 + geo.panel, w, view, group, p, panels, ch0, ch1)
                 m0 = part(geo.m, panels, p)
@@ -117,34 +121,37 @@ def area_of(geo, block):
 
 
 @jit.inner
-def fill(b, b0, x, source, channels, area, geo, tables):
-    """Copy the source of some channels under an area of results into the stripe."""
+def plan_stripe(segments, area, geo, tables):
+    """List the segments of a channel that the stripe under an area of results is made of."""
     p0, rows, q0, _ = area
-    size = geo.phase_size
-    both = geo.stride_w == 2 and geo.phases_w == 2
-    for c in range(channels):
-        plane = (source + c) * geo.source_h * geo.source_w
-        for i in range(geo.phases_h):
-            at = b0 + (c * geo.phases_h + i) * geo.phases_w * size
+    split = geo.stride_w == geo.phases_w == 2
+    n = 0
+    for i in range(geo.phases_h):
+        for k in range(1 if split else geo.phases_w):
+            to = (i * geo.phases_w + k) * geo.phase_size
+            # in pixels of the source if split, else in positions of this phase
+            first = geo.first_w + q0 * geo.stride_w + tables[geo.phase_w_at + k]
+            stride = 1 if split else geo.stride_w
+            lo, hi = max(0, -(first // stride)), (geo.source_w - 1 - first) // stride + 1
             for row in range(rows + geo.stripe_rows - geo.block_rows):
                 h = (p0 + row) * geo.stride_h + geo.first_h + tables[geo.phase_h_at + i]
-                if h < 0 or h >= geo.source_h:
-                    for k in range(geo.phases_w):
-                        copy_row(b, at + k * size, x, 0, geo.pitch, 0, 0, 1)
-                elif both:
-                    first = geo.first_w + q0 * geo.stride_w
-                    split_row(
-                        b, at, b, at + size, x, plane + h * geo.source_w + first, geo.pitch,
-                        max(0, -first), geo.source_w - first,
-                    )  # fmt: skip
-                else:
-                    for k in range(geo.phases_w):
-                        phase = geo.first_w + tables[geo.phase_w_at + k] + q0 * geo.stride_w
-                        lo = max(0, -(phase // geo.stride_w))
-                        hi = max(lo, min(geo.pitch, (geo.source_w - 1 - phase) // geo.stride_w + 1))
-                        s = plane + h * geo.source_w + phase
-                        copy_row(b, at + k * size, x, s, geo.pitch, lo, hi, geo.stride_w)
-                at += geo.pitch
+                outside = h < 0 or h >= geo.source_h
+                source = 0 if outside else h * geo.source_w + first
+                n = add_segment(segments, n, to, source, geo.pitch, lo, lo if outside else hi)
+                to += geo.pitch
+    return n
+
+
+@jit.inner
+def fill(b, b0, x, source, channels, geo, segments, n):
+    """Copy the segments of some channels into the stripe."""
+    split = geo.stride_w == geo.phases_w == 2
+    size, step = geo.source_h * geo.source_w, geo.phases_h * geo.phases_w * geo.phase_size
+    for c in range(channels):
+        at = b0 + c * step
+        copy_segments(
+            b, at, x, (source + c) * size, segments, n, geo.stride_w, geo.phase_size if split else 0
+        )
 
 
 @jit.inner

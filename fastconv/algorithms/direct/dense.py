@@ -15,6 +15,7 @@ from fastconv.algorithms.direct.cpu import Geometry, correlate
 from fastconv.gemm.blocking import seconds, streams
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import joined, record
+from fastconv.gemm.segments import SEGMENT
 
 KC = 384  # rows of A and B that a chunk of channels brings
 COLUMNS = 256  # result pixels of a task at the least, if there are as many
@@ -81,6 +82,11 @@ class Stripe:
         return (self.block_rows + self.h.extra) * self.pitch + SLACK
 
     @property
+    def segments(self) -> int:
+        """Numbers in the list of a channel's segments."""
+        return SEGMENT * len(self.h.phases) * len(self.w.phases) * (self.block_rows + self.h.extra)
+
+    @property
     def channel_size(self) -> int:
         """Elements of a channel."""
         return len(self.h.phases) * len(self.w.phases) * self.phase_size
@@ -114,7 +120,7 @@ def describe(p: Pass, s: Stripe, itemsize: int, starts: dict[str, int], **blocks
         pitch=s.pitch, phase_size=s.phase_size, block_rows=s.block_rows, block_q=s.block_q, flattened=s.flattened,
         row_blocks=s.row_blocks, q_blocks=s.q_blocks, steps_h=s.rows.step, steps_w=last.step,
         result_w=last.result, result_size=prod(a.result for a in p.axes), vl=tile.vl, mr=tile.mr, nr=tile.nr,
-        phases_at=starts.get("phases", 0), phase_h_at=starts["phase_h"], phase_w_at=starts["phase_w"],
+        segments=s.segments, phases_at=starts.get("phases", 0), phase_h_at=starts["phase_h"], phase_w_at=starts["phase_w"],
         result_row_at=starts.get("result_row", 0), stream=last.step == 1 and streams(p.results, itemsize),
         **blocks,
     )  # fmt: skip
@@ -145,7 +151,7 @@ class DensePass(BlockedPass):
         panel = -(-(per_chunk * s.channel_size + tile.nr * tile.vl + SLACK) // 16) * 16
         c_start = -(-(panel + per_chunk * taps * tile.mr + SLACK) // 16) * 16
         scratch = c_start + -(-panels // m_blocks) * tile.mr * phases * ld + SLACK
-        self.scratch = -(-scratch // 16) * 16
+        self.scratch, self.segments = -(-scratch // 16) * 16, s.segments
         self.column_blocks = tasks // max(1, p.groups)
         self.tables, starts = joined(
             **phase_tables(p, s.views(p), per_chunk, s.channel_size), **tables_of(s), result_row=s.rows.pixels
@@ -166,6 +172,6 @@ class DensePass(BlockedPass):
         self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any
     ) -> None:
         threads.launch(
-            correlate, self.flops, np.zeros(1, np.int64), x, w, view, out, scratch,
-            self.geometry, self.tables, bias, activation,
+            correlate, self.flops, np.zeros(1, np.int64), x, w, view, out, scratch, self.lists(), self.geometry,
+            self.tables, bias, activation,
         )  # fmt: skip

@@ -19,7 +19,7 @@ import numpy as np
 from fastconv import jit, machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.correlation import pass_of
-from fastconv.algorithms.direct.cpu import area_of, fill
+from fastconv.algorithms.direct.cpu import area_of, fill, plan_stripe
 from fastconv.algorithms.direct.dense import Stripe, describe, tables_of
 from fastconv.gemm.blocking import odd_lines, seconds
 from fastconv.gemm.move import SLACK, transpose
@@ -50,14 +50,15 @@ class Blocks(NamedTuple):
 
 
 @jit.kernel
-def accumulate(workers, counter, x, gy, partial, scratch, steps, geos, tables, cuts):
+def accumulate(workers, counter, x, gy, partial, scratch, steps, lists, geos, tables, cuts):
     """Compute every split's partial gw; tasks are splits x groups x blocks of (k, c)."""
     for worker in numba.prange(workers):
-        _work(worker, counter, x, gy, partial, scratch, steps, geos[0], tables, cuts[0])
+        _work(worker, counter, x, gy, partial, scratch, steps, lists, geos[0], tables, cuts[0])
 
 
 @jit.inner
-def _work(worker, counter, x, gy, partial, scratch, steps, geo, tables, blocks):
+def _work(worker, counter, x, gy, partial, scratch, steps, lists, geo, tables, blocks):
+    segments = lists[worker * geo.segments : (worker + 1) * geo.segments]
     base = worker * blocks.scratch
     own_steps = steps[2 * worker * blocks.pixels : 2 * (worker + 1) * blocks.pixels]
     panels = -(-geo.m // geo.mr)
@@ -76,7 +77,8 @@ def _work(worker, counter, x, gy, partial, scratch, steps, geo, tables, blocks):
         for i in range(begin, part(geo.n * areas, blocks.splits, split + 1)):
             area = area_of(geo, i % areas)
             plane = i // areas * geo.groups + group
-            fill(scratch, base, x, plane * geo.channels + ch0, ch1 - ch0, area, geo, tables)
+            n = plan_stripe(segments, area, geo, tables)
+            fill(scratch, base, x, plane * geo.channels + ch0, ch1 - ch0, geo, segments, n)
             size = geo.phases_h * geo.phases_w * geo.phase_size
             transpose(scratch, base + blocks.turned, blocks.ld, scratch, base, size, ch1 - ch0, size)
             pixels = _steps(own_steps, area, geo.pitch * blocks.ld, blocks.ld)
@@ -168,7 +170,7 @@ class WeightGrad(Execution):
         c_start = -(-(panel + tile.mr * self.pixels + SLACK) // 16) * 16
         scratch = c_start + -(-panels // m_blocks) * tile.mr * taps * ld + SLACK
         scratch = -(-scratch // 16) * 16
-        self.scratch, self.splits = scratch, splits
+        self.scratch, self.splits, self.segments = scratch, splits, s.segments
         self.blocks = record(
             Blocks(c_blocks, m_blocks, splits, taps, ld, turned, panel, c_start, scratch, self.pixels)
         )
@@ -202,6 +204,7 @@ class WeightGrad(Execution):
         threads.launch(
             accumulate, self.flops, np.zeros(1, np.int64), flat(first), flat(second), partial,
             scratch[self.partial :], np.empty(2 * workers * self.pixels, np.int64),
+            np.empty(workers * self.segments, np.int64),
             self.geometry, self.tables, self.blocks,
         )  # fmt: skip
         if self.partial:

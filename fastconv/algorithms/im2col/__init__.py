@@ -22,6 +22,7 @@ from fastconv.algorithms.im2col.cpu import Geometry, correlate
 from fastconv.gemm.blocking import seconds, streams, within
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import joined, record
+from fastconv.gemm.segments import SEGMENT
 from fastconv.problem import ConvProblem, Direction
 
 
@@ -93,6 +94,7 @@ class LoweredPass(BlockedPass):
         c_start = -(-(panel + per_chunk * prod(p.kernel) * tile.mr + SLACK) // 16) * 16
         size = c_start + -(-panels // row_blocks) * tile.mr * phases * widest + SLACK
         self.scratch = -(-size // 16) * 16
+        self.segments = segments_of(lowered, last.outputs, widest)
         self.column_blocks = column_blocks
         self.tables, starts = joined(
             **phase_tables(p, {o: i * widest for o, i in views.items()}, per_chunk, lowered * widest),
@@ -111,7 +113,7 @@ class LoweredPass(BlockedPass):
             outer_steps=phases // last.step, step=last.step, result_width=last.result,
             result_size=prod(a.result for a in p.axes), column_blocks=column_blocks,
             row_blocks=row_blocks, chunks=chunks, ld=widest, panel=panel, c_start=c_start,
-            scratch=self.scratch, phases_at=starts["phases"], source_row_at=starts["source_row"],
+            scratch=self.scratch, segments=self.segments, phases_at=starts["phases"], source_row_at=starts["source_row"],
             result_row_at=starts["result_row"], offset_at=starts["offset"], lo_at=starts["lo"],
             hi_at=starts["hi"], stream=last.step == 1 and streams(p.results, itemsize),
             vl=tile.vl, mr=tile.mr, nr=tile.nr,
@@ -122,9 +124,14 @@ class LoweredPass(BlockedPass):
         self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any
     ) -> None:
         threads.launch(
-            correlate, self.flops, np.zeros(1, np.int64), x, w, view, out, scratch,
-            self.geometry, self.tables, bias, activation,
+            correlate, self.flops, np.zeros(1, np.int64), x, w, view, out, scratch, self.lists(), self.geometry,
+            self.tables, bias, activation,
         )  # fmt: skip
+
+
+def segments_of(views: int, row: int, columns: int) -> int:
+    """Return the numbers in a list of segments for ``columns`` columns in rows of ``row``."""
+    return SEGMENT * views * (columns // max(1, row) + 2)
 
 
 def _source_rows(outer) -> Array:

@@ -15,9 +15,10 @@ import numba
 
 from fastconv import jit
 from fastconv.activations import finish
-from fastconv.gemm.move import copy_row, stream_row, weave_row
+from fastconv.gemm.move import stream_row, weave_row
 from fastconv.gemm.pack import load_panel
 from fastconv.gemm.schedule import next_task, part
+from fastconv.gemm.segments import SEGMENT, add_segment, copy_segments
 from fastconv.gemm.tile import tile, tile_indexed
 
 
@@ -46,6 +47,7 @@ class Geometry(NamedTuple):
     panel: int  #     where the panel of weights and C begin in a worker's scratch
     c_start: int
     scratch: int  #   elements of a worker
+    segments: int  #  numbers in its list
     phases_at: int  # where tables begin: [phase] -> (taps, where its steps begin)
     source_row_at: int  # [outer offset, row] -> row of the source, or -1
     result_row_at: int  # [outer phase, row] -> row of the result, or -1
@@ -59,14 +61,15 @@ class Geometry(NamedTuple):
 
 
 @jit.kernel
-def correlate(workers, counter, x, w, views, out, scratch, geos, tables, bias, activation):
+def correlate(workers, counter, x, w, views, out, scratch, lists, geos, tables, bias, activation):
     """Compute a pass; tasks are blocks of columns x blocks of channels x groups."""
     for worker in numba.prange(workers):
-        _work(worker, counter, x, w, views[0], out, scratch, geos[0], tables, bias, activation)
+        _work(worker, counter, x, w, views[0], out, scratch, lists, geos[0], tables, bias, activation)
 
 
 @jit.inner
-def _work(worker, counter, x, w, view, out, scratch, geo, tables, bias, activation):
+def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, activation):
+    segments = lists[worker * geo.segments : (worker + 1) * geo.segments]
     b0 = worker * geo.scratch
     c0 = b0 + geo.c_start
     panels = -(-geo.m // geo.mr)
@@ -83,10 +86,11 @@ def _work(worker, counter, x, w, view, out, scratch, geo, tables, bias, activati
         j1 = part(vectors, geo.column_blocks, block + 1)
         columns = min(j1 * geo.vl, geo.columns) - j0 * geo.vl
         per_channel = geo.outer * geo.inner
+        n = plan_rows(segments, geo, tables, j0 * geo.vl, columns)
         for chunk in range(geo.chunks):
             ch0, ch1 = part(geo.channels, geo.chunks, chunk), part(geo.channels, geo.chunks, chunk + 1)
             t0, t1 = ch0 * per_channel, ch1 * per_channel
-            lower(scratch, b0, x, geo, tables, group, j0 * geo.vl, columns, t0, t1)
+            lower(scratch, b0, x, geo, group, j0 * geo.vl, t0, t1, segments, n)
             for p in range(p0, p1):
                 load_panel(scratch, b0 + geo.panel, w, view, group, p, panels, ch0, ch1)
                 m0 = part(geo.m, panels, p)
@@ -104,47 +108,51 @@ def _work(worker, counter, x, w, view, out, scratch, geo, tables, bias, activati
 
 
 @jit.inner
-def lower(b, b0, x, geo, tables, group, j0, columns, t0, t1):
-    """Write rows t0..t1 of B for ``columns`` columns from j0 on."""
-    per_image = geo.rows * geo.q
+def plan_rows(segments, geo, tables, j0, columns):
+    """List the segments of a channel that its rows of B are made of; return their number in each row.
+
+    They are relative to the channel in the image of column j0.
+    """
+    image_step = geo.groups * geo.channels * geo.source_rows * geo.source_width
+    n = 0
+    for outer in range(geo.outer):
+        for inner in range(geo.inner):
+            first, last = tables[geo.lo_at + inner], tables[geo.hi_at + inner]
+            to = (outer * geo.inner + inner) * geo.ld
+            row, q = (j0 % (geo.rows * geo.q)) // geo.q, j0 % geo.q
+            plane, done = 0, 0
+            while done < columns:
+                count = min(geo.q - q, columns - done)
+                source_row = tables[geo.source_row_at + outer * geo.rows + row]
+                source = (
+                    plane + source_row * geo.source_width + q * geo.stride + tables[geo.offset_at + inner]
+                )
+                lo, hi = (first - q, last - q) if source_row >= 0 else (0, 0)
+                n = add_segment(segments, n, to + done, source, count, lo, hi)
+                done += count
+                q = 0
+                row += 1
+                if row == geo.rows:
+                    row = 0
+                    plane += image_step
+    return n // max(1, geo.outer * geo.inner)
+
+
+@jit.inner
+def lower(b, b0, x, geo, group, j0, t0, t1, segments, n):
+    """Write rows t0..t1 of B for the columns from j0 on, whose rows have ``n`` segments."""
     views = geo.outer * geo.inner
-    source_size = geo.source_rows * geo.source_width
-    image_step = geo.groups * geo.channels * source_size
-    first_plane = (j0 // per_image * geo.groups + group) * geo.channels * source_size
-    first_row, first_q = (j0 % per_image) // geo.q, j0 % geo.q
-    channel, view = t0 // views, t0 % views
-    outer, inner = view // geo.inner, view % geo.inner
-    for t in range(t0, t1):
-        first, last, offset = (
-            tables[geo.lo_at + inner],
-            tables[geo.hi_at + inner],
-            tables[geo.offset_at + inner],
+    size = geo.source_rows * geo.source_width
+    first = (j0 // (geo.rows * geo.q) * geo.groups + group) * geo.channels
+    t = t0
+    while t < t1:
+        channel, view = t // views, t % views
+        count = min(views - view, t1 - t)
+        own = segments[SEGMENT * n * view :]
+        copy_segments(
+            b, b0 + (channel * views - t0) * geo.ld, x, (first + channel) * size, own, n * count, geo.stride
         )
-        plane = first_plane + channel * source_size
-        row, q = first_row, first_q
-        at = b0 + (t - t0) * geo.ld
-        done = 0
-        while done < columns:
-            count = min(geo.q - q, columns - done)
-            source_row = tables[geo.source_row_at + outer * geo.rows + row]
-            lo, hi = first - q, min(last - q, count)
-            if source_row < 0:
-                lo, hi = 0, 0
-            source = plane + source_row * geo.source_width + q * geo.stride + offset
-            copy_row(b, at + done, x, source, count, lo, hi, geo.stride)
-            done += count
-            q = 0
-            row += 1
-            if row == geo.rows:
-                row = 0
-                plane += image_step
-        inner += 1
-        if inner == geo.inner:
-            inner = 0
-            outer += 1
-            if outer == geo.outer:
-                outer = 0
-                channel += 1
+        t += count
 
 
 @jit.inner

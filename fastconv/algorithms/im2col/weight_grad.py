@@ -10,6 +10,7 @@ depends on the problem alone; their partial sums are added in one fixed order.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 import numba
@@ -18,8 +19,8 @@ import numpy as np
 from fastconv import jit, machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.correlation import pass_of
-from fastconv.algorithms.im2col import LoweredPass
-from fastconv.algorithms.im2col.cpu import lower, multiply
+from fastconv.algorithms.im2col import LoweredPass, segments_of
+from fastconv.algorithms.im2col.cpu import lower, multiply, plan_rows
 from fastconv.gemm.blocking import odd_lines, seconds
 from fastconv.gemm.move import SLACK, transpose, write_row
 from fastconv.gemm.record import record
@@ -48,14 +49,15 @@ class Blocks(NamedTuple):
 
 
 @jit.kernel
-def accumulate(workers, counter, x, gy, partial, scratch, geos, tables, cuts):
+def accumulate(workers, counter, x, gy, partial, scratch, lists, geos, tables, cuts):
     """Compute every split's partial gw; tasks are splits x groups x blocks of gw."""
     for worker in numba.prange(workers):
-        _work(worker, counter, x, gy, partial, scratch, geos[0], tables, cuts[0])
+        _work(worker, counter, x, gy, partial, scratch, lists, geos[0], tables, cuts[0])
 
 
 @jit.inner
-def _work(worker, counter, x, gy, partial, scratch, geo, tables, blocks):
+def _work(worker, counter, x, gy, partial, scratch, lists, geo, tables, blocks):
+    segments = lists[worker * geo.segments : (worker + 1) * geo.segments]
     b0 = worker * blocks.scratch
     c0 = b0 + blocks.c_start
     length = geo.channels * geo.outer * geo.inner
@@ -76,7 +78,7 @@ def _work(worker, counter, x, gy, partial, scratch, geo, tables, blocks):
         end = min(part(chunks, blocks.splits, split + 1) * blocks.kc, geo.columns)
         for j in range(begin, end, blocks.kc):
             count = min(blocks.kc, end - j)
-            _transposed_block(scratch, b0, x, geo, tables, blocks, group, j, count, t0, t1)
+            _transposed_block(scratch, b0, x, geo, tables, blocks, group, j, count, t0, t1, segments)
             for p in range(p0, p1):
                 m0, m1 = part(geo.m, panels, p), part(geo.m, panels, p + 1)
                 _panel(scratch, b0 + blocks.panel, gy, geo, group, j, count, m0, m1)
@@ -91,7 +93,7 @@ def _work(worker, counter, x, gy, partial, scratch, geo, tables, blocks):
 
 
 @jit.inner
-def _transposed_block(scratch, b0, x, geo, tables, blocks, group, j, count, t0, t1):
+def _transposed_block(scratch, b0, x, geo, tables, blocks, group, j, count, t0, t1, segments):
     """Write columns t0..t1 of B^T for pixels j..j + count."""
     pixels = geo.rows * geo.q
     image, pixel = j // pixels, j % pixels
@@ -100,7 +102,8 @@ def _transposed_block(scratch, b0, x, geo, tables, blocks, group, j, count, t0, 
         transpose(scratch, b0, blocks.ld, x, source, pixels, t1 - t0, count)
     else:
         lowered = b0 + blocks.lowered
-        lower(scratch, lowered, x, geo, tables, group, j, count, t0, t1)
+        n = plan_rows(segments, geo, tables, j, count)
+        lower(scratch, lowered, x, geo, group, j, t0, t1, segments, n)
         transpose(scratch, b0, blocks.ld, scratch, lowered, geo.ld, t1 - t0, count)
 
 
@@ -143,7 +146,8 @@ class WeightGrad(Execution):
         panel = 2 * block
         c_start = panel + unit.mr * kc_ld + SLACK
         scratch = -(-(c_start + -(-panels // m_blocks) * unit.mr * ld + SLACK) // 16) * 16
-        self.geometry = record(lowered.values._replace(ld=kc_ld))
+        self.segments = segments_of(prod(problem.kernel), lowered.values.q, kc)
+        self.geometry = record(lowered.values._replace(ld=kc_ld, segments=self.segments))
         self.tables = lowered.tables
         self.scratch, self.splits = scratch, splits
         self.blocks = record(
@@ -164,7 +168,8 @@ class WeightGrad(Execution):
         partial = scratch[: self.partial] if self.partial else flat(out)
         threads.launch(
             accumulate, self.flops, np.zeros(1, np.int64), flat(first), flat(second), partial,
-            scratch[self.partial :], self.geometry, self.tables, self.blocks,
+            scratch[self.partial :], np.empty(threads.workers(self.flops) * self.segments, np.int64),
+            self.geometry, self.tables, self.blocks,
         )  # fmt: skip
         if self.partial:
             threads.launch(add_splits, float(self.partial), partial, flat(out), self.splits)
