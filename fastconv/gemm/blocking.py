@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fastconv import machine
 from fastconv.algorithms.base import Execution
 
+TASK = 7e-7  # seconds: its segments, the calls for a panel of one row (im2col of depthwise layers, measured)
 SMALLEST = 2**14  # bytes of cache: blocks below half of L1 are mostly edges
 
 
@@ -30,7 +31,7 @@ def seconds(
 
     A step takes the FMA units mr * nr slots, but not less than its loads (a row of B may straddle cache
     lines) or than the latency of 4 that its sums wait for.  ``moved`` elements pass through L2, in and
-    out, and ``bytes`` come from memory once, half hidden behind arithmetic.
+    out, and ``bytes`` come from memory once, half hidden behind arithmetic.  To begin a task costs TASK.
     """
     m, t = machine.machine(), machine.tile(itemsize)
     if not tasks:  # an empty batch
@@ -43,7 +44,7 @@ def seconds(
     moving = moved * 2 * itemsize / (m.l2_bandwidth / 2)
     workers = min(m.cores, tasks)
     rounds = -(-tasks // workers) * workers / tasks if tasks < 8 * m.cores else 1.0
-    return 2 * m.launch + (arithmetic + moving) * rounds / workers + bytes / m.bandwidth / 2
+    return 2 * m.launch + (arithmetic + moving + tasks * TASK) * rounds / workers + bytes / m.bandwidth / 2
 
 
 def streams(elements: int, itemsize: int) -> bool:

@@ -103,7 +103,7 @@ class LoweredPass(BlockedPass):
         copies = p.channels * lowered * column_blocks * row_blocks * widest * p.groups
         self.seconds = seconds(
             p.groups * column_blocks * row_blocks, p.reduction, -(-p.m // row_blocks), widest,
-            copies * (1 if lowered == 1 else 2.5) + p.groups * p.m * p.columns * phases + self.loaded(p),
+            copies + p.groups * p.m * p.columns * phases + self.loaded(p),
             p.bytes(itemsize), itemsize,
         )  # fmt: skip
         geometry = Geometry(
