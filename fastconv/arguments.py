@@ -24,6 +24,7 @@ PerAxis: TypeAlias = int | Sequence[int]
 Activation: TypeAlias = (
     Literal["relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu"] | Callable[[Any], Any] | None
 )
+TransposedPadding: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]]
 Pairs: TypeAlias = tuple[tuple[int, int], ...]
 
 RULES = ("valid", "same", "same_lower", "full")
@@ -77,16 +78,16 @@ def integer(value: Any, name: str, least: int) -> int:
     return number
 
 
-def per_axis(value: Any, rank: int, name: str) -> tuple[int, ...]:
-    """Return a positive integer for each axis."""
-    if type(value) is int and value > 0:
+def per_axis(value: Any, rank: int, name: str, least: int = 1) -> tuple[int, ...]:
+    """Return an integer not below ``least`` for each axis."""
+    if type(value) is int and value >= least:
         return (value,) * rank
     if _is_sequence(value):
-        numbers = tuple(integer(v, f"each of {name}", 1) for v in value)
+        numbers = tuple(integer(v, f"each of {name}", least) for v in value)
         if len(numbers) not in (1, rank):
             raise ValueError(f"{name} must be an integer or {rank} of them, got {_shown(value)}")
         return numbers * (rank // len(numbers))
-    return (integer(value, name, 1),) * rank
+    return (integer(value, name, least),) * rank
 
 
 def shape(value: Any, name: str) -> tuple[int, ...]:
@@ -96,6 +97,17 @@ def shape(value: Any, name: str) -> tuple[int, ...]:
     if not _is_sequence(value):
         raise TypeError(f"{name} must be a sequence of integers, got {_shown(value)}")
     return tuple(integer(v, f"each of {name}", 0) for v in value)
+
+
+def rank_of(weight_shape: tuple[int, ...]) -> int:
+    """Return the number of spatial axes that a weight has."""
+    rank = len(weight_shape) - 2
+    if rank not in LETTERS:
+        raise ValueError(
+            "weight must be (K, C/groups, L), (K, C/groups, H, W) or (K, C/groups, D, H, W), "
+            f"got {len(weight_shape)} dimensions: {weight_shape}"
+        )
+    return rank
 
 
 def padding_pairs(value: Any, rank: int) -> Pairs | str:

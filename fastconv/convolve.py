@@ -175,7 +175,7 @@ def backward(
     workspace: Any,
 ) -> Grads:
     """Return gx, gw and gb, or those of them that are needed."""
-    wanted = _read_need(need)
+    wanted = read_need(need)
     walk = arguments.walk(rank, stride, padding, dilation, groups)
     x, w, gy = operand(input, "input"), operand(weight, "weight"), operand(grad_output, "grad_output")
     dtype = common(x, w, gy)
@@ -219,7 +219,8 @@ def bias_grad(gy: Array) -> Array:
     return total
 
 
-def _read_need(need: Any) -> frozenset[str]:
+def read_need(need: Any) -> frozenset[str]:
+    """Return the names of the gradients that are wanted."""
     if (
         not isinstance(need, Collection)
         or not all(isinstance(name, str) for name in need)

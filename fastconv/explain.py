@@ -40,9 +40,9 @@ def explain(
 
     Parameters
     ----------
-    input : (N, C, H, W) or (N, C, L) array
+    input : (N, C, L), (N, C, H, W) or (N, C, D, H, W) array
         Only shape and dtype matter; N may be left out.
-    weight : (K, C/groups, R, S) or (K, C/groups, S) array
+    weight : (K, C/groups, S), (K, C/groups, R, S) or (K, C/groups, T, R, S) array
     stride, padding, dilation, groups, algorithm, workspace
         As for `conv2d`.
     direction : {"forward", "input_grad", "weight_grad"}
@@ -70,11 +70,7 @@ def explain(
     if direction not in tuple(Direction):
         raise ValueError(f"direction must be one of {', '.join(Direction)}, got {direction!r}")
     x, w = arrays.operand(input, "input"), arrays.operand(weight, "weight")
-    rank = w.ndim - 2
-    if rank not in (1, 2):
-        raise ValueError(
-            f"weight must be (K, C/groups, H, W) or (K, C/groups, L), got {w.ndim} dimensions: {w.shape}"
-        )
+    rank = arguments.rank_of(w.shape)
     walk = arguments.walk(rank, stride, padding, dilation, groups)
     shape = (1, *x.shape) if x.ndim == rank + 1 else x.shape
     problem = arguments.problem(shape, w.shape, arrays.common(x, w).name, walk)

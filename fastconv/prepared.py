@@ -67,10 +67,10 @@ def prepare(
 
     Parameters
     ----------
-    weight : (K, C/groups, R, S) or (K, C/groups, S) array
+    weight : (K, C/groups, S), (K, C/groups, R, S) or (K, C/groups, T, R, S) array
         Copied: later changes have no effect.
     input_shape : sequence of int
-        The shape that the function will be called with, (N, C, H, W) or (N, C, L); N may be left out, as
+        The shape that the function will be called with, (N, C, H, W) for images; N may be left out, as
         in `conv2d`.
     bias : (K,) array, optional
         Copied too.
@@ -98,11 +98,7 @@ def prepare(
     True
     """
     w = arrays.operand(weight, "weight")
-    rank = w.ndim - 2
-    if rank not in (1, 2):
-        raise ValueError(
-            f"weight must be (K, C/groups, H, W) or (K, C/groups, L), got {w.ndim} dimensions: {w.shape}"
-        )
+    rank = arguments.rank_of(w.shape)
     walk = arguments.walk(rank, stride, padding, dilation, groups)
     size = arguments.shape(input_shape, "input_shape")
     b = None if bias is None else arrays.operand(bias, "bias")

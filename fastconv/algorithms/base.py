@@ -28,11 +28,11 @@ class Execution(ABC):
     The two operands by direction::
 
         FORWARD       input,       weight       -> output        (bias and activation apply)
-        INPUT_GRAD    grad_output, weight       -> grad_input
+        INPUT_GRAD    grad_output, weight       -> grad_input    (they do, for transposed convolution)
         WEIGHT_GRAD   input,       grad_output  -> grad_weight
 
     Operands and ``out`` are C-contiguous, aligned, native and of the problem's dtype.  ``bias`` is an
-    array of k elements, or of none.  ``activation`` is a code or a jitted function of
+    array with an element for each channel of ``out``, or of none.  ``activation`` is a code or a jitted function of
     `fastconv.activations`.
     """
 

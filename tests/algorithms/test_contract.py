@@ -189,20 +189,23 @@ def test_adjoint(name, problem):
 
 
 @each_algorithm
-def test_bias_and_activation(name):
-    """Forward adds the bias of its channel and applies the activation after it."""
-    problem, direction = ConvProblem.parse("n2 c6 k10 i9x11 f3x3 p1 g2"), Direction.FORWARD
-    assert serves(name, problem, direction)
+@pytest.mark.parametrize("direction", [Direction.FORWARD, Direction.INPUT_GRAD], ids=str)
+@pytest.mark.parametrize("line", ["n2 c6 k10 i9x11 f3x3 p1 g2", "n2 c5 k5 i9x11 f3x3 s2 p1 g5"])
+def test_bias_and_activation(name, direction, line):
+    """The bias of the result's channel is added, and the activation applied after it."""
+    problem = ConvProblem.parse(line)
+    if not serves(name, problem, direction):
+        assert not problem.unit_stride
+        return
     algorithm = registry()[name]
     x, w = operands(problem, direction, testing.normals)
-    bias = testing.normals((problem.k,), problem.dtype, 4)
+    out = blank(problem, direction)
+    bias = testing.normals((out.shape[1],), problem.dtype, 4)
     execution = algorithm.build(problem, direction, UNLIMITED)
     plain = testing.definition(problem, direction, x, w) + bias.reshape(-1, 1, 1)
     for activation, expected in ((activations.NONE, plain), (activations.RELU, np.maximum(plain, 0))):
-        for out, call, weight in (
-            (blank(problem, direction), execution.run, w),
-            (blank(problem, direction), execution.run_prepared, execution.prepare(w)),
-        ):
+        for call, weight in ((execution.run, w), (execution.run_prepared, execution.prepare(w))):
+            out.fill(np.nan)
             call(x, weight, out, bias, activation)
             growth = algorithm.error_growth(problem, direction)
             assert np.abs(out - expected).max() <= growth * allowed(problem, direction) + 1e-6

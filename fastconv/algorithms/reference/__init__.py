@@ -47,15 +47,15 @@ class _Run(Execution):
         self.problem, self.direction = problem, direction
 
     def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
-        if self.direction is Direction.FORWARD:
-            result = forward(self.problem, first, second)
-            if bias.size:
-                result += bias.reshape(-1, *[1] * len(self.problem.axes))
-            np.copyto(out, activate(result, activation))
-        elif self.direction is Direction.INPUT_GRAD:
-            np.copyto(out, input_grad(self.problem, first, second))
-        else:
-            np.copyto(out, weight_grad(self.problem, first, second))
+        compute = {
+            Direction.FORWARD: forward,
+            Direction.INPUT_GRAD: input_grad,
+            Direction.WEIGHT_GRAD: weight_grad,
+        }[self.direction]
+        result = compute(self.problem, first, second)
+        if bias.size:
+            result += bias.reshape(-1, *[1] * len(self.problem.axes))
+        np.copyto(out, activate(result, activation))
 
 
 def activate(values: Array, activation: Any) -> Array:

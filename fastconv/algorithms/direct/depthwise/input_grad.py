@@ -17,7 +17,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from fastconv import jit, machine, threads
+from fastconv import activations, jit, machine, threads
+from fastconv.activations import finish
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.direct.depthwise.move import clear, interleave
 from fastconv.algorithms.direct.depthwise.plane import blocks, chunks, copy_plane, correlate
@@ -58,7 +59,9 @@ def reach(found: list[Phase], step: int) -> tuple[int, int]:
 
 
 @jit.kernel
-def input_grad(workers, gy, w, gx, scratch, geometry, rows, columns, offsets, chunks, blocks):
+def input_grad(
+    workers, gy, w, gx, bias, activation, finishing, scratch, geometry, rows, columns, offsets, chunks, blocks
+):
     """Write gx; the tables are those of `InputGrad`."""
     n, c, multiplier, stripes, stripe, vl, per_worker, lds, run, plane, m, e, mw = geometry[:13]
     height, width, r, s, p, q, up, span, left, stride, wstride, n_blocks, buffer, ldb = geometry[13:27]
@@ -103,6 +106,11 @@ def input_grad(workers, gy, w, gx, scratch, geometry, rows, columns, offsets, ch
                         interleave(
                             after(out, row * stride * width), after(turn, row * ldb), buffer, wstride, width
                         )
+            if finishing:
+                first = ((image * c + channel) * height + stride * i) * width
+                finish(
+                    gx, first, min(stride * stripe, height - stride * i) * width, bias, channel, activation
+                )
             part += 1
             if part == stripes:
                 part = 0
@@ -164,5 +172,6 @@ class InputGrad(Execution):
     def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
         scratch = take(self.per_worker, self.flops, self.dtype)
         threads.launch(
-            input_grad, self.flops, flat(first), flat(second), flat(out), scratch, self.geometry, *self.tables
-        )
+            input_grad, self.flops, flat(first), flat(second), flat(out), bias, activation,
+            bias.size > 0 or activation != activations.NONE, scratch, self.geometry, *self.tables,
+        )  # fmt: skip

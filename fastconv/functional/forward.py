@@ -1,0 +1,191 @@
+"""Convolution of signals, images and volumes."""
+
+from __future__ import annotations
+
+from numpy.typing import ArrayLike
+
+from fastconv import convolve
+from fastconv.arguments import Activation, Padding, PerAxis
+from fastconv.arrays import Array
+
+
+def conv2d(
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    *,
+    activation: Activation = None,
+    algorithm: str = "auto",
+    workspace: int | None = None,
+    out: Array | None = None,
+) -> Array:
+    r"""Convolve images with kernels.
+
+    .. math:: y[n, k, p, q] = b[k] + \sum_{c, r, s}
+              x[n, c, p \cdot stride + r \cdot dilation - lo, \ldots] \; w[k, c, r, s]
+
+    Parameters
+    ----------
+    input : (N, C, H, W) or (C, H, W) array of float32 or float64
+        Images.  Any memory layout; what is not C-contiguous is copied once.
+    weight : (K, C/groups, R, S) array
+        Kernels; they are not turned (see Notes).
+    bias : (K,) array, optional
+        Added to each output channel.
+    stride : int or (int, int), default 1
+        Pixels from one position of the kernel to the next.
+    padding : int, (int, int), ((int, int), (int, int)) or str, default 0
+        Zeros around the input: the same on all sides; for rows and for columns; ``((top, bottom), (left,
+        right))``, where negative numbers crop; or 'valid' (none), 'same' (output size ceil(H / stride), an
+        odd pixel at the end), 'same_lower' (at the start), 'full' (every position that touches a pixel).
+    dilation : int or (int, int), default 1
+        Pixels from one tap of the kernel to the next.
+    groups : int, default 1
+        Blocks of channels that do not mix; `C` of them make a depthwise convolution.
+    activation : str or jitted function, optional
+        'relu', 'leaky_relu' (slope 0.01), 'sigmoid', 'tanh', 'silu', 'gelu' (by erf), or a scalar function
+        under ``numba.njit``; applied to the result while it is in cache.
+    algorithm : str, default "auto"
+        A name from `algorithms`; "auto" leaves it to `config`, and there to the cost model.
+    workspace : int, optional
+        Bytes of scratch memory allowed, instead of `config`'s.
+    out : array, optional
+        Where the result goes: of its shape and dtype, sharing no memory with the operands.
+
+    Returns
+    -------
+    (N, K, P, Q) or (K, P, Q) array
+        ``out``, or a new C-contiguous array of ``numpy.result_type(input, weight, bias)``; P is
+        ``(lo + H + hi - dilation * (R - 1) - 1) // stride + 1``.
+
+    Raises
+    ------
+    TypeError
+        An argument is of a type or dtype that is not served.
+    ValueError
+        Sizes do not fit together; the message gives the rule and the numbers.
+    AlgorithmError, WorkspaceError
+        The named algorithm can't serve the problem, or not within the workspace (both ValueErrors).
+
+    See Also
+    --------
+    conv2d_backward : all gradients.
+    conv_transpose2d : the way back.
+    prepare : for many calls with the same weight.
+    scipy.signal.correlate2d : one image, one kernel.
+
+    Notes
+    -----
+    As in neural networks, this is correlation.  To convolve in the sense of mathematics, pass
+    ``weight[..., ::-1, ::-1]``.  Results do not depend on the number of threads.  Winograd and FFT
+    algorithms may spread a NaN or Inf to neighbouring outputs; ``config(precision="strict")`` keeps to
+    algorithms that are as exact as naive summation.
+
+    References
+    ----------
+    V. Dumoulin, F. Visin: A guide to convolution arithmetic for deep learning, arXiv:1603.07285.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> image = np.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]])
+    >>> kernel = np.array([[1.0, 0], [0, 1]])
+    >>> fastconv.conv2d(image[None, None], kernel[None, None])[0, 0]
+    array([[ 6.,  8.],
+           [12., 14.]])
+    >>> fastconv.conv2d(image[None, None], kernel[None, None], padding="same", stride=2).shape
+    (1, 1, 2, 2)
+    >>> fastconv.conv2d(image[None, None], kernel[None, None, None])
+    Traceback (most recent call last):
+    ValueError: weight must be (K, C/groups, H, W), got 5 dimensions: (1, 1, 1, 2, 2)
+    """
+    return convolve.forward(
+        2, input, weight, bias, stride, padding, dilation, groups, activation, algorithm, workspace, out
+    )
+
+
+def conv1d(
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    *,
+    activation: Activation = None,
+    algorithm: str = "auto",
+    workspace: int | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Convolve signals with kernels: `conv2d` with one spatial axis.
+
+    Parameters
+    ----------
+    input : (N, C, L) or (C, L) array of float32 or float64
+    weight : (K, C/groups, S) array
+    bias : (K,) array, optional
+    stride, padding, dilation, groups, activation, algorithm, workspace, out
+        As for `conv2d`; asymmetric padding is written ``((lo, hi),)``.
+
+    Returns
+    -------
+    (N, K, Q) or (K, Q) array
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> signal = np.array([1.0, 2, 4, 8])
+    >>> fastconv.conv1d(signal[None, None], np.array([[[-1.0, 1.0]]]), padding=((1, 0),))
+    array([[[1., 1., 2., 4.]]])
+    """
+    return convolve.forward(
+        1, input, weight, bias, stride, padding, dilation, groups, activation, algorithm, workspace, out
+    )
+
+
+def conv3d(
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    *,
+    activation: Activation = None,
+    algorithm: str = "auto",
+    workspace: int | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Convolve volumes with kernels: `conv2d` with three spatial axes.
+
+    Parameters
+    ----------
+    input : (N, C, D, H, W) or (C, D, H, W) array of float32 or float64
+    weight : (K, C/groups, T, R, S) array
+    bias : (K,) array, optional
+    stride, padding, dilation, groups, activation, algorithm, workspace, out
+        As for `conv2d`, with three numbers where they differ by axis.
+
+    Returns
+    -------
+    (N, K, O, P, Q) or (K, O, P, Q) array
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> volume = np.arange(8.0).reshape(1, 1, 2, 2, 2)
+    >>> fastconv.conv3d(volume, np.ones((1, 1, 2, 2, 2))).item()
+    28.0
+    """
+    return convolve.forward(
+        3, input, weight, bias, stride, padding, dilation, groups, activation, algorithm, workspace, out
+    )

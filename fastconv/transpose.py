@@ -1,0 +1,157 @@
+"""A call of transposed convolution from end to end.
+
+Its output y takes the place of the input of a forward problem, its input x that of the output::
+
+    y[n, k, h] = b[k] + sum over c, p, r with h = p*stride + r*dilation - lo  of  x[n, c, p] * w[c, k, r]
+
+so y is the INPUT_GRAD of that problem, the gradient by x its FORWARD and the gradient by w its
+WEIGHT_GRAD.  The problem's input has
+
+    size = (P - 1) * stride - lo - hi + dilation * (R - 1) + output_padding + 1
+
+pixels along an axis.  With its padding at the end taken as hi - output_padding, the kernel has exactly P
+positions on it, whatever the output_padding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastconv import arguments, plan
+from fastconv.arguments import LETTERS, Walk, integer
+from fastconv.arrays import Array, common, contiguous, delivered, operand, result
+from fastconv.convolve import Grads, activation_code, bias_grad, read_need
+
+
+def problem_of(
+    rank: int,
+    input_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: Any,
+    dilation: Any,
+) -> tuple[tuple[int, ...], Walk]:
+    """Return the shape of the output, with its batch, and how the opposite convolution walks over it."""
+    letters = ", ".join(LETTERS[rank])
+    if len(input_shape) not in (rank + 1, rank + 2):
+        raise ValueError(
+            f"input must be (N, C, {letters}) or (C, {letters}), got {len(input_shape)} dimensions: {input_shape}"
+        )
+    if len(weight_shape) != rank + 2:
+        raise ValueError(
+            f"weight must be (C, K/groups, {letters}), got {len(weight_shape)} dimensions: {weight_shape}"
+        )
+    n, c, *sizes = input_shape if len(input_shape) == rank + 2 else (1, *input_shape)
+    if weight_shape[0] != c:
+        raise ValueError(f"weight expects {weight_shape[0]} input channels, input has {c} channels")
+    strides = arguments.per_axis(stride, rank, "stride")
+    dilations = arguments.per_axis(dilation, rank, "dilation")
+    pads = arguments.padding_pairs(padding, rank)
+    if isinstance(pads, str):
+        raise TypeError(
+            f"padding of a transposed convolution must be numbers, got {padding!r}: such a rule depends on the "
+            f"size of the output; conv{rank}d_input takes it with that size"
+        )
+    extras = arguments.per_axis(output_padding, rank, "output_padding", 0)
+    groups = integer(groups, "groups", 1)
+    output, walked = [], []
+    for i, (size, kernel, s, d, (lo, hi), extra) in enumerate(
+        zip(sizes, weight_shape[2:], strides, dilations, pads, extras, strict=True)
+    ):
+        if size < 1:
+            raise ValueError(f"input size must be at least 1, got {size} on spatial axis {i}")
+        if extra >= max(s, d):
+            raise ValueError(
+                f"output_padding must be less than stride or dilation, got {extra} with stride {s} and "
+                f"dilation {d} on spatial axis {i}"
+            )
+        pixels = (size - 1) * s - lo - hi + d * (kernel - 1) + extra + 1
+        if pixels < 1:
+            raise ValueError(
+                f"output size must be at least 1, got ({size} - 1) * {s} - {lo} - {hi} + {d} * ({kernel} - 1) + "
+                f"{extra} + 1 = {pixels} on spatial axis {i}"
+            )
+        output.append(pixels)
+        walked.append((lo, hi - extra))
+    walk = Walk(rank, strides, tuple(walked), dilations, groups)
+    return (n, weight_shape[1] * groups, *output), walk
+
+
+def forward(
+    rank: int,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: Any,
+    dilation: Any,
+    activation: Any,
+    algorithm: Any,
+    workspace: Any,
+    out: Any,
+) -> Array:
+    """Return y."""
+    x, w = operand(input, "input"), operand(weight, "weight")
+    b = None if bias is None else operand(bias, "bias")
+    dtype = common(x, w) if b is None else common(x, w, b)
+    batched = x.ndim != rank + 1
+    shape, walk = problem_of(rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation)
+    code = activation_code(activation, dtype)
+    p = plan.find("input_grad", shape, w.shape, dtype, walk, algorithm, workspace)
+    if b is not None and b.shape != (shape[1],):
+        raise ValueError(
+            f"bias must have one element for each of {shape[1]} output channels, got shape {b.shape}"
+        )
+    y = result(out, shape if batched else shape[1:], dtype, x, w, b)
+    p.run(
+        contiguous(x if batched else x[None], dtype),
+        contiguous(w, dtype),
+        y if batched else y[None],
+        p.no_bias if b is None else contiguous(b, dtype),
+        code,
+    )
+    return delivered(y, out)
+
+
+def backward(
+    rank: int,
+    input: Any,
+    weight: Any,
+    grad_output: Any,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: Any,
+    dilation: Any,
+    need: Any,
+    algorithm: Any,
+    workspace: Any,
+) -> Grads:
+    """Return gx, gw and gb, or those of them that are needed."""
+    wanted = read_need(need)
+    x, w, gy = operand(input, "input"), operand(weight, "weight"), operand(grad_output, "grad_output")
+    dtype = common(x, w, gy)
+    batched = x.ndim != rank + 1
+    shape, walk = problem_of(rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation)
+    if gy.shape != (expected := shape if batched else shape[1:]):
+        raise ValueError(f"grad_output must have the output's shape {expected}, got {gy.shape}")
+    plans = {
+        name: plan.find(direction, shape, w.shape, dtype, walk, algorithm, workspace)
+        for name, direction in (("input", "forward"), ("weight", "weight_grad"))
+        if name in wanted
+    }
+    gy = contiguous(gy if batched else gy[None], dtype)
+    gx = gw = None
+    if p := plans.get("input"):
+        gx = np.empty(x.shape, dtype)
+        p.run(gy, contiguous(w, dtype), gx if batched else gx[None], p.no_bias, 0)
+    if p := plans.get("weight"):
+        gw = np.empty(w.shape, dtype)
+        p.run(gy, contiguous(x if batched else x[None], dtype), gw, p.no_bias, 0)
+    return Grads(gx, gw, bias_grad(gy) if "bias" in wanted else None)
