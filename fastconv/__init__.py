@@ -33,6 +33,20 @@ from fastconv.functional import (
     conv_transpose3d,
     conv_transpose3d_backward,
 )
+from fastconv.pooling import (
+    avg_pool1d,
+    avg_pool1d_backward,
+    avg_pool2d,
+    avg_pool2d_backward,
+    avg_pool3d,
+    avg_pool3d_backward,
+    max_pool1d,
+    max_pool1d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+    max_pool3d,
+    max_pool3d_backward,
+)
 from fastconv.prepared import Prepared, prepare
 from fastconv.problem import ConvProblem, Direction
 from fastconv.select import Selection
@@ -49,6 +63,12 @@ __all__ = [
     "Selection",
     "WorkspaceError",
     "algorithms",
+    "avg_pool1d",
+    "avg_pool1d_backward",
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "avg_pool3d",
+    "avg_pool3d_backward",
     "config",
     "conv1d",
     "conv1d_backward",
@@ -69,6 +89,12 @@ __all__ = [
     "conv_transpose3d",
     "conv_transpose3d_backward",
     "explain",
+    "max_pool1d",
+    "max_pool1d_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "max_pool3d",
+    "max_pool3d_backward",
     "prepare",
     "warmup",
 ]

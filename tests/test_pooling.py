@@ -1,0 +1,197 @@
+"""Pooling against windows cut out one by one, against PyTorch, and its errors."""
+
+import numpy as np
+import pytest
+
+import fastconv
+
+# (input, kernel_size, arguments); all are served by max and, without dilation, by mean
+CASES = [
+    ((2, 3, 11), 3, {}),
+    ((2, 3, 10), 2, {"stride": 3, "padding": 1, "ceil_mode": True}),
+    ((2, 3, 12, 13), 2, {}),
+    ((2, 2, 9, 34), 3, {"stride": 2, "padding": 1}),
+    ((1, 3, 8, 40), 3, {"stride": 1, "padding": 1}),
+    ((1, 2, 9, 12), (2, 5), {"stride": (3, 1), "padding": (1, 2), "ceil_mode": True}),
+    ((1, 2, 13, 17), 3, {"stride": 2, "dilation": 2, "padding": 1}),
+    ((1, 2, 2, 9), 2, {"stride": 1, "dilation": 3, "padding": 1}),
+    ((3, 4, 7, 7), 7, {}),
+    ((1, 2, 20, 21), 5, {"stride": 4, "padding": 2, "ceil_mode": True}),
+    ((1, 2, 5, 6, 7), 2, {}),
+    ((2, 1, 6, 7, 20), (3, 2, 3), {"stride": (1, 2, 2), "padding": (1, 1, 0), "ceil_mode": True}),
+    ((0, 2, 6, 6), 3, {}),
+]
+each_case = pytest.mark.parametrize(("shape", "kernel", "arguments"), CASES)
+
+
+def function(kind, shape, suffix=""):
+    return getattr(fastconv, f"{kind}_pool{len(shape) - 2}d{suffix}")
+
+
+def per_axis(value, rank):
+    return value if isinstance(value, tuple) else (value,) * rank
+
+
+def cut(x, output, kernel, stride, padding=0, dilation=1):
+    """Yield every window's place and the pixels of the input in it, for one map."""
+    rank = x.ndim
+    kernel, stride, padding, dilation = (per_axis(v, rank) for v in (kernel, stride, padding, dilation))
+    for place in np.ndindex(*output):
+        lines = [
+            [i for i in range(p * s - lo, p * s - lo + d * (k - 1) + 1, d) if 0 <= i < size]
+            for p, s, lo, d, k, size in zip(place, stride, padding, dilation, kernel, x.shape, strict=True)
+        ]
+        yield place, np.ix_(*lines)
+
+
+def draw(shape, seed=0):
+    """Few different numbers, so that maxima are tied; all sums and products of them are exact."""
+    return np.random.default_rng(seed).integers(-2, 3, shape).astype("float32")
+
+
+@each_case
+def test_max(shape, kernel, arguments):
+    x = draw(shape)
+    y, indices = function("max", shape)(x, kernel, **arguments, return_indices=True)
+    np.testing.assert_array_equal(function("max", shape)(x, kernel, **arguments), y)
+    gy = draw(y.shape, 1)
+    gx = function("max", shape, "_backward")(x, gy, kernel, **arguments)
+    expected = np.zeros_like(x)
+    walk = {k: v for k, v in arguments.items() if k != "ceil_mode"}
+    walk = {"stride": kernel} | walk
+    for map in np.ndindex(*shape[:2]):
+        for place, window in cut(x[map], y.shape[2:], kernel, **walk):
+            places = np.arange(x[map].size).reshape(x[map].shape)[window].ravel()
+            if not places.size:  # stepped over all pixels
+                assert y[(*map, *place)] == -np.inf
+                continue
+            first = places[np.argmax(x[map][window])]
+            assert indices[(*map, *place)] == first
+            assert y[(*map, *place)] == x[map].flat[first]
+            expected[map].flat[first] += gy[(*map, *place)]
+    np.testing.assert_array_equal(gx, expected)
+
+
+@each_case
+@pytest.mark.parametrize("count_include_pad", [True, False])
+def test_mean(shape, kernel, arguments, count_include_pad):
+    if "dilation" in arguments:
+        with pytest.raises(TypeError, match="dilation"):
+            function("avg", shape)(draw(shape), kernel, **arguments)
+        return
+    rank = len(shape) - 2
+    x = draw(shape)
+    y = function("avg", shape)(x, kernel, **arguments, count_include_pad=count_include_pad)
+    gy = draw(y.shape, 1)
+    gx = function("avg", shape, "_backward")(
+        shape, gy, kernel, **arguments, count_include_pad=count_include_pad
+    )
+    stride = per_axis(arguments.get("stride", kernel), rank)
+    padding = per_axis(arguments.get("padding", 0), rank)
+    expected, gradient = np.zeros(y.shape), np.zeros(shape)
+    for map in np.ndindex(*shape[:2]):
+        for place, window in cut(x[map], y.shape[2:], kernel, stride, padding):
+            counted = x[map][window].size
+            if count_include_pad:
+                counted = np.prod(
+                    [
+                        min(p * s - lo + k, size + lo) - (p * s - lo)
+                        for p, s, lo, k, size in zip(
+                            place, stride, padding, per_axis(kernel, rank), shape[2:], strict=True
+                        )
+                    ]
+                )
+            expected[(*map, *place)] = x[map][window].sum() / counted
+            gradient[map][window] += gy[(*map, *place)] / counted
+    np.testing.assert_allclose(y, expected, rtol=2e-6, atol=1e-7)
+    np.testing.assert_allclose(gx, gradient, rtol=2e-6, atol=1e-6)
+
+
+@each_case
+def test_pytorch(shape, kernel, arguments):
+    torch = pytest.importorskip("torch")
+    if shape[0] == 0 or shape[2] == 2:  # PyTorch refuses the one and reads past the end in the other
+        return
+    rank = len(shape) - 2
+    x = np.random.default_rng(0).standard_normal(shape)
+    for kind in ("max", "avg"):
+        if kind == "avg" and "dilation" in arguments:
+            continue
+        tensor = torch.from_numpy(x).requires_grad_()
+        expected = getattr(torch.nn.functional, f"{kind}_pool{rank}d")(tensor, kernel, **arguments)
+        y = function(kind, shape)(x, kernel, **arguments)
+        np.testing.assert_allclose(y, expected.detach().numpy(), rtol=1e-13, atol=1e-14)
+        gy = np.random.default_rng(1).standard_normal(y.shape)
+        expected.backward(torch.from_numpy(gy))
+        first = x if kind == "max" else shape
+        gx = function(kind, shape, "_backward")(first, gy, kernel, **arguments)
+        np.testing.assert_allclose(gx, tensor.grad.numpy(), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("kernel", [2, 4])
+def test_nan_wins(kernel):
+    x = draw((1, 4, 8))
+    x[0, 1, 3] = np.nan
+    y, indices = fastconv.max_pool2d(x, kernel, return_indices=True)
+    window = (0, 1 // kernel, 3 // kernel)
+    assert np.isnan(y[window])
+    assert indices[window] == 8 + 3
+    assert np.isnan(y).sum() == 1
+    np.testing.assert_array_equal(fastconv.max_pool2d(x, kernel), y)
+
+
+def test_divisor_and_memory():
+    """Any layout is read; a divisor replaces the count in both directions."""
+    x = draw((2, 3, 6, 8))
+    backwards = x.transpose(0, 1, 3, 2)[:, ::-1]
+    np.testing.assert_array_equal(
+        fastconv.max_pool2d(backwards, 2), fastconv.max_pool2d(np.ascontiguousarray(backwards), 2)
+    )
+    sums = fastconv.avg_pool2d(x, 2, divisor_override=1)
+    np.testing.assert_array_equal(sums, 4 * fastconv.avg_pool2d(x, 2))
+    gy = np.ones_like(sums)
+    gx = fastconv.avg_pool2d_backward(x.shape, gy, 2, divisor_override=1)
+    np.testing.assert_array_equal(gx, np.ones_like(x))
+
+
+def test_same_bits_for_any_number_of_threads():
+    x = np.random.default_rng(0).standard_normal((4, 32, 31, 33), dtype="float32")
+    gy = np.random.default_rng(1).standard_normal((4, 32, 16, 17), dtype="float32")
+    calls = [
+        lambda: fastconv.max_pool2d(x, 3, 2, 1),
+        lambda: fastconv.max_pool2d_backward(x, gy, 3, 2, 1),
+        lambda: fastconv.avg_pool2d(x, 3, 2, 1),
+        lambda: fastconv.avg_pool2d_backward(x.shape, gy, 3, 2, 1),
+    ]
+    for call in calls:
+        with fastconv.config(threads=1):
+            alone = call()
+        np.testing.assert_array_equal(call(), alone)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"kernel_size": 3, "padding": 2}, ValueError, "at most half of kernel_size, got 2 and 3"),
+        ({"kernel_size": 9}, ValueError, r"spans 9 pixels, the input has 0 \+ 6 \+ 0 = 6"),
+        ({"kernel_size": 0}, ValueError, "kernel_size must be at least 1, got 0"),
+        ({"kernel_size": 2, "stride": 0}, ValueError, "stride must be at least 1, got 0"),
+        ({"kernel_size": (2, 2, 2)}, ValueError, "kernel_size must be an integer or 2 of them"),
+        ({"kernel_size": 2.0}, TypeError, "kernel_size must be an integer"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["max_pool2d", "avg_pool2d"])
+def test_errors(name, arguments, error, message):
+    with pytest.raises(error, match=message):
+        getattr(fastconv, name)(np.ones((1, 2, 6, 6)), **arguments)
+
+
+def test_errors_of_shapes():
+    with pytest.raises(ValueError, match=r"input must be \(N, C, H, W\) or \(C, H, W\), got 2 dimensions"):
+        fastconv.max_pool2d(np.ones((6, 6)), 2)
+    with pytest.raises(ValueError, match=r"grad_output must have the output's shape \(1, 2, 3, 3\)"):
+        fastconv.max_pool2d_backward(np.ones((1, 2, 6, 6)), np.ones((1, 2, 3, 2)), 2)
+    with pytest.raises(ValueError, match=r"grad_output must have the output's shape \(2, 3, 3\)"):
+        fastconv.avg_pool2d_backward((2, 6, 6), np.ones((2, 3, 2)), 2)
+    with pytest.raises(ValueError, match="divisor_override must be at least 1, got 0"):
+        fastconv.avg_pool2d(np.ones((2, 6, 6)), 2, divisor_override=0)
