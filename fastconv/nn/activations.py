@@ -1,0 +1,109 @@
+"""Functions of single numbers between the layers: without them, a chain of linear layers is one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fastconv import jit
+from fastconv.arrays import Array
+from fastconv.nn.module import Module
+
+
+class ReLU(Module):
+    """y = max(x, 0), whose slope is 1 where x > 0 and else 0."""
+
+    def forward(self, x: Array) -> Array:
+        self.y: Array = np.maximum(x, 0)
+        return self.y
+
+    def backward(self, gy: Array) -> Array:
+        gx: Array = gy * (self.y > 0)
+        return gx
+
+
+class LeakyReLU(Module):
+    """y = x where x > 0, else slope * x."""
+
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        self.slope = negative_slope
+
+    def forward(self, x: Array) -> Array:
+        self.factor: Array = np.where(x > 0, 1, self.slope).astype(x.dtype)
+        y: Array = x * self.factor
+        return y
+
+    def backward(self, gy: Array) -> Array:
+        gx: Array = gy * self.factor
+        return gx
+
+
+class Sigmoid(Module):
+    """y = 1 / (1 + exp(-x)), whose slope is y (1 - y); by tanh, which does not overflow."""
+
+    def forward(self, x: Array) -> Array:
+        self.y: Array = (1 + np.tanh(x / 2)) / 2
+        return self.y
+
+    def backward(self, gy: Array) -> Array:
+        gx: Array = gy * self.y * (1 - self.y)
+        return gx
+
+
+class Tanh(Module):
+    """y = tanh(x), whose slope is 1 - y^2."""
+
+    def forward(self, x: Array) -> Array:
+        self.y: Array = np.tanh(x)
+        return self.y
+
+    def backward(self, gy: Array) -> Array:
+        gx: Array = gy * (1 - self.y * self.y)
+        return gx
+
+
+@jit.inner
+def _normal_distribution(x: Array, out: Array) -> None:
+    """Write P(X <= x) for X of mean 0 and variance 1."""
+    for i in range(x.size):
+        out[i] = 0.5 * (1 + math.erf(x[i] * 0.7071067811865476))
+
+
+class GELU(Module):
+    """y = x P(x), P the normal distribution (D. Hendrycks, K. Gimpel, arXiv:1606.08415).
+
+    Its slope is P(x) + x P'(x), with P'(x) = exp(-x^2 / 2) / sqrt(2 pi).
+    """
+
+    def forward(self, x: Array) -> Array:
+        self.x = np.ascontiguousarray(x)
+        self.p = np.empty_like(self.x)
+        _normal_distribution(self.x.reshape(-1), self.p.reshape(-1))
+        y: Array = self.x * self.p
+        return y
+
+    def backward(self, gy: Array) -> Array:
+        density = np.exp(-self.x * self.x / 2) / math.sqrt(2 * math.pi)
+        gx: Array = gy * (self.p + self.x * density)
+        return gx
+
+
+class Softmax(Module):
+    """y = exp(x) / sum of exp(x) along an axis: positive numbers that add up to 1.
+
+    dy_i / dx_j = y_i (i == j) - y_i y_j, so gx = y (gy - sum of gy y).
+    """
+
+    def __init__(self, dim: int = 1) -> None:
+        self.dim = dim
+
+    def forward(self, x: Array) -> Array:
+        e: Array = np.exp(x - x.max(axis=self.dim, keepdims=True))
+        y: Array = e / e.sum(axis=self.dim, keepdims=True)
+        self.y = y
+        return y
+
+    def backward(self, gy: Array) -> Array:
+        gx: Array = self.y * (gy - (gy * self.y).sum(axis=self.dim, keepdims=True))
+        return gx

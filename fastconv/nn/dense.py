@@ -1,0 +1,86 @@
+"""Layers without convolution: full connection, a change of shape, and dropout."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import numpy as np
+
+from fastconv.arrays import Array
+from fastconv.nn.initialisers import kaiming_uniform, uniform
+from fastconv.nn.module import Module, Parameter
+
+
+class Linear(Module):
+    """Connect every input with every output: y = x w^T + b.
+
+    y[n, k] = b[k] + sum over c of x[n, c] w[k, c], so by the chain rule gx = gy w, gw = gy^T x, and gb sums
+    gy over the batch.
+
+    Parameters
+    ----------
+    in_features, out_features, bias
+        As in ``torch.nn.Linear``.
+    rng : numpy.random.Generator, optional
+        Draws the first weights, distributed as PyTorch's.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        rng = np.random.default_rng() if rng is None else rng
+        self.weight = Parameter(kaiming_uniform(rng, (out_features, in_features), sqrt(5)))
+        self.bias = Parameter(uniform(rng, (out_features,), 1 / sqrt(in_features))) if bias else None
+
+    def forward(self, x: Array) -> Array:
+        self.x = x
+        y: Array = x @ self.weight.data.T
+        return y if self.bias is None else y + self.bias.data
+
+    def backward(self, gy: Array) -> Array:
+        self.weight.accumulate(gy.T @ self.x)
+        if self.bias is not None:
+            self.bias.accumulate(gy.sum(axis=0))
+        gx: Array = gy @ self.weight.data
+        return gx
+
+
+class Flatten(Module):
+    """Lay the channels and pixels of each image in one row; the gradient is laid back."""
+
+    def forward(self, x: Array) -> Array:
+        self.shape = x.shape
+        return x.reshape(len(x), -1)
+
+    def backward(self, gy: Array) -> Array:
+        return gy.reshape(self.shape)
+
+
+class Dropout(Module):
+    """In training, set each number to 0 with probability p and scale the others by 1 / (1 - p).
+
+    The expectation stays what it was, so inference does nothing.  What was dropped has no influence on the
+    loss and no gradient (N. Srivastava et al., JMLR 15, 2014).
+    """
+
+    def __init__(self, p: float = 0.5, *, rng: np.random.Generator | None = None) -> None:
+        if not 0 <= p < 1:
+            raise ValueError(f"p must be at least 0 and less than 1, got {p}")
+        self.p = p
+        self.rng = np.random.default_rng() if rng is None else rng
+
+    def forward(self, x: Array) -> Array:
+        self.mask: Array | None = None
+        if not self.training or not self.p:
+            return x
+        kept = self.rng.random(x.shape, np.float32) >= self.p
+        self.mask = kept.astype(x.dtype) * x.dtype.type(1 / (1 - self.p))
+        return x * self.mask
+
+    def backward(self, gy: Array) -> Array:
+        return gy if self.mask is None else gy * self.mask

@@ -1,0 +1,174 @@
+"""What layers have in common: parameters, two modes, and a place in a tree of layers.
+
+A layer computes its output in ``forward`` and keeps what ``backward`` will need.  ``backward`` takes the
+gradient of the loss by that output, gives each parameter its gradient, and returns the gradient by the
+input.  That is the whole of back-propagation: the chain rule, one layer at a time.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from fastconv.arrays import Array
+
+
+class Parameter:
+    """An array that training changes, and the gradient of the loss by it."""
+
+    def __init__(self, data: Array) -> None:
+        self.data = data
+        self.grad: Array | None = None
+
+    def accumulate(self, grad: Array) -> None:
+        """Add to the gradient, which is None until the first."""
+        self.grad = grad if self.grad is None else self.grad + grad
+
+    def __repr__(self) -> str:
+        return f"Parameter{self.data.shape}"
+
+
+class Module(ABC):
+    """A layer, or several of them as one."""
+
+    training = True
+    buffers: tuple[str, ...] = ()  # names of arrays that are saved but not trained
+
+    @abstractmethod
+    def forward(self, x: Array) -> Array:
+        """Return the output for ``x``."""
+
+    @abstractmethod
+    def backward(self, gy: Array) -> Array:
+        """Return the gradient by the last input, given that by its output; parameters take theirs."""
+
+    def __call__(self, x: Array) -> Array:
+        return self.forward(x)
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """Yield the layers that this one holds as attributes, by name."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        """Yield all parameters with PyTorch's names, such as ``0.weight``."""
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield prefix + name, value
+        for name, child in self.children():
+            yield from child.named_parameters(f"{prefix}{name}.")
+
+    def parameters(self) -> list[Parameter]:
+        """Return all parameters."""
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def train(self, mode: bool = True) -> Module:
+        """Switch this layer and all below it to training, or with False to inference."""
+        self.training = mode
+        for _, child in self.children():
+            child.train(mode)
+        return self
+
+    def eval(self) -> Module:
+        """Switch to inference: no dropout, and normalisation by the averages that training gathered."""
+        return self.train(False)
+
+    def _arrays(self, prefix: str = "") -> Iterator[tuple[str, Array]]:
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield prefix + name, value.data
+        for name in self.buffers:
+            yield prefix + name, getattr(self, name)
+        for name, child in self.children():
+            yield from child._arrays(f"{prefix}{name}.")
+
+    def state_dict(self) -> dict[str, Array]:
+        """Return copies of everything that training changed, by name."""
+        return {name: array.copy() for name, array in self._arrays()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over arrays by name; nothing changes unless every name and shape fits.
+
+        Raises
+        ------
+        ValueError
+            A name is missing or unknown, or a shape differs; PyTorch's ``num_batches_tracked`` is ignored.
+        """
+        own = dict(self._arrays())
+        given = {n: np.asarray(a) for n, a in state.items() if not n.endswith("num_batches_tracked")}
+        if missing := sorted(own.keys() - given.keys()):
+            raise ValueError(f"state lacks {', '.join(missing)}")
+        if unknown := sorted(given.keys() - own.keys()):
+            raise ValueError(f"state has {', '.join(unknown)}, which the model has not")
+        for name, array in own.items():
+            if given[name].shape != array.shape:
+                raise ValueError(f"{name} has shape {array.shape}, state has {given[name].shape}")
+        for name, array in own.items():
+            array[...] = given[name]
+
+    def save(self, file: str | PathLike[str]) -> None:
+        """Write the state to an .npz file."""
+        with open(file, "wb") as stream:
+            np.savez(stream, allow_pickle=False, **self.state_dict())
+
+    def load(self, file: str | PathLike[str]) -> None:
+        """Read the state from an .npz file; see `load_state_dict`."""
+        with np.load(file, allow_pickle=False) as state:
+            self.load_state_dict(state)
+
+
+class Sequential(Module):
+    """Layers one after the other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> model(np.ones((3, 1, 2, 2), "float32")).shape
+    (3, 2)
+    >>> [name for name, _ in model.named_parameters()]
+    ['1.weight', '1.bias']
+    """
+
+    def __init__(self, *layers: Module) -> None:
+        self.layers = layers
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        yield from ((str(i), layer) for i, layer in enumerate(self.layers))
+
+    def forward(self, x: Array) -> Array:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def backward(self, gy: Array) -> Array:
+        for layer in reversed(self.layers):
+            gy = layer.backward(gy)
+        return gy
+
+
+class Residual(Module):
+    """Two branches added: y = body(x) + shortcut(x), where no shortcut is x itself.
+
+    The gradient goes back through both and adds up: gx = body'(gy) + shortcut'(gy).  Through the identity
+    it arrives undiminished, which is why deep networks of such blocks train (K. He et al., Deep residual
+    learning for image recognition, arXiv:1512.03385).
+    """
+
+    def __init__(self, body: Module, shortcut: Module | None = None) -> None:
+        self.body = body
+        self.shortcut = shortcut
+
+    def forward(self, x: Array) -> Array:
+        y: Array = self.body(x) + (x if self.shortcut is None else self.shortcut(x))
+        return y
+
+    def backward(self, gy: Array) -> Array:
+        gx: Array = self.body.backward(gy) + (gy if self.shortcut is None else self.shortcut.backward(gy))
+        return gx

@@ -1,0 +1,70 @@
+"""Pooling layers: fewer pixels, each the best or the mean of a window."""
+
+from __future__ import annotations
+
+import fastconv
+from fastconv.arguments import PerAxis, per_axis
+from fastconv.arrays import Array
+from fastconv.nn.module import Module
+
+
+class MaxPool2d(Module):
+    """Keep the largest pixel of each window; its gradient goes to that pixel alone.
+
+    Parameters are those of `fastconv.max_pool2d`.
+    """
+
+    def __init__(
+        self, kernel_size: PerAxis, stride: PerAxis | None = None, padding: PerAxis = 0, dilation: PerAxis = 1,
+        ceil_mode: bool = False,
+    ) -> None:  # fmt: skip
+        self.window = (kernel_size, stride, padding, dilation, ceil_mode)
+
+    def forward(self, x: Array) -> Array:
+        self.x = x
+        y = fastconv.max_pool2d(x, *self.window)
+        assert not isinstance(y, tuple)
+        return y
+
+    def backward(self, gy: Array) -> Array:
+        return fastconv.max_pool2d_backward(self.x, gy, *self.window)
+
+
+class AvgPool2d(Module):
+    """Take the mean of each window; its gradient is shared by the window's pixels.
+
+    Parameters are those of `fastconv.avg_pool2d`.
+    """
+
+    def __init__(
+        self, kernel_size: PerAxis, stride: PerAxis | None = None, padding: PerAxis = 0, ceil_mode: bool = False,
+        count_include_pad: bool = True, divisor_override: int | None = None,
+    ) -> None:  # fmt: skip
+        self.window = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+
+    def forward(self, x: Array) -> Array:
+        self.shape = x.shape
+        return fastconv.avg_pool2d(x, *self.window)
+
+    def backward(self, gy: Array) -> Array:
+        return fastconv.avg_pool2d_backward(self.shape, gy, *self.window)
+
+
+class AdaptiveAvgPool2d(Module):
+    """Take means of as many equal windows as the output is to have; (1, 1) makes global pooling.
+
+    Raises ValueError where the input's sizes are not multiples of the output's.
+    """
+
+    def __init__(self, output_size: PerAxis) -> None:
+        self.output_size = per_axis(output_size, 2, "output_size")
+
+    def forward(self, x: Array) -> Array:
+        if any(size % parts for size, parts in zip(x.shape[-2:], self.output_size, strict=True)):
+            raise ValueError(f"input {x.shape[-2:]} must be a multiple of output_size {self.output_size}")
+        self.shape = x.shape
+        self.window = tuple(size // parts for size, parts in zip(x.shape[-2:], self.output_size, strict=True))
+        return fastconv.avg_pool2d(x, self.window)
+
+    def backward(self, gy: Array) -> Array:
+        return fastconv.avg_pool2d_backward(self.shape, gy, self.window)
