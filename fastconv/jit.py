@@ -9,9 +9,10 @@ Two decorators:
 Numba stamps a cache entry with the hash of one source file, so a caller in another file goes on running
 old machine code after an edit; it keeps an index beside numbered data files, which processes that write
 at once can pair wrongly; and its key does not tell the twins apart.  Here an entry is one file, named by
-everything that its machine code depends on: the sources of the whole package, the versions and settings
-of the compiler, the CPU, the types of the arguments, and which twin it is.  It is written under another
-name and renamed, and carries a checksum.  Any failure to read or write it costs a compilation, no more.
+everything that its machine code depends on: the function's source file and every file of the package that
+it imports, directly or through others; the versions and settings of the compiler, the CPU, the types of
+the arguments, and which twin it is.  It is written under another name and renamed, and carries a checksum.
+Any failure to read or write it costs a compilation, no more.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import functools
 import hashlib
 import os
 import pickle
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -41,33 +43,59 @@ ROOT = Path(__file__).parent
 IMPORTED = time.time()
 
 
+# "from x import a, b" or "import x", the names in parentheses or not.
+IMPORT = re.compile(r"^[ \t]*(?:from +([\w.]+) +import +(\([^)]*\)|.*)|import +([\w.]+))", re.MULTILINE)
+
+
 @functools.cache
-def fingerprint() -> str:
-    """Hash of every source file of the package, as loaded by this process."""
+def fingerprint(path: Path) -> str:
+    """Hash of a source file and of all that it imports from this package, as loaded by this process."""
     digest = hashlib.sha256()
-    for path in sorted(_sources()):
-        digest.update(path.relative_to(ROOT).as_posix().encode())
-        digest.update(path.read_bytes())
-    if edited():
+    for source in sorted(sources(path)):
+        digest.update(source.relative_to(ROOT).as_posix().encode())
+        digest.update(source.read_bytes())
+    if edited(path):
         digest.update(os.urandom(16))  # what is loaded is not what is on disk: a name nobody shares
     return digest.hexdigest()[:16]
 
 
-def _sources() -> list[Path]:
-    """Every file that machine code can depend on; the benchmarks hold kernels of their own alone."""
-    return [path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] != "bench"]
+@functools.cache
+def sources(path: Path) -> frozenset[Path]:
+    """Return the files of this package that the machine code of a file's functions can depend on."""
+    found: set[Path] = set()
+    ahead = [path]
+    while ahead:
+        if (source := ahead.pop()) not in found:
+            found.add(source)
+            ahead += imports(source)
+    return frozenset(found)
 
 
-def edited() -> bool:
-    """Whether a source file changed after this process began to load the package."""
-    return any(path.stat().st_ctime > IMPORTED for path in _sources())
+@functools.cache
+def imports(path: Path) -> list[Path]:
+    """Return the files of this package that a file imports anywhere, by the text of its statements."""
+    modules: set[str] = set()
+    for origin, names, module in IMPORT.findall(path.read_text(encoding="utf-8")):
+        # an imported name may be a module of its own
+        modules |= {module} if module else {origin, *(f"{origin}.{n}" for n in re.findall(r"\w+", names))}
+    files = []
+    for package, *parts in (module.split(".") for module in modules):
+        if package == ROOT.name and parts:  # the package's own __init__ only names what others define
+            at = ROOT.joinpath(*parts)
+            files += [file for file in (at.with_suffix(".py"), at / "__init__.py") if file.is_file()]
+    return files
+
+
+def edited(path: Path) -> bool:
+    """Whether one of the files changed after this process began to load the package."""
+    return any(source.stat().st_ctime > IMPORTED for source in sources(path))
 
 
 class _Entries:
     """One file for each entry of a function: ``function.fingerprint.key.nbc``."""
 
-    def __init__(self, folder: str, function: str) -> None:
-        self.folder, self.function = Path(folder), function
+    def __init__(self, folder: str, function: str, source: Path) -> None:
+        self.folder, self.function, self.source = Path(folder), function, source
 
     def load(self, key: str) -> Any:
         content = self._path(key).read_bytes()
@@ -85,11 +113,11 @@ class _Entries:
             temporary.unlink(missing_ok=True)
             raise
         for old in self.folder.glob(f"{self.function}.*.nbc"):
-            if old.name.split(".")[-3] != fingerprint():  # of sources that are gone
+            if old.name.split(".")[-3] != fingerprint(self.source):  # of sources that are gone
                 old.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
-        return self.folder / f"{self.function}.{fingerprint()}.{key}.nbc"
+        return self.folder / f"{self.function}.{fingerprint(self.source)}.{key}.nbc"
 
 
 class _Files(caching.CompileResultCacheImpl):
@@ -106,7 +134,9 @@ class _Cache(caching.FunctionCache):
     def __init__(self, function: Callable[..., Any], twin: str) -> None:
         super().__init__(function)
         self._identity = (twin, self._impl.filename_base)  # module, name, line, Python's version
-        self._cache_file: Any = _Entries(self._cache_path, self._impl.filename_base.rpartition("-")[0])
+        self._source = Path(function.__code__.co_filename)
+        name = self._impl.filename_base.rpartition("-")[0]
+        self._cache_file: Any = _Entries(self._cache_path, name, self._source)
 
     def _index_key(self, sig: Any, codegen: Any) -> str:
         compiler = [numba.__version__, llvmlite.__version__, *(getattr(config, s, 0) for s in SETTINGS)]
@@ -122,7 +152,7 @@ class _Cache(caching.FunctionCache):
     def save_overload(self, sig: Any, data: Any) -> None:
         # A type that is named by an address, as a caller's own activation is, means nothing to the next process.
         try:
-            if " at 0x" not in repr(data.signature.args) and not edited():
+            if " at 0x" not in repr(data.signature.args) and not edited(self._source):
                 super().save_overload(sig, data)
         except Exception:  # a full or read-only folder: the next process compiles again
             return

@@ -3,6 +3,8 @@
 Each test copies `fastconv.jit` into a package of three small files and runs that in processes of its own.
 """
 
+import importlib
+import inspect
 import json
 import os
 import shutil
@@ -113,6 +115,29 @@ def test_edit_of_another_file_even_with_its_old_time_and_size(package):
     assert finish(start(package), factor=7) == (0, 1)
     assert len(entries(package)) == count, "entries of the old sources are still there"
     assert finish(start(package), factor=7) == (1, 0)
+
+
+def test_edit_of_a_file_that_is_not_imported(package):
+    other = package / "other.py"
+    other.write_text("FACTOR = 1.0")
+    finish(start(package))
+    other.write_text("FACTOR = 3.0")
+    assert finish(start(package)) == (1, 0)
+
+
+def test_everything_that_a_kernel_module_uses_is_in_its_fingerprint():
+    """What its names lead to when it runs, against what the text of its imports says."""
+    root = Path(jit.__file__).parent
+    files = [p for p in root.rglob("*.py") if "jit.kernel" in p.read_text() or "jit.inner" in p.read_text()]
+    assert len(files) > 20
+    for file in files:
+        module = importlib.import_module(".".join(file.relative_to(root.parent).with_suffix("").parts))
+        for name, value in vars(module).items():
+            origin = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
+            if not isinstance(origin, str) or not origin.startswith("fastconv.") or name.startswith("__"):
+                continue
+            used = Path(sys.modules[origin].__file__)
+            assert used in jit.sources(file), f"{file} uses {name} of {used}"
 
 
 def test_edit_under_a_running_process_leaves_nothing_behind(package):
