@@ -29,6 +29,7 @@ Pairs: TypeAlias = tuple[tuple[int, int], ...]
 
 RULES = ("valid", "same", "same_lower", "full")
 LETTERS = {1: "L", 2: "HW", 3: "DHW"}  # spatial axes in messages
+LAYOUTS = {1: ("NCL", "NLC"), 2: ("NCHW", "NHWC"), 3: ("NCDHW", "NDHWC")}
 HUGE = 2**48  # pixels along a padded axis; below it no product with an array's size leaves 64 bits
 
 
@@ -40,9 +41,10 @@ class Walk(NamedTuple):
     padding: int | Pairs | str
     dilation: int | tuple[int, ...]
     groups: int
+    layout: str = "nchw"  # and the order in which memory holds the pixels it walks over
 
 
-def walk(rank: int, stride: Any, padding: Any, dilation: Any, groups: Any) -> Walk:
+def walk(rank: int, stride: Any, padding: Any, dilation: Any, groups: Any, layout: str = "nchw") -> Walk:
     """Read the arguments that all functions share.
 
     Integers and tuples of them pass as they are, and are checked when a `problem` is made of them: a call
@@ -51,13 +53,14 @@ def walk(rank: int, stride: Any, padding: Any, dilation: Any, groups: Any) -> Wa
     if type(stride) is type(padding) is type(dilation) is type(groups) is int or (
         _plain(stride) and _plain(padding) and _plain(dilation) and type(groups) is int
     ):
-        return Walk(rank, stride, padding, dilation, groups)
+        return Walk(rank, stride, padding, dilation, groups, layout)
     return Walk(
         rank,
         per_axis(stride, rank, "stride"),
         padding_pairs(padding, rank),
         per_axis(dilation, rank, "dilation"),
         integer(groups, "groups", 1),
+        layout,
     )
 
 
@@ -88,6 +91,14 @@ def per_axis(value: Any, rank: int, name: str, least: int = 1) -> tuple[int, ...
             raise ValueError(f"{name} must be an integer or {rank} of them, got {_shown(value)}")
         return numbers * (rank // len(numbers))
     return (integer(value, name, least),) * rank
+
+
+def channels_last(layout: Any, rank: int) -> bool:
+    """Read the name of a layout."""
+    names = LAYOUTS[rank]
+    if layout not in names:
+        raise ValueError(f"layout must be {' or '.join(map(repr, names))}, got {_shown(layout)}")
+    return bool(layout == names[1])
 
 
 def shape(value: Any, name: str) -> tuple[int, ...]:
@@ -166,7 +177,7 @@ def problem(
         axes.append(
             Axis(size, kernel, min(s, max(padded, 1)), d, lo, hi)
         )  # further than all pixels is as far
-    return ConvProblem(n, c, k, tuple(axes), groups, dtype).checked()
+    return ConvProblem(n, c, k, tuple(axes), groups, dtype, walk.layout).checked()
 
 
 def _resolved(rule: str, size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:

@@ -1,12 +1,13 @@
 """Callers' arrays: which are accepted, and the form that kernels take them in.
 
-Kernels take C-contiguous, aligned, native arrays whose type says writeable (one machine-code version
-serves all); whatever else a caller holds is copied once, or viewed, never altered.
+Kernels take aligned, native arrays whose type says writeable (one machine-code version serves all), images
+C-contiguous as (n, c, h, w) or, in the layout ``nhwc``, as (n, h, w, c); whatever else a caller holds is
+copied once, or viewed, never altered.  Inside the package an image is viewed as (n, c, h, w) in any layout.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,12 +45,73 @@ def common(a: Array, *others: Array) -> np.dtype[Any]:
     return dtype if dtype.isnative else dtype.newbyteorder("=")
 
 
-def contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
+def contiguous(array: Array, dtype: np.dtype[Any], layout: str = "nchw") -> Array:
     """Return the array as kernels take it, copied where its memory is not already so."""
+    if layout == "nhwc":
+        return to_second(contiguous(to_last(array), dtype))
     if array.dtype is dtype and array.flags.carray:
         return array
     array = np.require(array, dtype, ("C_CONTIGUOUS", "ALIGNED"))
     return array if array.flags.writeable else np.asarray(_Unlocked(array))
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any], layout: str = "nchw") -> Array:
+    """Return new memory for an array of shape (n, c, h, w) in either layout."""
+    if layout == "nhwc":
+        return to_second(np.empty((shape[0], *shape[2:], shape[1]), dtype))
+    return np.empty(shape, dtype)
+
+
+def to_last(array: Array) -> Array:
+    """View (n, c, h, w) as (n, h, w, c)."""
+    return array.transpose((0, *range(2, array.ndim), 1))
+
+
+def to_second(array: Array) -> Array:
+    """View (n, h, w, c) as (n, c, h, w)."""
+    return array.transpose((0, array.ndim - 1, *range(1, array.ndim - 1)))
+
+
+def order(array: Array) -> str:
+    """Return in which layout memory holds (n, c, h, w): 'nhwc' if a pixel's channels are neighbours."""
+    if array.flags.c_contiguous or array.ndim < 3:
+        return "nchw"
+    neighbours = array.shape[1] > 1 and array.strides[1] == array.itemsize
+    return "nhwc" if neighbours and array.strides[-1] != array.itemsize else "nchw"
+
+
+class Form(NamedTuple):
+    """How a caller holds images: with a batch or without, channels before the pixels or after them."""
+
+    batched: bool = True
+    last: bool = False
+
+    def taken(self, array: Array) -> Array:
+        """View an array of the caller's as (n, c, h, w)."""
+        if not self.batched:
+            array = array[None]
+        return to_second(array) if self.last and array.ndim > 2 else array
+
+    def given(self, array: Array) -> Array:
+        """View (n, c, h, w) as the caller's."""
+        if self.last:
+            array = to_last(array)
+        return array if self.batched else array[0]
+
+    def taken_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape that `taken` makes of one."""
+        if not self.batched:
+            shape = (1, *shape)
+        return (shape[0], shape[-1], *shape[1:-1]) if self.last and len(shape) > 2 else shape
+
+    def given_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape that `given` makes of one."""
+        if self.last:
+            shape = (shape[0], *shape[2:], shape[1])
+        return shape if self.batched else shape[1:]
+
+
+AS_IS = Form()
 
 
 class _Unlocked:
@@ -60,29 +122,38 @@ class _Unlocked:
         self.__array_interface__ = array.__array_interface__ | {"data": (array.ctypes.data, False)}
 
 
-def result(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *operands: Array | None) -> Array:
+def result(
+    out: Any,
+    form: Form,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    layout: str,
+    *operands: Array | None,
+) -> Array:
     """Return memory for a result: of its own, or that of a checked ``out`` where kernels can write there."""
     if out is None:
-        return np.empty(shape, dtype)
+        return empty(shape, dtype, layout)
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out must be an array, got {type(out).__name__}")
-    if out.shape != shape:
-        raise ValueError(f"out must have the result's shape {shape}, got {out.shape}")
+    if out.shape != (expected := form.given_shape(shape)):
+        raise ValueError(f"out must have the result's shape {expected}, got {out.shape}")
     if out.dtype != dtype:
         raise TypeError(f"out must have the result's dtype {dtype}, got {out.dtype}")
     if not out.flags.writeable:
         raise ValueError("out must be writeable")
     if any(a is not None and _overlap(out, a) for a in operands):
         raise ValueError("out must not share memory with an operand")
-    return np.asarray(out) if out.flags.carray else np.empty(shape, dtype)
+    inside = form.taken(np.asarray(out))
+    usable = (to_last(inside) if layout == "nhwc" else inside).flags.carray
+    return inside if usable else empty(shape, dtype, layout)
 
 
-def delivered(result: Array, out: Array | None) -> Array:
+def delivered(result: Array, form: Form, out: Array | None) -> Array:
     """Return what the caller gets: ``out``, filled, or the result."""
     if out is None:
-        return result
+        return form.given(result)
     if not np.may_share_memory(result, out):
-        np.copyto(out, result)
+        np.copyto(out, form.given(result))
     return out
 
 

@@ -18,7 +18,19 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from fastconv import arguments, plan
-from fastconv.arrays import Array, common, contiguous, delivered, operand, result
+from fastconv.arrays import (
+    AS_IS,
+    Array,
+    Form,
+    common,
+    contiguous,
+    delivered,
+    empty,
+    operand,
+    order,
+    result,
+    to_last,
+)
 from fastconv.problem import ConvProblem
 
 Need: TypeAlias = Sequence[Literal["input", "weight", "bias"]]
@@ -56,28 +68,29 @@ def forward(
     algorithm: Any,
     workspace: Any,
     out: Any,
+    layout: Any,
 ) -> Array:
     """Return y."""
-    walk = arguments.walk(rank, stride, padding, dilation, groups)
     x, w = operand(input, "input"), operand(weight, "weight")
     b = None if bias is None else operand(bias, "bias")
+    form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
+    x = form.taken(x)
+    walk = arguments.walk(rank, stride, padding, dilation, groups, order(x))
     dtype = common(x, w) if b is None else common(x, w, b)
-    batched = x.ndim != rank + 1
     code = activation_code(activation, dtype)
-    p = plan.find(
-        "forward", x.shape if batched else (1, *x.shape), w.shape, dtype, walk, algorithm, workspace
-    )
+    p = plan.find("forward", x.shape, w.shape, dtype, walk, algorithm, workspace)
     if b is not None:
         check_bias(b, p.problem)
-    y = result(out, p.shape if batched else p.shape[1:], dtype, x, w, b)
+    memory = p.problem.layout
+    y = result(out, form, p.shape, dtype, memory, x, w, b)
     p.run(
-        contiguous(x if batched else x[None], dtype),
+        contiguous(x, dtype, memory),
         contiguous(w, dtype),
-        y if batched else y[None],
+        y,
         p.no_bias if b is None else contiguous(b, dtype),
         code,
     )
-    return delivered(y, out)
+    return delivered(y, form, out)
 
 
 def check_bias(bias: Array, problem: ConvProblem) -> None:
@@ -100,24 +113,21 @@ def input_grad(
     algorithm: Any,
     workspace: Any,
     out: Any,
+    layout: Any,
 ) -> Array:
     """Return gx."""
-    walk = arguments.walk(rank, stride, padding, dilation, groups)
     size = arguments.shape(input_size, "input_size")
     w, gy = operand(weight, "weight"), operand(grad_output, "grad_output")
+    form = Form(len(size) != rank + 1, arguments.channels_last(layout, rank))
+    size, given, gy = form.taken_shape(size), gy.shape, form.taken(gy)
+    walk = arguments.walk(rank, stride, padding, dilation, groups, order(gy))
     dtype = common(w, gy)
-    batched = len(size) != rank + 1
-    p = plan.find("input_grad", size if batched else (1, *size), w.shape, dtype, walk, algorithm, workspace)
-    check_grad_output(gy, p.problem, batched)
-    gx = result(out, size, dtype, w, gy)
-    p.run(
-        contiguous(gy if batched else gy[None], dtype),
-        contiguous(w, dtype),
-        gx if batched else gx[None],
-        p.no_bias,
-        0,
-    )
-    return delivered(gx, out)
+    p = plan.find("input_grad", size, w.shape, dtype, walk, algorithm, workspace)
+    check_grad_output(given, p.problem, form)
+    memory = p.problem.layout
+    gx = result(out, form, size, dtype, memory, w, gy)
+    p.run(contiguous(gy, dtype, memory), contiguous(w, dtype), gx, p.no_bias, 0)
+    return delivered(gx, form, out)
 
 
 def weight_grad(
@@ -132,33 +142,28 @@ def weight_grad(
     algorithm: Any,
     workspace: Any,
     out: Any,
+    layout: Any,
 ) -> Array:
     """Return gw."""
-    walk = arguments.walk(rank, stride, padding, dilation, groups)
     size = arguments.shape(weight_size, "weight_size")
     x, gy = operand(input, "input"), operand(grad_output, "grad_output")
+    form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
+    x, given, gy = form.taken(x), gy.shape, form.taken(gy)
+    walk = arguments.walk(rank, stride, padding, dilation, groups, order(x))
     dtype = common(x, gy)
-    batched = x.ndim != rank + 1
-    p = plan.find(
-        "weight_grad", x.shape if batched else (1, *x.shape), size, dtype, walk, algorithm, workspace
-    )
-    check_grad_output(gy, p.problem, batched)
-    gw = result(out, size, dtype, x, gy)
-    p.run(
-        contiguous(x if batched else x[None], dtype),
-        contiguous(gy if batched else gy[None], dtype),
-        gw,
-        p.no_bias,
-        0,
-    )
-    return delivered(gw, out)
+    p = plan.find("weight_grad", x.shape, size, dtype, walk, algorithm, workspace)
+    check_grad_output(given, p.problem, form)
+    memory = p.problem.layout
+    gw = result(out, AS_IS, size, dtype, "nchw", x, gy)
+    p.run(contiguous(x, dtype, memory), contiguous(gy, dtype, memory), gw, p.no_bias, 0)
+    return delivered(gw, AS_IS, out)
 
 
-def check_grad_output(gy: Array, problem: ConvProblem, batched: bool) -> None:
+def check_grad_output(given: tuple[int, ...], problem: ConvProblem, form: Form) -> None:
     """Refuse a gradient that is not of the output's shape: kernels size their loops by the problem."""
-    shape = problem.output_shape[0 if batched else 1 :]
-    if gy.shape != shape:
-        raise ValueError(f"grad_output must have the output's shape {shape}, got {gy.shape}")
+    shape = form.given_shape(problem.output_shape)
+    if given != shape:
+        raise ValueError(f"grad_output must have the output's shape {shape}, got {given}")
 
 
 def backward(
@@ -173,46 +178,54 @@ def backward(
     need: Any,
     algorithm: Any,
     workspace: Any,
+    layout: Any,
 ) -> Grads:
     """Return gx, gw and gb, or those of them that are needed."""
     wanted = read_need(need)
-    walk = arguments.walk(rank, stride, padding, dilation, groups)
     x, w, gy = operand(input, "input"), operand(weight, "weight"), operand(grad_output, "grad_output")
+    form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
+    x, given, gy = form.taken(x), gy.shape, form.taken(gy)
+    walk = arguments.walk(rank, stride, padding, dilation, groups, order(x))
     dtype = common(x, w, gy)
-    batched = x.ndim != rank + 1
-    shape = x.shape if batched else (1, *x.shape)
     to_input = (
-        plan.find("input_grad", shape, w.shape, dtype, walk, algorithm, workspace)
+        plan.find("input_grad", x.shape, w.shape, dtype, walk, algorithm, workspace)
         if "input" in wanted
         else None
     )
     to_weight = (
-        plan.find("weight_grad", shape, w.shape, dtype, walk, algorithm, workspace)
+        plan.find("weight_grad", x.shape, w.shape, dtype, walk, algorithm, workspace)
         if "weight" in wanted
         else None
     )
     either = to_input or to_weight
-    problem = either.problem if either else arguments.problem(shape, w.shape, dtype.name, walk)
-    check_grad_output(gy, problem, batched)
+    problem = either.problem if either else arguments.problem(x.shape, w.shape, dtype.name, walk)
+    check_grad_output(given, problem, form)
 
-    gy = contiguous(gy if batched else gy[None], dtype)
+    gy = contiguous(gy, dtype, problem.layout)
     gx = gw = None
     if to_input:
-        gx = np.empty(problem.input_shape, dtype)
-        to_input.run(gy, contiguous(w, dtype), gx, to_input.no_bias, 0)
+        memory = to_input.problem.layout
+        gx = empty(problem.input_shape, dtype, memory)
+        to_input.run(contiguous(gy, dtype, memory), contiguous(w, dtype), gx, to_input.no_bias, 0)
     if to_weight:
+        memory = to_weight.problem.layout
         gw = np.empty(problem.weight_shape, dtype)
-        to_weight.run(contiguous(x if batched else x[None], dtype), gy, gw, to_weight.no_bias, 0)
-    return Grads(gx if batched or gx is None else gx[0], gw, bias_grad(gy) if "bias" in wanted else None)
+        to_weight.run(contiguous(x, dtype, memory), contiguous(gy, dtype, memory), gw, to_weight.no_bias, 0)
+    return Grads(None if gx is None else form.given(gx), gw, bias_grad(gy) if "bias" in wanted else None)
 
 
 def bias_grad(gy: Array) -> Array:
     """Return gb[k] = sum over n, p, q of gy[n, k, p, q].
 
     Long maps are summed pairwise, short ones by einsum, which runs three times as fast where NumPy's
-    reduction starts anew for each of many rows; then in float64 over the batch.
+    reduction starts anew for each of many rows; then in float64 over the batch.  Pixel by pixel in memory,
+    runs of 256 pixels are summed, and these in float64.
     """
     n, k, *output = gy.shape
+    if order(gy) == "nhwc":
+        pixels = to_last(gy).reshape(-1, k)
+        runs = np.add.reduceat(pixels, np.arange(0, len(pixels), 256), axis=0) if len(pixels) else pixels
+        return np.asarray(runs.sum(axis=0, dtype=np.float64).astype(gy.dtype))
     maps = gy.reshape(n * k, prod(output))
     sums: Array = np.einsum("mp->m", maps) if maps.shape[1] <= 1024 else maps.sum(axis=1)
     total: Array = sums.reshape(n, k).sum(axis=0, dtype=np.float64).astype(gy.dtype)

@@ -35,16 +35,19 @@ def explain(
     direction: str = "forward",
     algorithm: str = "auto",
     workspace: int | None = None,
+    layout: str | None = None,
 ) -> Selection:
     """Return the choice of algorithm for a convolution; printed, a table of all candidates.
 
     Parameters
     ----------
     input : (N, C, L), (N, C, H, W) or (N, C, D, H, W) array
-        Only shape and dtype matter; N may be left out.
+        Only shape, dtype and whether its channels are neighbours in memory matter; N may be left out.
     weight : (K, C/groups, S), (K, C/groups, R, S) or (K, C/groups, T, R, S) array
     stride, padding, dilation, groups, algorithm, workspace
         As for `conv2d`.
+    layout : str, optional
+        "NHWC" (or "NLC", "NDHWC") if the channels are the input's last axis.
     direction : {"forward", "input_grad", "weight_grad"}
         Which of the three convolutions of training.
 
@@ -71,7 +74,8 @@ def explain(
         raise ValueError(f"direction must be one of {', '.join(Direction)}, got {direction!r}")
     x, w = arrays.operand(input, "input"), arrays.operand(weight, "weight")
     rank = arguments.rank_of(w.shape)
-    walk = arguments.walk(rank, stride, padding, dilation, groups)
-    shape = (1, *x.shape) if x.ndim == rank + 1 else x.shape
-    problem = arguments.problem(shape, w.shape, arrays.common(x, w).name, walk)
+    form = arrays.Form(x.ndim != rank + 1, layout is not None and arguments.channels_last(layout, rank))
+    x = form.taken(x)
+    walk = arguments.walk(rank, stride, padding, dilation, groups, arrays.order(x))
+    problem = arguments.problem(x.shape, w.shape, arrays.common(x, w).name, walk)
     return select(problem, Direction(direction), override(current(), algorithm, workspace))

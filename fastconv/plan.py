@@ -26,10 +26,10 @@ class Plan:
     __slots__ = ("algorithm", "direction", "execution", "no_bias", "problem", "run", "shape", "used")
 
     def __init__(self, problem: ConvProblem, direction: Direction, settings: Settings) -> None:
-        self.problem = problem
         self.direction = direction
         if problem.n:
-            self.algorithm = select(problem, direction, settings).algorithm
+            selection = select(problem, direction, settings)
+            problem, self.algorithm = selection.problem, selection.algorithm
             algorithm = find_algorithm(self.algorithm)
             self.execution = algorithm.build(problem, direction, settings.workspace)
         else:
@@ -37,6 +37,7 @@ class Plan:
                 find_algorithm(settings.algorithm)  # an unknown name is an error for any batch
             self.algorithm = "empty"
             self.execution = _Empty()
+        self.problem = problem  # perhaps in another layout than asked for
         self.run = self.execution.run
         self.shape = {
             Direction.FORWARD: problem.output_shape,

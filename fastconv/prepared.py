@@ -10,19 +10,19 @@ from numpy.typing import ArrayLike
 
 from fastconv import arguments, arrays, convolve, plan
 from fastconv.arguments import Activation, Padding, PerAxis
-from fastconv.arrays import Array
+from fastconv.arrays import Array, Form
 from fastconv.plan import Plan
 
 
 class Prepared:
     """A convolution that owns its weight and bias; made by `prepare`, called with an input."""
 
-    def __init__(self, p: Plan, weight: Array, bias: Array | None, activation: Any, batched: bool) -> None:
+    def __init__(self, p: Plan, weight: Array, bias: Array | None, activation: Any, form: Form) -> None:
         self.problem = p.problem
         self.algorithm = p.algorithm
-        self.input_shape = p.problem.input_shape[0 if batched else 1 :]
-        self.output_shape = p.problem.output_shape[0 if batched else 1 :]
-        self._batched = batched
+        self.input_shape = form.given_shape(p.problem.input_shape)
+        self.output_shape = form.given_shape(p.problem.output_shape)
+        self._form = form
         self._dtype = np.dtype(p.problem.dtype)
         self._run = p.execution.run_prepared
         self._weight = p.execution.prepare(arrays.contiguous(weight, self._dtype))
@@ -36,15 +36,16 @@ class Prepared:
             raise ValueError(f"input must have the shape {self.input_shape} prepared for, got {x.shape}")
         if x.dtype.newbyteorder("=") != self._dtype:
             raise TypeError(f"input must have the dtype {self._dtype} prepared for, got {x.dtype}")
-        y = arrays.result(out, self.output_shape, self._dtype, x)
+        memory = self.problem.layout
+        y = arrays.result(out, self._form, self.problem.output_shape, self._dtype, memory, x)
         self._run(
-            arrays.contiguous(x if self._batched else x[None], self._dtype),
+            arrays.contiguous(self._form.taken(x), self._dtype, memory),
             self._weight,
-            y if self._batched else y[None],
+            y,
             self._bias,
             self._activation,
         )
-        return arrays.delivered(y, out)
+        return arrays.delivered(y, self._form, out)
 
     def __repr__(self) -> str:
         return f"<Prepared {self.problem} by {self.algorithm}>"
@@ -62,6 +63,7 @@ def prepare(
     activation: Activation = None,
     algorithm: str = "auto",
     workspace: int | None = None,
+    layout: str | None = None,
 ) -> Prepared:
     """Return a function of ``input`` that keeps the weight in the form its algorithm multiplies.
 
@@ -76,6 +78,9 @@ def prepare(
         Copied too.
     stride, padding, dilation, groups, activation, algorithm, workspace
         As for `conv2d`.
+    layout : str, optional
+        "NHWC" (or "NLC", "NDHWC") if inputs are given, and results wanted, in this form; channels come
+        before the pixels by default.
 
     Returns
     -------
@@ -99,13 +104,14 @@ def prepare(
     """
     w = arrays.operand(weight, "weight")
     rank = arguments.rank_of(w.shape)
-    walk = arguments.walk(rank, stride, padding, dilation, groups)
     size = arguments.shape(input_shape, "input_shape")
+    last = layout is not None and arguments.channels_last(layout, rank)
+    form = Form(len(size) != rank + 1, last)
+    walk = arguments.walk(rank, stride, padding, dilation, groups, "nhwc" if last else "nchw")
     b = None if bias is None else arrays.operand(bias, "bias")
     dtype = arrays.common(w) if b is None else arrays.common(w, b)
     code = convolve.activation_code(activation, dtype)
-    batched = len(size) != rank + 1
-    p = plan.find("forward", size if batched else (1, *size), w.shape, dtype, walk, algorithm, workspace)
+    p = plan.find("forward", form.taken_shape(size), w.shape, dtype, walk, algorithm, workspace)
     if b is not None:
         convolve.check_bias(b, p.problem)
-    return Prepared(p, w, b, code, batched)
+    return Prepared(p, w, b, code, form)

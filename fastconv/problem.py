@@ -23,6 +23,7 @@ from math import prod
 import numpy as np
 
 DTYPES = ("float32", "float64")
+LAYOUTS = ("nchw", "nhwc")  # of the images in memory: channel by channel, or pixel by pixel
 
 
 class Direction(StrEnum):
@@ -74,6 +75,7 @@ class ConvProblem:
     axes: tuple[Axis, ...]
     groups: int = 1
     dtype: str = "float32"
+    layout: str = "nchw"  # of input and output in memory; shapes are (n, c, h, w) in any
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -149,6 +151,7 @@ class ConvProblem:
             + field("d", [str(x.dilation) for x in a], "1")
             + (f" g{self.groups}" if self.groups != 1 else "")
             + (f" {self.dtype}" if self.dtype != "float32" else "")
+            + (f" {self.layout}" if self.layout != "nchw" else "")
         )
 
     @classmethod
@@ -159,13 +162,16 @@ class ConvProblem:
         ``p1:1``.
         """
         fields: dict[str, str] = {}
-        dtype = ""
+        dtype = layout = ""
         for word in line.split():
             match = re.fullmatch(
                 r"([nckg])(\d+)|([ifsd])(\d+(?:x\d+)*)|(p)(-?\d+(?::-?\d+)?(?:x-?\d+(?::-?\d+)?)*)", word
             )
             if word in DTYPES and not dtype:
                 dtype = word
+                continue
+            if word in LAYOUTS and not layout:
+                layout = word
                 continue
             letter, value = [g for g in match.groups() if g] if match else ("", "")
             if not letter or letter in fields:
@@ -193,7 +199,7 @@ class ConvProblem:
         )
         n, c = int(fields.get("n", 1)), int(fields["c"])
         k, groups = int(fields.get("k", c)), int(fields.get("g", 1))
-        return cls(n, c, k, axes, groups, dtype or "float32").checked()
+        return cls(n, c, k, axes, groups, dtype or "float32", layout or "nchw").checked()
 
     def checked(self) -> ConvProblem:
         """Return self, or raise ValueError with the rule that is broken and its numbers."""

@@ -7,7 +7,7 @@ needs no scratch and rejects nothing, so a choice by cost never fails.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastconv.algorithms import find, registry
 from fastconv.algorithms.base import Algorithm
@@ -57,6 +57,7 @@ class Selection:
 def select(problem: ConvProblem, direction: Direction, settings: Settings) -> Selection:
     """Choose the algorithm that the settings name, or the cheapest within them."""
     named = settings.algorithm
+    problem = _in_served_layout(problem, direction, named)
     asked = dict(registry())
     if named != "auto":
         asked[named] = find(named)
@@ -66,6 +67,13 @@ def select(problem: ConvProblem, direction: Direction, settings: Settings) -> Se
         return Selection(problem, direction, named, candidates)
     best = min((c for c in candidates if c.reason is None), key=lambda c: c.cost or 0.0)
     return Selection(problem, direction, best.name, candidates)
+
+
+def _in_served_layout(problem: ConvProblem, direction: Direction, named: str) -> ConvProblem:
+    """Return the problem channels first where the named algorithm, or else direct, has no kernels for pixels first."""
+    if problem.layout == "nhwc" and find("direct" if named == "auto" else named).reject(problem, direction):
+        return replace(problem, layout="nchw")
+    return problem
 
 
 def admitted(algorithm: Algorithm, problem: ConvProblem, direction: Direction, settings: Settings) -> bool:

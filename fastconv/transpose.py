@@ -21,7 +21,7 @@ import numpy as np
 
 from fastconv import arguments, plan
 from fastconv.arguments import LETTERS, Walk, integer
-from fastconv.arrays import Array, common, contiguous, delivered, operand, result
+from fastconv.arrays import Array, Form, common, contiguous, delivered, empty, operand, order, result
 from fastconv.convolve import Grads, activation_code, bias_grad, read_need
 
 
@@ -34,6 +34,7 @@ def problem_of(
     output_padding: Any,
     groups: Any,
     dilation: Any,
+    memory: str,
 ) -> tuple[tuple[int, ...], Walk]:
     """Return the shape of the output, with its batch, and how the opposite convolution walks over it."""
     letters = ", ".join(LETTERS[rank])
@@ -77,7 +78,7 @@ def problem_of(
             )
         output.append(pixels)
         walked.append((lo, hi - extra))
-    walk = Walk(rank, strides, tuple(walked), dilations, groups)
+    walk = Walk(rank, strides, tuple(walked), dilations, groups, memory)
     return (n, weight_shape[1] * groups, *output), walk
 
 
@@ -95,28 +96,33 @@ def forward(
     algorithm: Any,
     workspace: Any,
     out: Any,
+    layout: Any,
 ) -> Array:
     """Return y."""
     x, w = operand(input, "input"), operand(weight, "weight")
     b = None if bias is None else operand(bias, "bias")
     dtype = common(x, w) if b is None else common(x, w, b)
-    batched = x.ndim != rank + 1
-    shape, walk = problem_of(rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation)
+    form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
+    x = form.taken(x)
+    shape, walk = problem_of(
+        rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation, order(x)
+    )
     code = activation_code(activation, dtype)
     p = plan.find("input_grad", shape, w.shape, dtype, walk, algorithm, workspace)
     if b is not None and b.shape != (shape[1],):
         raise ValueError(
             f"bias must have one element for each of {shape[1]} output channels, got shape {b.shape}"
         )
-    y = result(out, shape if batched else shape[1:], dtype, x, w, b)
+    memory = p.problem.layout
+    y = result(out, form, shape, dtype, memory, x, w, b)
     p.run(
-        contiguous(x if batched else x[None], dtype),
+        contiguous(x, dtype, memory),
         contiguous(w, dtype),
-        y if batched else y[None],
+        y,
         p.no_bias if b is None else contiguous(b, dtype),
         code,
     )
-    return delivered(y, out)
+    return delivered(y, form, out)
 
 
 def backward(
@@ -132,26 +138,32 @@ def backward(
     need: Any,
     algorithm: Any,
     workspace: Any,
+    layout: Any,
 ) -> Grads:
     """Return gx, gw and gb, or those of them that are needed."""
     wanted = read_need(need)
     x, w, gy = operand(input, "input"), operand(weight, "weight"), operand(grad_output, "grad_output")
     dtype = common(x, w, gy)
-    batched = x.ndim != rank + 1
-    shape, walk = problem_of(rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation)
-    if gy.shape != (expected := shape if batched else shape[1:]):
-        raise ValueError(f"grad_output must have the output's shape {expected}, got {gy.shape}")
+    form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
+    x, given, gy = form.taken(x), gy.shape, form.taken(gy)
+    shape, walk = problem_of(
+        rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation, order(x)
+    )
+    if given != (expected := form.given_shape(shape)):
+        raise ValueError(f"grad_output must have the output's shape {expected}, got {given}")
     plans = {
         name: plan.find(direction, shape, w.shape, dtype, walk, algorithm, workspace)
         for name, direction in (("input", "forward"), ("weight", "weight_grad"))
         if name in wanted
     }
-    gy = contiguous(gy if batched else gy[None], dtype)
+    gy = contiguous(gy, dtype, walk.layout)
     gx = gw = None
     if p := plans.get("input"):
-        gx = np.empty(x.shape, dtype)
-        p.run(gy, contiguous(w, dtype), gx if batched else gx[None], p.no_bias, 0)
+        memory = p.problem.layout
+        gx = empty(x.shape, dtype, memory)
+        p.run(contiguous(gy, dtype, memory), contiguous(w, dtype), gx, p.no_bias, 0)
     if p := plans.get("weight"):
+        memory = p.problem.layout
         gw = np.empty(w.shape, dtype)
-        p.run(gy, contiguous(x if batched else x[None], dtype), gw, p.no_bias, 0)
-    return Grads(gx, gw, bias_grad(gy) if "bias" in wanted else None)
+        p.run(contiguous(gy, dtype, memory), contiguous(x, dtype, memory), gw, p.no_bias, 0)
+    return Grads(None if gx is None else form.given(gx), gw, bias_grad(gy) if "bias" in wanted else None)

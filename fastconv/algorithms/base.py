@@ -22,6 +22,9 @@ from fastconv.problem import ConvProblem, Direction
 Array = NDArray[Any]
 
 
+CHANNELS_FIRST = "reads images channel by channel (nchw), the problem has them pixel by pixel (nhwc)"
+
+
 class Execution(ABC):
     """One problem in one direction by one algorithm, ready to run on arrays.
 
@@ -31,7 +34,8 @@ class Execution(ABC):
         INPUT_GRAD    grad_output, weight       -> grad_input    (they do, for transposed convolution)
         WEIGHT_GRAD   input,       grad_output  -> grad_weight
 
-    Operands and ``out`` are C-contiguous, aligned, native and of the problem's dtype.  ``bias`` is an
+    Operands and ``out`` are aligned, native and of the problem's dtype; C-contiguous, or in the layout nhwc
+    such that images (n, c, h, w) would be as (n, h, w, c): `pixels` views those.  ``bias`` is an
     array with an element for each channel of ``out``, or of none.  ``activation`` is a code or a jitted function of
     `fastconv.activations`.
     """
@@ -92,6 +96,11 @@ class Algorithm(ABC):
 def flat(array: Array) -> Array:
     """View a contiguous array as one row, as kernels take it."""
     return array.reshape(-1)
+
+
+def pixels(array: Array) -> Array:
+    """View images in the layout nhwc as one row, as kernels take it."""
+    return array.transpose((0, *range(2, array.ndim), 1)).reshape(-1)
 
 
 def equalised(total: int, most: int) -> list[tuple[int, int]]:

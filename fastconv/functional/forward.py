@@ -21,6 +21,7 @@ def conv2d(
     activation: Activation = None,
     algorithm: str = "auto",
     workspace: int | None = None,
+    layout: str = "NCHW",
     out: Array | None = None,
 ) -> Array:
     r"""Convolve images with kernels.
@@ -31,7 +32,8 @@ def conv2d(
     Parameters
     ----------
     input : (N, C, H, W) or (C, H, W) array of float32 or float64
-        Images.  Any memory layout; what is not C-contiguous is copied once.
+        Images.  Pixel by pixel in memory (``array.transpose(0, 3, 1, 2)`` of an (N, H, W, C) array) they are
+        read in place as well, and the result is like them; what else is not C-contiguous is copied once.
     weight : (K, C/groups, R, S) array
         Kernels; they are not turned (see Notes).
     bias : (K,) array, optional
@@ -53,13 +55,15 @@ def conv2d(
         A name from `algorithms`; "auto" leaves it to `config`, and there to the cost model.
     workspace : int, optional
         Bytes of scratch memory allowed, instead of `config`'s.
+    layout : {"NCHW", "NHWC"}, default "NCHW"
+        Order of the axes of input and output, and of ``out``; the weight's never changes.
     out : array, optional
         Where the result goes: of its shape and dtype, sharing no memory with the operands.
 
     Returns
     -------
     (N, K, P, Q) or (K, P, Q) array
-        ``out``, or a new C-contiguous array of ``numpy.result_type(input, weight, bias)``; P is
+        ``out``, or a new array of ``numpy.result_type(input, weight, bias)``; P is
         ``(lo + H + hi - dilation * (R - 1) - 1) // stride + 1``.
 
     Raises
@@ -100,12 +104,26 @@ def conv2d(
            [12., 14.]])
     >>> fastconv.conv2d(image[None, None], kernel[None, None], padding="same", stride=2).shape
     (1, 1, 2, 2)
+    >>> fastconv.conv2d(image[None, :, :, None], kernel[None, None], layout="NHWC").shape
+    (1, 2, 2, 1)
     >>> fastconv.conv2d(image[None, None], kernel[None, None, None])
     Traceback (most recent call last):
     ValueError: weight must be (K, C/groups, H, W), got 5 dimensions: (1, 1, 1, 2, 2)
     """
     return convolve.forward(
-        2, input, weight, bias, stride, padding, dilation, groups, activation, algorithm, workspace, out
+        2,
+        input,
+        weight,
+        bias,
+        stride,
+        padding,
+        dilation,
+        groups,
+        activation,
+        algorithm,
+        workspace,
+        out,
+        layout,
     )
 
 
@@ -121,6 +139,7 @@ def conv1d(
     activation: Activation = None,
     algorithm: str = "auto",
     workspace: int | None = None,
+    layout: str = "NCL",
     out: Array | None = None,
 ) -> Array:
     """Convolve signals with kernels: `conv2d` with one spatial axis.
@@ -130,7 +149,7 @@ def conv1d(
     input : (N, C, L) or (C, L) array of float32 or float64
     weight : (K, C/groups, S) array
     bias : (K,) array, optional
-    stride, padding, dilation, groups, activation, algorithm, workspace, out
+    stride, padding, dilation, groups, activation, algorithm, workspace, out, layout
         As for `conv2d`; asymmetric padding is written ``((lo, hi),)``.
 
     Returns
@@ -146,7 +165,19 @@ def conv1d(
     array([[[1., 1., 2., 4.]]])
     """
     return convolve.forward(
-        1, input, weight, bias, stride, padding, dilation, groups, activation, algorithm, workspace, out
+        1,
+        input,
+        weight,
+        bias,
+        stride,
+        padding,
+        dilation,
+        groups,
+        activation,
+        algorithm,
+        workspace,
+        out,
+        layout,
     )
 
 
@@ -162,6 +193,7 @@ def conv3d(
     activation: Activation = None,
     algorithm: str = "auto",
     workspace: int | None = None,
+    layout: str = "NCDHW",
     out: Array | None = None,
 ) -> Array:
     """Convolve volumes with kernels: `conv2d` with three spatial axes.
@@ -171,7 +203,7 @@ def conv3d(
     input : (N, C, D, H, W) or (C, D, H, W) array of float32 or float64
     weight : (K, C/groups, T, R, S) array
     bias : (K,) array, optional
-    stride, padding, dilation, groups, activation, algorithm, workspace, out
+    stride, padding, dilation, groups, activation, algorithm, workspace, out, layout
         As for `conv2d`, with three numbers where they differ by axis.
 
     Returns
@@ -187,5 +219,17 @@ def conv3d(
     28.0
     """
     return convolve.forward(
-        3, input, weight, bias, stride, padding, dilation, groups, activation, algorithm, workspace, out
+        3,
+        input,
+        weight,
+        bias,
+        stride,
+        padding,
+        dilation,
+        groups,
+        activation,
+        algorithm,
+        workspace,
+        out,
+        layout,
     )

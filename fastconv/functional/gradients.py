@@ -23,6 +23,7 @@ def conv2d_input(
     *,
     algorithm: str = "auto",
     workspace: int | None = None,
+    layout: str = "NCHW",
     out: Array | None = None,
 ) -> Array:
     """Return the gradient of a loss by the input of `conv2d`, given the gradient by its output.
@@ -37,7 +38,7 @@ def conv2d_input(
     grad_output : (N, K, P, Q) or (K, P, Q) array
     stride, padding, dilation, groups
         Those of the forward convolution.
-    algorithm, workspace, out
+    algorithm, workspace, out, layout
         As for `conv2d`.
 
     Returns
@@ -64,7 +65,18 @@ def conv2d_input(
            [ 3.,  7.,  4.]])
     """
     return convolve.input_grad(
-        2, input_size, weight, grad_output, stride, padding, dilation, groups, algorithm, workspace, out
+        2,
+        input_size,
+        weight,
+        grad_output,
+        stride,
+        padding,
+        dilation,
+        groups,
+        algorithm,
+        workspace,
+        out,
+        layout,
     )
 
 
@@ -79,6 +91,7 @@ def conv1d_input(
     *,
     algorithm: str = "auto",
     workspace: int | None = None,
+    layout: str = "NCL",
     out: Array | None = None,
 ) -> Array:
     """Return the gradient of a loss by the input of `conv1d`; see `conv2d_input`.
@@ -91,7 +104,18 @@ def conv1d_input(
     array([[[1., 3., 3., 2.]]])
     """
     return convolve.input_grad(
-        1, input_size, weight, grad_output, stride, padding, dilation, groups, algorithm, workspace, out
+        1,
+        input_size,
+        weight,
+        grad_output,
+        stride,
+        padding,
+        dilation,
+        groups,
+        algorithm,
+        workspace,
+        out,
+        layout,
     )
 
 
@@ -106,6 +130,7 @@ def conv3d_input(
     *,
     algorithm: str = "auto",
     workspace: int | None = None,
+    layout: str = "NCDHW",
     out: Array | None = None,
 ) -> Array:
     """Return the gradient of a loss by the input of `conv3d`; see `conv2d_input`.
@@ -119,7 +144,18 @@ def conv3d_input(
     np.float64(8.0)
     """
     return convolve.input_grad(
-        3, input_size, weight, grad_output, stride, padding, dilation, groups, algorithm, workspace, out
+        3,
+        input_size,
+        weight,
+        grad_output,
+        stride,
+        padding,
+        dilation,
+        groups,
+        algorithm,
+        workspace,
+        out,
+        layout,
     )
 
 
@@ -134,6 +170,7 @@ def conv2d_weight(
     *,
     algorithm: str = "auto",
     workspace: int | None = None,
+    layout: str = "NCHW",
     out: Array | None = None,
 ) -> Array:
     """Return the gradient of a loss by the weight of `conv2d`, given the gradient by its output.
@@ -146,7 +183,7 @@ def conv2d_weight(
     grad_output : (N, K, P, Q) or (K, P, Q) array
     stride, padding, dilation, groups
         Those of the forward convolution.
-    algorithm, workspace, out
+    algorithm, workspace, out, layout
         As for `conv2d`.
 
     Returns
@@ -172,7 +209,18 @@ def conv2d_weight(
            [20., 24.]])
     """
     return convolve.weight_grad(
-        2, input, weight_size, grad_output, stride, padding, dilation, groups, algorithm, workspace, out
+        2,
+        input,
+        weight_size,
+        grad_output,
+        stride,
+        padding,
+        dilation,
+        groups,
+        algorithm,
+        workspace,
+        out,
+        layout,
     )
 
 
@@ -187,6 +235,7 @@ def conv1d_weight(
     *,
     algorithm: str = "auto",
     workspace: int | None = None,
+    layout: str = "NCL",
     out: Array | None = None,
 ) -> Array:
     """Return the gradient of a loss by the weight of `conv1d`; see `conv2d_weight`.
@@ -199,7 +248,18 @@ def conv1d_weight(
     array([[[21., 32.]]])
     """
     return convolve.weight_grad(
-        1, input, weight_size, grad_output, stride, padding, dilation, groups, algorithm, workspace, out
+        1,
+        input,
+        weight_size,
+        grad_output,
+        stride,
+        padding,
+        dilation,
+        groups,
+        algorithm,
+        workspace,
+        out,
+        layout,
     )
 
 
@@ -214,6 +274,7 @@ def conv3d_weight(
     *,
     algorithm: str = "auto",
     workspace: int | None = None,
+    layout: str = "NCDHW",
     out: Array | None = None,
 ) -> Array:
     """Return the gradient of a loss by the weight of `conv3d`; see `conv2d_weight`.
@@ -227,7 +288,18 @@ def conv3d_weight(
     array([[[[[12., 16.]]]]])
     """
     return convolve.weight_grad(
-        3, input, weight_size, grad_output, stride, padding, dilation, groups, algorithm, workspace, out
+        3,
+        input,
+        weight_size,
+        grad_output,
+        stride,
+        padding,
+        dilation,
+        groups,
+        algorithm,
+        workspace,
+        out,
+        layout,
     )
 
 
@@ -243,6 +315,7 @@ def conv2d_backward(
     need: Need = ("input", "weight", "bias"),
     algorithm: str = "auto",
     workspace: int | None = None,
+    layout: str = "NCHW",
 ) -> Grads:
     """Return the gradients of a loss by input, weight and bias of `conv2d`, given that by its output.
 
@@ -255,7 +328,7 @@ def conv2d_backward(
         Those of the forward convolution.
     need : sequence of {"input", "weight", "bias"}
         Which to compute; only their work is done.
-    algorithm, workspace
+    algorithm, workspace, layout
         As for `conv2d`.
 
     Returns
@@ -279,7 +352,7 @@ def conv2d_backward(
     (True, (4, 3, 3, 3), array([18., 18., 18., 18.]))
     """
     return convolve.backward(
-        2, input, weight, grad_output, stride, padding, dilation, groups, need, algorithm, workspace
+        2, input, weight, grad_output, stride, padding, dilation, groups, need, algorithm, workspace, layout
     )
 
 
@@ -295,6 +368,7 @@ def conv1d_backward(
     need: Need = ("input", "weight", "bias"),
     algorithm: str = "auto",
     workspace: int | None = None,
+    layout: str = "NCL",
 ) -> Grads:
     """Return the gradients of a loss by input, weight and bias of `conv1d`; see `conv2d_backward`.
 
@@ -306,7 +380,7 @@ def conv1d_backward(
     array([2.])
     """
     return convolve.backward(
-        1, input, weight, grad_output, stride, padding, dilation, groups, need, algorithm, workspace
+        1, input, weight, grad_output, stride, padding, dilation, groups, need, algorithm, workspace, layout
     )
 
 
@@ -322,6 +396,7 @@ def conv3d_backward(
     need: Need = ("input", "weight", "bias"),
     algorithm: str = "auto",
     workspace: int | None = None,
+    layout: str = "NCDHW",
 ) -> Grads:
     """Return the gradients of a loss by input, weight and bias of `conv3d`; see `conv2d_backward`.
 
@@ -334,5 +409,5 @@ def conv3d_backward(
     array([8.])
     """
     return convolve.backward(
-        3, input, weight, grad_output, stride, padding, dilation, groups, need, algorithm, workspace
+        3, input, weight, grad_output, stride, padding, dilation, groups, need, algorithm, workspace, layout
     )

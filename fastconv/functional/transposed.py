@@ -23,6 +23,7 @@ def conv_transpose2d(
     activation: Activation = None,
     algorithm: str = "auto",
     workspace: int | None = None,
+    layout: str = "NCHW",
     out: Array | None = None,
 ) -> Array:
     r"""Convolve the other way round: spread each pixel of the input as a kernel over a larger image.
@@ -48,7 +49,7 @@ def conv_transpose2d(
         convolution has several input sizes with one output size, and this names one of them.
     groups, dilation
         As for `conv2d`; note the order, which is PyTorch's.
-    activation, algorithm, workspace, out
+    activation, algorithm, workspace, out, layout
         As for `conv2d`.
 
     Returns
@@ -80,7 +81,7 @@ def conv_transpose2d(
     """
     return transpose.forward(
         2, input, weight, bias, stride, padding, output_padding, groups, dilation, activation, algorithm,
-        workspace, out,
+        workspace, out, layout,
     )  # fmt: skip
 
 
@@ -97,6 +98,7 @@ def conv_transpose1d(
     activation: Activation = None,
     algorithm: str = "auto",
     workspace: int | None = None,
+    layout: str = "NCL",
     out: Array | None = None,
 ) -> Array:
     """Convolve the other way round along one axis; see `conv_transpose2d`.
@@ -110,7 +112,7 @@ def conv_transpose1d(
     """
     return transpose.forward(
         1, input, weight, bias, stride, padding, output_padding, groups, dilation, activation, algorithm,
-        workspace, out,
+        workspace, out, layout,
     )  # fmt: skip
 
 
@@ -127,6 +129,7 @@ def conv_transpose3d(
     activation: Activation = None,
     algorithm: str = "auto",
     workspace: int | None = None,
+    layout: str = "NCDHW",
     out: Array | None = None,
 ) -> Array:
     """Convolve the other way round along three axes; see `conv_transpose2d`.
@@ -140,7 +143,7 @@ def conv_transpose3d(
     """
     return transpose.forward(
         3, input, weight, bias, stride, padding, output_padding, groups, dilation, activation, algorithm,
-        workspace, out,
+        workspace, out, layout,
     )  # fmt: skip
 
 
@@ -157,6 +160,7 @@ def conv_transpose2d_backward(
     need: Need = ("input", "weight", "bias"),
     algorithm: str = "auto",
     workspace: int | None = None,
+    layout: str = "NCHW",
 ) -> Grads:
     """Return the gradients of a loss by input, weight and bias of `conv_transpose2d`.
 
@@ -170,7 +174,7 @@ def conv_transpose2d_backward(
     grad_output : (N, K, H, W) or (K, H, W) array
     stride, padding, output_padding, groups, dilation
         Those of the transposed convolution.
-    need, algorithm, workspace
+    need, algorithm, workspace, layout
         As for `conv2d_backward`.
 
     Returns
@@ -194,7 +198,7 @@ def conv_transpose2d_backward(
     """
     return transpose.backward(
         2, input, weight, grad_output, stride, padding, output_padding, groups, dilation, need, algorithm,
-        workspace,
+        workspace, layout,
     )  # fmt: skip
 
 
@@ -211,6 +215,7 @@ def conv_transpose1d_backward(
     need: Need = ("input", "weight", "bias"),
     algorithm: str = "auto",
     workspace: int | None = None,
+    layout: str = "NCL",
 ) -> Grads:
     """Return the gradients of a loss by input, weight and bias of `conv_transpose1d`.
 
@@ -225,7 +230,7 @@ def conv_transpose1d_backward(
     """
     return transpose.backward(
         1, input, weight, grad_output, stride, padding, output_padding, groups, dilation, need, algorithm,
-        workspace,
+        workspace, layout,
     )  # fmt: skip
 
 
@@ -242,6 +247,7 @@ def conv_transpose3d_backward(
     need: Need = ("input", "weight", "bias"),
     algorithm: str = "auto",
     workspace: int | None = None,
+    layout: str = "NCDHW",
 ) -> Grads:
     """Return the gradients of a loss by input, weight and bias of `conv_transpose3d`.
 
@@ -257,5 +263,5 @@ def conv_transpose3d_backward(
     """
     return transpose.backward(
         3, input, weight, grad_output, stride, padding, output_padding, groups, dilation, need, algorithm,
-        workspace,
+        workspace, layout,
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from fastconv.algorithms.base import Algorithm, Execution
+from fastconv.algorithms.base import CHANNELS_FIRST, Algorithm, Execution
 from fastconv.algorithms.direct import depthwise
 from fastconv.gemm.blocking import within
 from fastconv.problem import ConvProblem, Direction
@@ -16,6 +16,8 @@ class Direct(Algorithm):
     name = "direct"
 
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
+        if problem.layout == "nhwc":
+            return CHANNELS_FIRST
         if len(problem.axes) > 2:
             return f"{len(problem.axes)} spatial axes; direct walks one or two"
         return None

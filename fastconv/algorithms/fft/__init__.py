@@ -12,7 +12,7 @@ from __future__ import annotations
 from math import prod
 
 from fastconv import machine
-from fastconv.algorithms.base import Algorithm, Execution
+from fastconv.algorithms.base import CHANNELS_FIRST, Algorithm, Execution
 from fastconv.algorithms.fft import signal, tiles
 from fastconv.problem import ConvProblem, Direction
 
@@ -25,6 +25,8 @@ class Fft(Algorithm):
     name = "fft"
 
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
+        if problem.layout == "nhwc":
+            return CHANNELS_FIRST
         if not problem.unit_stride:
             return "stride > 1: a product of spectra gives every position of the kernel"
         return None

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import machine, threads
-from fastconv.algorithms.base import Algorithm, Array, Execution
+from fastconv.algorithms.base import CHANNELS_FIRST, Algorithm, Array, Execution
 from fastconv.algorithms.correlation import BlockedPass, Correlation, Pass, phase_tables
 from fastconv.algorithms.im2col.cpu import Geometry, correlate
 from fastconv.gemm.blocking import seconds, streams, within
@@ -32,6 +32,8 @@ class Im2col(Algorithm):
     name = "im2col"
 
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
+        if problem.layout == "nhwc":
+            return CHANNELS_FIRST
         return None
 
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:

@@ -17,7 +17,7 @@ from itertools import product
 from math import prod
 
 from fastconv import machine
-from fastconv.algorithms.base import Algorithm, Execution
+from fastconv.algorithms.base import CHANNELS_FIRST, Algorithm, Execution
 from fastconv.config import current
 from fastconv.problem import ConvProblem, Direction
 
@@ -55,6 +55,8 @@ class Winograd(Algorithm):
         return Winograd(given)
 
     def reject(self, problem, direction):
+        if problem.layout == "nhwc":
+            return CHANNELS_FIRST
         if len(problem.axes) > 2:
             return f"tiles have one or two axes, the problem has {len(problem.axes)}"
         if not problem.unit_stride:

@@ -1,0 +1,104 @@
+"""Images pixel by pixel: by name or by strides, in every function, beside the same images channel by channel."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv import testing
+from fastconv.problem import ConvProblem
+
+LAST = {1: "NLC", 2: "NHWC", 3: "NDHWC"}
+
+
+def to_last(a):
+    """Return a copy with the channels last."""
+    return np.ascontiguousarray(np.moveaxis(a, 1, -1))
+
+
+def seen(a):
+    """Return images (n, c, ...) whose memory holds them pixel by pixel."""
+    return np.moveaxis(to_last(a), -1, 1)
+
+
+def draw(rank):
+    sizes = (7, 6, 5)[:rank]
+    x, w = testing.normals((2, 4, *sizes), "float32", 1), testing.normals((6, 4, *[3] * rank), "float32", 2)
+    return x, w, testing.normals((2, 6, *sizes), "float32", 3)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_forward_and_gradients(rank):
+    x, w, g = draw(rank)
+    bias = np.arange(6, dtype="float32")
+    name, options = f"conv{rank}d", {"padding": 1}
+    forward, backward = getattr(fastconv, name), getattr(fastconv, f"{name}_backward")
+    by_input, by_weight = getattr(fastconv, f"{name}_input"), getattr(fastconv, f"{name}_weight")
+    y, grads = forward(x, w, bias, **options), backward(x, w, g, **options)
+    close = {"rtol": 1e-4, "atol": 1e-4}
+
+    strided = forward(seen(x), w, bias, **options)
+    np.testing.assert_allclose(strided, y, **close)
+    for a, b in zip(backward(seen(x), w, seen(g), **options), grads, strict=True):
+        np.testing.assert_allclose(a, b, **close)
+
+    options["layout"] = LAST[rank]
+    named = forward(to_last(x), w, bias, **options)
+    np.testing.assert_allclose(named, to_last(y), **close)
+    gx, gw, gb = backward(to_last(x), w, to_last(g), **options)
+    np.testing.assert_allclose(gx, to_last(grads.input), **close)
+    np.testing.assert_allclose(gw, grads.weight, **close)
+    np.testing.assert_allclose(gb, grads.bias, **close)
+    gx = by_input(to_last(x).shape, w, to_last(g), **options)
+    np.testing.assert_allclose(gx, to_last(grads.input), **close)
+    gw = by_weight(to_last(x), w.shape, to_last(g), **options)
+    np.testing.assert_allclose(gw, grads.weight, **close)
+
+
+def test_transposed():
+    x, w, g = draw(2)
+    gy = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    y, grads = fastconv.conv_transpose2d(g, w), fastconv.conv_transpose2d_backward(g, w, gy)
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    named = fastconv.conv_transpose2d(to_last(g), w, layout="NHWC")
+    np.testing.assert_allclose(named, to_last(y), **close)
+    back = fastconv.conv_transpose2d_backward(to_last(g), w, to_last(gy), layout="NHWC")
+    np.testing.assert_allclose(back.input, to_last(grads.input), **close)
+    np.testing.assert_allclose(back.weight, grads.weight, **close)
+
+
+def test_prepared_and_out():
+    x, w, _ = draw(2)
+    y = fastconv.conv2d(x, w, padding=1)
+    layer = fastconv.prepare(w, to_last(x).shape, padding=1, layout="NHWC")
+    out = np.empty(to_last(y).shape, "float32")
+    assert layer(to_last(x), out=out) is out
+    np.testing.assert_allclose(out, to_last(y), rtol=1e-4, atol=1e-4)
+    backwards = np.empty_like(out)[::-1]
+    assert fastconv.conv2d(to_last(x), w, padding=1, layout="NHWC", out=backwards) is backwards
+    np.testing.assert_array_equal(backwards, fastconv.conv2d(to_last(x), w, padding=1, layout="NHWC"))
+    with pytest.raises(ValueError, match=r"shape \(2, 7, 6, 6\), got \(2, 6, 7, 6\)"):
+        fastconv.conv2d(to_last(x), w, padding=1, layout="NHWC", out=np.empty_like(y))
+
+
+def test_unbatched():
+    x, w, _ = draw(2)
+    y = fastconv.conv2d(to_last(x)[0], w, layout="NHWC")
+    np.testing.assert_allclose(y, to_last(fastconv.conv2d(x, w))[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", ["im2col", "winograd", "reference"])
+def test_a_named_algorithm_serves_any_layout(algorithm):
+    x, w, _ = draw(2)
+    y = fastconv.conv2d(to_last(x), w, layout="NHWC", algorithm=algorithm)
+    np.testing.assert_allclose(y, to_last(fastconv.conv2d(x, w)), rtol=1e-4, atol=1e-4)
+
+
+def test_names():
+    x, w, _ = draw(2)
+    with pytest.raises(ValueError, match="layout must be 'NCHW' or 'NHWC', got 'nhwc'"):
+        fastconv.conv2d(x, w, layout="nhwc")
+    problem = ConvProblem.parse("n1 c3 i5x5 f3x3 nhwc")
+    assert str(problem) == "n1 c3 k3 i5x5 f3x3 nhwc"
+    assert ConvProblem.parse(str(problem)) == problem != replace(problem, layout="nchw")
