@@ -1,16 +1,17 @@
 import json
+import os
 
 import numpy as np
 import pytest
 
 import fastconv
-from fastconv.bench import corpus, report, special
+from fastconv.bench import corpus, memory, report, special
 from fastconv.bench.check import Truth, truth
 from fastconv.bench.corpus import CATEGORIES
 from fastconv.bench.driver import main
 from fastconv.bench.measure import Sample, race
-from fastconv.bench.peers import Operands, Ours
-from fastconv.bench.results import BETTER, NCHW, PREPARED, Results, Row, geomean, regressions, total
+from fastconv.bench.peers import Operands, Ours, installed
+from fastconv.bench.results import BETTER, NCHW, PREPARED, Regret, Results, Row, geomean, regressions, total
 from fastconv.problem import ConvProblem, Direction
 
 TINY = "n2 c3 k4 i6x5 f3x3 p1 x2  # first\n[odd]\nn1 c2 k2 i9 f3 s2\n"
@@ -38,7 +39,16 @@ class TestCorpus:
         layers = corpus.load(suite)
         assert layers
         for layer in layers:
-            assert layer.category == corpus.category(layer.problem)
+            swept = layer.category.startswith(corpus.SWEEP)
+            assert swept == (suite == "sweep")
+            assert swept or layer.category == corpus.category(layer.problem)
+
+    def test_one_number_grows_in_a_sweep(self):
+        layers = corpus.load("sweep")
+        for section in {layer.category for layer in layers}:
+            flops = [layer.problem.flops for layer in layers if layer.category == section]
+            assert len(flops) >= 5
+            assert flops == sorted(flops)
 
     @pytest.mark.parametrize("suite", ["core", "accept", "quick"])
     def test_covers_every_category(self, suite):
@@ -87,6 +97,14 @@ class TestRatios:
         assert row(fastconv=3.0, **{"fastconv:fft": 2.0, "torch_nchw": 1.0}).regret() == 1.5
         assert row(fastconv=3.0, **{"fastconv:fft": 4.0}).regret() == 1.0
 
+    def test_noise_between_two_runs_of_the_chosen_is_no_regret(self):
+        assert row(fastconv=3.0, **{"fastconv:direct": 2.0, "fastconv:fft": 2.5}).regret() == 1.0
+
+    def test_regret_of_many_layers(self):
+        rows = [row(fastconv=float(i), **{"fastconv:fft": 1.0}) for i in range(1, 22)]
+        assert Regret.of(rows) == (11.0, 20.0, 21.0)
+        assert Regret.of([row(fastconv=1.0)]) is None
+
     def test_geometric_mean_leaves_out_what_is_missing(self):
         assert geomean([1.0, None, 4.0]) == pytest.approx(2.0)
         assert geomean([None]) is None
@@ -130,6 +148,35 @@ class TestCheck:
         right = truth(problem, direction, operands, check_all=False)
         call = Ours("reference").make(problem, direction, operands)
         assert right.error(call()) < right.bound
+
+
+ONE = "n2 c6 k6 i9x8 f3x3 p1:1x0:2 g6"
+
+
+class TestPeers:
+    @pytest.mark.parametrize("direction", Direction)
+    @pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino", "jax", "scipy", "opencv"])
+    @pytest.mark.parametrize(
+        "line", ["n2 c4 k6 i9x8 f3x3 s2x1 p1 g2", "n2 c6 k6 i9x8 f3x3 p1 g6", "n2 c3 k4 i9 f3", ONE]
+    )
+    def test_who_applies_computes_the_same(self, name, line, direction):
+        problem = ConvProblem.parse(line)
+        operands = Operands.normal(problem)
+        right = truth(problem, direction, operands, check_all=False)
+        found, _ = installed(name, len(os.sched_getaffinity(0)), True, False)
+        for peer in found:
+            if peer.applies(problem, direction):
+                result = peer.make(problem, direction, operands)()
+                assert right.error(peer.array(result, problem, direction)) < 1e-4, peer.name
+
+    def test_prepared_weights_race_with_prepared_weights_only(self):
+        assert all(not peer.prepared for peer in installed("all", 1, False, False)[0])
+
+
+class TestMemory:
+    def test_counts_what_a_call_takes(self):
+        taken = memory.peak(lambda: np.ones(2**22))
+        assert taken is None or 2**25 * 0.9 < taken < 2**26
 
 
 class TestRace:
@@ -186,7 +233,7 @@ class TestDriver:
             ([], "name a suite"),
             (["nothing"], "suite must be a file or one of"),
             (["core", "--directions", "back"], "directions are forward, input_grad, weight_grad, got back"),
-            (["core", "--peers", "caffe"], "peers must be all, none, torch or onnxruntime, got caffe"),
+            (["core", "--peers", "caffe"], "peers must be all, none or out of torch"),
             (["core", "--baseline", "missing.json"], "missing.json"),
         ],
     )

@@ -6,7 +6,8 @@
     n16 c64 k256 i56x56 f1x1 x4  # res2a_branch1        four such layers in the network, and a name
 
 ``core`` is what the package is tuned on; ``accept`` holds as many layers of the same categories that it
-is not tuned on; ``quick`` takes a minute; the others are networks.
+is not tuned on; ``quick`` takes a minute; in each section of ``sweep`` one number grows; the others are
+networks.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from fastconv.problem import ConvProblem
 
 SUITES = Path(__file__).parent / "suites"
+SWEEP = "sweep:"  # begins the sections in which one number of a layer grows
 
 CATEGORIES = (
     "first-layer", "pointwise", "pointwise-strided", "3x3", "3x3-small-map", "3x3-strided", "5x5-7x7",

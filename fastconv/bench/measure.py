@@ -22,6 +22,12 @@ class Sample:
     best: float
     median: float
     rounds: int
+    upper: float = 0.0  # three quarters of the rounds took no longer
+
+    @property
+    def spread(self) -> float:
+        """Return by how much the upper quartile exceeds the best, as a fraction of it."""
+        return max(self.upper, self.median) / self.best - 1.0
 
 
 def race(
@@ -59,7 +65,12 @@ def race(
     finally:
         if collecting:
             gc.enable()
-    return {name: Sample(min(s), median(s), len(s)) for name, s in seconds.items()}
+    return {name: sample(s) for name, s in seconds.items()}
+
+
+def sample(seconds: list[float]) -> Sample:
+    """Sum up the rounds of a contestant."""
+    return Sample(min(seconds), median(seconds), len(seconds), sorted(seconds)[3 * len(seconds) // 4])
 
 
 def _warm(call: Callable[[], Any]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar, NamedTuple
 
@@ -56,6 +56,7 @@ class Peer(ABC):
 
     name: str
     settle: float = 12e-3  # seconds for which its threads go on spinning after a call
+    prepared: bool = False  # whether it has the weights in a form of its own before the clock runs
 
     def applies(self, problem: ConvProblem, direction: Direction) -> bool:
         """Return whether it computes this at all."""
@@ -64,6 +65,10 @@ class Peer(ABC):
     @abstractmethod
     def make(self, problem: ConvProblem, direction: Direction, operands: Operands) -> Call:
         """Return a function without arguments that computes the result."""
+
+    def array(self, result: Any, problem: ConvProblem, direction: Direction) -> Array:
+        """Return a result as an array with our axes in our order."""
+        return np.asarray(result)
 
     def mode(self) -> AbstractContextManager[Any]:
         """Return the context that all of its calls run in."""
@@ -99,6 +104,8 @@ class Ours(Peer):
 
 class OursPrepared(Ours):
     """Our package with weights packed or transformed before."""
+
+    prepared = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,6 +153,10 @@ class Torch(Peer):
             gy, x, w, None, stride, padding, dilation, False, none, groups, wanted
         )[which]  # fmt: skip
 
+    def array(self, result: Any, problem: ConvProblem, direction: Direction) -> Array:
+        image_of_one_row = result.ndim > len(problem.axes) + 2
+        return np.asarray(result.squeeze(2) if image_of_one_row else result)
+
     def mode(self) -> AbstractContextManager[Any]:
         context: AbstractContextManager[Any] = self.torch.inference_mode()
         return context
@@ -156,6 +167,7 @@ class OnnxRuntime(Peer):
 
     name = "onnxruntime"
     settle = 45e-3  # its pool spins longer
+    prepared = True
     DTYPES: ClassVar = ("float32",)
 
     def __init__(self, threads: int, spinning: bool) -> None:
@@ -171,58 +183,80 @@ class OnnxRuntime(Peer):
         return direction is Direction.FORWARD and problem.dtype in self.DTYPES and padded
 
     def make(self, problem: ConvProblem, direction: Direction, operands: Operands) -> Call:
-        helper, kind = self.onnx.helper, self.onnx.TensorProto.FLOAT
-        node = helper.make_node(
-            "Conv", ["x", "w"], ["y"],
-            kernel_shape=problem.kernel,
-            strides=[a.stride for a in problem.axes],
-            dilations=[a.dilation for a in problem.axes],
-            pads=[a.lo for a in problem.axes] + [a.hi for a in problem.axes],
-            group=problem.groups,
-        )  # fmt: skip
-        graph = helper.make_graph(
-            [node], "layer",
-            [helper.make_tensor_value_info("x", kind, problem.input_shape)],
-            [helper.make_tensor_value_info("y", kind, problem.output_shape)],
-            [self.onnx.numpy_helper.from_array(operands.w, "w")],
-        )  # fmt: skip
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         session = self.runtime.InferenceSession(
-            model.SerializeToString(), self.options, providers=["CPUExecutionProvider"]
+            onnx_model(self.onnx, problem, operands.w), self.options, providers=["CPUExecutionProvider"]
         )
         feed = {"x": operands.x}
         return lambda: session.run(None, feed)[0]
 
 
+def onnx_model(onnx: Any, problem: ConvProblem, weight: Array) -> bytes:
+    """Return a model that is one Conv node with this weight."""
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    node = helper.make_node(
+        "Conv", ["x", "w"], ["y"],
+        kernel_shape=problem.kernel,
+        strides=[a.stride for a in problem.axes],
+        dilations=[a.dilation for a in problem.axes],
+        pads=[a.lo for a in problem.axes] + [a.hi for a in problem.axes],
+        group=problem.groups,
+    )  # fmt: skip
+    graph = helper.make_graph(
+        [node], "layer",
+        [helper.make_tensor_value_info("x", kind, problem.input_shape)],
+        [helper.make_tensor_value_info("y", kind, problem.output_shape)],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+PEERS = ("torch", "onnxruntime", "openvino", "jax", "scipy", "opencv")
+
+
 def installed(wanted: str, threads: int, prepared: bool, spinning: bool) -> tuple[list[Peer], list[str]]:
     """Return the peers that are asked for and installed, and a note on each that is not.
 
-    ``wanted`` is "all", "none" or names with commas between them: torch, onnxruntime.
+    ``wanted`` is "all", "none" or names out of `PEERS` with commas between them.  Those that have prepared
+    weights take part only if ours are prepared too.
     """
+    from fastconv.bench import others
+
     makers: dict[str, list[Callable[[], Peer]]] = {
-        "torch": [lambda: Torch(threads, False), lambda: Torch(threads, True)]
+        "torch": [lambda: Torch(threads, False), lambda: Torch(threads, True)],
+        "onnxruntime": [lambda: OnnxRuntime(threads, spinning)],
+        "openvino": [lambda: others.OpenVino(threads)],
+        "jax": [lambda: others.Jax(threads)],
+        "scipy": [others.ScipySignal, others.ScipyNdimage],
+        "opencv": [lambda: others.OpenCv(threads), lambda: others.OpenCvDnn(threads)],
     }
-    if prepared:
-        makers["onnxruntime"] = [lambda: OnnxRuntime(threads, spinning)]
-    names = {"all": list(makers), "none": []}.get(wanted, wanted.split(","))
-    if unknown := [name for name in names if name not in (*makers, "onnxruntime")]:
-        raise ValueError(f"peers must be all, none, torch or onnxruntime, got {', '.join(unknown)}")
+    names = {"all": list(PEERS), "none": []}.get(wanted, wanted.split(","))
+    if unknown := [name for name in names if name not in PEERS]:
+        raise ValueError(f"peers must be all, none or out of {', '.join(PEERS)}, got {', '.join(unknown)}")
     peers: list[Peer] = []
     notes = []
     for name in names:
-        try:
-            peers += [make() for make in makers.get(name, [])]
-        except ImportError as error:
-            notes.append(f"{name} left out: {error}")
-    return peers, notes
+        for make in makers[name]:
+            try:
+                peer = make()
+            except ImportError as error:
+                notes.append(f"{name} left out: {error}")
+                continue
+            if prepared or not peer.prepared:
+                peers.append(peer)
+    return peers, list(dict.fromkeys(notes))
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what takes part."""
+    """Return the versions of what may take part."""
     found = {"fastconv": fastconv.__version__}
-    for name in ("numba", "llvmlite", "numpy", "torch", "onnxruntime"):
+    for name in ("numba", "llvmlite", "numpy", "torch", "onnxruntime", "openvino", "jax", "scipy"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
+    for name in ("opencv-python-headless", "opencv-python"):
+        with suppress(PackageNotFoundError):
+            found.setdefault("opencv", version(name))
     return found

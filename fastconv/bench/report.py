@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
 from fastconv.bench.results import (
     BETTER,
@@ -13,6 +12,7 @@ from fastconv.bench.results import (
     NCHW,
     PREPARED,
     Change,
+    Regret,
     Results,
     Row,
     geomean,
@@ -95,7 +95,6 @@ def _layers(results: Results, direction: str) -> None:
 
 
 def _groups(results: Results, direction: str) -> None:
-    regrets = [r for row in results.select(direction) if (r := row.regret())]
     shown = [c for c in COMPARISONS if any(row.ratio(c) for row in results.select(direction))]
     headers = ["category", "layers", *(c.title for c in shown), "least", "% peak"]
     cells = []
@@ -107,12 +106,8 @@ def _groups(results: Results, direction: str) -> None:
             number(geomean(shares), ".0f", 100),
         ])  # fmt: skip
     table(f"{direction}: their time / ours, geometric means", headers, cells)
-    if regrets:
-        at95 = sorted(regrets)[int(0.95 * (len(regrets) - 1))]
-        print(
-            f"{direction}: t(auto) / t(best) median {median(regrets):.2f}, "
-            f"95th percentile {at95:.2f}, most {max(regrets):.2f}"
-        )
+    if regret := Regret.of(results.select(direction)):
+        print(f"{direction}: t(auto) / t(best) {regret}")
 
 
 def _totals(results: Results) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from math import exp, log
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from fastconv.bench.corpus import CATEGORIES
@@ -27,9 +28,14 @@ class Row:
     bytes: int
     algorithm: str = ""
     peak: float = 0.0  # flop/s, measured in the same rounds
-    error: float | None = None  # None: nothing to compare with
+    error: float | None = None  # the largest of ours; None: nothing to compare with
     failure: str = ""
     samples: dict[str, Sample] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)  # of each contestant
+    first: dict[str, float] = field(
+        default_factory=dict
+    )  # seconds of its first call: plan, loading of kernels
+    memory: dict[str, int] = field(default_factory=dict)  # bytes at the peak of a call, result included
 
     @property
     def problem(self) -> ConvProblem:
@@ -50,9 +56,19 @@ class Row:
         ours = self.best("fastconv")
         return self.flops / ours / self.peak if ours and self.peak else None
 
+    def bandwidth(self) -> float | None:
+        """Return bytes a second, if operands and result move once each."""
+        ours = self.best("fastconv")
+        return self.bytes / ours if ours else None
+
     def regret(self) -> float | None:
-        """Return t(auto) / t(best); None unless algorithms were timed by name."""
-        ours, best = self.best("fastconv"), self.best(*(n for n in self.samples if n.startswith("fastconv")))
+        """Return t(auto) / t(best); None unless algorithms were timed by name.
+
+        The chosen algorithm runs twice, chosen and by name: the better time of the two is its time, so that
+        noise between them is not taken for a wrong choice.
+        """
+        ours = self.best("fastconv", f"fastconv:{self.algorithm}")
+        best = self.best(*(n for n in self.samples if n.startswith("fastconv")))
         named = any(n.startswith("fastconv:") for n in self.samples)
         return ours / best if named and ours and best else None
 
@@ -68,7 +84,12 @@ class Comparison(NamedTuple):
 NCHW = Comparison("torch NCHW", ("torch_nchw",))
 BETTER = Comparison("better torch layout", ("torch_nchw", "torch_channels_last"))
 PREPARED = Comparison("ONNX Runtime (prepared)", ("onnxruntime",), "prepared")
-COMPARISONS = (NCHW, BETTER, PREPARED)
+OPENVINO = Comparison("OpenVINO (prepared)", ("openvino",), "prepared")
+JAX = Comparison("JAX", ("jax",))
+SCIPY = Comparison("SciPy", ("scipy_signal", "scipy_ndimage"))
+OPENCV = Comparison("OpenCV filter2D", ("opencv",))
+OPENCV_DNN = Comparison("OpenCV DNN (prepared)", ("opencv_dnn",), "prepared")
+COMPARISONS = (NCHW, BETTER, PREPARED, OPENVINO, JAX, SCIPY, OPENCV, OPENCV_DNN)
 
 
 def _wide(problem: ConvProblem) -> bool:
@@ -142,8 +163,11 @@ class Results:
                 yield name, rows
 
     def save(self, path: str | Path) -> None:
-        """Write JSON."""
-        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        """Write JSON: under another name first, so that an interrupted run leaves what was there."""
+        path = Path(path)
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        unfinished.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(path)
 
     @classmethod
     def load(cls, path: str | Path) -> Results:
@@ -157,6 +181,26 @@ class Results:
             return cls(rows=rows, **content)
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} does not hold results of this version: {error}") from None
+
+
+class Regret(NamedTuple):
+    """How much longer the chosen algorithm takes than the best: t(auto) / t(best) over many layers."""
+
+    median: float
+    at95: float
+    most: float
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> Regret | None:
+        """Sum up the rows whose algorithms were timed by name."""
+        values = sorted(r for row in rows if (r := row.regret()))
+        return cls(median(values), values[int(0.95 * (len(values) - 1))], values[-1]) if values else None
+
+    def __str__(self) -> str:
+        return f"median {self.median:.2f}, 95th percentile {self.at95:.2f}, most {self.most:.2f}"
+
+
+ALLOWED = Regret(1.05, 1.3, 2.0)
 
 
 class Change(NamedTuple):

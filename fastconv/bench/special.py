@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastconv.bench.measure import race
-from fastconv.bench.peers import Operands, Ours, Peer
+from fastconv.bench.peers import Call, Operands, Ours, Peer
 from fastconv.config import config
+from fastconv.explain import algorithms
 from fastconv.problem import ConvProblem, Direction
 
 SMALL = "n1 c3 k8 i8x8 f3x3"
@@ -25,7 +26,7 @@ LARGE = (
 )
 
 # Timed in a fresh process; Numba's own start is not ours.
-PROCESS = f"""
+PROCESS = """
 from time import perf_counter as now
 start = now()
 import numba, numpy
@@ -33,8 +34,8 @@ before = now()
 import fastconv
 imported = now()
 from fastconv.bench.peers import Operands, Ours
-p = fastconv.ConvProblem.parse("{FIRST}")
-call = Ours().make(p, fastconv.Direction.FORWARD, Operands.normal(p))
+p = fastconv.ConvProblem.parse({line!r})
+call = Ours({algorithm!r}).make(p, fastconv.Direction.FORWARD, Operands.normal(p))
 ready = now()
 call()
 done = now()
@@ -56,21 +57,22 @@ def overhead(peers: Sequence[Peer]) -> dict[str, float]:
 
 
 def startup(repeats: int = 3) -> dict[str, dict[str, float]]:
-    """Return seconds of importing and of a first call, without and with machine code on disk."""
-    cold, warm = [], []
-    for _ in range(repeats):
+    """Return seconds of importing and of a first call, without and with machine code on disk.
+
+    The choice is timed ``repeats`` times, and each algorithm once: what a user waits for who names it.
+    """
+    runs: dict[str, list[dict[str, float]]] = {}
+    for algorithm in ["auto"] * repeats + [name for name in algorithms() if name != "reference"]:
+        suffix = "" if algorithm == "auto" else f": {algorithm}"
         with tempfile.TemporaryDirectory() as folder:
-            cold.append(_process(folder))
-            warm.append(_process(folder))
-    return {
-        state: {key: min(run[key] for run in runs) for key in runs[0]}
-        for state, runs in (("cold cache", cold), ("warm cache", warm))
-    }
+            for state in ("cold cache", "warm cache"):
+                runs.setdefault(state + suffix, []).append(_process(folder, algorithm))
+    return {state: {key: min(run[key] for run in of) for key in of[0]} for state, of in runs.items()}
 
 
-def _process(folder: str) -> dict[str, float]:
+def _process(folder: str, algorithm: str) -> dict[str, float]:
     done = subprocess.run(
-        [sys.executable, "-c", PROCESS],
+        [sys.executable, "-c", PROCESS.format(line=FIRST, algorithm=algorithm)],
         env={**os.environ, "NUMBA_CACHE_DIR": folder, "FASTCONV_CACHE": "1"},
         capture_output=True,
         text=True,
@@ -82,18 +84,24 @@ def _process(folder: str) -> dict[str, float]:
 
 
 def scaling(threads: int, budget: float) -> dict[str, Any]:
-    """Return how many times as fast all threads are as one, by layer and direction."""
-    speedups = {}
+    """Return seconds by layer, direction and number of threads: 1, 2, 4 ... and all."""
+    counts = sorted({threads, *(2**i for i in range(threads.bit_length()) if 2**i < threads)})
+    seconds, speedups = {}, {}
     for line in LARGE:
         problem = ConvProblem.parse(line)
         operands = Operands.normal(problem)
         for direction in Direction:
             call = Ours().make(problem, direction, operands)
+            contestants = {str(count): _on(count, call) for count in counts}
+            best = {count: sample.best for count, sample in race(contestants, budget).items()}
+            seconds[f"{direction} {line}"] = best
+            speedups[f"{direction} {line}"] = best["1"] / best[str(threads)]
+    return {"threads": threads, "speedups": speedups, "seconds": seconds}
 
-            def one(call: Any = call) -> None:
-                with config(threads=1):
-                    call()
 
-            samples = race({"one": one, "all": call}, budget)
-            speedups[f"{direction} {line}"] = samples["one"].best / samples["all"].best
-    return {"threads": threads, "speedups": speedups}
+def _on(threads: int, call: Call) -> Call:
+    def limited() -> Any:
+        with config(threads=threads):
+            return call()
+
+    return limited
