@@ -1,4 +1,4 @@
-"""``python -m fastconv explain | warmup | bench``."""
+"""``python -m fastconv explain | warmup | bench | report``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["bench"]:  # has options of its own
         return int(import_module("fastconv.bench.driver").main(arguments[1:]))
+    if arguments[:1] == ["report"]:
+        return int(import_module("fastconv.bench.page").main(arguments[1:]))
     options = _parser().parse_args(arguments)
     try:
         return _explain(options) if options.command == "explain" else _warmup(options)
@@ -40,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     warm = commands.add_parser("warmup", help="compile kernels ahead of first use")
     warm.add_argument("problem", nargs="*", help="lines in quotation marks; by default all kinds")
 
+    commands.add_parser("report", help="draw what bench has measured; see report --help", add_help=False)
     commands.add_parser("bench", help="measure and check layers; see bench --help", add_help=False)
     return parser
 

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv.bench import corpus, memory, report, special
+from fastconv.bench import corpus, memory, page, report, special
 from fastconv.bench.check import Truth, truth
 from fastconv.bench.corpus import CATEGORIES
 from fastconv.bench.driver import main
+from fastconv.bench.figures import FIGURES, figures
 from fastconv.bench.measure import Sample, race
 from fastconv.bench.peers import Operands, Ours, installed
 from fastconv.bench.results import BETTER, NCHW, PREPARED, Regret, Results, Row, geomean, regressions, total
@@ -268,3 +269,26 @@ class TestReport:
     def test_shows_missing_measurements(self, capsys):
         report.show(results(row()))
         assert "a CPU: 2 threads" in capsys.readouterr().out
+
+
+class TestPage:
+    def test_draws_what_there_is(self, tmp_path, capsys):
+        run, html = tmp_path / "run.json", tmp_path / "report.html"
+        r = row(fastconv=1e-3, torch_nchw=2e-3, **{"fastconv:direct": 1e-3, "fastconv:fft": 2e-3})
+        r.errors, r.memory = {"fastconv:direct": 1e-6}, {"fastconv": 2**22}
+        swept = row(fastconv=1e-3)
+        swept.category = f"{corpus.SWEEP}channels"
+        results(r, swept).save(run)
+        assert page.main([str(run), "-o", str(html), "--png", str(tmp_path / "png")]) == 0
+        text = html.read_text()
+        for name in FIGURES:
+            assert f"id={name}>" in text
+            assert (tmp_path / "png" / f"{name}.png").stat().st_size > 1000
+        assert "http" not in text.replace("http://www.w3.org", "")  # self-contained
+
+    def test_leaves_out_what_there_is_not(self):
+        assert list(figures(results(row()))) == []
+
+    def test_wrong_arguments(self, tmp_path, capsys):
+        assert page.main([str(tmp_path / "missing.json")]) == 2
+        assert "missing.json" in capsys.readouterr().err
