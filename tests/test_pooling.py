@@ -154,6 +154,31 @@ def test_divisor_and_memory():
     np.testing.assert_array_equal(gx, np.ones_like(x))
 
 
+@each_case
+def test_blocks(shape, kernel, arguments, monkeypatch):
+    """Cut into blocks of a slice and a row or few, results and gradients are what one block gives."""
+    from fastconv.pooling import plan
+
+    x = draw((shape[0], 17, *shape[2:]))
+    kinds = ["max"] if "dilation" in arguments else ["max", "avg"]
+
+    def everything():
+        plan.plan.cache_clear()
+        found = []
+        for kind in kinds:
+            y = function(kind, x.shape)(x, kernel, **arguments)
+            first = x if kind == "max" else x.shape
+            found += [y, function(kind, x.shape, "_backward")(first, draw(y.shape, 1), kernel, **arguments)]
+        return found + list(function("max", x.shape)(x, kernel, **arguments, return_indices=True))
+
+    whole = everything()
+    monkeypatch.setattr(plan, "BLOCK", 4096)
+    cut_up = everything()
+    plan.plan.cache_clear()
+    for a, b in zip(whole, cut_up, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_same_bits_for_any_number_of_threads():
     x = np.random.default_rng(0).standard_normal((4, 32, 31, 33), dtype="float32")
     gy = np.random.default_rng(1).standard_normal((4, 32, 16, 17), dtype="float32")

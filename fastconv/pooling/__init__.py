@@ -1,6 +1,7 @@
 """Pooling: the largest or the mean pixel of each window, and the gradients.
 
-`windows` says where windows lie, `cpu` has the kernels, `call` runs a call, `functional` is what users see.
+`windows` says where windows lie, `plan` cuts a call into tasks, `lanes` and `cpu` have the kernels, `call` runs a
+call, `functional` is what users see.
 """
 
 from fastconv.pooling.functional import (

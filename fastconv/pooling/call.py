@@ -2,80 +2,44 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import numpy as np
 
-from fastconv import arguments, threads
+from fastconv import arguments, threads, workspace
 from fastconv.arrays import Array, common, contiguous, operand
-from fastconv.pooling.windows import Axis, windows
+from fastconv.pooling.windows import Axes, windows
+
+MAX, MEAN = 0, 1  # as in `cpu`
+WORK = 30.0  # what turning a pixel costs, in the operations that threads count
 
 
 def max_forward(
-    rank: int,
-    input: Any,
-    kernel_size: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    ceil_mode: Any,
-    located: Any,
-) -> tuple[Array, Array]:
+    rank: int, input: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any, located: Any
+) -> tuple[Array, Array]:  # fmt: skip
     """Return maxima, and their flat places in each map or an empty array."""
     x = operand(input, "input")
-    axes = windows(rank, x.shape, kernel_size, stride, padding, dilation, ceil_mode)
-    y = np.empty((*x.shape[:-rank], *(a.output for a in axes[-rank:])), common(x))
-    indices = np.empty(y.shape if located else 0, np.int64)
-    _launch("max_forward", x.shape[:-rank], axes, contiguous(x, y.dtype), y, indices)
-    return y, indices
+    return largest(
+        x, windows(rank, x.shape, kernel_size, stride, padding, dilation, ceil_mode), rank, located
+    )
 
 
 def max_backward(
-    rank: int,
-    input: Any,
-    grad_output: Any,
-    kernel_size: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    ceil_mode: Any,
-) -> Array:
+    rank: int, input: Any, grad_output: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any
+) -> Array:  # fmt: skip
     """Return the gradient by the input."""
-    x, gy = operand(input, "input"), operand(grad_output, "grad_output")
+    x = operand(input, "input")
     axes = windows(rank, x.shape, kernel_size, stride, padding, dilation, ceil_mode)
-    _check_grad_output(gy, x.shape, axes, rank)
-    _, indices = max_forward(rank, x, kernel_size, stride, padding, dilation, ceil_mode, True)
-    gx = np.empty(x.shape, common(x, gy))
-    _launch("max_backward", x.shape[:-rank], axes, indices, contiguous(gy, gx.dtype), gx)
-    return gx
+    return to_largest(x, grad_output, axes, rank)
 
 
 def mean_forward(
-    rank: int,
-    input: Any,
-    kernel_size: Any,
-    stride: Any,
-    padding: Any,
-    ceil_mode: Any,
-    count_pad: Any,
-    divisor: Any,
-) -> Array:
+    rank: int, input: Any, kernel_size: Any, stride: Any, padding: Any, ceil_mode: Any, count_pad: Any, divisor: Any
+) -> Array:  # fmt: skip
     """Return means."""
     x = operand(input, "input")
     axes = windows(rank, x.shape, kernel_size, stride, padding, 1, ceil_mode)
-    divides = _divisor(divisor)
-    y = np.empty((*x.shape[:-rank], *(a.output for a in axes[-rank:])), common(x))
-    _launch(
-        "mean_forward",
-        x.shape[:-rank],
-        axes,
-        contiguous(x, y.dtype),
-        y,
-        count_pad=bool(count_pad),
-        divisor=divides,
-    )
-    return y
+    return means(x, axes, rank, bool(count_pad), divisor)
 
 
 def mean_backward(
@@ -83,20 +47,49 @@ def mean_backward(
     count_pad: Any, divisor: Any,
 ) -> Array:  # fmt: skip
     """Return the gradient by the input."""
-    size, gy = arguments.shape(input_size, "input_size"), operand(grad_output, "grad_output")
+    size = arguments.shape(input_size, "input_size")
     axes = windows(rank, size, kernel_size, stride, padding, 1, ceil_mode)
+    return to_all(size, grad_output, axes, rank, bool(count_pad), divisor)
+
+
+def largest(x: Array, axes: Axes, rank: int, located: Any) -> tuple[Array, Array]:
+    """Return the maxima of windows, and their places or an empty array."""
+    y = np.empty((*x.shape[:-rank], *(a.output for a in axes[-rank:])), common(x))
+    indices = np.empty(y.shape if located else 0, np.int64)
+    _forward(MAX, axes, contiguous(x, y.dtype), y, indices)
+    return y, indices
+
+
+def to_largest(x: Array, grad_output: Any, axes: Axes, rank: int) -> Array:
+    """Return the gradient by the input of maxima."""
+    gy = operand(grad_output, "grad_output")
+    _check_grad_output(gy, x.shape, axes, rank)
+    gx = np.empty(x.shape, common(x, gy))
+    _backward(MAX, axes, contiguous(x, gx.dtype), contiguous(gy, gx.dtype), gx)
+    return gx
+
+
+def means(x: Array, axes: Axes, rank: int, count_pad: bool = True, divisor: Any = None) -> Array:
+    """Return the means of windows."""
     divides = _divisor(divisor)
+    y = np.empty((*x.shape[:-rank], *(a.output for a in axes[-rank:])), common(x))
+    _forward(MEAN, axes, contiguous(x, y.dtype), y, np.empty(0, np.int64), count_pad, divides)
+    return y
+
+
+def to_all(
+    size: tuple[int, ...],
+    grad_output: Any,
+    axes: Axes,
+    rank: int,
+    count_pad: bool = True,
+    divisor: Any = None,
+) -> Array:
+    """Return the gradient by the input of means."""
+    gy, divides = operand(grad_output, "grad_output"), _divisor(divisor)
     _check_grad_output(gy, size, axes, rank)
     gx = np.empty(size, common(gy))
-    _launch(
-        "mean_backward",
-        size[:-rank],
-        axes,
-        contiguous(gy, gx.dtype),
-        gx,
-        count_pad=bool(count_pad),
-        divisor=divides,
-    )
+    _backward(MEAN, axes, np.empty(0, gx.dtype), contiguous(gy, gx.dtype), gx, count_pad, divides)
     return gx
 
 
@@ -104,25 +97,40 @@ def _divisor(value: Any) -> int:
     return 0 if value is None else arguments.integer(value, "divisor_override", 1)
 
 
-def _check_grad_output(gy: Array, input_shape: tuple[int, ...], axes: tuple[Axis, ...], rank: int) -> None:
+def _check_grad_output(gy: Array, input_shape: tuple[int, ...], axes: Axes, rank: int) -> None:
+    """Refuse a gradient that is not of the output's shape."""
     expected = (*input_shape[:-rank], *(a.output for a in axes[-rank:]))
     if gy.shape != expected:
         raise ValueError(f"grad_output must have the output's shape {expected}, got {gy.shape}")
 
 
-def _launch(
-    kernel: str,
-    maps: tuple[int, ...],
-    axes: tuple[Axis, ...],
-    *arrays: Array,
-    count_pad: bool = False,
-    divisor: int = 0,
+def _forward(
+    kind: int, axes: Axes, x: Array, y: Array, indices: Array, count_pad: bool = True, divisor: int = 0
 ) -> None:
-    """Run a kernel on flat arrays of ``maps`` planes."""
-    from fastconv.gemm.record import record  # both define kernels
-    from fastconv.pooling import cpu
+    from fastconv.pooling import cpu, plan  # both import Numba
 
-    numbers = [number for field in zip(*axes, strict=True) for number in field]
-    geometry = cpu.Geometry._make([prod(maps), *numbers, count_pad, divisor])
-    work = float(prod(maps) * prod(a.output * a.kernel for a in axes))
-    threads.launch(getattr(cpu, kernel), work, *(array.reshape(-1) for array in arrays), record(geometry))
+    p = plan.plan(axes, False, count_pad, x.itemsize)
+    planes = y.size // p.results
+    work = WORK * (x.size + y.size)
+    workers = threads.workers(work)
+    found = np.empty(workers * p.found if indices.size else 0, np.int32)
+    scratch = workspace.take(workers * p.scratch, x.dtype.name)
+    threads.launch(
+        cpu.forward, work, np.zeros(1, np.int64), planes, kind, divisor, x.reshape(-1), y.reshape(-1),
+        indices.reshape(-1), scratch, found, p.geometry, p.tables,
+    )  # fmt: skip
+
+
+def _backward(
+    kind: int, axes: Axes, x: Array, gy: Array, gx: Array, count_pad: bool = True, divisor: int = 0
+) -> None:
+    from fastconv.pooling import cpu, plan
+
+    p = plan.plan(axes, True, count_pad, gx.itemsize)
+    planes = gy.size // p.results
+    work = WORK * (x.size + gx.size + gy.size)
+    scratch = workspace.take(threads.workers(work) * p.scratch, gx.dtype.name)
+    threads.launch(
+        cpu.backward, work, np.zeros(1, np.int64), planes, kind, divisor, x.reshape(-1), gy.reshape(-1),
+        gx.reshape(-1), scratch, p.geometry, p.tables,
+    )  # fmt: skip

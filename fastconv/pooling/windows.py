@@ -5,15 +5,28 @@ Window p covers the pixels  p*stride + r*dilation - pad,  r < kernel, that exist
     output = floor((size + 2*pad - dilation*(kernel - 1) - 1) / stride) + 1
 
 of them, or with ``ceil_mode`` as many as ceil gives, less a last one that would begin past the end of the
-padding at the start and the pixels (PyTorch's rule).
+padding at the start and the pixels (PyTorch's rule).  Adaptive windows share an axis out instead: window p
+of P covers the pixels from floor(p*size/P) to ceil((p + 1)*size/P), so neighbours overlap by a pixel where
+P does not divide the size.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fastconv import arguments
 from fastconv.arguments import LETTERS
+from fastconv.arrays import Array
+
+
+class Spans(NamedTuple):
+    """The windows of one axis as tables: first pixel, number of pixels, and how many pixels a mean counts."""
+
+    begin: Array
+    taps: Array
+    counted: Array
 
 
 class Axis(NamedTuple):
@@ -26,6 +39,33 @@ class Axis(NamedTuple):
     pad: int
     dilation: int
 
+    def spans(self, count_pad: bool) -> Spans:
+        """Return the windows; padding is counted up to the padded end only."""
+        first = np.arange(self.output) * self.stride - self.pad
+        skipped = np.maximum(-(first // self.dilation), 0)  # taps that lie in the padding before
+        end = np.minimum(-((first - self.size) // self.dilation), self.kernel)
+        taps = np.maximum(end - skipped, 0)
+        padded = np.minimum(first + self.kernel, self.size + self.pad) - first
+        return Spans(first + skipped * self.dilation, taps, padded if count_pad else taps)
+
+
+class Share(NamedTuple):
+    """One axis shared out among adaptive windows."""
+
+    size: int
+    output: int
+    dilation: int = 1
+
+    def spans(self, count_pad: bool) -> Spans:
+        """Return the windows."""
+        p = np.arange(self.output)
+        begin = p * self.size // self.output
+        taps = -(-(p + 1) * self.size // self.output) - begin
+        return Spans(begin, taps, taps)
+
+
+Axes = tuple[Axis | Share, ...]
+
 
 def windows(
     rank: int,
@@ -37,11 +77,7 @@ def windows(
     ceil_mode: Any,
 ) -> tuple[Axis, ...]:
     """Return three axes, those that the input lacks of one pixel, or raise an error that states the rule."""
-    if len(shape) not in (rank + 1, rank + 2):
-        letters = ", ".join(LETTERS[rank])
-        raise ValueError(
-            f"input must be (N, C, {letters}) or (C, {letters}), got {len(shape)} dimensions: {shape}"
-        )
+    check_rank(rank, shape)
     kernels = arguments.per_axis(kernel_size, rank, "kernel_size")
     strides = kernels if stride is None else arguments.per_axis(stride, rank, "stride")
     pads = arguments.per_axis(padding, rank, "padding", 0)
@@ -66,3 +102,29 @@ def windows(
             )
         axes.append(Axis(size, output, kernel, s, pad, d))
     return tuple(axes)
+
+
+def shares(rank: int, shape: tuple[int, ...], output_size: Any) -> tuple[Share, ...]:
+    """Return three axes for adaptive pooling; an output size of None keeps that of the input."""
+    check_rank(rank, shape)
+    sizes = shape[-rank:]
+    if isinstance(output_size, tuple | list) and len(output_size) == rank:
+        outputs = [
+            size if wanted is None else arguments.integer(wanted, "each of output_size", 1)
+            for wanted, size in zip(output_size, sizes, strict=True)
+        ]
+    else:
+        outputs = list(arguments.per_axis(output_size, rank, "output_size"))
+    if min(sizes) < 1:
+        raise ValueError(f"input must have a pixel on every spatial axis, got shape {shape}")
+    lacking = [Share(1, 1)] * (3 - rank)
+    return (*lacking, *(Share(size, output) for size, output in zip(sizes, outputs, strict=True)))
+
+
+def check_rank(rank: int, shape: tuple[int, ...]) -> None:
+    """Refuse an input of the wrong number of dimensions."""
+    if len(shape) not in (rank + 1, rank + 2):
+        letters = ", ".join(LETTERS[rank])
+        raise ValueError(
+            f"input must be (N, C, {letters}) or (C, {letters}), got {len(shape)} dimensions: {shape}"
+        )
