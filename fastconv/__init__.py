@@ -11,7 +11,7 @@ array([[ 6.,  8.],
 
 from fastconv.config import config
 from fastconv.convolve import Grads
-from fastconv.errors import AlgorithmError, WorkspaceError
+from fastconv.errors import AlgorithmError, DeviceError, WorkspaceError
 from fastconv.explain import algorithms, explain
 from fastconv.functional import (
     conv1d,
@@ -57,6 +57,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AlgorithmError",
     "ConvProblem",
+    "DeviceError",
     "Direction",
     "Grads",
     "Prepared",

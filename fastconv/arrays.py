@@ -164,3 +164,14 @@ def _overlap(a: Array, b: Array) -> bool:
         return np.shares_memory(a, b, max_work=1000)  # type: ignore[arg-type]  # any count is taken
     except np.exceptions.TooHardError:
         return True
+
+
+def on_gpu(value: Any) -> bool:
+    """Return whether an array lives on a GPU; nothing is imported to find out."""
+    kind = type(value)
+    if kind is np.ndarray:
+        return False
+    package = kind.__module__.partition(".")[0]
+    if package == "torch":
+        return bool(getattr(value, "is_cuda", False))
+    return hasattr(kind, "__cuda_array_interface__") or kind.__name__ == "FakeCUDAArray"

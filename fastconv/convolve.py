@@ -26,6 +26,7 @@ from fastconv.arrays import (
     contiguous,
     delivered,
     empty,
+    on_gpu,
     operand,
     order,
     result,
@@ -71,6 +72,24 @@ def forward(
     layout: Any,
 ) -> Array:
     """Return y."""
+    if on_gpu(input):
+        from fastconv.cuda import call
+
+        return call.forward(  # type: ignore[no-any-return]  # the caller's kind
+            rank,
+            input,
+            weight,
+            bias,
+            stride,
+            padding,
+            dilation,
+            groups,
+            activation,
+            algorithm,
+            workspace,
+            out,
+            layout,
+        )
     x, w = operand(input, "input"), operand(weight, "weight")
     b = None if bias is None else operand(bias, "bias")
     form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
@@ -116,6 +135,23 @@ def input_grad(
     layout: Any,
 ) -> Array:
     """Return gx."""
+    if on_gpu(weight):
+        from fastconv.cuda import call
+
+        return call.input_grad(  # type: ignore[no-any-return]  # the caller's kind
+            rank,
+            input_size,
+            weight,
+            grad_output,
+            stride,
+            padding,
+            dilation,
+            groups,
+            algorithm,
+            workspace,
+            out,
+            layout,
+        )
     size = arguments.shape(input_size, "input_size")
     w, gy = operand(weight, "weight"), operand(grad_output, "grad_output")
     form = Form(len(size) != rank + 1, arguments.channels_last(layout, rank))
@@ -145,6 +181,23 @@ def weight_grad(
     layout: Any,
 ) -> Array:
     """Return gw."""
+    if on_gpu(input):
+        from fastconv.cuda import call
+
+        return call.weight_grad(  # type: ignore[no-any-return]  # the caller's kind
+            rank,
+            input,
+            weight_size,
+            grad_output,
+            stride,
+            padding,
+            dilation,
+            groups,
+            algorithm,
+            workspace,
+            out,
+            layout,
+        )
     size = arguments.shape(weight_size, "weight_size")
     x, gy = operand(input, "input"), operand(grad_output, "grad_output")
     form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
@@ -181,6 +234,23 @@ def backward(
     layout: Any,
 ) -> Grads:
     """Return gx, gw and gb, or those of them that are needed."""
+    if on_gpu(input):
+        from fastconv.cuda import call
+
+        return call.backward(
+            rank,
+            input,
+            weight,
+            grad_output,
+            stride,
+            padding,
+            dilation,
+            groups,
+            need,
+            algorithm,
+            workspace,
+            layout,
+        )
     wanted = read_need(need)
     x, w, gy = operand(input, "input"), operand(weight, "weight"), operand(grad_output, "grad_output")
     form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))

@@ -7,3 +7,7 @@ class AlgorithmError(ValueError):
 
 class WorkspaceError(ValueError):
     """A named algorithm can't keep the workspace limit; the message gives both sizes."""
+
+
+class DeviceError(RuntimeError):
+    """An array on a GPU can't be computed with; the message says what is missing."""

@@ -25,16 +25,18 @@ class Plan:
 
     __slots__ = ("algorithm", "direction", "execution", "no_bias", "problem", "run", "shape", "used")
 
-    def __init__(self, problem: ConvProblem, direction: Direction, settings: Settings) -> None:
+    def __init__(
+        self, problem: ConvProblem, direction: Direction, settings: Settings, device: str = "cpu"
+    ) -> None:
         self.direction = direction
         if problem.n:
-            selection = select(problem, direction, settings)
+            selection = select(problem, direction, settings, device)
             problem, self.algorithm = selection.problem, selection.algorithm
-            algorithm = find_algorithm(self.algorithm)
+            algorithm = find_algorithm(self.algorithm, device)
             self.execution = algorithm.build(problem, direction, settings.workspace)
         else:
             if settings.algorithm != "auto":
-                find_algorithm(settings.algorithm)  # an unknown name is an error for any batch
+                find_algorithm(settings.algorithm, device)  # an unknown name is an error for any batch
             self.algorithm = "empty"
             self.execution = _Empty()
         self.problem = problem  # perhaps in another layout than asked for
@@ -79,6 +81,7 @@ def find(
     walk: Walk,
     algorithm: str,
     workspace: int | None,
+    device: str = "cpu",
 ) -> Plan:
     """Return the plan of a call; on a miss the arguments are checked and the algorithm is chosen.
 
@@ -89,12 +92,12 @@ def find(
         settings = override(settings, algorithm, workspace)
     key = (
         direction, input_shape, weight_shape, dtype, walk,
-        settings.algorithm, settings.workspace, settings.precision,
+        settings.algorithm, settings.workspace, settings.precision, device,
     )  # fmt: skip
     plan = _plans.get(key)
     if plan is None:
         problem = arguments.problem(input_shape, weight_shape, dtype.name, walk)
-        plan = Plan(problem, Direction(direction), settings)
+        plan = Plan(problem, Direction(direction), settings, device)
         _keep(key, plan)
     plan.used = True
     return plan

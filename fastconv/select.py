@@ -54,13 +54,14 @@ class Selection:
     __repr__ = __str__
 
 
-def select(problem: ConvProblem, direction: Direction, settings: Settings) -> Selection:
+def select(problem: ConvProblem, direction: Direction, settings: Settings, device: str = "cpu") -> Selection:
     """Choose the algorithm that the settings name, or the cheapest within them."""
     named = settings.algorithm
-    problem = _in_served_layout(problem, direction, named)
-    asked = dict(registry())
+    if device == "cpu":
+        problem = _in_served_layout(problem, direction, named)
+    asked = dict(registry(device))
     if named != "auto":
-        asked[named] = find(named)
+        asked[named] = find(named, device)
     candidates = tuple(_ask(name, a, problem, direction, settings) for name, a in asked.items())
     if named != "auto":
         _require(next(c for c in candidates if c.name == named), problem, direction, settings)

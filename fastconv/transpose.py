@@ -21,7 +21,7 @@ import numpy as np
 
 from fastconv import arguments, plan
 from fastconv.arguments import LETTERS, Walk, integer
-from fastconv.arrays import Array, Form, common, contiguous, delivered, empty, operand, order, result
+from fastconv.arrays import Array, Form, common, contiguous, delivered, empty, on_gpu, operand, order, result
 from fastconv.convolve import Grads, activation_code, bias_grad, read_need
 
 
@@ -99,6 +99,25 @@ def forward(
     layout: Any,
 ) -> Array:
     """Return y."""
+    if on_gpu(input):
+        from fastconv.cuda import call
+
+        return call.transposed(  # type: ignore[no-any-return]  # the caller's kind
+            rank,
+            input,
+            weight,
+            bias,
+            stride,
+            padding,
+            output_padding,
+            groups,
+            dilation,
+            activation,
+            algorithm,
+            workspace,
+            out,
+            layout,
+        )
     x, w = operand(input, "input"), operand(weight, "weight")
     b = None if bias is None else operand(bias, "bias")
     dtype = common(x, w) if b is None else common(x, w, b)
@@ -141,6 +160,24 @@ def backward(
     layout: Any,
 ) -> Grads:
     """Return gx, gw and gb, or those of them that are needed."""
+    if on_gpu(input):
+        from fastconv.cuda import call
+
+        return call.transposed_backward(
+            rank,
+            input,
+            weight,
+            grad_output,
+            stride,
+            padding,
+            output_padding,
+            groups,
+            dilation,
+            need,
+            algorithm,
+            workspace,
+            layout,
+        )
     wanted = read_need(need)
     x, w, gy = operand(input, "input"), operand(weight, "weight"), operand(grad_output, "grad_output")
     dtype = common(x, w, gy)

@@ -8,8 +8,10 @@ from fastconv.algorithms.base import Algorithm
 
 
 @functools.cache
-def registry() -> dict[str, Algorithm]:
+def registry(device: str = "cpu") -> dict[str, Algorithm]:
     """Return the algorithms by name; importing them, and Numba's machinery, waits for first use."""
+    if device == "cuda":
+        return _on_gpu()
     from fastconv.algorithms.direct import Direct
     from fastconv.algorithms.fft import Fft
     from fastconv.algorithms.im2col import Im2col
@@ -26,10 +28,18 @@ def registry() -> dict[str, Algorithm]:
     return {a.name: a for a in algorithms}
 
 
-def find(name: str) -> Algorithm:
+def _on_gpu() -> dict[str, Algorithm]:
+    from fastconv.algorithms.reference.cuda import Reference
+
+    algorithms: tuple[Algorithm, ...] = (Reference(),)  # the definition, a thread for each result
+    return {a.name: a for a in algorithms}
+
+
+def find(name: str, device: str = "cpu") -> Algorithm:
     """Return an algorithm by name; a variant's name follows a colon, as in ``winograd:F(6,3)``."""
     base, _, variant = name.partition(":")
-    if base not in registry():
-        raise ValueError(f"algorithm must be 'auto' or one of {', '.join(registry())}, got {name!r}")
-    algorithm = registry()[base]
+    served = registry(device)
+    if base not in served:
+        raise ValueError(f"algorithm must be 'auto' or one of {', '.join(served)}, got {name!r}")
+    algorithm = served[base]
     return algorithm.variant(variant) if variant else algorithm

@@ -1,0 +1,32 @@
+"""The CUDA engine: the same calls on arrays that live on a GPU.
+
+An algorithm's kernels stand in the ``cuda.py`` beside its ``cpu.py``; here is what they share::
+
+    language    what kernels are written in
+    compiler    a kernel and its constants -> machine code, kept on disk
+    driver      machine code -> a launch on a stream; memory; what the GPU is
+    simulator   the same without a GPU: NumPy memory, Numba's CUDA simulator
+    memory      callers' arrays, results of their kind, scratch
+    call        calls from end to end, twins of `fastconv.convolve` and `fastconv.transpose`
+
+Nothing here is imported before the first array on a GPU arrives.  numba-cuda is used to compile and for
+nothing else; a kernel takes raw pointers and a named tuple of integers, and is started by the driver.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def backend() -> Any:
+    """Return the module that launches kernels: the driver, or under NUMBA_ENABLE_CUDASIM the simulator."""
+    from numba import config
+
+    if config.ENABLE_CUDASIM:
+        from fastconv.cuda import simulator
+
+        return simulator
+    from fastconv.cuda import driver
+
+    driver.bindings()
+    return driver

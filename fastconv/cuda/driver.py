@@ -1,0 +1,125 @@
+"""The GPU through CUDA's driver: load machine code once, launch it on a stream for a few microseconds.
+
+Nothing here waits for the GPU but `upload`, which a plan calls once when it is made.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any
+
+import numpy as np
+
+from fastconv.cuda.compiler import Kernel, entry
+from fastconv.errors import DeviceError
+
+INTEGERS = {"uint32": ctypes.c_uint32, "int64": ctypes.c_int64}
+
+
+@functools.cache
+def bindings() -> Any:
+    """Return the driver's bindings, or raise DeviceError where there is no driver, GPU or numba-cuda."""
+    try:
+        import numba_cuda  # noqa: F401
+        from cuda.bindings import driver
+    except ImportError as error:
+        raise DeviceError(
+            f"arrays on a GPU need numba-cuda: pip install 'fastconv[cuda]' ({error})"
+        ) from None
+    try:
+        (status,) = driver.cuInit(0)
+    except Exception as error:  # no libcuda
+        raise DeviceError(f"no CUDA driver: {error}") from None
+    if status != driver.CUresult.CUDA_SUCCESS:
+        raise DeviceError(f"no usable GPU: cuInit gives {status.name}")
+    return driver
+
+
+def checked(answer: tuple[Any, ...]) -> Any:
+    """Return what the driver answered, or raise DeviceError."""
+    status, *values = answer
+    if status != bindings().CUresult.CUDA_SUCCESS:
+        raise DeviceError(f"the CUDA driver answers {status.name}")
+    return values[0] if values else None
+
+
+def context() -> int:
+    """Return the current context, the primary one of the first GPU if there is none."""
+    driver = bindings()
+    found = int(checked(driver.cuCtxGetCurrent()))
+    if not found:
+        primary = checked(driver.cuDevicePrimaryCtxRetain(checked(driver.cuDeviceGet(0))))
+        checked(driver.cuCtxSetCurrent(primary))
+        found = int(primary)
+    return found
+
+
+@functools.cache
+def _attributes(_: int) -> tuple[tuple[int, int], int]:
+    driver = bindings()
+    device, names = checked(driver.cuCtxGetDevice()), driver.CUdevice_attribute
+    major, minor, processors = (
+        checked(driver.cuDeviceGetAttribute(name, device))
+        for name in (
+            names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+            names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+            names.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+        )
+    )
+    return (major, minor), processors
+
+
+def processors() -> int:
+    """Return the number of multiprocessors."""
+    return _attributes(context())[1]
+
+
+@functools.cache
+def _function(kernel: Kernel, current: int) -> Any:
+    """Load a kernel into the current context."""
+    driver = bindings()
+    cubin = kernel.cubin(_attributes(current)[0])
+    library = checked(driver.cuLibraryLoadData(cubin, [], [], 0, [], [], 0))
+    return checked(driver.cuKernelGetFunction(checked(driver.cuLibraryGetKernel(library, entry(cubin)))))
+
+
+def packed(kernel: Kernel, arguments: tuple[Any, ...]) -> tuple[Any, list[Any]]:
+    """Return addresses of all parameters as the driver takes them, and what they point to."""
+    *pointers, geometry = arguments
+    values: list[Any] = [ctypes.c_uint64(p.pointer if p is not None else 0) for p in pointers]
+    values += [INTEGERS[kernel.integer](number) for number in geometry]
+    return (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values)), values
+
+
+def launch(kernel: Kernel, blocks: int, stream: int, *arguments: Any) -> None:
+    """Start a kernel; pointers are `fastconv.cuda.memory.Memory` or None."""
+    function = _function(kernel, context())
+    parameters, values = packed(kernel, arguments)
+    checked(
+        bindings().cuLaunchKernel(
+            function, blocks, 1, 1, kernel.threads, 1, 1, 0, stream, ctypes.addressof(parameters), 0
+        )
+    )
+    del values  # the driver has copied them
+
+
+def fill_zero(pointer: int, count: int, stream: int) -> None:
+    """Set bytes to zero."""
+    if count:
+        checked(bindings().cuMemsetD8Async(pointer, 0, count, stream))
+
+
+class Buffer:
+    """Memory of the driver's own, for tables that live as long as a plan."""
+
+    def __init__(self, content: np.ndarray[Any, Any]) -> None:
+        context()
+        driver, content = bindings(), np.ascontiguousarray(content)
+        self.nbytes = content.nbytes
+        self.pointer = int(checked(driver.cuMemAlloc(max(1, content.nbytes))))
+        checked(driver.cuMemcpyHtoD(self.pointer, content.ctypes.data, content.nbytes))
+
+    def __del__(self) -> None:
+        if hasattr(self, "pointer"):
+            bindings().cuMemFree(self.pointer)

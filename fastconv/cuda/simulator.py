@@ -1,0 +1,82 @@
+"""A GPU made of Python, under NUMBA_ENABLE_CUDASIM=1: the interface of `driver` on NumPy memory.
+
+Kernels run thread by thread in Numba's simulator, so only tiny problems do.  An index outside an array
+raises IndexError, which no GPU would tell.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import warnings
+from typing import Any
+
+import numpy as np
+
+
+def patch() -> None:
+    """Teach the simulator the arguments of shared and local arrays that it lacks."""
+    from numba.core import types
+    from numba.cuda.simulator import kernelapi
+    from numba.np import numpy_support
+
+    def resolved(dtype: Any) -> Any:
+        return numpy_support.as_dtype(dtype) if isinstance(dtype, types.Type) else dtype
+
+    def shared(self: Any, shape: Any, dtype: Any, alignment: int | None = None) -> Any:
+        frame = sys._getframe(1)  # one array for each line of source
+        place = (frame.f_code.co_filename, frame.f_lineno)
+        with _shared_lock:
+            return self._allocations.setdefault(place, np.full(shape, np.nan, resolved(dtype)))
+
+    def local(self: Any, shape: Any, dtype: Any, alignment: int | None = None) -> Any:
+        return np.full(shape, np.nan, resolved(dtype))
+
+    import threading
+
+    _shared_lock = threading.Lock()
+    kernelapi.FakeCUDAShared.array = shared
+    kernelapi.FakeCUDALocal.array = local
+    warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)  # U wraps, as it does on a GPU
+
+
+def memory(array: Any) -> Any:
+    """Return the NumPy array behind what a simulated kernel was given."""
+    array = getattr(array, "_item", array)
+    return getattr(array, "_ary", array)
+
+
+def processors() -> int:
+    """Return a small number, so that tiny problems meet several waves and splits."""
+    return 2
+
+
+def launch(kernel: Any, blocks: int, stream: int, *arguments: Any) -> None:
+    """Run a kernel to its end."""
+    from numba import cuda
+
+    *pointers, geometry = arguments
+    arrays = [
+        _array(p, dtype) if p is not None else np.empty(0, dtype)
+        for p, dtype in zip(pointers, kernel.pointers, strict=True)
+    ]
+    integer = np.dtype(kernel.integer).type
+    cuda.jit(kernel.body)[blocks, kernel.threads](*arrays, type(geometry)(*map(integer, geometry)))
+
+
+def _array(buffer: Any, dtype: str) -> Any:
+    raw = (ctypes.c_char * buffer.nbytes).from_address(buffer.pointer)
+    return np.frombuffer(raw, dtype)
+
+
+def fill_zero(pointer: int, count: int, stream: int) -> None:
+    """Set bytes to zero."""
+    ctypes.memset(pointer, 0, count)
+
+
+class Buffer:
+    """A copy of an array."""
+
+    def __init__(self, content: np.ndarray[Any, Any]) -> None:
+        self.content = np.ascontiguousarray(content).copy()
+        self.nbytes, self.pointer = self.content.nbytes, self.content.ctypes.data

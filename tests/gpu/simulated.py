@@ -1,0 +1,128 @@
+"""Run calls of fastconv in Numba's CUDA simulator and compare with the definition; started by test_cuda.py."""
+
+import functools
+import sys
+
+import numpy as np
+import pytest
+from numba import cuda
+
+import fastconv
+from fastconv import arguments, testing
+from fastconv.problem import ConvProblem, Direction
+
+
+def call(problem, direction, first, second, algorithm, bias=None, activation=None):
+    rank = len(problem.axes)
+    walk = {
+        "stride": tuple(a.stride for a in problem.axes),
+        "padding": tuple((a.lo, a.hi) for a in problem.axes),
+        "dilation": tuple(a.dilation for a in problem.axes),
+        "groups": problem.groups,
+        "algorithm": algorithm,
+    }
+    first, second = cuda.to_device(first), cuda.to_device(second)
+    if direction is Direction.FORWARD:
+        bias = None if bias is None else cuda.to_device(bias)
+        function = getattr(fastconv, f"conv{rank}d")
+        result = function(first, second, bias, activation=activation, **walk)
+    elif direction is Direction.INPUT_GRAD:
+        result = getattr(fastconv, f"conv{rank}d_input")(problem.input_shape, second, first, **walk)
+    else:
+        result = getattr(fastconv, f"conv{rank}d_weight")(first, problem.weight_shape, second, **walk)
+    assert type(result) is type(first), "the result is of another kind than the operands"
+    return result.copy_to_host()
+
+
+def check(line, algorithm, exact):
+    problem = ConvProblem.parse(line)
+    for direction in Direction:
+        a, b, _ = testing.shapes(problem, direction)
+        if exact:
+            first, second = (
+                testing.integers(a, problem.dtype, 1),
+                testing.integers(b, problem.dtype, 2),
+            )
+            testing.assert_exact(
+                problem, direction, first, second, call(problem, direction, first, second, algorithm)
+            )
+        else:
+            first, second = testing.normals(a, problem.dtype, 1), testing.normals(b, problem.dtype, 2)
+            testing.assert_right(
+                problem, direction, first, second, call(problem, direction, first, second, algorithm)
+            )
+
+
+def check_epilogues(algorithm):
+    problem = ConvProblem.parse("n1 c2 k3 i4x4 f3x3 p1")
+    x, w = (
+        testing.normals(problem.input_shape, "float32", 1),
+        testing.normals(problem.weight_shape, "float32", 2),
+    )
+    bias = testing.normals((3,), "float32", 3)
+    for activation in (None, *arguments.Activation.__args__[0].__args__):
+        result = call(problem, Direction.FORWARD, x, w, algorithm, bias, activation)
+        expected = fastconv.conv2d(x, w, bias, padding=1, activation=activation, algorithm="reference")
+        np.testing.assert_allclose(result, expected, 1e-5, 1e-5, err_msg=str(activation))
+
+
+def check_calls(algorithm):
+    """What is not one convolution: all gradients at once, transposed, one image, an empty batch, ``out``, errors."""
+    x, w = testing.normals((2, 2, 5, 4), "float32", 0), testing.normals((3, 2, 3, 2), "float32", 1)
+    v = testing.normals((3, 2, 2, 3), "float32", 3)
+    walk = {"stride": 2, "padding": (1, 0), "algorithm": algorithm}
+    g = testing.normals(fastconv.conv2d(x, w, **walk).shape, "float32", 2)
+    there = [cuda.to_device(a) for a in (x, w, g, v)]
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    for ours, expected in zip(
+        fastconv.conv2d_backward(*there[:3], **walk), fastconv.conv2d_backward(x, w, g, **walk), strict=True
+    ):
+        same(ours.copy_to_host(), expected)
+    assert fastconv.conv2d_backward(*there[:3], need=("bias",), **walk)[:2] == (None, None)
+
+    y = fastconv.conv_transpose2d(g, v, stride=2, output_padding=1)
+    same(fastconv.conv_transpose2d(there[2], there[3], stride=2, output_padding=1).copy_to_host(), y)
+    gy = testing.normals(y.shape, "float32", 4)
+    for ours, expected in zip(
+        fastconv.conv_transpose2d_backward(
+            there[2], there[3], cuda.to_device(gy), stride=2, output_padding=1
+        ),
+        fastconv.conv_transpose2d_backward(g, v, gy, stride=2, output_padding=1),
+        strict=True,
+    ):
+        same(ours.copy_to_host(), expected)
+
+    one = fastconv.conv2d(cuda.to_device(x[0]), there[1], **walk)
+    same(one.copy_to_host(), fastconv.conv2d(x[0], w, **walk))
+    assert fastconv.conv2d(cuda.to_device(x[:0]), there[1], **walk).shape[0] == 0
+    empty = fastconv.conv2d_weight(cuda.to_device(x[:0]), w.shape, cuda.to_device(g[:0]), **walk)
+    assert not empty.copy_to_host().any()
+    out = cuda.to_device(np.zeros(g.shape, "float32"))
+    assert fastconv.conv2d(there[0], there[1], out=out, **walk) is out
+    same(out.copy_to_host(), fastconv.conv2d(x, w, **walk))
+    turned = cuda.to_device(np.ascontiguousarray(x.transpose(0, 1, 3, 2))).transpose((0, 1, 3, 2))
+    same(fastconv.conv2d(turned, there[1], **walk).copy_to_host(), fastconv.conv2d(x, w, **walk))
+
+    for mistake, message in (
+        (lambda: fastconv.conv2d(there[0], w), "on the GPU like the other arrays"),
+        (lambda: fastconv.conv2d(there[0], cuda.to_device(w.astype("float64"))), "one dtype"),
+        (lambda: fastconv.conv2d(there[0], there[1], out=there[2]), "result's shape"),
+        (lambda: fastconv.conv2d_weight(there[0], w.shape, there[0]), "output's shape"),
+        (lambda: fastconv.conv2d(there[0], there[1], there[0]), "bias must have the shape"),
+        (lambda: fastconv.conv2d(there[0], there[1], algorithm="quick"), "algorithm must be"),
+        (lambda: fastconv.conv2d(there[0], there[1], activation="quick"), "activation on a GPU"),
+        (lambda: fastconv.conv2d(there[0], there[1], layout="NHWC"), "channels first"),
+        (lambda: fastconv.conv2d(cuda.to_device(x.astype("int32")), there[1]), "float32 or float64"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            mistake()
+
+
+if __name__ == "__main__":
+    algorithm, *lines = sys.argv[1:]
+    for line in lines:
+        print(line, flush=True)
+        check(line, algorithm, exact=True)
+    check_epilogues(algorithm)
+    check_calls(algorithm)
+    print("done")
