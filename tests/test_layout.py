@@ -40,6 +40,8 @@ def test_forward_and_gradients(rank):
 
     strided = forward(seen(x), w, bias, **options)
     np.testing.assert_allclose(strided, y, **close)
+    if rank < 3:
+        assert np.moveaxis(strided, 1, -1).flags.c_contiguous
     for a, b in zip(backward(seen(x), w, seen(g), **options), grads, strict=True):
         np.testing.assert_allclose(a, b, **close)
 

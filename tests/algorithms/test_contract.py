@@ -229,18 +229,30 @@ def test_nan_and_infinity_reach_what_they_touch(name):
 
 GUARD = """
 import sys, numpy as np
+from dataclasses import replace
 from fastconv import activations, testing
 from fastconv.algorithms import registry
 from fastconv.problem import Direction
 
 algorithm = registry()[sys.argv[1]]
-for problem in testing.cases(sys.argv[2]):
+def guarded(shape, dtype, at_end, last):
+    if not last:
+        return testing.guarded(shape, dtype, at_end)
+    array = testing.guarded((shape[0], *shape[2:], shape[1]), dtype, at_end)
+    return np.moveaxis(array, -1, 1)
+
+written = list(testing.cases(sys.argv[2]))
+for problem in [*written, *(replace(p, layout="nhwc") for p in written[::3])]:
     for direction in Direction:
         if algorithm.reject(problem, direction) is None:
             for at_end in (True, False):
                 print(direction, problem, flush=True)
                 shapes = testing.shapes(problem, direction)
-                arrays = [testing.guarded(shape, problem.dtype, at_end) for shape in shapes]
+                weight = 2 if direction is Direction.WEIGHT_GRAD else 1
+                arrays = [
+                    guarded(shape, problem.dtype, at_end, problem.layout == "nhwc" and i != weight)
+                    for i, shape in enumerate(shapes)
+                ]
                 arrays[0][...] = testing.integers(shapes[0], problem.dtype, 1)
                 arrays[1][...] = testing.integers(shapes[1], problem.dtype, 2)
                 execution = algorithm.build(problem, direction, 2**40)
@@ -284,3 +296,62 @@ def test_reasons_against_are_few(name):
     """An algorithm that rejected all would pass every test above."""
     for direction in Direction:
         assert sum(serves(name, p, direction) for p in PROBLEMS) >= len(PROBLEMS) // 5
+
+
+def pixel_by_pixel(array):
+    """Return images (n, c, ...) whose memory holds them pixel by pixel."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
+
+
+PIXEL_BY_PIXEL = [replace(p, layout="nhwc") for p in [*WRITTEN[::2], *PROBLEMS[::9]]]
+
+
+@each_algorithm
+@each_direction
+def test_images_pixel_by_pixel(name, direction, always_parallel):
+    """Exact, from both dtypes, prepared or not, with the same bits from one worker; or rejected in words."""
+    algorithm, activation = registry()[name], activations.RELU
+    for problem in [*PIXEL_BY_PIXEL, *(replace(p, dtype="float64") for p in PIXEL_BY_PIXEL[::8])]:
+        if not serves(name, problem, direction):
+            continue
+        first, second = operands(problem, direction, testing.integers)
+        weight = direction is Direction.WEIGHT_GRAD
+        a, b = pixel_by_pixel(first), pixel_by_pixel(second) if weight else second
+        out = blank(problem, direction)
+        out = out if weight else pixel_by_pixel(out)
+        execution = algorithm.build(problem, direction, UNLIMITED)
+        execution.run(a, b, out, np.empty(0, problem.dtype), activations.NONE)
+        testing.assert_exact(problem, direction, first, second, out)
+        if weight:
+            continue
+        bias = testing.integers((out.shape[1],), problem.dtype, 4)
+        expected = np.maximum(out + bias.reshape(-1, *[1] * len(problem.axes)), 0)
+        with config(threads=1):
+            execution.run_prepared(a, execution.prepare(b), out, bias, activation)
+        np.testing.assert_array_equal(out, expected)
+
+
+@each_direction
+def test_same_bits_pixel_by_pixel(direction, always_parallel):
+    """On one worker or more; and within the least workspace."""
+    algorithm = registry()["direct"]
+    for problem in PIXEL_BY_PIXEL[::5]:
+        if serves("direct", problem, direction):
+            weight = direction is Direction.WEIGHT_GRAD
+            first, second = operands(problem, direction, testing.normals)
+            a, b = pixel_by_pixel(first), pixel_by_pixel(second) if weight else second
+            least = algorithm.workspace(problem, direction, 0)
+            for limit in (UNLIMITED, least):
+                results = []
+                execution = algorithm.build(problem, direction, limit)
+                assert execution.workspace <= limit
+                for workers in (1, 2):
+                    out = blank(problem, direction)
+                    out = out if weight else pixel_by_pixel(out)
+                    with config(threads=workers):
+                        execution.run(a, b, out, np.empty(0, problem.dtype), activations.NONE)
+                    results.append(out)
+                np.testing.assert_array_equal(*results)
+                testing.assert_right(
+                    problem, direction, first, second, results[0], 1.0, allowed(problem, direction)
+                )

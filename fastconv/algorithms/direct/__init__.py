@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 
-from fastconv.algorithms.base import CHANNELS_FIRST, Algorithm, Execution
-from fastconv.algorithms.direct import depthwise
+from fastconv.algorithms.base import Algorithm, Execution
+from fastconv.algorithms.direct import depthwise, pixels
 from fastconv.gemm.blocking import within
 from fastconv.problem import ConvProblem, Direction
 
@@ -16,21 +16,23 @@ class Direct(Algorithm):
     name = "direct"
 
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
-        if problem.layout == "nhwc":
-            return CHANNELS_FIRST
         if len(problem.axes) > 2:
             return f"{len(problem.axes)} spatial axes; direct walks one or two"
-        return None
+        return pixels.reject(problem, direction) if problem.layout == "nhwc" else None
 
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
         return self.build(problem, direction, limit).workspace
 
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
+        if problem.layout == "nhwc":
+            return self.build(problem, direction, 2**62).seconds
         if problem.is_depthwise:
             return depthwise.cost(problem, direction)
         return self.build(problem, direction, 2**62).seconds
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
+        if problem.layout == "nhwc":
+            return pixels.build(problem, direction, limit)
         if problem.is_depthwise:
             return depthwise.build(problem, direction, limit)
         return within(limit, functools.partial(_make, problem, direction))

@@ -1,0 +1,36 @@
+"""Direct convolution of images held pixel by pixel (nhwc): the lanes of vectors are result channels.
+
+    result[pixel, k] = sum over taps and channels of  source[pixel + tap, c] * w[tap, c, k]
+
+The channels of a pixel are a row of matrix A as it stands in memory, for any kernel, stride and dilation,
+so nothing is lowered or transposed but the weights (`pack.py`); `correlation.py` computes the forward
+direction and the input gradient.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from fastconv.algorithms.base import CHANNELS_FIRST, Execution
+from fastconv.gemm.blocking import within
+from fastconv.problem import ConvProblem, Direction
+
+
+def reject(problem: ConvProblem, direction: Direction) -> str | None:
+    """Return why these kernels cannot serve a problem, or None."""
+    if problem.is_depthwise or direction is Direction.WEIGHT_GRAD:
+        return CHANNELS_FIRST
+    return None
+
+
+def build(problem: ConvProblem, direction: Direction, limit: int) -> Execution:
+    """Make ready to run within ``limit`` bytes of scratch."""
+    return within(limit, functools.partial(_make, problem, direction))
+
+
+@functools.lru_cache(maxsize=256)
+def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
+    """Make ready to run with blocks for ``cache`` bytes."""
+    from fastconv.algorithms.direct.pixels.correlation import Correlation
+
+    return Correlation(problem, direction, cache)

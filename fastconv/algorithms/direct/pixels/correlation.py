@@ -1,0 +1,160 @@
+"""Forward and input gradient of images held pixel by pixel: the tables and blocks of `cpu.py`."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fastconv import machine, threads, workspace
+from fastconv.activations import NONE
+from fastconv.algorithms.base import Array, Execution, flat, pixels
+from fastconv.algorithms.correlation import AxisPass, pass_of
+from fastconv.algorithms.direct.pixels.cpu import Geometry, correlate
+from fastconv.algorithms.direct.pixels.pack import Packing, pack
+from fastconv.gemm.blocking import seconds
+from fastconv.gemm.record import record
+from fastconv.problem import ConvProblem, Direction
+
+PIXELS = 256  # positions of an area: the weights stream from L2 or L3 at 4 bytes for 2 * 256 flop
+TASKS = 8  # wanted, so that workers end together
+
+ONE_ROW = AxisPass(1, 1, 1, 1, (((0, 0),),))
+
+
+def leaves(axis: AxisPass) -> bool:
+    """Whether some tap at some position reads outside the source."""
+    offsets = axis.offsets or [0]
+    return offsets[0] < 0 or axis.stride * (axis.outputs - 1) + offsets[-1] >= axis.source
+
+
+def phase_tables(rows: AxisPass, last: AxisPass, pitch: int, pixel: int, merge: bool) -> tuple[Array, int]:
+    """Return ``[phase] -> (runs, where, taps, where, taps before)``, and behind it their entries.
+
+    Entries are the offsets of runs, from the first tap's pixel, and the taps' indices in the kernel.  Taps
+    go by offset along w, so that those of neighbouring pixels are one run of channels.
+    """
+    kernel_w = sum(map(len, last.taps))
+    first_h, first_w = min(rows.offsets, default=0), min(last.offsets, default=0)
+    heads: list[int] = []
+    entries: list[int] = []
+    phases, before = rows.step * last.step, 0
+    for phase_h in rows.taps:
+        for phase_w in last.taps:
+            across = sorted(phase_w, key=lambda tap: tap[1])
+            neighbours = all(b[1] - a[1] == 1 for a, b in pairwise(across))
+            heads_w = across[:1] if merge and neighbours else across
+            runs = [(h - first_h) * pitch + (w - first_w) * pixel for _, h in phase_h for _, w in heads_w]
+            taps = [r * kernel_w + s for r, _ in phase_h for s, _ in across]
+            at = 5 * phases + len(entries)
+            heads += [len(runs), at, len(taps), at + len(runs), before]
+            entries += [*runs, *taps]
+            before += len(taps)
+    return np.array(heads + entries, np.int64), before
+
+
+class Correlation(Execution):
+    """Forward or input gradient; blocks for ``cache`` bytes."""
+
+    def __init__(self, problem: ConvProblem, direction: Direction, cache: int) -> None:
+        p = pass_of(problem, direction)
+        tile, cores = machine.tile(problem.itemsize), machine.machine().cores
+        self.dtype, self.flops = problem.dtype, p.flops
+        n = p.n
+        rows, last = (ONE_ROW, *p.axes)[-2:]
+        if len(p.axes) == 1 and last.is_identity:  # images are one row of pixels
+            pixels_ = n * last.outputs
+            n, last = 1, AxisPass(pixels_, pixels_, pixels_, 1, last.taps)
+        copied = leaves(rows) or leaves(last)
+        span_h, span_w = ((max(a.offsets, default=0) - min(a.offsets, default=0) + 1) for a in (rows, last))
+        pixel = p.channels if copied else p.groups * p.channels
+        phases = rows.step * last.step
+
+        # An area's source and its results take a third of the cache each; there are TASKS areas if it can be.
+        third = cache // 3 // problem.itemsize
+        per_position = max(
+            last.stride * p.channels * (rows.stride if rows.outputs > 1 else 1), p.m * phases, 1
+        )
+        wanted = max(2 * tile.mr, n * p.groups * rows.outputs * last.outputs // TASKS)
+        area = max(1, min(PIXELS, wanted, third // per_position))
+        block_q = min(last.outputs, area)
+        q_blocks = -(-last.outputs // block_q)
+        block_q = -(-last.outputs // q_blocks)
+        row_blocks = -(-rows.outputs // max(1, area // block_q))
+        block_rows = -(-rows.outputs // row_blocks)
+        areas = n * p.groups * row_blocks * q_blocks
+
+        vectors = -(-p.m // tile.vl)
+        blocks = -(-vectors // tile.nr)
+        m_blocks = min(blocks, -(-TASKS // areas)) if areas < TASKS else 1
+        pitch = ((block_q - 1) * last.stride + span_w) * pixel if copied else last.source * pixel
+        self.tables, taps = phase_tables(rows, last, pitch, pixel, pixel == p.channels)
+        stripe = ((block_rows - 1) * rows.stride + span_h) * pitch if copied else 0
+        self.scratch = -(-stripe // 16) * 16
+        self.packed = -(-p.groups * vectors * tile.vl * taps * p.channels // 16) * 16
+        self.start = p.groups * vectors * tile.vl
+        self.pixels = block_rows * block_q
+        self.lanes = vectors * tile.vl
+        self.m, self.groups = p.m, p.groups
+        self.packing = record(
+            Packing(
+                p.groups, p.m, p.channels, prod(p.kernel), vectors, blocks, phases, taps * p.channels,
+                p.group_stride, p.row_stride, p.channel_stride, 0, tile.vl,
+            )
+        )  # fmt: skip
+        self.geometry = record(
+            Geometry(
+                n=n, groups=p.groups, channels=p.channels, m=p.m, p=rows.outputs, q=last.outputs,
+                source_h=rows.source, source_w=last.source, stride_h=rows.stride, stride_w=last.stride,
+                first_h=min(rows.offsets, default=0), first_w=min(last.offsets, default=0),
+                span_h=span_h, span_w=span_w, steps_h=rows.step, steps_w=last.step,
+                result_h=rows.result, result_w=last.result, row_blocks=row_blocks, block_q=block_q,
+                q_blocks=q_blocks, m_blocks=m_blocks, copied=copied, pitch=pitch, pixel=pixel,
+                scratch=self.scratch, pixels=self.pixels, mr=tile.mr,
+            )
+        )  # fmt: skip
+        self.workspace = (self.packed + self.start + cores * self.scratch) * problem.itemsize
+        self.workspace += 16 * cores * self.pixels
+        self.seconds = seconds(
+            areas * m_blocks, p.reduction * self.pixels / tile.mr, tile.mr, self.lanes / m_blocks,
+            areas * (m_blocks * stripe + self.pixels * p.m * phases) + 2 * self.packed,
+            p.bytes(problem.itemsize), problem.itemsize,
+        )  # fmt: skip
+
+    def prepare(self, weight: Array) -> Array:
+        packed = workspace.aligned(self.packed, self.dtype)
+        self._pack(weight, packed)
+        return packed
+
+    def _pack(self, weight: Array, packed: Array) -> None:
+        threads.launch(
+            pack, 4.0 * self.packed, np.zeros(1, np.int64), flat(weight), packed, self.packing, self.tables
+        )
+
+    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+        scratch = workspace.take(self._elements(self.packed), self.dtype)
+        self._pack(second, scratch[: self.packed])
+        self._correlate(first, scratch[: self.packed], out, scratch[self.packed :], bias, activation)
+
+    def run_prepared(self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any) -> None:
+        scratch = workspace.take(self._elements(0), self.dtype)
+        self._correlate(first, prepared, out, scratch, bias, activation)
+
+    def _elements(self, packed: int) -> int:
+        return packed + self.start + threads.workers(self.flops) * self.scratch
+
+    def _correlate(
+        self, x: Array, packed: Array, out: Array, scratch: Array, bias: Array, activation: Any
+    ) -> None:
+        start, scratch = scratch[: self.start], scratch[self.start :]
+        start.fill(0)
+        if bias.size:
+            start.reshape(self.groups, self.lanes)[:, : self.m] = bias.reshape(self.groups, self.m)
+        lists = np.empty(2 * threads.workers(self.flops) * self.pixels, np.int64)
+        plain = isinstance(activation, int) and activation == NONE
+        threads.launch(
+            correlate, self.flops, np.zeros(1, np.int64), pixels(x), packed, self.packing, pixels(out),
+            scratch, lists, self.geometry, self.tables, start, plain, activation,
+        )  # fmt: skip

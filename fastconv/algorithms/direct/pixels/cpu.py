@@ -1,0 +1,176 @@
+"""The kernel of the forward direction and of the input gradient.
+
+A task owns an area of positions of one image and some blocks of result channels.  Where no tap leaves the
+image its pixels are read in place; else the rows under the area are copied into scratch with their padding,
+pixel by pixel as they are.  Every phase of the result has its own list of pixels, and each block of
+weights runs through it, ``mr`` pixels at a time.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from fastconv import jit
+from fastconv.activations import finish
+from fastconv.algorithms.direct.pixels.pack import block_start
+from fastconv.gemm.gathered import tile_gathered
+from fastconv.gemm.schedule import next_task, part
+
+
+class Geometry(NamedTuple):
+    """A pass and its blocks, as numbers."""
+
+    n: int
+    groups: int
+    channels: int  # of the source, in a group
+    m: int  #         result channels in a group
+    p: int  #         positions along both axes, of each phase
+    q: int
+    source_h: int
+    source_w: int
+    stride_h: int
+    stride_w: int
+    first_h: int  #   source pixel of the first tap at position 0
+    first_w: int
+    span_h: int  #    pixels from the first tap to the last
+    span_w: int
+    steps_h: int  #   phases of the result
+    steps_w: int
+    result_h: int
+    result_w: int
+    row_blocks: int
+    block_q: int
+    q_blocks: int
+    m_blocks: int
+    copied: bool  #   whether rows are copied
+    pitch: int  #     elements from row to row of the copy, or of the image
+    pixel: int  #     elements from pixel to pixel
+    scratch: int  #   elements of a worker
+    pixels: int  #    of a full area
+    mr: int
+
+
+@jit.kernel
+def correlate(
+    workers, counter, x, packed, packings, out, scratch, lists, geos, tables, start, plain, activation
+):
+    """Compute a pass; tasks are images x groups x areas x blocks of result channels."""
+    for worker in numba.prange(workers):
+        _work(
+            worker, counter, x, packed, packings[0], out, scratch, lists, geos[0], tables, start, plain,
+            activation,
+        )  # fmt: skip
+
+
+@jit.inner
+def _work(worker, counter, x, packed, packing, out, scratch, lists, geo, tables, start, plain, activation):
+    base = worker * geo.scratch
+    sources = lists[2 * worker * geo.pixels : (2 * worker + 1) * geo.pixels]
+    targets = lists[(2 * worker + 1) * geo.pixels : (2 * worker + 2) * geo.pixels]
+    source = scratch if geo.copied else x
+    areas = geo.row_blocks * geo.q_blocks
+    tasks = geo.n * geo.groups * areas * geo.m_blocks
+    task = next_task(counter)
+    while task < tasks:
+        rest, m_block = task // geo.m_blocks, task % geo.m_blocks
+        plane, area = rest // areas, rest % areas
+        image, group = plane // geo.groups, plane % geo.groups
+        row_block, q_block = area // geo.q_blocks, area % geo.q_blocks
+        p0, p1 = part(geo.p, geo.row_blocks, row_block), part(geo.p, geo.row_blocks, row_block + 1)
+        q0 = q_block * geo.block_q
+        q1 = min(q0 + geo.block_q, geo.q)
+        if geo.copied:
+            _copy(scratch, base, x, image, group, p0, p1, q0, q1, geo)
+            at = base
+        else:
+            row = image * geo.source_h + p0 * geo.stride_h + geo.first_h
+            at = (row * geo.source_w + q0 * geo.stride_w + geo.first_w) * geo.pixel + group * geo.channels
+        for phase in range(geo.steps_h * geo.steps_w):
+            count = _list(sources, targets, at, image, group, phase, p0, p1, q0, q1, geo)
+            _multiply(
+                out, targets, source, sources, count, packed, packing, geo, tables, start, group, phase,
+                m_block, plain, activation,
+            )  # fmt: skip
+        task = next_task(counter)
+
+
+@jit.inner
+def _copy(scratch, base, x, image, group, p0, p1, q0, q1, geo):
+    """Copy the rows under an area, zeros outside the image."""
+    c = geo.channels
+    left = q0 * geo.stride_w + geo.first_w
+    width = (q1 - q0 - 1) * geo.stride_w + geo.span_w
+    lo = min(max(0, -left), width)
+    hi = max(lo, min(width, geo.source_w - left))
+    for i in range((p1 - p0 - 1) * geo.stride_h + geo.span_h):
+        row = p0 * geo.stride_h + geo.first_h + i
+        to = base + i * geo.pitch
+        if row < 0 or row >= geo.source_h or lo == hi:
+            scratch[to : to + width * c] = 0
+            continue
+        scratch[to : to + lo * c] = 0
+        scratch[to + hi * c : to + width * c] = 0
+        at = ((image * geo.source_h + row) * geo.source_w + left + lo) * geo.groups * c + group * c
+        if geo.groups == 1:
+            scratch[to + lo * c : to + hi * c] = x[at : at + (hi - lo) * c]
+        else:
+            for w in range(hi - lo):
+                source = at + w * geo.groups * c
+                for k in range(c):
+                    scratch[to + (lo + w) * c + k] = x[source + k]
+
+
+@jit.inner
+def _list(sources, targets, at, image, group, phase, p0, p1, q0, q1, geo):
+    """List where the pixels of a phase are read and written; return their number."""
+    phase_h, phase_w = phase // geo.steps_w, phase % geo.steps_w
+    width = geo.groups * geo.m
+    n = 0
+    for p in range(p0, p1):
+        row = phase_h + p * geo.steps_h
+        if row >= geo.result_h:
+            continue
+        to = (image * geo.result_h + row) * geo.result_w * width + group * geo.m
+        source = at + (p - p0) * geo.stride_h * geo.pitch
+        for q in range(q0, q1):
+            column = phase_w + q * geo.steps_w
+            if column < geo.result_w:
+                sources[n] = source + (q - q0) * geo.stride_w * geo.pixel
+                targets[n] = to + column * width
+                n += 1
+    return n
+
+
+@jit.inner
+def _multiply(
+    out, targets, source, sources, count, packed, packing, geo, tables, start, group, phase, m_block, plain,
+    activation,
+):  # fmt: skip
+    """Compute the listed pixels of a phase, block by block of result channels."""
+    entry = packing.phases_at + 5 * phase
+    runs, runs_at = tables[entry], tables[entry + 1]
+    length = geo.channels * (tables[entry + 2] // max(1, runs))
+    tiles = -(-count // geo.mr)
+    no_bias = start[:0]
+    for block in range(
+        part(packing.blocks, geo.m_blocks, m_block), part(packing.blocks, geo.m_blocks, m_block + 1)
+    ):
+        v = part(packing.vectors, packing.blocks, block)
+        nr = part(packing.vectors, packing.blocks, block + 1) - v
+        k = v * packing.vl
+        columns = min(nr * packing.vl, geo.m - k)
+        b0 = block_start(packing, tables, group, phase, block)
+        s0 = group * packing.vectors * packing.vl + k
+        for i in range(tiles):
+            first = part(count, tiles, i)
+            mr = part(count, tiles, i + 1) - first
+            tile_gathered(
+                out, targets, k, columns, source, sources, first, tables, runs_at, runs, length, packed, b0,
+                start, s0, mr, nr,
+            )  # fmt: skip
+            if not plain:
+                for row in range(first, first + mr):
+                    finish(out, targets[row] + k, columns, no_bias, np.int64(0), activation)

@@ -1,0 +1,148 @@
+"""The tile over pixels: ``C[pixel, k] = start[k] + sum over taps and t of  a[source + tap + t] * B[tap, t, k]``.
+
+Where the channels of a pixel are neighbours in memory nothing has to be lowered for the micro-kernel of
+`tile.py`: each of its ``mr`` scalars is read where the pixel stands, and its results are rows of the image.
+
+    ======== =====================================================================================
+    A        element (tap, t) of row m at ``a[sources[at + m] + taps[tap0 + tap] + t]``
+    B        step after step, rows ``nr`` vectors long, from ``b0``
+    C        row m at ``c[targets[at + m] + column]``; ``columns`` elements and no other are written
+    start    ``nr`` whole vectors that the sums begin with, from ``start[s0]``: the bias, or zeros
+    ======== =====================================================================================
+
+All taps are summed in registers: C is written once and never read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from fastconv import machine
+from fastconv.gemm.move import lanes_between, masked_store
+from fastconv.gemm.tile import I64, data, element, fma, load, splat, store
+
+ARGUMENTS = (
+    "c", "targets", "column", "columns", "a", "sources", "at", "taps", "tap0", "count", "length", "b", "b0",
+    "start", "s0",
+)  # fmt: skip
+
+
+def _sum(
+    builder: Any, name: str, bases: Any, taps: Any, count: Any, length: Any, b: Any, start: Any, nr: int
+) -> list[list[Any]]:
+    """Emit the loops over taps and over t of each; return the sums."""
+    vector = start[0].type
+    itemsize = 4 if isinstance(vector.element, ir.FloatType) else 8
+    mr = len(bases)
+    before = builder.block
+    outer, inner, latch, after = (builder.append_basic_block(f"{name}_{part}") for part in "otle")
+    some = builder.and_(builder.icmp_signed(">", count, I64(0)), builder.icmp_signed(">", length, I64(0)))
+    builder.cbranch(some, outer, after)
+
+    def phis() -> list[list[Any]]:
+        return [[builder.phi(vector) for _ in range(nr)] for _ in range(mr)]
+
+    builder.position_at_end(outer)
+    tap, row = builder.phi(I64), builder.phi(b.type)
+    held = phis()
+    offset = builder.load(builder.gep(taps, [tap]))
+    pointers = [builder.gep(base, [offset]) for base in bases]
+    builder.branch(inner)
+
+    builder.position_at_end(inner)
+    t, at = builder.phi(I64), builder.phi(b.type)
+    sums = phis()
+    columns = [load(builder, at, j * vector.count, vector, itemsize) for j in range(nr)]
+    new = []
+    for m in range(mr):
+        scalar = splat(builder, builder.load(builder.gep(pointers[m], [t])), vector)
+        new.append([fma(builder, scalar, columns[j], sums[m][j]) for j in range(nr)])
+    following, below = builder.add(t, I64(1)), builder.gep(at, [I64(nr * vector.count)])
+    builder.cbranch(builder.icmp_signed("<", following, length), inner, latch)
+
+    builder.position_at_end(latch)
+    next_tap = builder.add(tap, I64(1))
+    builder.cbranch(builder.icmp_signed("<", next_tap, count), outer, after)
+
+    builder.position_at_end(after)
+    results = phis()
+    for phi, first, later in ((tap, I64(0), next_tap), (row, b, below)):
+        phi.add_incoming(first, before)
+        phi.add_incoming(later, latch)
+    for phi, first, later in ((t, I64(0), following), (at, row, below)):
+        phi.add_incoming(first, outer)
+        phi.add_incoming(later, inner)
+    for m in range(mr):
+        for j in range(nr):
+            held[m][j].add_incoming(start[j], before)
+            held[m][j].add_incoming(new[m][j], latch)
+            sums[m][j].add_incoming(held[m][j], outer)
+            sums[m][j].add_incoming(new[m][j], inner)
+            results[m][j].add_incoming(start[j], before)
+            results[m][j].add_incoming(new[m][j], latch)
+    return results
+
+
+def _store(builder: Any, results: Any, rows: Any, columns: Any, vector: Any, itemsize: int) -> None:
+    """Emit the stores of all whole vectors, and of the last one under a mask where it is not whole."""
+    nr, vl = len(results[0]), vector.count
+    whole = builder.icmp_signed(">=", columns, I64(nr * vl))
+    with builder.if_else(whole) as (all_lanes, tail):
+        for branch, full in ((all_lanes, nr), (tail, nr - 1)):
+            with branch:
+                for row, values in zip(rows, results, strict=True):
+                    for j in range(full):
+                        store(builder, values[j], row, j * vl, itemsize)
+                    if full < nr:
+                        mask = lanes_between(builder, I64(full * vl), I64(0), columns, list(range(vl)))
+                        masked_store(
+                            builder, values[full], builder.gep(row, [I64(full * vl)]), mask, itemsize
+                        )
+
+
+@intrinsic
+def tile_gathered(typing: Any, c: Any, targets: Any, column: Any, columns: Any, a: Any, sources: Any,
+                  at: Any, taps: Any, tap0: Any, count: Any, length: Any, b: Any, b0: Any, start: Any,
+                  s0: Any, mr: Any, nr: Any) -> Any:  # fmt: skip
+    """Compute ``mr`` pixels by ``columns`` channels, which ``nr`` vectors hold."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds = dict(zip(ARGUMENTS, signature.args[:-2], strict=True))
+        (c, targets, column, columns, a, sources, at, taps, tap0, count, length, b, b0, start, s0,
+         mr, nr) = arguments  # fmt: skip
+        itemsize = kinds["c"].dtype.bitwidth // 8
+        shape = machine.tile(itemsize)
+        vector = ir.VectorType(element(kinds["c"]), shape.vl)
+
+        def pointer(name: str, value: Any, index: Any) -> Any:
+            return data(context, builder, kinds[name], value, index)
+
+        image, result = pointer("a", a, I64(0)), pointer("c", c, column)
+        from_table, to_table = pointer("sources", sources, at), pointer("targets", targets, at)
+        offsets, panel, first = pointer("taps", taps, tap0), pointer("b", b, b0), pointer("start", start, s0)
+        done = builder.append_basic_block("gathered_end")
+        switch = builder.switch(builder.add(builder.mul(mr, I64(shape.nr)), nr), done)
+        for m in range(1, shape.mr + 1):
+            for j in range(1, shape.nr + 1):
+                block = builder.append_basic_block(f"gathered_{m}x{j}")
+                switch.add_case(I64(m * shape.nr + j), block)
+                builder.position_at_end(block)
+                bases = [
+                    builder.gep(image, [builder.load(builder.gep(from_table, [I64(i)]))]) for i in range(m)
+                ]
+                begin = [load(builder, first, i * shape.vl, vector, itemsize) for i in range(j)]
+                sums = _sum(builder, f"gathered_{m}x{j}", bases, offsets, count, length, panel, begin, j)
+                rows = [
+                    builder.gep(result, [builder.load(builder.gep(to_table, [I64(i)]))]) for i in range(m)
+                ]
+                _store(builder, sums, rows, columns, vector, itemsize)
+                builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(c, targets, i, i, a, sources, i, taps, i, i, i, b, i, start, i, i, i), codegen
