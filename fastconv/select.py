@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fastconv.algorithms import find, registry
+from fastconv.algorithms import find, on_gpu, registry
 from fastconv.algorithms.base import Algorithm
 from fastconv.config import Settings
 from fastconv.errors import AlgorithmError, WorkspaceError
@@ -59,7 +59,7 @@ def select(problem: ConvProblem, direction: Direction, settings: Settings, devic
     named = settings.algorithm
     if device == "cpu":
         problem = _in_served_layout(problem, direction, named)
-    asked = dict(registry(device))
+    asked = dict(registry() if device == "cpu" else on_gpu())
     if named != "auto":
         asked[named] = find(named, device)
     candidates = tuple(_ask(name, a, problem, direction, settings) for name, a in asked.items())

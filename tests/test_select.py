@@ -48,7 +48,7 @@ def stand_ins(monkeypatch):
         )
     }
     monkeypatch.setattr(selecting, "registry", lambda: table)
-    monkeypatch.setattr(selecting, "find", table.__getitem__)
+    monkeypatch.setattr(selecting, "find", lambda name, device: table[name])
     return table
 
 

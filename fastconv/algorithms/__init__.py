@@ -8,10 +8,8 @@ from fastconv.algorithms.base import Algorithm
 
 
 @functools.cache
-def registry(device: str = "cpu") -> dict[str, Algorithm]:
+def registry() -> dict[str, Algorithm]:
     """Return the algorithms by name; importing them, and Numba's machinery, waits for first use."""
-    if device == "cuda":
-        return _on_gpu()
     from fastconv.algorithms.direct import Direct
     from fastconv.algorithms.fft import Fft
     from fastconv.algorithms.im2col import Im2col
@@ -28,7 +26,9 @@ def registry(device: str = "cpu") -> dict[str, Algorithm]:
     return {a.name: a for a in algorithms}
 
 
-def _on_gpu() -> dict[str, Algorithm]:
+@functools.cache
+def on_gpu() -> dict[str, Algorithm]:
+    """Return the algorithms for arrays on a GPU by name."""
     from fastconv.algorithms.reference.cuda import Reference
 
     algorithms: tuple[Algorithm, ...] = (Reference(),)  # the definition, a thread for each result
@@ -38,7 +38,7 @@ def _on_gpu() -> dict[str, Algorithm]:
 def find(name: str, device: str = "cpu") -> Algorithm:
     """Return an algorithm by name; a variant's name follows a colon, as in ``winograd:F(6,3)``."""
     base, _, variant = name.partition(":")
-    served = registry(device)
+    served = registry() if device == "cpu" else on_gpu()
     if base not in served:
         raise ValueError(f"algorithm must be 'auto' or one of {', '.join(served)}, got {name!r}")
     algorithm = served[base]

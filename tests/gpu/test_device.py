@@ -7,7 +7,7 @@ import pytest
 
 import fastconv
 from fastconv import testing
-from fastconv.algorithms import registry
+from fastconv.algorithms import on_gpu
 from fastconv.problem import Direction
 
 pytest.importorskip("numba_cuda")
@@ -34,7 +34,7 @@ def call(problem, direction, first, second, algorithm):
     return getattr(fastconv, f"conv{rank}d_weight")(first, problem.weight_shape, second, **walk)
 
 
-@pytest.mark.parametrize("name", sorted(registry("cuda")))
+@pytest.mark.parametrize("name", sorted(on_gpu()))
 @pytest.mark.parametrize("direction", list(Direction), ids=str)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_exact_and_repeatable(name, direction, problem):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import fastconv
-from fastconv.algorithms import registry
+from fastconv.algorithms import on_gpu
 from fastconv.problem import Direction
 
 pytest.importorskip("numba_cuda")
@@ -25,7 +25,7 @@ TINY = [
 TARGETS = [(8, 0), (9, 0)]
 
 
-@pytest.mark.parametrize("name", sorted(registry("cuda")))
+@pytest.mark.parametrize("name", sorted(on_gpu()))
 def test_simulated(name):
     """Every direction is exact on integers, through the public functions; an index out of bounds raises."""
     result = subprocess.run(
