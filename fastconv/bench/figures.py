@@ -82,7 +82,8 @@ def roofline(results: Results) -> Figure | None:
     )
     panel.plot(intensity, np.minimum(peak, copy * intensity), color=DARK, lw=1.6)
     panel.text(intensity[-1], peak * 1.04, f"{peak:.0f} GFLOP/s, measured", ha="right", va="bottom", size=9)
-    panel.text(intensity[0], copy * intensity[0] * 1.25, f"copying, {copy:.0f} GB/s", size=9, color=DARK)
+    if copy * intensity[0] < peak / 2:
+        panel.text(intensity[0], copy * intensity[0] * 1.25, f"copying, {copy:.0f} GB/s", size=9, color=DARK)
     for i, name in enumerate(categories):
         panel.plot([], [], "o", color=_spectrum(i / max(1, len(categories) - 1)), label=name)
     for direction, marker in markers.items():
