@@ -274,7 +274,12 @@ class TestReport:
 class TestPage:
     def test_draws_what_there_is(self, tmp_path, capsys):
         run, html = tmp_path / "run.json", tmp_path / "report.html"
-        r = row(fastconv=1e-3, torch_nchw=2e-3, **{"fastconv:direct": 1e-3, "fastconv:fft": 2e-3})
+        r = row(
+            "n2 c64 i56x56 f3x3 p1",
+            fastconv=1e-3,
+            torch_nchw=2e-3,
+            **{"fastconv:direct": 1e-3, "fastconv:fft": 2e-3},
+        )
         r.errors, r.memory = {"fastconv:direct": 1e-6}, {"fastconv": 2**22}
         swept = row(fastconv=1e-3)
         swept.category = f"{corpus.SWEEP}channels"
