@@ -1,4 +1,4 @@
-"""Bias and activation, applied to a block of results while it is in cache.
+"""Bias, residual and activation, applied to a block of results while it is in cache.
 
 Built-in activations travel as integer codes, so that all share one compiled kernel; a user's own
 ``@njit`` scalar function travels as itself and compiles a kernel of its own.
@@ -104,10 +104,13 @@ def _activate_overload(block, i, count, activation):
 
 
 @jit.inner
-def finish(block, i, count, bias, channel, activation):
-    """Add ``bias[channel]``, if there is any, to ``block[i : i + count]`` and activate it in place."""
+def finish(block, i, count, bias, channel, activation, residual, at):
+    """Add ``bias[channel]`` and ``residual[at:]``, if there are any, to ``block[i : i + count]``; activate it."""
     if bias.size:
         b = bias[channel]
         for j in range(i, i + count):
             block[j] += b
+    if residual.size:
+        for j in range(count):
+            block[i + j] += residual[at + j]
     _activate(block, i, count, activation)

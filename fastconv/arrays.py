@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[Any]
 
 FLOATS = frozenset((np.dtype(np.float32), np.dtype(np.float64)))
+INTEGER = "int64"  # of every result of integers and booleans
 
 
 def operand(value: Any, name: str) -> Array:
@@ -29,16 +30,23 @@ def operand(value: Any, name: str) -> Array:
         array = np.asarray(value)
     except Exception as error:
         raise TypeError(f"{name} must be an array, got {type(value).__name__}: {error}") from None
-    if array.dtype.newbyteorder("=") not in FLOATS:
+    if array.dtype.newbyteorder("=") not in FLOATS and not _served(array.dtype):
         raise TypeError(
-            f"{name} must be float32 or float64, got {array.dtype}; convert it with {name}.astype(numpy.float32)"
+            f"{name} must be float16, bfloat16, float32, float64, complex64, complex128, bool or an integer, "
+            f"got {array.dtype}; convert it with {name}.astype(numpy.float32)"
         )
     return array
 
 
+def _served(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind in "biu" or dtype.name in ("float16", "bfloat16", "complex64", "complex128")
+
+
 def common(a: Array, *others: Array) -> np.dtype[Any]:
-    """Return the dtype that the result of these operands has: `numpy.result_type`."""
+    """Return the dtype that the result of these operands has: `numpy.result_type`, or int64 for integers."""
     dtype = a.dtype
+    if dtype.kind in "biu" and all(b.dtype.kind in "biu" for b in others):
+        return np.dtype(INTEGER)
     for b in others:
         if b.dtype is not dtype:
             dtype = np.result_type(dtype, b.dtype)
@@ -46,10 +54,13 @@ def common(a: Array, *others: Array) -> np.dtype[Any]:
 
 
 def contiguous(array: Array, dtype: np.dtype[Any], layout: str = "nchw") -> Array:
-    """Return the array as kernels take it, copied where its memory is not already so."""
+    """Return the array as kernels take it, copied where its memory is not already so.
+
+    Integers stay of their own type, which `fastconv.dtypes` converts when it has seen how large they are.
+    """
     if layout == "nhwc":
         return to_second(contiguous(to_last(array), dtype))
-    if array.dtype is dtype and array.flags.carray:
+    if (array.dtype is dtype and array.flags.carray) or dtype.kind == "i":
         return array
     array = np.require(array, dtype, ("C_CONTIGUOUS", "ALIGNED"))
     return array if array.flags.writeable else np.asarray(_Unlocked(array))
@@ -72,9 +83,12 @@ def to_second(array: Array) -> Array:
     return array.transpose((0, array.ndim - 1, *range(1, array.ndim - 1)))
 
 
-def order(array: Array) -> str:
-    """Return in which layout memory holds (n, c, h, w): 'nhwc' if a pixel's channels are neighbours."""
-    if array.flags.c_contiguous or array.ndim < 3:
+def order(array: Array, dtype: np.dtype[Any]) -> str:
+    """Return in which layout memory holds (n, c, h, w): 'nhwc' if a pixel's channels are neighbours.
+
+    What is converted for the algorithms, to ``dtype``'s carrier, is laid out as they like it best.
+    """
+    if array.flags.c_contiguous or array.ndim < 3 or dtype not in FLOATS:
         return "nchw"
     neighbours = array.shape[1] > 1 and array.strides[1] == array.itemsize
     return "nhwc" if neighbours and array.strides[-1] != array.itemsize else "nchw"

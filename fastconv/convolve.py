@@ -20,6 +20,7 @@ import numpy as np
 from fastconv import arguments, plan
 from fastconv.arrays import (
     AS_IS,
+    FLOATS,
     Array,
     Form,
     common,
@@ -51,9 +52,12 @@ def activation_code(activation: Any, dtype: np.dtype[Any]) -> Any:
     """Return what kernels take for an activation; 0 for none."""
     if activation is None:
         return 0
+    if dtype.kind == "c" or (dtype.kind == "i" and activation != "relu"):
+        allowed = "None" if dtype.kind == "c" else "None or 'relu'"
+        raise TypeError(f"activation of {dtype} must be {allowed}, got {activation!r}")
     from fastconv.activations import resolve  # imports Numba
 
-    return resolve(activation, dtype)
+    return resolve(activation, dtype if dtype in FLOATS else np.dtype("float32"))
 
 
 def forward(
@@ -66,6 +70,7 @@ def forward(
     dilation: Any,
     groups: Any,
     activation: Any,
+    residual: Any,
     algorithm: Any,
     workspace: Any,
     out: Any,
@@ -75,6 +80,8 @@ def forward(
     if on_gpu(input):
         from fastconv.cuda import call
 
+        if residual is not None:
+            raise TypeError("residual must be None for arrays on a GPU")
         return call.forward(  # type: ignore[no-any-return]  # the caller's kind
             rank,
             input,
@@ -94,22 +101,33 @@ def forward(
     b = None if bias is None else operand(bias, "bias")
     form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
     x = form.taken(x)
-    walk = arguments.walk(rank, stride, padding, dilation, groups, order(x))
-    dtype = common(x, w) if b is None else common(x, w, b)
+    added = None if residual is None else operand(residual, "residual")
+    dtype = common(x, w, *(a for a in (b, added) if a is not None))
+    walk = arguments.walk(rank, stride, padding, dilation, groups, order(x, dtype))
     code = activation_code(activation, dtype)
     p = plan.find("forward", x.shape, w.shape, dtype, walk, algorithm, workspace)
     if b is not None:
         check_bias(b, p.problem)
     memory = p.problem.layout
-    y = result(out, form, p.shape, dtype, memory, x, w, b)
+    if added is not None:
+        added = check_residual(added, form, p.shape)
+    y = result(out, form, p.shape, dtype, memory, x, w, b, added)
     p.run(
         contiguous(x, dtype, memory),
         contiguous(w, dtype),
         y,
-        p.no_bias if b is None else contiguous(b, dtype),
+        p.nothing if b is None else contiguous(b, dtype),
         code,
+        p.nothing if added is None else contiguous(added, dtype, memory),
     )
     return delivered(y, form, out)
+
+
+def check_residual(residual: Array, form: Form, shape: tuple[int, ...]) -> Array:
+    """Return it as (n, k, p, q), or refuse what NumPy would broadcast."""
+    if residual.shape != (given := form.given_shape(shape)):
+        raise ValueError(f"residual must have the result's shape {given}, got {residual.shape}")
+    return form.taken(residual)
 
 
 def check_bias(bias: Array, problem: ConvProblem) -> None:
@@ -156,13 +174,13 @@ def input_grad(
     w, gy = operand(weight, "weight"), operand(grad_output, "grad_output")
     form = Form(len(size) != rank + 1, arguments.channels_last(layout, rank))
     size, given, gy = form.taken_shape(size), gy.shape, form.taken(gy)
-    walk = arguments.walk(rank, stride, padding, dilation, groups, order(gy))
     dtype = common(w, gy)
+    walk = arguments.walk(rank, stride, padding, dilation, groups, order(gy, dtype))
     p = plan.find("input_grad", size, w.shape, dtype, walk, algorithm, workspace)
     check_grad_output(given, p.problem, form)
     memory = p.problem.layout
     gx = result(out, form, size, dtype, memory, w, gy)
-    p.run(contiguous(gy, dtype, memory), contiguous(w, dtype), gx, p.no_bias, 0)
+    p.run(contiguous(gy, dtype, memory), contiguous(w, dtype), gx, p.nothing, 0, p.nothing)
     return delivered(gx, form, out)
 
 
@@ -202,13 +220,13 @@ def weight_grad(
     x, gy = operand(input, "input"), operand(grad_output, "grad_output")
     form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
     x, given, gy = form.taken(x), gy.shape, form.taken(gy)
-    walk = arguments.walk(rank, stride, padding, dilation, groups, order(x))
     dtype = common(x, gy)
+    walk = arguments.walk(rank, stride, padding, dilation, groups, order(x, dtype))
     p = plan.find("weight_grad", x.shape, size, dtype, walk, algorithm, workspace)
     check_grad_output(given, p.problem, form)
     memory = p.problem.layout
     gw = result(out, AS_IS, size, dtype, "nchw", x, gy)
-    p.run(contiguous(x, dtype, memory), contiguous(gy, dtype, memory), gw, p.no_bias, 0)
+    p.run(contiguous(x, dtype, memory), contiguous(gy, dtype, memory), gw, p.nothing, 0, p.nothing)
     return delivered(gw, AS_IS, out)
 
 
@@ -255,8 +273,8 @@ def backward(
     x, w, gy = operand(input, "input"), operand(weight, "weight"), operand(grad_output, "grad_output")
     form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
     x, given, gy = form.taken(x), gy.shape, form.taken(gy)
-    walk = arguments.walk(rank, stride, padding, dilation, groups, order(x))
     dtype = common(x, w, gy)
+    walk = arguments.walk(rank, stride, padding, dilation, groups, order(x, dtype))
     to_input = (
         plan.find("input_grad", x.shape, w.shape, dtype, walk, algorithm, workspace)
         if "input" in wanted
@@ -276,11 +294,14 @@ def backward(
     if to_input:
         memory = to_input.problem.layout
         gx = empty(problem.input_shape, dtype, memory)
-        to_input.run(contiguous(gy, dtype, memory), contiguous(w, dtype), gx, to_input.no_bias, 0)
+        to_input.run(
+            contiguous(gy, dtype, memory), contiguous(w, dtype), gx, to_input.nothing, 0, to_input.nothing
+        )
     if to_weight:
         memory = to_weight.problem.layout
         gw = np.empty(problem.weight_shape, dtype)
-        to_weight.run(contiguous(x, dtype, memory), contiguous(gy, dtype, memory), gw, to_weight.no_bias, 0)
+        x, gy = contiguous(x, dtype, memory), contiguous(gy, dtype, memory)
+        to_weight.run(x, gy, gw, to_weight.nothing, 0, to_weight.nothing)
     return Grads(None if gx is None else form.given(gx), gw, bias_grad(gy) if "bias" in wanted else None)
 
 
@@ -292,13 +313,26 @@ def bias_grad(gy: Array) -> Array:
     runs of 256 pixels are summed, and these in float64.
     """
     n, k, *output = gy.shape
-    if order(gy) == "nhwc":
+    if gy.dtype.kind in "biu":
+        return _integer_bias_grad(gy)
+    if gy.dtype.itemsize == 2:
+        return bias_grad(gy.astype(np.float32)).astype(gy.dtype)
+    if order(gy, gy.dtype) == "nhwc":
         pixels = to_last(gy).reshape(-1, k)
         runs = np.add.reduceat(pixels, np.arange(0, len(pixels), 256), axis=0) if len(pixels) else pixels
         return np.asarray(runs.sum(axis=0, dtype=np.float64).astype(gy.dtype))
     maps = gy.reshape(n * k, prod(output))
     sums: Array = np.einsum("mp->m", maps) if maps.shape[1] <= 1024 else maps.sum(axis=1)
-    total: Array = sums.reshape(n, k).sum(axis=0, dtype=np.float64).astype(gy.dtype)
+    total: Array = sums.reshape(n, k).sum(axis=0, dtype=np.result_type(gy, np.float64)).astype(gy.dtype)
+    return total
+
+
+def _integer_bias_grad(gy: Array) -> Array:
+    """Return gb exactly, as int64, or raise OverflowError."""
+    axes = (0, *range(2, gy.ndim))
+    if np.abs(gy.astype(np.float64)).sum(axis=axes).max(initial=0) >= 2**63 * (1 - 2.0**-30):
+        raise OverflowError("the bias gradient may exceed int64; convert grad_output to float64")
+    total: Array = gy.sum(axis=axes, dtype=np.int64)
     return total
 
 

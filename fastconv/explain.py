@@ -76,6 +76,6 @@ def explain(
     rank = arguments.rank_of(w.shape)
     form = arrays.Form(x.ndim != rank + 1, layout is not None and arguments.channels_last(layout, rank))
     x = form.taken(x)
-    walk = arguments.walk(rank, stride, padding, dilation, groups, arrays.order(x))
+    walk = arguments.walk(rank, stride, padding, dilation, groups, arrays.order(x, arrays.common(x, w)))
     problem = arguments.problem(x.shape, w.shape, arrays.common(x, w).name, walk)
     return select(problem, Direction(direction), override(current(), algorithm, workspace))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import arguments
+from fastconv import arguments, dtypes
 from fastconv.algorithms import find as find_algorithm
 from fastconv.algorithms.base import Array, Execution
 from fastconv.arguments import Walk
@@ -23,7 +23,7 @@ KEPT = 512  # plans; the layers of several networks in three directions
 class Plan:
     """One problem in one direction by one algorithm; ``run`` is its execution's."""
 
-    __slots__ = ("algorithm", "direction", "execution", "no_bias", "problem", "run", "shape", "used")
+    __slots__ = ("algorithm", "direction", "execution", "nothing", "problem", "run", "shape", "used")
 
     def __init__(
         self, problem: ConvProblem, direction: Direction, settings: Settings, device: str = "cpu"
@@ -33,7 +33,7 @@ class Plan:
             selection = select(problem, direction, settings, device)
             problem, self.algorithm = selection.problem, selection.algorithm
             algorithm = find_algorithm(self.algorithm, device)
-            self.execution = algorithm.build(problem, direction, settings.workspace)
+            self.execution = dtypes.build(algorithm, problem, direction, settings.workspace)
         else:
             if settings.algorithm != "auto":
                 find_algorithm(settings.algorithm, device)  # an unknown name is an error for any batch
@@ -46,7 +46,7 @@ class Plan:
             Direction.INPUT_GRAD: problem.input_shape,
             Direction.WEIGHT_GRAD: problem.weight_shape,
         }[direction]
-        self.no_bias = np.empty(0, problem.dtype)
+        self.nothing = np.empty(0, problem.dtype)
         self.used = True
 
     def __repr__(self) -> str:
@@ -56,7 +56,9 @@ class Plan:
 class _Empty(Execution):
     """A batch of nothing: an empty result, or a sum of no terms."""
 
-    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
         out.fill(0)
 
 

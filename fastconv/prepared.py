@@ -26,24 +26,33 @@ class Prepared:
         self._dtype = np.dtype(p.problem.dtype)
         self._run = p.execution.run_prepared
         self._weight = p.execution.prepare(arrays.contiguous(weight, self._dtype))
-        self._bias = p.no_bias if bias is None else np.array(bias, self._dtype)
+        self._bias = p.nothing if bias is None else arrays.contiguous(bias.copy(), self._dtype)
         self._activation = activation
+        self._nothing = p.nothing
 
-    def __call__(self, input: ArrayLike, *, out: Array | None = None) -> Array:
+    def __call__(
+        self, input: ArrayLike, *, residual: ArrayLike | None = None, out: Array | None = None
+    ) -> Array:
         """Return the convolution of ``input``, of the shape and dtype prepared for."""
         x = arrays.operand(input, "input")
         if x.shape != self.input_shape:
             raise ValueError(f"input must have the shape {self.input_shape} prepared for, got {x.shape}")
-        if x.dtype.newbyteorder("=") != self._dtype:
+        if arrays.common(x) != self._dtype:
             raise TypeError(f"input must have the dtype {self._dtype} prepared for, got {x.dtype}")
         memory = self.problem.layout
-        y = arrays.result(out, self._form, self.problem.output_shape, self._dtype, memory, x)
+        added = self._nothing
+        if residual is not None:
+            added = arrays.operand(residual, "residual")
+            added = convolve.check_residual(added, self._form, self.problem.output_shape)
+            added = arrays.contiguous(added, self._dtype, memory)
+        y = arrays.result(out, self._form, self.problem.output_shape, self._dtype, memory, x, added)
         self._run(
             arrays.contiguous(self._form.taken(x), self._dtype, memory),
             self._weight,
             y,
             self._bias,
             self._activation,
+            added,
         )
         return arrays.delivered(y, self._form, out)
 
@@ -85,7 +94,7 @@ def prepare(
     Returns
     -------
     Prepared
-        Callable as ``prepared(input, out=None)``; input has the shape given here and the dtype
+        Callable as ``prepared(input, residual=None, out=None)``; input has the shape given here and the dtype
         ``numpy.result_type(weight, bias)``.
 
     Raises

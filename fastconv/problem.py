@@ -22,7 +22,8 @@ from math import prod
 
 import numpy as np
 
-DTYPES = ("float32", "float64")
+FLOATS = ("float32", "float64")  # what algorithms compute with; `fastconv.dtypes` carries the others by these
+DTYPES = (*FLOATS, "float16", "bfloat16", "int64", "complex64", "complex128")
 LAYOUTS = ("nchw", "nhwc")  # of the images in memory: channel by channel, or pixel by pixel
 
 
@@ -105,7 +106,7 @@ class ConvProblem:
     @property
     def itemsize(self) -> int:
         """Bytes of an element."""
-        return np.dtype(self.dtype).itemsize
+        return 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
 
     @property
     def is_depthwise(self) -> bool:

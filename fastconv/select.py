@@ -1,7 +1,7 @@
 """The choice: every algorithm is asked, and the cheapest that is admitted wins.
 
 An algorithm is out when it cannot give the right result (its own words), when it cannot keep the
-workspace limit, or when ``precision="strict"`` and its error exceeds naive summation's.  The reference
+workspace limit, or when ``precision="strict"`` and its error exceeds naive summation's; for integers, when it rounds at all.  The reference
 needs no scratch and rejects nothing, so a choice by cost never fails.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from fastconv.algorithms import find, on_gpu, registry
 from fastconv.algorithms.base import Algorithm
 from fastconv.config import Settings
+from fastconv.dtypes import core
 from fastconv.errors import AlgorithmError, WorkspaceError
 from fastconv.problem import ConvProblem, Direction
 
@@ -85,12 +86,18 @@ def admitted(algorithm: Algorithm, problem: ConvProblem, direction: Direction, s
 def _ask(
     name: str, algorithm: Algorithm, problem: ConvProblem, direction: Direction, settings: Settings
 ) -> Candidate:
+    if problem.dtype == "int64" and not algorithm.exact:
+        return Candidate(name, reason="rounds, and integers are computed exactly")
+    complex_ = problem.dtype.startswith("complex")
+    problem = core(problem)
     if reason := algorithm.reject(problem, direction):
         return Candidate(name, reason=reason)
     growth = algorithm.error_growth(problem, direction)
     if settings.precision == "strict" and growth > STRICT:
         reason = f"error {growth:.3g} times that of naive summation; precision='strict' admits 1"
         return Candidate(name, reason=reason)
+    if complex_ and settings.algorithm == "auto" and not algorithm.exact:
+        return Candidate(name, reason="serves complex numbers by its name alone: it rounds more")
     workspace = algorithm.workspace(problem, direction, settings.workspace)
     if workspace > settings.workspace:
         reason = f"needs at least {workspace} bytes of workspace, the limit is {settings.workspace}"

@@ -22,7 +22,7 @@ import numpy as np
 from fastconv import arguments, plan
 from fastconv.arguments import LETTERS, Walk, integer
 from fastconv.arrays import Array, Form, common, contiguous, delivered, empty, on_gpu, operand, order, result
-from fastconv.convolve import Grads, activation_code, bias_grad, read_need
+from fastconv.convolve import Grads, activation_code, bias_grad, check_residual, read_need
 
 
 def problem_of(
@@ -93,6 +93,7 @@ def forward(
     groups: Any,
     dilation: Any,
     activation: Any,
+    residual: Any,
     algorithm: Any,
     workspace: Any,
     out: Any,
@@ -102,6 +103,8 @@ def forward(
     if on_gpu(input):
         from fastconv.cuda import call
 
+        if residual is not None:
+            raise TypeError("residual must be None for arrays on a GPU")
         return call.transposed(  # type: ignore[no-any-return]  # the caller's kind
             rank,
             input,
@@ -120,11 +123,12 @@ def forward(
         )
     x, w = operand(input, "input"), operand(weight, "weight")
     b = None if bias is None else operand(bias, "bias")
-    dtype = common(x, w) if b is None else common(x, w, b)
+    added = None if residual is None else operand(residual, "residual")
+    dtype = common(x, w, *(a for a in (b, added) if a is not None))
     form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
     x = form.taken(x)
     shape, walk = problem_of(
-        rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation, order(x)
+        rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation, order(x, dtype)
     )
     code = activation_code(activation, dtype)
     p = plan.find("input_grad", shape, w.shape, dtype, walk, algorithm, workspace)
@@ -133,13 +137,16 @@ def forward(
             f"bias must have one element for each of {shape[1]} output channels, got shape {b.shape}"
         )
     memory = p.problem.layout
-    y = result(out, form, shape, dtype, memory, x, w, b)
+    if added is not None:
+        added = check_residual(added, form, shape)
+    y = result(out, form, shape, dtype, memory, x, w, b, added)
     p.run(
         contiguous(x, dtype, memory),
-        contiguous(w, dtype),
+        contiguous(_opposite(w), dtype),
         y,
-        p.no_bias if b is None else contiguous(b, dtype),
+        p.nothing if b is None else contiguous(b, dtype),
         code,
+        p.nothing if added is None else contiguous(added, dtype, memory),
     )
     return delivered(y, form, out)
 
@@ -184,7 +191,7 @@ def backward(
     form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
     x, given, gy = form.taken(x), gy.shape, form.taken(gy)
     shape, walk = problem_of(
-        rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation, order(x)
+        rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation, order(x, dtype)
     )
     if given != (expected := form.given_shape(shape)):
         raise ValueError(f"grad_output must have the output's shape {expected}, got {given}")
@@ -198,9 +205,15 @@ def backward(
     if p := plans.get("input"):
         memory = p.problem.layout
         gx = empty(x.shape, dtype, memory)
-        p.run(contiguous(gy, dtype, memory), contiguous(w, dtype), gx, p.no_bias, 0)
+        p.run(contiguous(gy, dtype, memory), contiguous(_opposite(w), dtype), gx, p.nothing, 0, p.nothing)
     if p := plans.get("weight"):
         memory = p.problem.layout
         gw = np.empty(w.shape, dtype)
-        p.run(contiguous(gy, dtype, memory), contiguous(x, dtype, memory), gw, p.no_bias, 0)
+        p.run(contiguous(gy, dtype, memory), contiguous(x, dtype, memory), gw, p.nothing, 0, p.nothing)
+        gw = _opposite(gw)
     return Grads(None if gx is None else form.given(gx), gw, bias_grad(gy) if "bias" in wanted else None)
+
+
+def _opposite(weight: Array) -> Array:
+    """Return the weight whose gradient map is the layer: gradients conjugate complex weights, this does not."""
+    return weight.conj() if weight.dtype.kind == "c" else weight

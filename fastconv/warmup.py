@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastconv import dtypes
 from fastconv.algorithms import find, registry
 from fastconv.config import config, current
-from fastconv.problem import DTYPES, ConvProblem, Direction
+from fastconv.problem import FLOATS, ConvProblem, Direction
 from fastconv.select import admitted, select
 
 # Small ones of each kind that kernels are compiled apart for; a few MFLOP each, so that threads are worth
@@ -71,7 +72,7 @@ def warmup(problems: Iterable[ConvProblem | str] | None = None) -> int:
 def _all_jobs() -> list[Job]:
     return [
         Job(problem, direction, name)
-        for problem in (ConvProblem.parse(f"{r} {dtype}") for dtype in DTYPES for r in REPRESENTATIVES)
+        for problem in (ConvProblem.parse(f"{r} {dtype}") for dtype in FLOATS for r in REPRESENTATIVES)
         for direction in Direction
         for name, algorithm in registry().items()
         if admitted(algorithm, problem, direction, current())
@@ -97,13 +98,13 @@ def _run(job: Job) -> None:
         Direction.INPUT_GRAD: (y, w, x),
         Direction.WEIGHT_GRAD: (x, y, w),
     }[direction]
-    no_bias = np.empty(0, problem.dtype)
-    execution = find(job.algorithm).build(problem, direction, current().workspace)
+    nothing = np.empty(0, problem.dtype)
+    execution = dtypes.build(find(job.algorithm), problem, direction, current().workspace)
     for threads in (1, None):
         with config(threads=threads):
-            execution.run(first, second, out, no_bias, 0)
+            execution.run(first, second, out, nothing, 0, nothing)
             if direction is Direction.FORWARD:
-                execution.run_prepared(first, execution.prepare(second), out, no_bias, 0)
+                execution.run_prepared(first, execution.prepare(second), out, nothing, 0, nothing)
 
 
 def _shown(jobs: Sequence[Job]) -> Iterator[Job]:

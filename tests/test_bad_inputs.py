@@ -177,6 +177,10 @@ def test_weight_dimensions(w):
             hint, what = "", "input"
         else:
             what = "weight"
+        if len(w) == 5 and name in ("prepare", "explain"):  # three axes
+            with pytest.raises(ValueError, match=r"weight expects|input must be"):
+                call()
+            continue
         with pytest.raises(ValueError, match=f"{what} must be .*{hint}"):
             call()
 
@@ -248,13 +252,13 @@ def arrays_of_no_use():
     yield None, "must be an array, got NoneType"
     yield "image.png", "must be an array, got str"
     yield b"1234", "must be an array, got bytes"
-    yield object(), "must be float32 or float64, got object"
+    yield object(), "must be float16, .* or an integer, got object"
     yield [[1.0], [1.0, 2.0]], "must be an array, got list"
-    yield X.astype(object), "must be float32 or float64, got object"
+    yield X.astype(object), "must be float16, .* or an integer, got object"
     yield np.ma.masked_array(X, X > 1), "must not be a masked array"
-    for dtype in ("bool", "i1", "u1", "i4", "i8", "f2", "g", "c8", "c16", "U3", "M8[s]"):
-        yield X.astype(dtype), "must be float32 or float64, got"
-    yield np.zeros(X.shape, [("a", "f4")]), "must be float32 or float64, got"
+    for dtype in ("g", "G", "U3", "M8[s]"):
+        yield X.astype(dtype), "must be float16, .* or an integer, got"
+    yield np.zeros(X.shape, [("a", "f4")]), "must be float16, .* or an integer, got"
 
 
 @pytest.mark.parametrize(("value", "message"), list(arrays_of_no_use()))

@@ -355,3 +355,39 @@ def test_prepared_refuses():
         fastconv.prepare(w, (2, 4, 9, 9), integers(4))
     with pytest.raises(ValueError, match="input must be"):
         fastconv.prepare(w, (9, 9))
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "im2col", "winograd"])
+def test_residual(algorithm):
+    """Added before the activation, by the function, the layer and the way back."""
+    rng = np.random.default_rng(0)
+    x, w, b, r = (rng.integers(-3, 4, s).astype("f") for s in ((2, 3, 9, 8), (4, 3, 3, 3), 4, (2, 4, 9, 8)))
+    expected = np.maximum(fastconv.conv2d(x, w, b, padding=1, algorithm="reference") + r, 0)
+    given = {"padding": 1, "activation": "relu", "algorithm": algorithm}
+    strided = np.zeros((2, 4, 9, 16), "f")[..., ::2]
+    strided[...] = r
+    for added in (r, strided, r.astype(">f4")):
+        y = fastconv.conv2d(x, w, b, residual=added, **given)
+        np.testing.assert_allclose(y, expected, atol=1e-3)
+    layer = fastconv.prepare(w, x.shape, b, **given)
+    np.testing.assert_allclose(layer(x, residual=r), expected, atol=1e-3)
+    np.testing.assert_allclose(fastconv.conv2d(x[0], w, b, residual=r[0], **given), expected[0], atol=1e-3)
+    if algorithm == "direct":  # pixel by pixel
+        last = [np.moveaxis(a, 1, -1).copy() for a in (x, r)]
+        y = fastconv.conv2d(last[0], w, b, residual=last[1], layout="NHWC", **given)
+        np.testing.assert_array_equal(y, np.moveaxis(expected, 1, -1))
+    back = fastconv.conv_transpose2d(r, w, padding=1, algorithm="reference")
+    y = fastconv.conv_transpose2d(r, w, residual=x, **given)
+    np.testing.assert_allclose(y, np.maximum(back + x, 0), atol=1e-3)
+
+
+def test_residual_of_another_shape_or_in_the_way():
+    x, w = np.ones((2, 3, 5, 5), "f"), np.ones((4, 3, 3, 3), "f")
+    for shape in ((4, 1, 1), (2, 4, 5, 5), (4, 3, 3), (1, 4, 3, 3)):
+        with pytest.raises(ValueError, match=r"residual must have the result's shape \(2, 4, 3, 3\), got"):
+            fastconv.conv2d(x, w, residual=np.ones(shape, "f"))
+    out = np.ones((2, 4, 3, 3), "f")
+    with pytest.raises(ValueError, match="out must not share memory"):
+        fastconv.conv2d(x, w, residual=out, out=out)
+    with pytest.raises(TypeError, match=r"residual must be float16, .* or an integer, got object"):
+        fastconv.conv2d(x, w, residual=np.ones((2, 4, 3, 3), object))

@@ -78,7 +78,7 @@ def test_is_a_value(problem):
         ("", "c, i, f missing"),
         ("n1 i5 f3", "c missing"),
         ("c3 i5 f3 q7", "cannot read 'q7'"),
-        ("c3 i5 f3 float16", "cannot read 'float16'"),
+        ("c3 i5 f3 float80", "cannot read 'float80'"),
         ("c3 i5 f3 c4", "cannot read 'c4'"),
         ("c3 i5 f3 p1:2:3", "cannot read 'p1:2:3'"),
         ("c3 i5 f3 s-1", "cannot read 's-1'"),

@@ -61,7 +61,7 @@ def test_against_the_definition(name, direction, problem, seed):
     first, second = draw(first, problem.dtype, seed), draw(second, problem.dtype, seed + 1)
     out = np.full(result, np.nan, problem.dtype)
     algorithm.build(problem, direction, 2**40).run(
-        first, second, out, np.empty(0, problem.dtype), activations.NONE
+        first, second, out, np.empty(0, problem.dtype), activations.NONE, np.empty(0, problem.dtype)
     )
     if name in EXACT:
         testing.assert_exact(problem, direction, first, second, out)

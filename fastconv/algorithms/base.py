@@ -30,36 +30,41 @@ class Execution(ABC):
 
     The two operands by direction::
 
-        FORWARD       input,       weight       -> output        (bias and activation apply)
+        FORWARD       input,       weight       -> output        (bias, residual and activation apply)
         INPUT_GRAD    grad_output, weight       -> grad_input    (they do, for transposed convolution)
         WEIGHT_GRAD   input,       grad_output  -> grad_weight
 
     Operands and ``out`` are aligned, native and of the problem's dtype; C-contiguous, or in the layout nhwc
     such that images (n, c, h, w) would be as (n, h, w, c): `pixels` views those.  ``bias`` is an
     array with an element for each channel of ``out``, or of none.  ``activation`` is a code or a jitted function of
-    `fastconv.activations`.
+    `fastconv.activations`, applied last.  ``residual`` is added before it: an array like ``out``, or of none.
     """
 
     workspace: int = 0  # bytes of scratch that run() takes from fastconv.workspace
     seconds: float = 0.0  # predicted, where the blocks tell better than the problem
 
     @abstractmethod
-    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
         """Compute ``out``; every element is written."""
 
     def prepare(self, weight: Array) -> Array:
         """Return the weight in the form `run_prepared` takes, in memory of its own."""
         return weight.copy()
 
-    def run_prepared(self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any) -> None:
+    def run_prepared(
+        self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
         """Like `run`, with what `prepare` returned in the place of the weight."""
-        self.run(first, prepared, out, bias, activation)
+        self.run(first, prepared, out, bias, activation, residual)
 
 
 class Algorithm(ABC):
     """Whether, how fast, with how much memory and how exactly a problem is solved; and the solving."""
 
     name: ClassVar[str]
+    exact: ClassVar[bool] = False  # only adds and multiplies what is given: integers have no error
 
     def variant(self, suffix: str) -> Algorithm:
         """Return the variant that a user names by ``name:suffix``."""

@@ -207,8 +207,9 @@ class BlockedPass(ABC):
 
     @abstractmethod
     def correlate(
-        self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any
-    ) -> None:
+        self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any,
+        residual: Array,
+    ) -> None:  # fmt: skip
         """Run the kernel on flat arrays; ``view`` describes the weights."""
 
 
@@ -250,16 +251,24 @@ class Correlation(Execution):
         self.blocked.pack(flat(weight), packed)
         return packed
 
-    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
         b, weight = self.blocked, flat(second)
         scratch = workspace.take(self.packed + threads.workers(b.flops) * b.scratch, self.dtype)
         view = b.view
         if b.pack_ahead:
             b.pack(weight, scratch)
             weight, view = scratch, b.packed_view
-        b.correlate(flat(first), weight, view, flat(out), scratch[self.packed :], bias, activation)
+        b.correlate(
+            flat(first), weight, view, flat(out), scratch[self.packed :], bias, activation, flat(residual)
+        )
 
-    def run_prepared(self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any) -> None:
+    def run_prepared(
+        self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
         b = self.blocked
         scratch = workspace.take(threads.workers(b.flops) * b.scratch, self.dtype)
-        b.correlate(flat(first), prepared, b.packed_view, flat(out), scratch, bias, activation)
+        b.correlate(
+            flat(first), prepared, b.packed_view, flat(out), scratch, bias, activation, flat(residual)
+        )

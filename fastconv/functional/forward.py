@@ -19,6 +19,7 @@ def conv2d(
     groups: int = 1,
     *,
     activation: Activation = None,
+    residual: ArrayLike | None = None,
     algorithm: str = "auto",
     workspace: int | None = None,
     layout: str = "NCHW",
@@ -31,9 +32,11 @@ def conv2d(
 
     Parameters
     ----------
-    input : (N, C, H, W) or (C, H, W) array of float32 or float64
+    input : (N, C, H, W) or (C, H, W) array
         Images.  Pixel by pixel in memory (``array.transpose(0, 3, 1, 2)`` of an (N, H, W, C) array) they are
         read in place as well, and the result is like them; what else is not C-contiguous is copied once.
+        float16 and bfloat16 (of ``ml_dtypes``) are summed in float32; integers and booleans exactly; complex
+        numbers by `direct`, `im2col` and `fft`.
     weight : (K, C/groups, R, S) array
         Kernels; they are not turned (see Notes).
     bias : (K,) array, optional
@@ -51,6 +54,8 @@ def conv2d(
     activation : str or jitted function, optional
         'relu', 'leaky_relu' (slope 0.01), 'sigmoid', 'tanh', 'silu', 'gelu' (by erf), or a scalar function
         under ``numba.njit``; applied to the result while it is in cache.
+    residual : array like the result, optional
+        Added before the activation, in the same pass: ``relu(conv(x) + bias + residual)``.
     algorithm : str, default "auto"
         A name from `algorithms`; "auto" leaves it to `config`, and there to the cost model.
     workspace : int, optional
@@ -63,13 +68,15 @@ def conv2d(
     Returns
     -------
     (N, K, P, Q) or (K, P, Q) array
-        ``out``, or a new array of ``numpy.result_type(input, weight, bias)``; P is
-        ``(lo + H + hi - dilation * (R - 1) - 1) // stride + 1``.
+        ``out``, or a new array of ``numpy.result_type(input, weight, bias, residual)``, but int64 where all of
+        them are integers; P is ``(lo + H + hi - dilation * (R - 1) - 1) // stride + 1``.
 
     Raises
     ------
     TypeError
         An argument is of a type or dtype that is not served.
+    OverflowError
+        A sum of integers exceeds int64, or comes within 2**13 of it.
     ValueError
         Sizes do not fit together; the message gives the rule and the numbers.
     AlgorithmError, WorkspaceError
@@ -120,6 +127,7 @@ def conv2d(
         dilation,
         groups,
         activation,
+        residual,
         algorithm,
         workspace,
         out,
@@ -137,6 +145,7 @@ def conv1d(
     groups: int = 1,
     *,
     activation: Activation = None,
+    residual: ArrayLike | None = None,
     algorithm: str = "auto",
     workspace: int | None = None,
     layout: str = "NCL",
@@ -146,10 +155,10 @@ def conv1d(
 
     Parameters
     ----------
-    input : (N, C, L) or (C, L) array of float32 or float64
+    input : (N, C, L) or (C, L) array
     weight : (K, C/groups, S) array
     bias : (K,) array, optional
-    stride, padding, dilation, groups, activation, algorithm, workspace, out, layout
+    stride, padding, dilation, groups, activation, residual, algorithm, workspace, out, layout
         As for `conv2d`; asymmetric padding is written ``((lo, hi),)``.
 
     Returns
@@ -174,6 +183,7 @@ def conv1d(
         dilation,
         groups,
         activation,
+        residual,
         algorithm,
         workspace,
         out,
@@ -191,6 +201,7 @@ def conv3d(
     groups: int = 1,
     *,
     activation: Activation = None,
+    residual: ArrayLike | None = None,
     algorithm: str = "auto",
     workspace: int | None = None,
     layout: str = "NCDHW",
@@ -200,10 +211,10 @@ def conv3d(
 
     Parameters
     ----------
-    input : (N, C, D, H, W) or (C, D, H, W) array of float32 or float64
+    input : (N, C, D, H, W) or (C, D, H, W) array
     weight : (K, C/groups, T, R, S) array
     bias : (K,) array, optional
-    stride, padding, dilation, groups, activation, algorithm, workspace, out, layout
+    stride, padding, dilation, groups, activation, residual, algorithm, workspace, out, layout
         As for `conv2d`, with three numbers where they differ by axis.
 
     Returns
@@ -228,6 +239,7 @@ def conv3d(
         dilation,
         groups,
         activation,
+        residual,
         algorithm,
         workspace,
         out,

@@ -21,6 +21,7 @@ def conv_transpose2d(
     dilation: PerAxis = 1,
     *,
     activation: Activation = None,
+    residual: ArrayLike | None = None,
     algorithm: str = "auto",
     workspace: int | None = None,
     layout: str = "NCHW",
@@ -35,7 +36,7 @@ def conv_transpose2d(
 
     Parameters
     ----------
-    input : (N, C, P, Q) or (C, P, Q) array of float32 or float64
+    input : (N, C, P, Q) or (C, P, Q) array
     weight : (C, K/groups, R, S) array
         The input's channels come first: the weight of the convolution that goes the other way.
     bias : (K,) array, optional
@@ -49,7 +50,7 @@ def conv_transpose2d(
         convolution has several input sizes with one output size, and this names one of them.
     groups, dilation
         As for `conv2d`; note the order, which is PyTorch's.
-    activation, algorithm, workspace, out, layout
+    activation, residual, algorithm, workspace, out, layout
         As for `conv2d`.
 
     Returns
@@ -80,8 +81,8 @@ def conv_transpose2d(
     array([[1., 1., 3., 2., 2.]])
     """
     return transpose.forward(
-        2, input, weight, bias, stride, padding, output_padding, groups, dilation, activation, algorithm,
-        workspace, out, layout,
+        2, input, weight, bias, stride, padding, output_padding, groups, dilation, activation, residual,
+        algorithm, workspace, out, layout,
     )  # fmt: skip
 
 
@@ -96,6 +97,7 @@ def conv_transpose1d(
     dilation: PerAxis = 1,
     *,
     activation: Activation = None,
+    residual: ArrayLike | None = None,
     algorithm: str = "auto",
     workspace: int | None = None,
     layout: str = "NCL",
@@ -111,8 +113,8 @@ def conv_transpose1d(
     array([[[ 1., 10.,  2., 20.]]])
     """
     return transpose.forward(
-        1, input, weight, bias, stride, padding, output_padding, groups, dilation, activation, algorithm,
-        workspace, out, layout,
+        1, input, weight, bias, stride, padding, output_padding, groups, dilation, activation, residual,
+        algorithm, workspace, out, layout,
     )  # fmt: skip
 
 
@@ -127,6 +129,7 @@ def conv_transpose3d(
     dilation: PerAxis = 1,
     *,
     activation: Activation = None,
+    residual: ArrayLike | None = None,
     algorithm: str = "auto",
     workspace: int | None = None,
     layout: str = "NCDHW",
@@ -142,8 +145,8 @@ def conv_transpose3d(
     (1, 1, 4, 4, 4)
     """
     return transpose.forward(
-        3, input, weight, bias, stride, padding, output_padding, groups, dilation, activation, algorithm,
-        workspace, out, layout,
+        3, input, weight, bias, stride, padding, output_padding, groups, dilation, activation, residual,
+        algorithm, workspace, out, layout,
     )  # fmt: skip
 
 

@@ -53,7 +53,9 @@ def blank(problem, direction):
 
 def run(execution, problem, direction, first, second):
     out = blank(problem, direction)
-    execution.run(first, second, out, np.empty(0, problem.dtype), activations.NONE)
+    execution.run(
+        first, second, out, np.empty(0, problem.dtype), activations.NONE, np.empty(0, problem.dtype)
+    )
     return out
 
 
@@ -139,7 +141,9 @@ def test_same_bits(name, direction, problem, always_parallel):
     if direction is not Direction.WEIGHT_GRAD:
         prepared = execution.prepare(second.copy())
         out = blank(problem, direction)
-        execution.run_prepared(first, prepared, out, np.empty(0, problem.dtype), activations.NONE)
+        execution.run_prepared(
+            first, prepared, out, np.empty(0, problem.dtype), activations.NONE, np.empty(0, problem.dtype)
+        )
         np.testing.assert_array_equal(out, result, "prepared")
 
 
@@ -206,9 +210,36 @@ def test_bias_and_activation(name, direction, line):
     for activation, expected in ((activations.NONE, plain), (activations.RELU, np.maximum(plain, 0))):
         for call, weight in ((execution.run, w), (execution.run_prepared, execution.prepare(w))):
             out.fill(np.nan)
-            call(x, weight, out, bias, activation)
+            call(x, weight, out, bias, activation, np.empty(0, problem.dtype))
             growth = algorithm.error_growth(problem, direction)
             assert np.abs(out - expected).max() <= growth * allowed(problem, direction) + 1e-6
+
+
+@each_algorithm
+@pytest.mark.parametrize("direction", [Direction.FORWARD, Direction.INPUT_GRAD], ids=str)
+@pytest.mark.parametrize(
+    "line", ["n2 c6 k10 i9x11 f3x3 p1 g2", "n2 c5 k5 i9x11 f3x3 p1 g5", "n1 c4 k3 i13x10 f3x3 s3x2 p1"]
+)
+def test_residual(name, direction, line):
+    """What is added before the activation is added where it belongs, with the bias or without."""
+    problem = ConvProblem.parse(line)
+    if not serves(name, problem, direction):
+        assert not problem.unit_stride
+        return
+    x, w = operands(problem, direction, testing.normals)
+    out = blank(problem, direction)
+    residual = testing.normals(out.shape, problem.dtype, 5)
+    bias = testing.normals((out.shape[1],), problem.dtype, 4)
+    algorithm = registry()[name]
+    execution = algorithm.build(problem, direction, UNLIMITED)
+    plain = testing.definition(problem, direction, x, w) + residual
+    for added, activation in ((bias[:0], activations.NONE), (bias, activations.RELU)):
+        expected = plain + added.reshape(-1, 1, 1) if added.size else plain
+        expected = np.maximum(expected, 0) if activation else expected
+        out.fill(np.nan)
+        execution.run(x, w, out, added, activation, residual)
+        growth = algorithm.error_growth(problem, direction)
+        assert np.abs(out - expected).max() <= growth * allowed(problem, direction) + 1e-6
 
 
 @each_algorithm
@@ -256,7 +287,7 @@ for problem in [*written, *(replace(p, layout="nhwc") for p in written[::3])]:
                 arrays[0][...] = testing.integers(shapes[0], problem.dtype, 1)
                 arrays[1][...] = testing.integers(shapes[1], problem.dtype, 2)
                 execution = algorithm.build(problem, direction, 2**40)
-                execution.run(*arrays, np.empty(0, problem.dtype), activations.NONE)
+                execution.run(*arrays, np.empty(0, problem.dtype), activations.NONE, np.empty(0, problem.dtype))
 print("done")
 """
 
@@ -320,14 +351,14 @@ def test_images_pixel_by_pixel(name, direction, always_parallel):
         out = blank(problem, direction)
         out = out if weight else pixel_by_pixel(out)
         execution = algorithm.build(problem, direction, UNLIMITED)
-        execution.run(a, b, out, np.empty(0, problem.dtype), activations.NONE)
+        execution.run(a, b, out, np.empty(0, problem.dtype), activations.NONE, np.empty(0, problem.dtype))
         testing.assert_exact(problem, direction, first, second, out)
         if weight:
             continue
         bias = testing.integers((out.shape[1],), problem.dtype, 4)
         expected = np.maximum(out + bias.reshape(-1, *[1] * len(problem.axes)), 0)
         with config(threads=1):
-            execution.run_prepared(a, execution.prepare(b), out, bias, activation)
+            execution.run_prepared(a, execution.prepare(b), out, bias, activation, np.empty(0, problem.dtype))
         np.testing.assert_array_equal(out, expected)
 
 
@@ -349,7 +380,14 @@ def test_same_bits_pixel_by_pixel(direction, always_parallel):
                     out = blank(problem, direction)
                     out = out if weight else pixel_by_pixel(out)
                     with config(threads=workers):
-                        execution.run(a, b, out, np.empty(0, problem.dtype), activations.NONE)
+                        execution.run(
+                            a,
+                            b,
+                            out,
+                            np.empty(0, problem.dtype),
+                            activations.NONE,
+                            np.empty(0, problem.dtype),
+                        )
                     results.append(out)
                 np.testing.assert_array_equal(*results)
                 testing.assert_right(

@@ -56,7 +56,7 @@ def operands(problem, direction, low=-3, high=4):
 def run(problem, direction, first, second, shape, limit=2**30, bias=(), activation=activations.NONE):
     out = np.full(shape, np.nan, problem.dtype)
     execution = depthwise.build(problem, direction, limit)
-    execution.run(first, second, out, np.array(bias, problem.dtype), activation)
+    execution.run(first, second, out, np.array(bias, problem.dtype), activation, np.empty(0, problem.dtype))
     return out
 
 

@@ -73,12 +73,14 @@ def check(problem, direction, build):
     want = expected(problem, direction, first, second, bias, activation)
     out = np.full(want.shape, np.nan, problem.dtype)
     execution = build(problem, direction, 2**30)
-    execution.run(first, second, out, bias, activation)
+    execution.run(first, second, out, bias, activation, np.empty(0, problem.dtype))
     scale = max(np.sqrt(np.mean(want**2)), 0.1)
     assert np.abs(out - want).max() / scale < (2e-5 if problem.dtype == "float32" else 2e-13)
     if direction is not Direction.WEIGHT_GRAD:
         again = np.full(want.shape, np.nan, problem.dtype)
-        execution.run_prepared(first, execution.prepare(second), again, bias, activation)
+        execution.run_prepared(
+            first, execution.prepare(second), again, bias, activation, np.empty(0, problem.dtype)
+        )
         np.testing.assert_array_equal(again, out)
 
 
@@ -120,7 +122,9 @@ def test_no_images(direction):
         Direction.WEIGHT_GRAD: (problem.input_shape, problem.output_shape, problem.weight_shape),
     }[direction]
     first, second, out = (np.ones(shape, "float32") for shape in shapes)
-    Fft().build(problem, direction, 2**30).run(first, second, out, np.empty(0, "float32"), 0)
+    Fft().build(problem, direction, 2**30).run(
+        first, second, out, np.empty(0, "float32"), 0, np.empty(0, "float32")
+    )
     np.testing.assert_array_equal(out, 0)
 
 
@@ -134,7 +138,9 @@ def test_bits_do_not_depend_on_the_number_of_workers(line, direction):
     for threads in (1, 2):
         with config(threads=threads):
             out = np.empty(reference_shape(problem, direction), "float32")
-            tiles.build(problem, direction, choice).run(first, second, out, np.empty(0, "float32"), 0)
+            tiles.build(problem, direction, choice).run(
+                first, second, out, np.empty(0, "float32"), 0, np.empty(0, "float32")
+            )
             results.append(out)
     np.testing.assert_array_equal(*results)
 

@@ -22,7 +22,7 @@ def run(execution, problem, direction, draw=testing.normals):
     first, second, result = testing.shapes(problem, direction)
     out = np.full(result, np.nan, problem.dtype)
     operands = draw(first, problem.dtype, 1), draw(second, problem.dtype, 2)
-    execution.run(*operands, out, np.empty(0, problem.dtype), activations.NONE)
+    execution.run(*operands, out, np.empty(0, problem.dtype), activations.NONE, np.empty(0, problem.dtype))
     return *operands, out
 
 
@@ -144,7 +144,7 @@ for dtype in ("float32", "float64"):
         first, second, result = testing.shapes(problem, direction)
         x, w, y = testing.normals(first, dtype, 1), testing.normals(second, dtype, 2), np.empty(result, dtype)
         winograd = Winograd().variant("F(4,3)")
-        winograd.build(problem, direction, 2**30).run(x, w, y, np.empty(0, dtype), activations.NONE)
+        winograd.build(problem, direction, 2**30).run(x, w, y, np.empty(0, dtype), activations.NONE, np.empty(0, dtype))
         testing.assert_right(problem, direction, x, w, y, winograd.error_growth(problem, direction))
 print("done")
 """

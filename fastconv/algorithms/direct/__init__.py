@@ -14,6 +14,7 @@ class Direct(Algorithm):
     """Any stride, dilation and groups; depthwise by kernels of its own."""
 
     name = "direct"
+    exact = True
 
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
         if len(problem.axes) > 2:

@@ -73,14 +73,16 @@ class Geometry(NamedTuple):
 
 
 @jit.kernel
-def correlate(workers, counter, x, w, views, out, scratch, lists, geos, tables, bias, activation):
+def correlate(workers, counter, x, w, views, out, scratch, lists, geos, tables, bias, activation, residual):
     """Compute a pass; tasks are images x groups x row blocks x channel blocks."""
     for worker in numba.prange(workers):
-        _work(worker, counter, x, w, views[0], out, scratch, lists, geos[0], tables, bias, activation)
+        _work(
+            worker, counter, x, w, views[0], out, scratch, lists, geos[0], tables, bias, activation, residual
+        )
 
 
 @jit.inner
-def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, activation):
+def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, activation, residual):
     segments = lists[worker * geo.segments : (worker + 1) * geo.segments]
     b0 = worker * geo.scratch
     c0 = b0 + geo.c_start
@@ -107,7 +109,9 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
                 at = c0 + (m0 - part(geo.m, panels, first)) * ldc
                 mr = part(geo.m, panels, p + 1) - m0
                 multiply(scratch, at, b0 + geo.panel, b0, geo, tables, area, ch1 - ch0, mr, chunk > 0)
-        store(scratch, c0, out, geo, tables, image, group, area, first, last, panels, bias, activation)
+        store(
+            scratch, c0, out, geo, tables, image, group, area, first, last, panels, bias, activation, residual
+        )
         task = next_task(counter)
 
 
@@ -176,8 +180,11 @@ def multiply(scratch, c0, a0, b0, geo, tables, area, channels, mr, more):
 
 
 @jit.inner
-def store(c, c0, out, geo, tables, image, group, area, first, last, panels, bias, activation):
-    """Finish the rows of C, weave their phases and write them to their places in the result."""
+def store(c, c0, out, geo, tables, image, group, area, first, last, panels, bias, activation, residual):
+    """Finish the rows of C, weave their phases and write them to their places in the result.
+
+    With a residual they are finished there, where its elements stand in the same order.
+    """
     p0, rows, q0, columns = area
     pitch = geo.pitch if geo.flattened else -(-columns // geo.vl) * geo.vl
     top = part(geo.m, panels, first)
@@ -189,7 +196,8 @@ def store(c, c0, out, geo, tables, image, group, area, first, last, panels, bias
         channel = group * geo.m + m
         plane = (image * geo.groups * geo.m + channel) * geo.result_size
         for _ in range(phases):
-            finish(c, at, (rows - 1) * pitch + columns, bias, channel, activation)
+            if not residual.size:
+                finish(c, at, (rows - 1) * pitch + columns, bias, channel, activation, residual, 0)
             at += geo.ld
         for phase in range(geo.steps_h):
             phase_at = at + (phase - geo.steps_h) * geo.steps_w * geo.ld
@@ -197,7 +205,9 @@ def store(c, c0, out, geo, tables, image, group, area, first, last, panels, bias
                 result_row = tables[geo.result_row_at + phase * geo.p + p0 + row]
                 if result_row >= 0:
                     to = plane + result_row * geo.result_w + to_w
-                    if geo.stream:
+                    if geo.stream and not residual.size:
                         stream_row(out, to, c, phase_at + row * pitch, count)
                     else:
                         weave_row(out, to, c, phase_at + row * pitch, geo.ld, geo.steps_w, count)
+                    if residual.size:
+                        finish(out, to, count, bias, channel, activation, residual, to)

@@ -169,9 +169,10 @@ class DensePass(BlockedPass):
         )  # fmt: skip
 
     def correlate(
-        self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any
-    ) -> None:
+        self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any,
+        residual: Array,
+    ) -> None:  # fmt: skip
         threads.launch(
             correlate, self.flops, np.zeros(1, np.int64), x, w, view, out, scratch, self.lists(), self.geometry,
-            self.tables, bias, activation,
+            self.tables, bias, activation, residual,
         )  # fmt: skip

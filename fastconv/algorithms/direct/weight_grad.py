@@ -197,7 +197,9 @@ class WeightGrad(Execution):
         self.partial = 0 if splits == 1 else -(-splits * p.groups * p.m * p.reduction // 16) * 16
         self.workspace = (self.partial + machine.machine().cores * scratch) * itemsize
 
-    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
         workers = threads.workers(self.flops)
         scratch = workspace.take(self.partial + workers * self.scratch, self.problem.dtype)
         partial = scratch[: self.partial] if self.partial else flat(out)

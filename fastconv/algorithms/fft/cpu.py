@@ -157,7 +157,7 @@ def _products(u, u0, v, m, g):
 
 
 @jit.kernel
-def dense(workers, x, u, y, bias, activation, scratch, g):
+def dense(workers, x, u, y, bias, activation, residual, scratch, g):
     """Source, spectra of kernels -> result; a unit is a block of tiles."""
     total, block = g.n * g.th * g.tw, g.vectors * g.lanes
     units, size = (total + block - 1) // block, scratch.size // workers
@@ -185,8 +185,12 @@ def dense(workers, x, u, y, bias, activation, scratch, g):
                         samples_gauss(m, at, m_row, g.k * block, m, 0, 0, 0, g.ah, g.aw, g.lanes, own)
                         write(
                             y, channel * g.p * g.q, g.q, tables[2 * i + 1], g.ah, g.aw, g.lanes, own,
-                            (g.skip_h, g.skip_w), g.mw, bias, channel, activation,
+                            (g.skip_h, g.skip_w), g.mw,
                         )  # fmt: skip
+                        first = unit * block + i * g.lanes
+                        _finish_tiles(
+                            y, tables[2 * i + 1], first, total, channel, bias, activation, residual, g
+                        )
 
 
 @jit.kernel
@@ -227,19 +231,30 @@ def place_channels(table_in, table_out, first, n, i, j, g):
 
 
 @jit.inner
-def _finish_channels(y, table_out, first, columns, bias, activation, g):
-    """Add bias and activate where every lane is a channel of its own."""
+def _finish_tiles(y, table_out, first, total, channel, bias, activation, residual, g):
+    """Add bias and residual and activate where lanes are tiles of one channel."""
+    for lane in range(min(g.lanes, total - first)):
+        columns = min(g.q - (first + lane) % g.tw * g.mw, g.mw)
+        at = channel * g.p * g.q + table_out[2 + lane]
+        for row in range(table_out[2 + 2 * g.lanes + lane]):
+            start = at + row * g.q
+            finish(y, start, columns, bias, channel, activation, residual, start)
+
+
+@jit.inner
+def _finish_channels(y, table_out, first, columns, bias, activation, residual, g):
+    """Do so where every lane is a channel of its own."""
     for lane in range(min(g.lanes, g.groups * g.k - first)):
         for row in range(table_out[0], table_out[1]):
-            finish(y, table_out[2 + lane] + row * g.q, columns, bias, first + lane, activation)
+            start = table_out[2 + lane] + row * g.q
+            finish(y, start, columns, bias, first + lane, activation, residual, start)
 
 
 @jit.kernel
-def depthwise(workers, x, u, y, bias, activation, scratch, g):
+def depthwise(workers, x, u, y, bias, activation, residual, scratch, g):
     """Source, spectra of kernels -> result; a unit is a tile of VL channels."""
     channels, tiles = (g.groups * g.k + g.lanes - 1) // g.lanes, g.th * g.tw
     units, size, gap = g.n * channels * tiles, scratch.size // workers, g.lanes
-    nothing = np.empty(0, y.dtype)
     for worker in numba.prange(workers):
         own = scratch[worker * size : (worker + 1) * size]
         v = own[g.tile_scratch :]
@@ -253,7 +268,7 @@ def depthwise(workers, x, u, y, bias, activation, scratch, g):
             samples_times(v, 0, 2 * gap, gap, u, u0, 2 * gap, gap, g.ah, g.aw, g.lanes, own)
             write(
                 y, 0, g.q, table_out, g.ah, g.aw, g.lanes, own,
-                (g.skip_h, g.skip_w), g.mw, nothing, 0, 0,
+                (g.skip_h, g.skip_w), g.mw,
             )  # fmt: skip
             columns = min(g.q - j * g.mw, g.mw)
-            _finish_channels(y, table_out, block * g.lanes, columns, bias, activation, g)
+            _finish_channels(y, table_out, block * g.lanes, columns, bias, activation, residual, g)

@@ -108,15 +108,21 @@ class Signal(Execution):
     def prepare(self, weight: Array) -> Array:
         return self._weight_spectrum(self._forward_weight(weight))
 
-    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
         if self.direction is Direction.WEIGHT_GRAD:
             self._weight_grad(first, second, out)
             return
         weight = self._forward_weight(second)
-        self._correlate(first, out, lambda g, k: self._weight_spectrum(weight[g, k]), bias, activation)
+        self._correlate(
+            first, out, lambda g, k: self._weight_spectrum(weight[g, k]), bias, activation, residual
+        )
 
-    def run_prepared(self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any) -> None:
-        self._correlate(first, out, lambda g, k: prepared[g, k], bias, activation)
+    def run_prepared(
+        self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
+        self._correlate(first, out, lambda g, k: prepared[g, k], bias, activation, residual)
 
     def _forward_weight(self, weight: Array) -> Array:
         """Return the forward problem's weight as [group, k, c, taps]."""
@@ -173,7 +179,9 @@ class Signal(Execution):
         whole = tuple(slice(b, b + size) for b, size in zip(begins, sizes, strict=True))
         return whole, tuple(slice(0, size) for size in sizes)
 
-    def _correlate(self, x: Array, y: Array, spectrum: Any, bias: Array, activation: Any) -> None:
+    def _correlate(
+        self, x: Array, y: Array, spectrum: Any, bias: Array, activation: Any, residual: Array
+    ) -> None:
         p = self.problem
         x = x.reshape(p.n, p.groups, p.c // p.groups, *x.shape[2:])
         by_group = y.reshape(p.n, p.groups, p.k // p.groups, *y.shape[2:])
@@ -185,10 +193,11 @@ class Signal(Execution):
                 for b, (n, place) in enumerate(block):
                     whole, inside = self._outputs(place)
                     by_group[(n, group, k, *whole)] = outputs[(slice(None), slice(None), b, *inside)]
-        if bias.size or activation != 0:
+        if bias.size or residual.size or activation != 0:
             flat, pixels = y.reshape(-1), prod(p.output)
             for row in range(p.n * p.k):
-                finish(flat, row * pixels, pixels, bias, row % p.k, activation)
+                at = row * pixels
+                finish(flat, at, pixels, bias, row % p.k, activation, residual.reshape(-1), at)
 
     def _weight_grad(self, x: Array, gy: Array, gw: Array) -> None:
         p = self.problem

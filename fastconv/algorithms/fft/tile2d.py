@@ -12,7 +12,6 @@ collisions in the cache.
 from __future__ import annotations
 
 from fastconv import jit
-from fastconv.activations import finish
 from fastconv.algorithms.fft.codelets import (
     COMPLEX,
     COMPLEX_SUM,
@@ -97,14 +96,13 @@ samples_times = _inverse(INVERSE_REAL_TIMES, INVERSE_COMPLEX_TIMES)
 
 
 @jit.inner
-def write(y, y0, pitch, table, ah, aw, lanes, scratch, skip, mw, bias, channel, activation):
+def write(y, y0, pitch, table, ah, aw, lanes, scratch, skip, mw):
     """Transform the row spectra and store rows and columns of the tiles from ``skip`` on."""
     start, column, gap = (aw + lanes) * lanes, (2 * ah + 1) * lanes, ah * lanes
     for row in range(table[0], table[1]):
         if ah > 1:
             at = start + (skip[0] + row) * lanes
             transform(INVERSE_REAL, aw, scratch, at, column, gap, scratch, 0, 0, 0, scratch, 0, lanes, 0)
-        finish(scratch, skip[1] * lanes, mw * lanes, bias, channel, activation)
         for chunk in range((mw + lanes - 1) // lanes):
             src = (skip[1] + chunk * lanes) * lanes
             scatter(y, y0, pitch, table, row, chunk, scratch, src)

@@ -194,30 +194,39 @@ class Spectral(_Tiles):
         self._transform(weight, u, self._scratch(0))
         return u
 
-    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
         scratch = self._scratch(self.choice.shared)
         u, rest = scratch[: self.choice.shared], scratch[self.choice.shared :]
         self._transform(second, u, rest)
-        self._multiply(first, u, out, bias, activation, rest)
+        self._multiply(first, u, out, bias, activation, residual, rest)
 
-    def run_prepared(self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any) -> None:
-        self._multiply(first, prepared, out, bias, activation, self._scratch(0))
+    def run_prepared(
+        self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
+        self._multiply(first, prepared, out, bias, activation, residual, self._scratch(0))
 
     def _transform(self, weight: Array, u: Array, scratch: Array) -> None:
         kernel = cpu.depthwise_weights if self.choice.per_channel else cpu.dense_weights
         threads.launch(kernel, self.choice.flops, flat(weight), u, scratch, self.geometry)
 
-    def _multiply(self, x: Array, u: Array, out: Array, bias: Array, activation: Any, scratch: Array) -> None:
+    def _multiply(
+        self, x: Array, u: Array, out: Array, bias: Array, activation: Any, residual: Array, scratch: Array
+    ) -> None:
         kernel = cpu.depthwise if self.choice.per_channel else cpu.dense
         threads.launch(
-            kernel, self.choice.flops, flat(x), u, flat(out), bias, activation, scratch, self.geometry
-        )
+            kernel, self.choice.flops, flat(x), u, flat(out), bias, activation, flat(residual), scratch,
+            self.geometry,
+        )  # fmt: skip
 
 
 class WeightGrad(_Tiles):
     """Weight gradient by tiles, dense or per channel."""
 
-    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
         g, flops = self.geometry, self.choice.flops
         operands = flat(first), flat(second), flat(out)
         scratch = self._scratch(self.choice.shared)

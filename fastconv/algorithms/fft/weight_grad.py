@@ -81,7 +81,7 @@ def _accumulate_products(f, a, v, m, count, adding, g):
 
 
 @jit.inner
-def _store_gradient(unit, m, gw, group, nothing, table, own, g):
+def _store_gradient(unit, m, gw, group, table, own, g):
     """Transform a vector of kernels back: ``unit`` counts vectors of c, row by row of k."""
     vectors = (g.c + g.lanes - 1) // g.lanes
     k, c0, width = unit // vectors, unit % vectors * g.lanes, vectors * g.lanes
@@ -91,7 +91,7 @@ def _store_gradient(unit, m, gw, group, nothing, table, own, g):
         m, k * width + c0, 3 * g.k * width + g.lanes, g.k * width, m, 0, 0, 0, g.ah, g.aw, g.lanes, own
     )
     start = (group * g.k + k) * g.c * pixels
-    write(gw, start, g.s, table, g.ah, g.aw, g.lanes, own, (0, 0), g.s, nothing, 0, 0)
+    write(gw, start, g.s, table, g.ah, g.aw, g.lanes, own, (0, 0), g.s)
 
 
 @jit.kernel
@@ -100,7 +100,6 @@ def dense_weight_grad(workers, x, gy, gw, a, v, m, scratch, g):
     tiles, size = g.n * g.th * g.tw, scratch.size // workers
     vectors = (g.c + g.lanes - 1) // g.lanes
     units = vectors + (g.k + g.lanes - 1) // g.lanes
-    nothing = np.empty(0, gw.dtype)
     for group in range(g.groups):
         for first in range(0, tiles, g.vectors):
             count = min(g.vectors, tiles - first)
@@ -117,7 +116,7 @@ def dense_weight_grad(workers, x, gy, gw, a, v, m, scratch, g):
             own = scratch[worker * size : (worker + 1) * size]
             table = np.empty(g.table, np.int64)
             for unit in range(g.k * vectors * worker // workers, g.k * vectors * (worker + 1) // workers):
-                _store_gradient(unit, m, gw, group, nothing, table, own, g)
+                _store_gradient(unit, m, gw, group, table, own, g)
 
 
 @jit.kernel
@@ -129,7 +128,6 @@ def depthwise_weight_grad(workers, x, gy, gw, scratch, g):
     units, size = (g.groups * g.k + g.lanes - 1) // g.lanes, scratch.size // workers
     length, gap = g.frequencies * 2 * g.lanes, g.lanes
     scale = gw.dtype.type(1.0 / (g.ah * g.aw))
-    nothing = np.empty(0, gw.dtype)
     for worker in numba.prange(workers):
         own = scratch[worker * size : (worker + 1) * size]
         v = own[g.tile_scratch : g.tile_scratch + length]
@@ -153,4 +151,4 @@ def depthwise_weight_grad(workers, x, gy, gw, scratch, g):
             for lane in range(min(g.lanes, g.groups * g.k - first)):
                 place(table_out, g.lanes, lane, (first + lane) * g.r * g.s, 0, g.r, 0, g.s)
             samples_times(total, 0, 2 * gap, gap, one, 0, 0, gap, g.ah, g.aw, g.lanes, own)
-            write(gw, 0, g.s, table_out, g.ah, g.aw, g.lanes, own, (0, 0), g.s, nothing, 0, 0)
+            write(gw, 0, g.s, table_out, g.ah, g.aw, g.lanes, own, (0, 0), g.s)

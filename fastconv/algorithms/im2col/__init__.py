@@ -30,6 +30,7 @@ class Im2col(Algorithm):
     """Blockwise lowering and GEMM; serves everything."""
 
     name = "im2col"
+    exact = True
 
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
         if problem.layout == "nhwc":
@@ -123,11 +124,12 @@ class LoweredPass(BlockedPass):
         self.values, self.geometry = geometry, record(geometry)
 
     def correlate(
-        self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any
-    ) -> None:
+        self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any,
+        residual: Array,
+    ) -> None:  # fmt: skip
         threads.launch(
             correlate, self.flops, np.zeros(1, np.int64), x, w, view, out, scratch, self.lists(), self.geometry,
-            self.tables, bias, activation,
+            self.tables, bias, activation, residual,
         )  # fmt: skip
 
 

@@ -61,14 +61,16 @@ class Geometry(NamedTuple):
 
 
 @jit.kernel
-def correlate(workers, counter, x, w, views, out, scratch, lists, geos, tables, bias, activation):
+def correlate(workers, counter, x, w, views, out, scratch, lists, geos, tables, bias, activation, residual):
     """Compute a pass; tasks are blocks of columns x blocks of channels x groups."""
     for worker in numba.prange(workers):
-        _work(worker, counter, x, w, views[0], out, scratch, lists, geos[0], tables, bias, activation)
+        _work(
+            worker, counter, x, w, views[0], out, scratch, lists, geos[0], tables, bias, activation, residual
+        )
 
 
 @jit.inner
-def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, activation):
+def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, activation, residual):
     segments = lists[worker * geo.segments : (worker + 1) * geo.segments]
     b0 = worker * geo.scratch
     c0 = b0 + geo.c_start
@@ -103,7 +105,22 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
                         scratch, at + phase * geo.ld, b0 + geo.panel, b0, phases * geo.ld, geo, tables, steps,
                         j1 - j0, length, mr, chunk > 0,
                     )  # fmt: skip
-        store(scratch, c0, out, geo, tables, group, j0 * geo.vl, columns, p0, p1, panels, bias, activation)
+        store(
+            scratch,
+            c0,
+            out,
+            geo,
+            tables,
+            group,
+            j0 * geo.vl,
+            columns,
+            p0,
+            p1,
+            panels,
+            bias,
+            activation,
+            residual,
+        )
         task = next_task(counter)
 
 
@@ -180,16 +197,19 @@ def _multiply_phase(scratch, c0, a0, b0, ldc, geo, tables, steps, vectors, lengt
 
 
 @jit.inner
-def store(c, c0, out, geo, tables, group, j0, columns, p0, p1, panels, bias, activation):
-    """Finish the rows of C, weave their phases and write them to their places in the result."""
+def store(c, c0, out, geo, tables, group, j0, columns, p0, p1, panels, bias, activation, residual):
+    """Finish the rows of C, weave their phases and write them to their places in the result.
+
+    With a residual they are finished there, where its elements stand in the same order.
+    """
     per_image = geo.rows * geo.q
     first, last = part(geo.m, panels, p0), part(geo.m, panels, p1)
     at = c0
     for m in range(first, last):
         channel = group * geo.m + m
         for phase in range(geo.outer_steps):
-            for i in range(geo.step):
-                finish(c, at + i * geo.ld, columns, bias, channel, activation)
+            for i in range(0 if residual.size else geo.step):
+                finish(c, at + i * geo.ld, columns, bias, channel, activation, residual, 0)
             image, row, q = j0 // per_image, (j0 % per_image) // geo.q, j0 % geo.q
             done = 0
             while done < columns:
@@ -199,10 +219,12 @@ def store(c, c0, out, geo, tables, group, j0, columns, p0, p1, panels, bias, act
                     plane = (image * geo.groups * geo.m + channel) * geo.result_size
                     to = plane + result_row * geo.result_width + q * geo.step
                     wide = min(count * geo.step, geo.result_width - q * geo.step)
-                    if geo.stream:
+                    if geo.stream and not residual.size:
                         stream_row(out, to, c, at + done, wide)
                     else:
                         weave_row(out, to, c, at + done, geo.ld, geo.step, wide)
+                    if residual.size:
+                        finish(out, to, wide, bias, channel, activation, residual, to)
                 done += count
                 q = 0
                 row += 1

@@ -162,7 +162,9 @@ class WeightGrad(Execution):
         self.partial = 0 if splits == 1 else -(-splits * p.groups * p.m * p.reduction // 16) * 16
         self.workspace = (self.partial + machine.machine().cores * scratch) * problem.itemsize
 
-    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
         size = self.partial + threads.workers(self.flops) * self.scratch
         scratch = workspace.take(size, self.problem.dtype)
         partial = scratch[: self.partial] if self.partial else flat(out)

@@ -28,6 +28,7 @@ class Reference(Algorithm):
     """NumPy only; rejects nothing."""
 
     name = "reference"
+    exact = True
 
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
         return None
@@ -46,7 +47,9 @@ class _Run(Execution):
     def __init__(self, problem: ConvProblem, direction: Direction) -> None:
         self.problem, self.direction = problem, direction
 
-    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
         compute = {
             Direction.FORWARD: forward,
             Direction.INPUT_GRAD: input_grad,
@@ -55,6 +58,8 @@ class _Run(Execution):
         result = compute(self.problem, first, second)
         if bias.size:
             result += bias.reshape(-1, *[1] * len(self.problem.axes))
+        if residual.size:
+            result += residual
         np.copyto(out, activate(result, activation))
 
 
@@ -62,7 +67,8 @@ def activate(values: Array, activation: Any) -> Array:
     """Apply an activation, by code or jitted function, through the kernels' own epilogue."""
     from fastconv.activations import finish
 
-    finish(values.reshape(-1), 0, values.size, np.empty(0, values.dtype), 0, activation)
+    nothing = np.empty(0, values.dtype)
+    finish(values.reshape(-1), 0, values.size, nothing, 0, activation, nothing, 0)
     return values
 
 

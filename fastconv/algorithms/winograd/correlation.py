@@ -74,18 +74,22 @@ class Correlation(Execution):
         self._weights(weight, u, workspace.take(threads.count() * self.geometry.scratch, self.dtype))
         return u
 
-    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
         scratch = workspace.take(self.shared + threads.count() * self.geometry.scratch, self.dtype)
         shared, scratch = scratch[: self.shared], scratch[self.shared :]
         by_tiles = self.geometry.by_tiles
         if by_tiles:
             self._weights(second, shared, scratch)
-        self._convolve(first, second, shared, shared, out, scratch, bias, activation, not by_tiles)
+        self._convolve(first, second, shared, shared, out, scratch, bias, activation, residual, not by_tiles)
 
-    def run_prepared(self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any) -> None:
+    def run_prepared(
+        self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
         scratch = workspace.take(self.v_size + threads.count() * self.geometry.scratch, self.dtype)
         v, scratch = scratch[: self.v_size], scratch[self.v_size :]
-        self._convolve(first, prepared, prepared, v, out, scratch, bias, activation, False)
+        self._convolve(first, prepared, prepared, v, out, scratch, bias, activation, residual, False)
 
     def _weights(self, w: Array, u: Array, scratch: Array) -> None:
         threads.launch(
@@ -95,16 +99,16 @@ class Correlation(Execution):
 
     def _convolve(
         self, x: Array, w: Array, u: Array, v: Array, y: Array, scratch: Array, bias: Array, activation: Any,
-        fused: bool,
+        residual: Array, fused: bool,
     ) -> None:  # fmt: skip
         x, w, y = flat(x), flat(w), flat(y)
         if not self.geometry.by_tiles:
             threads.launch(
                 transform_tiles, 4.0 * self.v_size, np.zeros(1, np.int64), x, v, self.geometry, *self.variant
             )
-        plain = bias.size == 0 and isinstance(activation, int) and activation == NONE
+        plain = bias.size == residual.size == 0 and isinstance(activation, int) and activation == NONE
         threads.launch(
-            convolve, self.flops, np.zeros(1, np.int64), x, w, u, v, y, scratch, bias, activation,
+            convolve, self.flops, np.zeros(1, np.int64), x, w, u, v, y, scratch, bias, activation, flat(residual),
             plain, fused, self.geometry, *self.variant,
         )  # fmt: skip
 

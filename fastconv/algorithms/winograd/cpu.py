@@ -113,7 +113,9 @@ def transform_tiles(workers, counter, x, v, geo, mh, rh, mw, rw):
 
 
 @jit.kernel
-def convolve(workers, counter, x, w, u, v, y, scratch, bias, activation, plain, fused, geo, mh, rh, mw, rw):
+def convolve(
+    workers, counter, x, w, u, v, y, scratch, bias, activation, residual, plain, fused, geo, mh, rh, mw, rw
+):
     """Multiply and transform back; V (by tiles) or U (by outputs, if ``fused``) is made on the way.
 
     Its parts are compiled once more for every function that they are called through, so there is none between.
@@ -141,8 +143,9 @@ def convolve(workers, counter, x, w, u, v, y, scratch, bias, activation, plain, 
                     b, b0 = (scratch, base) if geo.by_tiles else (v, (group * geo.blocks + j) * v_size)
                     multiply(scratch, m0, a, a0, b, b0, geo, j, p0, p1)
                     output_block(
-                        y, scratch, m0, geo, group, j, p0, p1, bias, activation, plain, (mh, rh, mw, rw)
-                    )
+                        y, scratch, m0, geo, group, j, p0, p1, bias, activation, residual, plain,
+                        (mh, rh, mw, rw),
+                    )  # fmt: skip
             task = next_task(counter)
 
 
@@ -219,7 +222,7 @@ def multiply(m, m0, u, u0, v, v0, geo, block, p0, p1):
 
 
 @jit.inner
-def output_block(y, m, m0, geo, group, block, p0, p1, bias, activation, plain, variant):
+def output_block(y, m, m0, geo, group, block, p0, p1, bias, activation, residual, plain, variant):
     """Transform a block of M back, finish it and write it to its place."""
     t0, t1 = block_part(geo, block), block_part(geo, block + 1)
     lanes = geo.vl >> geo.shrink
@@ -241,7 +244,8 @@ def output_block(y, m, m0, geo, group, block, p0, p1, bias, activation, plain, v
             )  # fmt: skip
             if not plain:
                 for row in range(rows):
-                    finish(y, at + row * geo.q, columns, bias, channel, activation)
+                    start = at + row * geo.q
+                    finish(y, start, columns, bias, channel, activation, residual, start)
             t += count
             j += count
             if j == geo.tiles_w:

@@ -192,7 +192,9 @@ class WeightGrad(Execution):
         )
         self.workspace = (sum(self.sizes) + cores * scratch) * problem.itemsize
 
-    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
         geo, sums, flops = self.geometry, self.sums, self.problem.flops / self.sums.runs
         scratch = workspace.take(sum(self.sizes) + threads.count() * sums.scratch, self.problem.dtype)
         v, w, s, scratch = np.split(scratch, np.cumsum(self.sizes))

@@ -19,7 +19,20 @@ from fastconv.problem import ConvProblem
 
 @jit.kernel
 def forward(
-    workers, x, w, y, bias, activation, finishing, scratch, geometry, phases, columns, chunks, blocks
+    workers,
+    x,
+    w,
+    y,
+    bias,
+    activation,
+    residual,
+    finishing,
+    scratch,
+    geometry,
+    phases,
+    columns,
+    chunks,
+    blocks,
 ):
     """Write y; the tables are those of `Forward`."""
     n, c, multiplier, stripes, stripe, vl, per_worker, lds, run, n_phases, e, m, lcm = geometry[:13]
@@ -48,7 +61,7 @@ def forward(
                     pointer(chunks, 0), n_chunks, pointer(columns, 0), s, pointer(w, k * r * s), 0, m * s, 1, vl,
                 )  # fmt: skip
                 if finishing:
-                    finish(y, out, count * q, bias, k, activation)
+                    finish(y, out, count * q, bias, k, activation, residual, out)
             part += 1
             if part == stripes:
                 part = 0
@@ -87,10 +100,12 @@ class Forward(Execution):
         self.dtype, self.flops, self.per_worker = problem.dtype, problem.flops, per_worker
         self.workspace = per_worker * problem.itemsize * machine.machine().cores
 
-    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
         scratch = take(self.per_worker, self.flops, self.dtype)
-        finishing = bias.size > 0 or activation != activations.NONE
+        finishing = bias.size + residual.size > 0 or activation != activations.NONE
         threads.launch(
-            forward, self.flops, flat(first), flat(second), flat(out), bias, activation, finishing,
+            forward, self.flops, flat(first), flat(second), flat(out), bias, activation, flat(residual), finishing,
             scratch, self.geometry, *self.tables,
         )  # fmt: skip

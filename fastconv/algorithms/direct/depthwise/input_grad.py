@@ -60,8 +60,8 @@ def reach(found: list[Phase], step: int) -> tuple[int, int]:
 
 @jit.kernel
 def input_grad(
-    workers, gy, w, gx, bias, activation, finishing, scratch, geometry, rows, columns, offsets, chunks, blocks
-):
+    workers, gy, w, gx, bias, activation, residual, finishing, scratch, geometry, rows, columns, offsets, chunks, blocks
+):  # fmt: skip
     """Write gx; the tables are those of `InputGrad`."""
     n, c, multiplier, stripes, stripe, vl, per_worker, lds, run, plane, m, e, mw = geometry[:13]
     height, width, r, s, p, q, up, span, left, stride, wstride, n_blocks, buffer, ldb = geometry[13:27]
@@ -108,9 +108,8 @@ def input_grad(
                         )
             if finishing:
                 first = ((image * c + channel) * height + stride * i) * width
-                finish(
-                    gx, first, min(stride * stripe, height - stride * i) * width, bias, channel, activation
-                )
+                pixels = min(stride * stripe, height - stride * i) * width
+                finish(gx, first, pixels, bias, channel, activation, residual, first)
             part += 1
             if part == stripes:
                 part = 0
@@ -169,9 +168,11 @@ class InputGrad(Execution):
         self.dtype, self.flops, self.per_worker = problem.dtype, problem.flops, per_worker
         self.workspace = per_worker * problem.itemsize * machine.machine().cores
 
-    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
         scratch = take(self.per_worker, self.flops, self.dtype)
         threads.launch(
-            input_grad, self.flops, flat(first), flat(second), flat(out), bias, activation,
-            bias.size > 0 or activation != activations.NONE, scratch, self.geometry, *self.tables,
+            input_grad, self.flops, flat(first), flat(second), flat(out), bias, activation, flat(residual),
+            bias.size + residual.size > 0 or activation != activations.NONE, scratch, self.geometry, *self.tables,
         )  # fmt: skip

@@ -126,7 +126,9 @@ class WeightGrad(Execution):
         self.dtype, self.flops = problem.dtype, problem.flops
         self.workspace = self.per_worker * problem.itemsize * machine.machine().cores
 
-    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
         scratch = take(self.per_worker, self.flops, self.dtype)
         threads.launch(
             weight_grad,

@@ -133,28 +133,36 @@ class Correlation(Execution):
             pack, 4.0 * self.packed, np.zeros(1, np.int64), flat(weight), packed, self.packing, self.tables
         )
 
-    def run(self, first: Array, second: Array, out: Array, bias: Array, activation: Any) -> None:
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
         scratch = workspace.take(self._elements(self.packed), self.dtype)
         self._pack(second, scratch[: self.packed])
-        self._correlate(first, scratch[: self.packed], out, scratch[self.packed :], bias, activation)
+        self._correlate(
+            first, scratch[: self.packed], out, scratch[self.packed :], bias, activation, residual
+        )
 
-    def run_prepared(self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any) -> None:
+    def run_prepared(
+        self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
         scratch = workspace.take(self._elements(0), self.dtype)
-        self._correlate(first, prepared, out, scratch, bias, activation)
+        self._correlate(first, prepared, out, scratch, bias, activation, residual)
 
     def _elements(self, packed: int) -> int:
         return packed + self.start + threads.workers(self.flops) * self.scratch
 
     def _correlate(
-        self, x: Array, packed: Array, out: Array, scratch: Array, bias: Array, activation: Any
-    ) -> None:
+        self, x: Array, packed: Array, out: Array, scratch: Array, bias: Array, activation: Any,
+        residual: Array,
+    ) -> None:  # fmt: skip
         start, scratch = scratch[: self.start], scratch[self.start :]
         start.fill(0)
         if bias.size:
             start.reshape(self.groups, self.lanes)[:, : self.m] = bias.reshape(self.groups, self.m)
         lists = np.empty(2 * threads.workers(self.flops) * self.pixels, np.int64)
-        plain = isinstance(activation, int) and activation == NONE
+        plain = residual.size == 0 and isinstance(activation, int) and activation == NONE
         threads.launch(
             correlate, self.flops, np.zeros(1, np.int64), pixels(x), packed, self.packing, pixels(out),
             scratch, lists, self.geometry, self.tables, start, plain, activation,
+            pixels(residual) if residual.size else residual,
         )  # fmt: skip

@@ -55,18 +55,34 @@ class Geometry(NamedTuple):
 
 @jit.kernel
 def correlate(
-    workers, counter, x, packed, packings, out, scratch, lists, geos, tables, start, plain, activation
+    workers,
+    counter,
+    x,
+    packed,
+    packings,
+    out,
+    scratch,
+    lists,
+    geos,
+    tables,
+    start,
+    plain,
+    activation,
+    residual,
 ):
     """Compute a pass; tasks are images x groups x areas x blocks of result channels."""
     for worker in numba.prange(workers):
         _work(
             worker, counter, x, packed, packings[0], out, scratch, lists, geos[0], tables, start, plain,
             activation,
+            residual,
         )  # fmt: skip
 
 
 @jit.inner
-def _work(worker, counter, x, packed, packing, out, scratch, lists, geo, tables, start, plain, activation):
+def _work(
+    worker, counter, x, packed, packing, out, scratch, lists, geo, tables, start, plain, activation, residual
+):
     base = worker * geo.scratch
     sources = lists[2 * worker * geo.pixels : (2 * worker + 1) * geo.pixels]
     targets = lists[(2 * worker + 1) * geo.pixels : (2 * worker + 2) * geo.pixels]
@@ -92,7 +108,7 @@ def _work(worker, counter, x, packed, packing, out, scratch, lists, geo, tables,
             count = _list(sources, targets, at, image, group, phase, p0, p1, q0, q1, geo)
             _multiply(
                 out, targets, source, sources, count, packed, packing, geo, tables, start, group, phase,
-                m_block, plain, activation,
+                m_block, plain, activation, residual,
             )  # fmt: skip
         task = next_task(counter)
 
@@ -147,7 +163,7 @@ def _list(sources, targets, at, image, group, phase, p0, p1, q0, q1, geo):
 @jit.inner
 def _multiply(
     out, targets, source, sources, count, packed, packing, geo, tables, start, group, phase, m_block, plain,
-    activation,
+    activation, residual,
 ):  # fmt: skip
     """Compute the listed pixels of a phase, block by block of result channels."""
     entry = packing.phases_at + 5 * phase
@@ -173,4 +189,5 @@ def _multiply(
             )  # fmt: skip
             if not plain:
                 for row in range(first, first + mr):
-                    finish(out, targets[row] + k, columns, no_bias, np.int64(0), activation)
+                    at = targets[row] + k
+                    finish(out, at, columns, no_bias, np.int64(0), activation, residual, at)
