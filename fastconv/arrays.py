@@ -38,6 +38,16 @@ def operand(value: Any, name: str) -> Array:
     return array
 
 
+def floats(value: Any, name: str) -> Array:
+    """View a value as an array of float32 or float64, or raise TypeError."""
+    array = operand(value, name)
+    if array.dtype.newbyteorder("=") not in FLOATS:
+        raise TypeError(
+            f"{name} must be float32 or float64, got {array.dtype}; convert it with {name}.astype(numpy.float32)"
+        )
+    return array
+
+
 def _served(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "biu" or dtype.name in ("float16", "bfloat16", "complex64", "complex128")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import arguments, threads, workspace
-from fastconv.arrays import Array, common, contiguous, operand
+from fastconv.arrays import Array, common, contiguous, floats
 from fastconv.pooling.windows import Axes, windows
 
 MAX, MEAN = 0, 1  # as in `cpu`
@@ -18,7 +18,7 @@ def max_forward(
     rank: int, input: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any, located: Any
 ) -> tuple[Array, Array]:  # fmt: skip
     """Return maxima, and their flat places in each map or an empty array."""
-    x = operand(input, "input")
+    x = floats(input, "input")
     return largest(
         x, windows(rank, x.shape, kernel_size, stride, padding, dilation, ceil_mode), rank, located
     )
@@ -28,7 +28,7 @@ def max_backward(
     rank: int, input: Any, grad_output: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any
 ) -> Array:  # fmt: skip
     """Return the gradient by the input."""
-    x = operand(input, "input")
+    x = floats(input, "input")
     axes = windows(rank, x.shape, kernel_size, stride, padding, dilation, ceil_mode)
     return to_largest(x, grad_output, axes, rank)
 
@@ -37,7 +37,7 @@ def mean_forward(
     rank: int, input: Any, kernel_size: Any, stride: Any, padding: Any, ceil_mode: Any, count_pad: Any, divisor: Any
 ) -> Array:  # fmt: skip
     """Return means."""
-    x = operand(input, "input")
+    x = floats(input, "input")
     axes = windows(rank, x.shape, kernel_size, stride, padding, 1, ceil_mode)
     return means(x, axes, rank, bool(count_pad), divisor)
 
@@ -62,7 +62,7 @@ def largest(x: Array, axes: Axes, rank: int, located: Any) -> tuple[Array, Array
 
 def to_largest(x: Array, grad_output: Any, axes: Axes, rank: int) -> Array:
     """Return the gradient by the input of maxima."""
-    gy = operand(grad_output, "grad_output")
+    gy = floats(grad_output, "grad_output")
     _check_grad_output(gy, x.shape, axes, rank)
     gx = np.empty(x.shape, common(x, gy))
     _backward(MAX, axes, contiguous(x, gx.dtype), contiguous(gy, gx.dtype), gx)
@@ -86,7 +86,7 @@ def to_all(
     divisor: Any = None,
 ) -> Array:
     """Return the gradient by the input of means."""
-    gy, divides = operand(grad_output, "grad_output"), _divisor(divisor)
+    gy, divides = floats(grad_output, "grad_output"), _divisor(divisor)
     _check_grad_output(gy, size, axes, rank)
     gx = np.empty(size, common(gy))
     _backward(MEAN, axes, np.empty(0, gx.dtype), contiguous(gy, gx.dtype), gx, count_pad, divides)
