@@ -29,9 +29,13 @@ def registry() -> dict[str, Algorithm]:
 @functools.cache
 def on_gpu() -> dict[str, Algorithm]:
     """Return the algorithms for arrays on a GPU by name."""
+    from fastconv.algorithms.im2col.cuda import Im2col
     from fastconv.algorithms.reference.cuda import Reference
 
-    algorithms: tuple[Algorithm, ...] = (Reference(),)  # the definition, a thread for each result
+    algorithms: tuple[Algorithm, ...] = (
+        Im2col(),  #    an implicit matrix product
+        Reference(),  # the definition, a thread for each result
+    )
     return {a.name: a for a in algorithms}
 
 

@@ -7,6 +7,7 @@ arrays, on the stream that it names.
 
 from __future__ import annotations
 
+import copy
 import sys
 from math import prod
 from typing import Any, ClassVar
@@ -45,6 +46,13 @@ class Memory:
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
         """Return a new array of the same kind on the same device."""
         raise NotImplementedError
+
+    def part(self, begin: int, count: int) -> Memory:
+        """View some elements of a flat array."""
+        view = copy.copy(self)
+        view.pointer, view.shape = self.pointer + begin * self.dtype.itemsize, (count,)
+        view.nbytes = count * self.dtype.itemsize
+        return view
 
     def fill(self, value: int) -> None:
         """Fill with zero."""

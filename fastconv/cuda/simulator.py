@@ -27,10 +27,10 @@ def patch() -> None:
         frame = sys._getframe(1)  # one array for each line of source
         place = (frame.f_code.co_filename, frame.f_lineno)
         with _shared_lock:
-            return self._allocations.setdefault(place, np.full(shape, np.nan, resolved(dtype)))
+            return self._allocations.setdefault(place, _blank(shape, resolved(dtype)))
 
     def local(self: Any, shape: Any, dtype: Any, alignment: int | None = None) -> Any:
-        return np.full(shape, np.nan, resolved(dtype))
+        return _blank(shape, resolved(dtype))
 
     import threading
 
@@ -38,6 +38,11 @@ def patch() -> None:
     kernelapi.FakeCUDAShared.array = shared
     kernelapi.FakeCUDALocal.array = local
     warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)  # U wraps, as it does on a GPU
+
+
+def _blank(shape: Any, dtype: Any) -> Any:
+    """Return memory in which what is read before it is written shows."""
+    return np.full(shape, np.nan if np.dtype(dtype).kind == "f" else -99, dtype)
 
 
 def memory(array: Any) -> Any:

@@ -13,6 +13,9 @@ from fastconv.algorithms import on_gpu
 from fastconv.problem import Direction
 
 pytest.importorskip("numba_cuda")
+from fastconv.algorithms.im2col.cuda import gemm_kernel
+from fastconv.algorithms.im2col.implicit import Traits
+from fastconv.gemm.cuda import TILES
 
 TINY = [
     "n1 c3 k4 i5x6 f3x3 p1",
@@ -22,6 +25,14 @@ TINY = [
     "n1 c2 k2 i3x4x3 f2x2x2 p1",
     "n1 c1 k2 i2x2 f2x2 s5 p3",
 ]
+MORE = {  # what kernels of one algorithm have branches for
+    "im2col": [
+        "n2 c16 k5 i4x3 f3x3 p1",  # stages of one tap, and two splits of them
+        "n3 c8 k3 i2x6 f1x1",  # one tap: whole vectors of pixels
+        "n3 c11 k2 i3x3 f1x1",  # and not
+        "n1 c8 k2 i5x4 f2x3 s2 p1",  # phases, stages of one tap
+    ],
+}
 TARGETS = [(8, 0), (9, 0)]
 
 
@@ -29,8 +40,8 @@ TARGETS = [(8, 0), (9, 0)]
 def test_simulated(name):
     """Every direction is exact on integers, through the public functions; an index out of bounds raises."""
     result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("simulated.py")), name, *TINY],
-        check=False, capture_output=True, text=True, timeout=300, env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"},
+        [sys.executable, str(Path(__file__).with_name("simulated.py")), name, *TINY, *MORE.get(name, [])],
+        check=False, capture_output=True, text=True, timeout=300, env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     assert result.stdout.endswith("done\n"), result.stdout[-500:] + result.stderr[-3000:]
 
@@ -62,6 +73,46 @@ def test_machine_code_of_the_reference(target, direction, dtype, tmp_path):
     assert stack == local == 0
     assert not re.search(r"\b(LDL|STL)\b", code), "spills"
     assert ("FFMA" if dtype == "float32" else "DFMA") in code
+
+
+def loops(code):
+    """Yield the instructions of each loop: what lies between a label and a branch back to it."""
+    labels, found = {}, []
+    for line in code.splitlines():
+        if label := re.match(r"\s*(\.L_x_\w+):", line):
+            labels[label[1]] = len(found)
+        elif instruction := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ +)?(.*?) ?;", line):
+            found.append(instruction[1])
+            if (back := re.search(r"BRA.*`\((\.L_x_\w+)\)", instruction[1])) and back[1] in labels:
+                yield found[labels[back[1]] :]
+
+
+# What the main loop must reach: problems of one tap, of stages of one tap, the same for phases, and any other.
+VARIANTS = {
+    "dense": (Traits(False, True, False, True, True, True), 0, 0.85),
+    "even": (Traits(False, True, False, False, True, True), 0, 0.85),
+    "phases": (Traits(False, True, False, False, False, False), 0, 0.80),
+    "any": (Traits(True, False, False, False, False, False), 1, 0.70),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_machine_code_of_the_implicit_gemm(target, variant, tmp_path):
+    traits, first, share = VARIANTS[variant]
+    for tile in TILES["float32"][first : None if target == (9, 0) and traits.plain else first + 1]:
+        kernel = gemm_kernel("float32", tile, traits, "relu")
+        (registers, stack, local), code = usage(kernel.cubin(target), tmp_path)
+        assert registers * tile.threads * tile.blocks <= 65536, tile
+        assert stack == local == 0, tile
+        assert not re.search(r"\b(LDL|STL)\b", code), f"{tile} spills"
+        assert "LDG.E.128" in code
+        assert "STS.128" in code
+        assert ("STG.E.128" in code) == traits.vector
+        main = max(loops(code), key=lambda loop: sum("FFMA" in i for i in loop))
+        assert sum("LDS.128" in i for i in main) == sum(i.startswith("LDS") for i in main), "narrow loads"
+        if tile == TILES["float32"][first]:
+            assert sum("FFMA" in i for i in main) >= share * len(main), f"{len(main)} instructions"
 
 
 class Foreign:

@@ -1,0 +1,298 @@
+"""The implicit GEMM on a GPU: forward and input gradient as one correlation, `fastconv.algorithms.correlation`.
+
+Weights are packed first, [group][row][m] with m in whole tiles, which turns them for the input gradient and
+makes their loads 16 bytes wide.  Where the tiles of the result fill less than a wave of the GPU, the rows are
+split; each split writes sums of its own, and a second kernel adds them, first to last, always alike.
+"""
+
+from __future__ import annotations
+
+import functools
+from itertools import product
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from fastconv.algorithms.base import Algorithm, Execution
+from fastconv.algorithms.correlation import AxisPass, Pass, pass_of
+from fastconv.algorithms.im2col.implicit import OUTSIDE, Geometry, Traits, correlation
+from fastconv.cuda import backend
+from fastconv.cuda.compiler import Kernel
+from fastconv.cuda.language import DTYPES, activation, cuda, int64
+from fastconv.gemm.cuda import BK, TILES, Tile
+from fastconv.problem import ConvProblem, Direction
+
+THREADS = 256
+LIMIT = 2**31  # offsets inside an image and numbers of positions have 32 bits; images have 64-bit addresses
+MOST_SPLITS, FEWEST_STAGES = 16, 8  # a split shorter than that is mostly its beginning and end
+
+
+class PackGeometry(NamedTuple):
+    """Packed elements, and how the weight array is read."""
+
+    count: int
+    m: int
+    m_ld: int
+    rows: int
+    group_stride: int
+    row_stride: int
+
+
+def packing(dtype):
+    """Make the kernel that packs weights; ``taps`` [row] is where a row's weights begin, or -1 for none."""
+    zero = DTYPES[dtype](0)
+
+    def pack_weights(weight, taps, packed, g):
+        at = int64(cuda.blockIdx.x) * int64(THREADS) + int64(cuda.threadIdx.x)
+        if at < g.count:
+            m, rest = at % g.m_ld, at // g.m_ld
+            tap = int64(taps[rest % g.rows])
+            value = zero
+            if m < g.m and tap >= 0:
+                value = weight[rest // g.rows * g.group_stride + m * g.row_stride + tap]
+            packed[at] = value
+
+    return pack_weights
+
+
+class SumGeometry(NamedTuple):
+    """Results of all, and what tells their channel."""
+
+    count: int
+    stride: int  # elements from one split's sums to the next
+    splits: int
+    pixels: int
+    channels: int
+    has_bias: int
+
+
+def summing(dtype, name):
+    """Make the kernel that adds the sums of splits, the bias, and activates."""
+    act = activation(name)
+
+    def add_splits(partial, bias, out, g):
+        at = int64(cuda.blockIdx.x) * int64(THREADS) + int64(cuda.threadIdx.x)
+        if at < g.count:
+            total = partial[at]
+            for split in range(1, g.splits):
+                total += partial[split * g.stride + at]
+            if g.has_bias:
+                total += bias[at // g.pixels % g.channels]
+            out[at] = act(total)
+
+    return add_splits
+
+
+def gemm_kernel(dtype: str, tile: Tile, traits: Traits, name: str) -> Kernel:
+    """Return the kernel of a tile."""
+    pointers = (dtype, dtype, "int32", dtype, dtype)
+    return Kernel(
+        correlation, (dtype, tile, traits, name), pointers, Geometry, "uint32", tile.threads, tile.blocks
+    )
+
+
+def pack_kernel(dtype: str) -> Kernel:
+    """Return the kernel that packs weights."""
+    return Kernel(packing, (dtype,), (dtype, "int32", dtype), PackGeometry, "int64", THREADS)
+
+
+def sum_kernel(dtype: str, name: str) -> Kernel:
+    """Return the kernel that adds splits."""
+    return Kernel(summing, (dtype, name), (dtype,) * 3, SumGeometry, "int64", THREADS)
+
+
+class Im2col(Algorithm):
+    """Implicit GEMM in registers; nothing is lowered in memory."""
+
+    name = "im2col"
+
+    def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
+        if problem.layout != "nchw":
+            return f"kernels on a GPU read channels first, got {problem.layout}"
+        if direction is Direction.WEIGHT_GRAD:
+            return "the implicit GEMM serves forward and input_grad"
+        p = pass_of(problem, direction)
+        image = max(prod(s[1:]) for s in (problem.input_shape, problem.output_shape))
+        if max(image + farthest(p), p.columns, prod(problem.weight_shape)) >= LIMIT:
+            return "an image with its borders, the positions in the batch or the weights have 2**31 elements"
+        return None
+
+    def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
+        return plan(problem, direction, limit).workspace
+
+    def cost(self, problem: ConvProblem, direction: Direction) -> float:
+        # An H100 multiplies 60e12 times a second and copies 3e12 bytes; shares of those are guesses.
+        p, tile = pass_of(problem, direction), TILES[problem.dtype][-1]
+        columns = -(-p.columns // tile.bn) * tile.bn
+        flops = 2 * p.groups * -(-p.m // tile.bm) * tile.bm * columns * p.reduction
+        return 1e-5 + flops * (1 if problem.dtype == "float32" else 2) / 30e12 + problem.bytes / 2e12
+
+    def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
+        return Run(problem, direction, plan(problem, direction, limit))
+
+
+def farthest(p: Pass) -> int:
+    """Return how far from the first pixel of a channel taps reach, with the border; or LIMIT if it is very far."""
+    far, inner = 0, 1
+    for a in reversed(p.axes):
+        reach = a.stride * a.outputs + max((abs(o) for o in a.offsets), default=0)
+        far, inner = far + reach * inner, inner * a.source
+        if reach >= OUTSIDE // 2:
+            return LIMIT
+    return far
+
+
+def tables(p: Pass, even: bool) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """Return the kernel's table, the taps of the packed rows, their number, and the most stages of a phase.
+
+    A phase begins with its line (first row, stages, 0, 0); a row is (source offset, dz, dy, dx).  Rows that
+    only fill a stage look OUTSIDE and have offset -1.
+    """
+    axes = three(p.axes)
+    sizes = [a.source for a in axes]
+    channel = prod(sizes)
+    lines, rows, taps = [], [], []
+    for phase in product(*(a.taps for a in axes)):
+        found = [
+            (int(np.ravel_multi_index([r for r, _ in tap][-len(p.kernel):], p.kernel)), [o for _, o in tap])
+            for tap in product(*phase)
+        ]  # fmt: skip
+        if even:
+            order = [(c, tap) for b in range(0, p.channels, BK) for tap in found for c in range(b, b + BK)]
+        else:
+            order = [(c, tap) for c in range(p.channels) for tap in found]
+        begin = len(rows)
+        for c, (index, (dz, dy, dx)) in order:
+            rows.append((c * channel + (dz * sizes[1] + dy) * sizes[2] + dx, dz, dy, dx))
+            taps.append(c * p.channel_stride + index)
+        spare = -len(order) % BK
+        rows += [(-1, OUTSIDE, OUTSIDE, OUTSIDE)] * spare
+        taps += [-1] * spare
+        lines.append((begin, (len(rows) - begin) // BK, 0, 0))
+    if not rows:  # no tap at all: something to point at
+        rows, taps = [(-1, OUTSIDE, OUTSIDE, OUTSIDE)] * BK, [-1] * BK
+    return (
+        np.array(lines + rows, np.int32), np.array(taps, np.int32), len(rows), max(line[1] for line in lines)
+    )  # fmt: skip
+
+
+def three(axes: tuple[AxisPass, ...]) -> tuple[AxisPass, ...]:
+    """Return three axes, those that are missing of one pixel."""
+    return (*[AxisPass(1, 1, 1, 1, (((0, 0),),))] * (3 - len(axes)), *axes)
+
+
+def magic(divisor: int) -> tuple[int, int]:
+    """Return (multiplier, shift) that divide numbers below 2**31 (Granlund and Montgomery, PLDI 1994)."""
+    shift = 31 + (divisor - 1).bit_length()
+    return -(-(1 << shift) // divisor), shift
+
+
+class Blocks(NamedTuple):
+    """What was chosen for a problem."""
+
+    p: Pass
+    tile: Tile
+    traits: Traits
+    splits: int
+    table: np.ndarray
+    taps: np.ndarray
+    rows: int
+    m_ld: int
+    packed: int  # elements
+    partial: int
+    workspace: int  # bytes
+
+
+@functools.lru_cache(maxsize=256)
+def plan(problem: ConvProblem, direction: Direction, limit: int) -> Blocks:
+    """Choose tile and splits: the fewest waves of the GPU by area, then splits until a wave is full."""
+    p = pass_of(problem, direction)
+    axes = three(p.axes)
+    pixels = prod(a.outputs for a in axes)
+    identity = all(a.is_identity for a in p.axes)
+    solid = all(
+        o >= 0 and a.stride * (a.outputs - 1) + o < a.source
+        for a in axes
+        for phase in a.taps
+        for _, o in phase
+    )
+    traits = Traits(
+        deep=axes[0].source > 1 or axes[0].offsets != [0],
+        even=p.channels % BK == 0,
+        solid=solid and p.channels % BK != 0,
+        dense=identity and p.channels % BK == 0 and pixels % 4 == 0,
+        plain=p.phases == 1,
+        vector=p.phases == 1 and pixels % 4 == 0,
+    )
+    tiles = TILES[problem.dtype]
+    if not (traits.even or traits.dense) and len(tiles) > 2:
+        tiles = tiles[1:]  # the table's look-ups need the registers
+    processors = backend().processors()
+
+    def blocks(tile: Tile) -> int:
+        return p.groups * p.phases * -(-p.m // tile.bm) * -(-p.columns // tile.bn)
+
+    def area(tile: Tile) -> float:
+        resident = processors * tile.blocks
+        return (
+            -(-blocks(tile) // resident) * tile.blocks * tile.bm * tile.bn * (1 + 16 / tile.bm + 16 / tile.bn)
+        )
+
+    tile = min(tiles, key=area)
+    table, taps, rows, stages = tables(p, traits.even)
+    m_ld = -(-p.m // tile.bm) * tile.bm
+    packed = p.groups * rows * m_ld
+    wanted = processors * tile.blocks // max(1, blocks(tile))
+    splits = max(1, min(MOST_SPLITS, wanted, stages // FEWEST_STAGES))
+    padded = -(-p.results // 4) * 4
+    if (packed + splits * padded) * problem.itemsize > limit:
+        splits = 1
+    partial = splits * padded if splits > 1 else 0
+    return Blocks(
+        p, tile, traits, splits, table, taps, rows, m_ld, packed, partial, (packed + partial) * problem.itemsize
+    )  # fmt: skip
+
+
+class Run(Execution):
+    """Pack, multiply, and add the splits if there are any."""
+
+    def __init__(self, problem: ConvProblem, direction: Direction, b: Blocks) -> None:
+        self.b, self.dtype, self.workspace = b, problem.dtype, b.workspace
+        self.table, self.taps = backend().Buffer(b.table), backend().Buffer(b.taps)
+        p, axes = b.p, three(b.p.axes)
+        positions = [a.outputs for a in axes]
+        sources, results = [a.source for a in axes], [a.result for a in axes]
+        pixels, plane = prod(positions), prod(positions[1:])
+        column_tiles, m_tiles = -(-p.columns // b.tile.bn), b.m_ld // b.tile.bm
+        self.geometry = Geometry(
+            p.m, b.m_ld, m_tiles, column_tiles, p.phases, b.splits, b.rows, p.columns, pixels, *magic(pixels),
+            plane, *magic(plane), positions[2], *magic(positions[2]), *(a.stride for a in axes), *sources,
+            p.channels * prod(sources), p.groups * p.channels * prod(sources), prod(sources),
+            p.m * prod(results), p.groups * p.m * prod(results), prod(results), *results,
+            *(a.step for a in axes), -(-p.results // 4), 0,
+        )  # fmt: skip
+        self.blocks = m_tiles * column_tiles * b.splits * p.phases * p.groups
+        self.packing = PackGeometry(b.packed, p.m, b.m_ld, b.rows, p.group_stride, p.row_stride)
+        self.summing = SumGeometry(
+            p.results, -(-p.results // 4) * 4, b.splits, prod(results), p.groups * p.m, 0
+        )
+
+    def run(self, first, second, out, bias, activation):
+        engine, stream, b, dtype = backend(), out.stream(), self.b, self.dtype
+        scratch = out.empty((b.packed + b.partial,), out.dtype)
+        partial = scratch.part(b.packed, b.partial)
+        engine.launch(
+            pack_kernel(dtype), -(-b.packed // THREADS), stream, second, self.taps, scratch, self.packing
+        )
+        to, name, shift = (partial, "none", None) if b.partial else (out, activation, bias)
+        geometry = self.geometry if shift is None else self.geometry._replace(has_bias=1)
+        traits = b.traits._replace(  # callers' arrays may begin anywhere
+            dense=b.traits.dense and first.pointer % 16 == 0, vector=b.traits.vector and to.pointer % 16 == 0
+        )
+        kernel = gemm_kernel(dtype, b.tile, traits, name)
+        engine.launch(kernel, self.blocks, stream, first, scratch, self.table, shift, to, geometry)
+        if b.partial:
+            summing = self.summing if bias is None else self.summing._replace(has_bias=1)
+            blocks = -(-summing.count // THREADS)
+            engine.launch(sum_kernel(dtype, activation), blocks, stream, partial, bias, out, summing)
