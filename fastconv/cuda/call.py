@@ -75,7 +75,7 @@ def _solve(
     first, second = first.compact(), second.compact()
     _apart(y, first, second, *([bias] if bias else []))
     run: Any = p.run  # of the GPU's own executions, which take Memory
-    run(first, second, y, bias.compact() if bias else None, activation)
+    run(first, second, y, bias.compact() if bias else None, activation, None)
     return y.owner if out is None else out
 
 

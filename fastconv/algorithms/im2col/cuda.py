@@ -106,6 +106,7 @@ class Im2col(Algorithm):
     """Implicit GEMM in registers; nothing is lowered in memory."""
 
     name = "im2col"
+    exact = True
 
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
         if problem.layout != "nchw":
@@ -278,7 +279,7 @@ class Run(Execution):
             p.results, -(-p.results // 4) * 4, b.splits, prod(results), p.groups * p.m, 0
         )
 
-    def run(self, first, second, out, bias, activation):
+    def run(self, first, second, out, bias, activation, residual=None):
         engine, stream, b, dtype = backend(), out.stream(), self.b, self.dtype
         scratch = out.empty((b.packed + b.partial,), out.dtype)
         partial = scratch.part(b.packed, b.partial)

@@ -160,6 +160,7 @@ class Reference(Algorithm):
     """Rejects nothing that has at most three axes and its channels first."""
 
     name = "reference"
+    exact = True
 
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
         if problem.layout != "nchw":
@@ -196,7 +197,7 @@ class Run(Execution):
         )  # fmt: skip
         self.blocks = -(-self.geometry.count // THREADS)
 
-    def run(self, first, second, out, bias, activation):
+    def run(self, first, second, out, bias, activation, residual=None):
         geometry = self.geometry if bias is None else self.geometry._replace(has_bias=1)
         backend().launch(
             kernel(self.direction, self.dtype, activation), self.blocks, out.stream(), first, second, bias, out,
