@@ -41,8 +41,8 @@ from fastconv.nn.activations import GELU, LeakyReLU, ReLU, Sigmoid, Softmax, Tan
 from fastconv.nn.convolution import Conv1d, Conv2d, ConvTranspose2d
 from fastconv.nn.data import batches
 from fastconv.nn.dense import Dropout, Flatten, Linear
-from fastconv.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss
-from fastconv.nn.module import Module, Parameter, Residual, Sequential
+from fastconv.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, Loss, MSELoss
+from fastconv.nn.module import Concat, Module, Parameter, Residual, Sequential
 from fastconv.nn.normalisation import BatchNorm1d, BatchNorm2d
 from fastconv.nn.optimizers import SGD, Adam, AdamW, RMSprop
 from fastconv.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
@@ -58,6 +58,7 @@ __all__ = [
     "BCEWithLogitsLoss",
     "BatchNorm1d",
     "BatchNorm2d",
+    "Concat",
     "Conv1d",
     "Conv2d",
     "ConvTranspose2d",
@@ -69,6 +70,7 @@ __all__ = [
     "L1Loss",
     "LeakyReLU",
     "Linear",
+    "Loss",
     "MSELoss",
     "MaxPool2d",
     "Module",

@@ -172,3 +172,22 @@ class Residual(Module):
     def backward(self, gy: Array) -> Array:
         gx: Array = self.body.backward(gy) + (gy if self.shortcut is None else self.shortcut.backward(gy))
         return gx
+
+
+class Concat(Module):
+    """The input and what a body makes of it, side by side along the channels: y = [x, body(x)].
+
+    A U-Net joins its way up to its way down so.  The gradient is cut where the channels meet; the input takes
+    the first part as it is and what the body returns for the second: gx = gy[:C] + body'(gy[C:]).
+    """
+
+    def __init__(self, body: Module) -> None:
+        self.body = body
+
+    def forward(self, x: Array) -> Array:
+        self.channels = x.shape[1]
+        return np.concatenate([x, self.body(x)], axis=1)
+
+    def backward(self, gy: Array) -> Array:
+        gx: Array = gy[:, : self.channels] + self.body.backward(gy[:, self.channels :])
+        return gx

@@ -33,6 +33,7 @@ def layers():
         (nn.Softmax(), (3, 7, 2)),
         (nn.Residual(nn.Conv2d(3, 3, 3, padding=1, rng=rng)), (2, 3, 5, 6)),
         (nn.Residual(nn.Linear(4, 2, rng=rng), nn.Linear(4, 2, rng=rng)), (3, 4)),
+        (nn.Concat(nn.Conv2d(2, 3, 3, padding=1, rng=rng)), (2, 2, 4, 3)),
         (nn.Sequential(nn.Conv2d(2, 3, 3, rng=rng), nn.Tanh(), nn.Flatten(), nn.Linear(27, 2, rng=rng)), (2, 2, 5, 5)),
     ]  # fmt: skip
 
