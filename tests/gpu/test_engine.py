@@ -13,6 +13,7 @@ from fastconv.algorithms import on_gpu
 from fastconv.problem import Direction
 
 pytest.importorskip("numba_cuda")
+from fastconv.algorithms.im2col import cuda_weight
 from fastconv.algorithms.im2col.cuda import gemm_kernel
 from fastconv.algorithms.im2col.implicit import Traits
 from fastconv.gemm.cuda import TILES
@@ -31,6 +32,7 @@ MORE = {  # what kernels of one algorithm have branches for
         "n3 c8 k3 i2x6 f1x1",  # one tap: whole vectors of pixels
         "n3 c11 k2 i3x3 f1x1",  # and not
         "n1 c8 k2 i5x4 f2x3 s2 p1",  # phases, stages of one tap
+        "n3 c2 k3 i10x9 f2x2",  # two splits of pixels, whole vectors of columns
     ],
 }
 TARGETS = [(8, 0), (9, 0)]
@@ -113,6 +115,20 @@ def test_machine_code_of_the_implicit_gemm(target, variant, tmp_path):
         assert sum("LDS.128" in i for i in main) == sum(i.startswith("LDS") for i in main), "narrow loads"
         if tile == TILES["float32"][first]:
             assert sum("FFMA" in i for i in main) >= share * len(main), f"{len(main)} instructions"
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_machine_code_of_the_implicit_weight_gradient(target, tmp_path):
+    for tile in cuda_weight.tiles("float32")[: 3 if target == (9, 0) else 1]:
+        kernel = cuda_weight.kernel("float32", tile, False, True)
+        (registers, stack, local), code = usage(kernel.cubin(target), tmp_path)
+        assert registers * tile.threads * tile.blocks <= 65536, tile
+        assert stack == local == 0, tile
+        assert not re.search(r"\b(LDL|STL)\b", code), tile
+        assert "STG.E.128" in code
+        main = max(loops(code), key=lambda loop: sum("FFMA" in i for i in loop))
+        assert sum("LDS.128" in i for i in main) == sum(i.startswith("LDS") for i in main), "narrow loads"
+        assert sum("FFMA" in i for i in main) >= 0.65 * len(main), f"{tile}: {len(main)} instructions"
 
 
 class Foreign:

@@ -1,4 +1,4 @@
-"""The implicit GEMM on a GPU: forward and input gradient as one correlation, `fastconv.algorithms.correlation`.
+"""The implicit GEMM on a GPU: forward and input gradient as one correlation, and the weight gradient.
 
 Weights are packed first, [group][row][m] with m in whole tiles, which turns them for the input gradient and
 makes their loads 16 bytes wide.  Where the tiles of the result fill less than a wave of the GPU, the rows are
@@ -16,14 +16,15 @@ import numpy as np
 
 from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.correlation import AxisPass, Pass, pass_of
+from fastconv.algorithms.im2col import cuda_weight
 from fastconv.algorithms.im2col.implicit import OUTSIDE, Geometry, Traits, correlation
+from fastconv.algorithms.im2col.splits import THREADS, SumGeometry, magic, sum_kernel
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
-from fastconv.cuda.language import DTYPES, activation, cuda, int64
+from fastconv.cuda.language import DTYPES, cuda, int64
 from fastconv.gemm.cuda import BK, TILES, Tile
 from fastconv.problem import ConvProblem, Direction
 
-THREADS = 256
 LIMIT = 2**31  # offsets inside an image and numbers of positions have 32 bits; images have 64-bit addresses
 MOST_SPLITS, FEWEST_STAGES = 16, 8  # a split shorter than that is mostly its beginning and end
 
@@ -56,34 +57,6 @@ def packing(dtype):
     return pack_weights
 
 
-class SumGeometry(NamedTuple):
-    """Results of all, and what tells their channel."""
-
-    count: int
-    stride: int  # elements from one split's sums to the next
-    splits: int
-    pixels: int
-    channels: int
-    has_bias: int
-
-
-def summing(dtype, name):
-    """Make the kernel that adds the sums of splits, the bias, and activates."""
-    act = activation(name)
-
-    def add_splits(partial, bias, out, g):
-        at = int64(cuda.blockIdx.x) * int64(THREADS) + int64(cuda.threadIdx.x)
-        if at < g.count:
-            total = partial[at]
-            for split in range(1, g.splits):
-                total += partial[split * g.stride + at]
-            if g.has_bias:
-                total += bias[at // g.pixels % g.channels]
-            out[at] = act(total)
-
-    return add_splits
-
-
 def gemm_kernel(dtype: str, tile: Tile, traits: Traits, name: str) -> Kernel:
     """Return the kernel of a tile."""
     pointers = (dtype, dtype, "int32", dtype, dtype)
@@ -97,11 +70,6 @@ def pack_kernel(dtype: str) -> Kernel:
     return Kernel(packing, (dtype,), (dtype, "int32", dtype), PackGeometry, "int64", THREADS)
 
 
-def sum_kernel(dtype: str, name: str) -> Kernel:
-    """Return the kernel that adds splits."""
-    return Kernel(summing, (dtype, name), (dtype,) * 3, SumGeometry, "int64", THREADS)
-
-
 class Im2col(Algorithm):
     """Implicit GEMM in registers; nothing is lowered in memory."""
 
@@ -111,25 +79,29 @@ class Im2col(Algorithm):
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
         if problem.layout != "nchw":
             return f"kernels on a GPU read channels first, got {problem.layout}"
-        if direction is Direction.WEIGHT_GRAD:
-            return "the implicit GEMM serves forward and input_grad"
-        p = pass_of(problem, direction)
+        p = pass_of(problem, Direction.FORWARD if direction is Direction.WEIGHT_GRAD else direction)
         image = max(prod(s[1:]) for s in (problem.input_shape, problem.output_shape))
         if max(image + farthest(p), p.columns, prod(problem.weight_shape)) >= LIMIT:
             return "an image with its borders, the positions in the batch or the weights have 2**31 elements"
         return None
 
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
+        if direction is Direction.WEIGHT_GRAD:
+            return cuda_weight.plan(problem, limit).workspace
         return plan(problem, direction, limit).workspace
 
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
         # An H100 multiplies 60e12 times a second and copies 3e12 bytes; shares of those are guesses.
+        if direction is Direction.WEIGHT_GRAD:
+            direction = Direction.FORWARD  # as many products; that the sum is split leaves no processor idle
         p, tile = pass_of(problem, direction), TILES[problem.dtype][-1]
         columns = -(-p.columns // tile.bn) * tile.bn
         flops = 2 * p.groups * -(-p.m // tile.bm) * tile.bm * columns * p.reduction
         return 1e-5 + flops * (1 if problem.dtype == "float32" else 2) / 30e12 + problem.bytes / 2e12
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
+        if direction is Direction.WEIGHT_GRAD:
+            return cuda_weight.WeightRun(problem, cuda_weight.plan(problem, limit))
         return Run(problem, direction, plan(problem, direction, limit))
 
 
@@ -181,12 +153,6 @@ def tables(p: Pass, even: bool) -> tuple[np.ndarray, np.ndarray, int, int]:
 def three(axes: tuple[AxisPass, ...]) -> tuple[AxisPass, ...]:
     """Return three axes, those that are missing of one pixel."""
     return (*[AxisPass(1, 1, 1, 1, (((0, 0),),))] * (3 - len(axes)), *axes)
-
-
-def magic(divisor: int) -> tuple[int, int]:
-    """Return (multiplier, shift) that divide numbers below 2**31 (Granlund and Montgomery, PLDI 1994)."""
-    shift = 31 + (divisor - 1).bit_length()
-    return -(-(1 << shift) // divisor), shift
 
 
 class Blocks(NamedTuple):

@@ -1,0 +1,173 @@
+"""The kernel of the implicit GEMM for weight gradients: pixels of the batch are what is summed over.
+
+    gw[m, column] = sum over t = (n, p, q) of  gy[n, m, p, q] * x[n, c, p*stride + r*dilation - lo, ...]
+
+A column is a (channel, tap), whose offset stands in a table.  Eight neighbouring threads read eight pixels of
+one channel, 32 bytes side by side, and write them to shared memory turned; rows there are four elements longer
+than the tile, so that the eight meet different banks.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fastconv.algorithms.im2col.implicit import OUTSIDE
+from fastconv.cuda.language import DTYPES, U, cuda, divided, inline, int64, load4, store4, uint64
+from fastconv.gemm.cuda import BK, Tile, multiplier
+
+
+class Geometry(NamedTuple):
+    """What the kernel needs to know; ``_m`` and ``_s`` are a divisor's multiplier and shift."""
+
+    m: int  # output channels of a group
+    m_tiles: int
+    columns: int  # channels of a group times taps
+    column_tiles: int
+    splits: int
+    stages: int  # of a split
+    longer: int  # so many splits have one more
+    total: int  # n * pixels
+    pixels: int  # of an output map
+    pixels_m: int
+    pixels_s: int
+    plane: int
+    plane_m: int
+    plane_s: int
+    row: int
+    row_m: int
+    row_s: int
+    stride_z: int
+    stride_y: int
+    stride_x: int
+    depth: int  # input pixels
+    height: int
+    width: int
+    group_source: int
+    image_source: int
+    group_output: int
+    image_output: int
+    split_result: int  # in units of 4 elements
+
+
+def loader(dtype, tile: Tile, deep):
+    """Return the device function that fetches a thread's elements of a stage, and that which places them."""
+    zero = DTYPES[dtype](0)
+    lanes = tile.threads // BK
+    a_loads, b_loads = tile.bm // lanes, tile.bn // lanes
+    lda, ldb = tile.bm + 4, tile.bn + 4
+
+    @inline
+    def fetch(x, gy, table, table_at, t, lane, m_first, group, g, next_a, next_b):
+        n = divided(t, g.pixels_m, g.pixels_s)
+        place = U(t - n * g.pixels)
+        z = divided(place, g.plane_m, g.plane_s)
+        rest = U(place - z * g.plane)
+        y = divided(rest, g.row_m, g.row_s)
+        xx = U(U(rest - y * g.row) * g.stride_x)
+        z, y = U(z * g.stride_z), U(y * g.stride_y)
+        inside = t < g.total
+        if not inside:
+            xx = U(OUTSIDE)
+        m = U(m_first + lane)
+        at = int64(n) * int64(g.image_output) + int64(group) * int64(g.group_output) + int64(place)
+        at += int64(m) * int64(g.pixels)
+        for i in range(a_loads):
+            value = zero
+            if inside and U(m + U(i * lanes)) < g.m:
+                value = gy[at]
+            next_a[i] = value
+            at += int64(lanes) * int64(g.pixels)
+        base = int64(n) * int64(g.image_source) + int64(group) * int64(g.group_source)
+        base += int64(U(U(U(z * g.height) + y) * g.width + xx))
+        for i in range(b_loads):
+            delta, dz, dy, dx = load4(table, table_at + int64(4 * i * lanes))
+            value = zero
+            if U(xx + dx) < g.width and U(y + dy) < g.height and (not deep or U(z + dz) < g.depth):
+                value = x[base + int64(delta)]
+            next_b[i] = value
+
+    @inline
+    def place(a_tile, b_tile, to_a, to_b, next_a, next_b):
+        for i in range(a_loads):
+            a_tile[uint64(to_a) + uint64(i * lanes)] = next_a[i]
+        for i in range(b_loads):
+            b_tile[uint64(to_b) + uint64(i * lanes)] = next_b[i]
+
+    return fetch, place, a_loads, b_loads, lda, ldb
+
+
+def correlation(dtype, tile: Tile, deep, vector):
+    """Make the kernel of a tile; ``vector``: columns come in whole vectors."""
+    real, zero = DTYPES[dtype], DTYPES[dtype](0)
+    bm, bn, tm = tile.bm, tile.bn, tile.tm
+    fetch, place, a_count, b_count, lda, ldb = loader(dtype, tile, deep)
+    multiply = multiplier(tile, lda, ldb)
+    a_stage, b_stage = BK * lda, BK * ldb
+    a_size, b_size, across, half_m, half_n = 2 * a_stage, 2 * b_stage, bn // 8, bm // 2, bn // 2
+
+    @inline
+    def write(out, acc, part, m_first, column, group, split, g):
+        begin = int64(split) * int64(g.split_result) * int64(4)
+        for i in range(tm):
+            m = U(m_first + U(i % 4 + i // 4 * half_m))
+            if m < g.m:
+                to = begin + (int64(group) * int64(g.m) + int64(m)) * int64(g.columns) + int64(column)
+                if vector:
+                    if column < g.columns:
+                        store4(out, to, acc[i, part], acc[i, part + 1], acc[i, part + 2], acc[i, part + 3])
+                else:
+                    for j in range(4):
+                        if U(column + U(j)) < g.columns:
+                            out[to + int64(j)] = acc[i, part + j]
+
+    def implicit_weight_grad(x, gy, table, out, g):
+        a_tile = cuda.shared.array(a_size, real, alignment=16)
+        b_tile = cuda.shared.array(b_size, real, alignment=16)
+        acc = cuda.local.array((tm, 8), real)
+        a = cuda.local.array(tm, real)
+        b = cuda.local.array(8, real)
+        next_a = cuda.local.array(a_count, real)
+        next_b = cuda.local.array(b_count, real)
+        tid = U(cuda.threadIdx.x)
+        block = U(cuda.blockIdx.x)
+        m_tile, block = U(block % g.m_tiles), U(block // g.m_tiles)
+        column_tile, block = U(block % g.column_tiles), U(block // g.column_tiles)
+        split, group = U(block % g.splits), U(block // g.splits)
+        first = U(split * g.stages + min(split, g.longer))
+        last = U(first + g.stages)
+        if split < g.longer:
+            last = U(last + U(1))
+
+        step, lane = U(tid % U(BK)), U(tid // U(BK))
+        t = U(first * U(BK) + step)
+        m_begin = U(m_tile * U(bm))
+        table_at = int64(U(column_tile * U(bn) + lane)) * int64(4)
+        for i in range(tm):
+            for j in range(8):
+                acc[i, j] = zero
+        at_a, at_b = U(U(tid // U(across)) * U(4)), U(U(tid % U(across)) * U(4))
+        to_a, to_b = U(step * U(lda) + lane), U(step * U(ldb) + lane)
+        flip_a, flip_b = U(U(2) * at_a + U(a_stage)), U(U(2) * at_b + U(b_stage))
+        turn_a, turn_b = U(U(2) * to_a + U(a_stage)), U(U(2) * to_b + U(b_stage))
+        if first < last:
+            fetch(x, gy, table, table_at, t, lane, m_begin, group, g, next_a, next_b)
+            place(a_tile, b_tile, to_a, to_b, next_a, next_b)
+            cuda.syncthreads()
+            stage = U(last - first)
+            while stage > U(1):
+                t = U(t + U(BK))
+                fetch(x, gy, table, table_at, t, lane, m_begin, group, g, next_a, next_b)
+                multiply(a_tile, b_tile, at_a, at_b, a, b, acc)
+                at_a, at_b = U(flip_a - at_a), U(flip_b - at_b)
+                to_a, to_b = U(turn_a - to_a), U(turn_b - to_b)
+                place(a_tile, b_tile, to_a, to_b, next_a, next_b)
+                cuda.syncthreads()
+                stage = U(stage - U(1))
+            multiply(a_tile, b_tile, at_a, at_b, a, b, acc)
+
+        m_first = U(m_begin + U(tid // U(across)) * U(4))
+        column = U(column_tile * U(bn) + U(tid % U(across)) * U(4))
+        write(out, acc, 0, m_first, column, group, split, g)
+        write(out, acc, 4, m_first, U(column + U(half_n)), group, split, g)
+
+    return implicit_weight_grad
