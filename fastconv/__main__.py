@@ -1,4 +1,4 @@
-"""``python -m fastconv explain | warmup | bench | report``."""
+"""``python -m fastconv explain | tune | warmup | bench | report``."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from fastconv import database
 from fastconv.config import config, current
 from fastconv.problem import ConvProblem, Direction
-from fastconv.select import select
+from fastconv.tune import choose, explained
 from fastconv.warmup import warmup
 
 
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(import_module("fastconv.bench.page").main(arguments[1:]))
     options = _parser().parse_args(arguments)
     try:
-        return _explain(options) if options.command == "explain" else _warmup(options)
+        return {"explain": _explain, "tune": _tune, "warmup": _warmup}[options.command](options)
     except (ValueError, TypeError) as error:
         print(f"fastconv {options.command}: {error}", file=sys.stderr)
         return 2
@@ -42,6 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     warm = commands.add_parser("warmup", help="compile kernels ahead of first use")
     warm.add_argument("problem", nargs="*", help="lines in quotation marks; by default all kinds")
 
+    tune = commands.add_parser("tune", help="time the likeliest algorithms of each layer, and keep the times")
+    tune.add_argument("suite", help="of fastconv bench: a name, or a text file of problem lines")
+    tune.add_argument("--directions", choices=[*map(str, Direction), "all"], default="all")
+    tune.add_argument("--force", action="store_true", help="time again what has been timed")
+
     commands.add_parser("report", help="draw what bench has measured; see report --help", add_help=False)
     commands.add_parser("bench", help="measure and check layers; see bench --help", add_help=False)
     return parser
@@ -52,8 +58,26 @@ def _explain(options: argparse.Namespace) -> int:
     directions = list(Direction) if options.direction == "all" else [Direction(options.direction)]
     changes = {name: getattr(options, name) for name in ("algorithm", "workspace", "precision")}
     with config(**{name: value for name, value in changes.items() if value not in (None, "auto")}):
-        tables = [str(select(problem, direction, current())) for direction in directions]
+        tables = [str(explained(problem, direction, current())) for direction in directions]
     print("\n\n".join(tables))
+    return 0
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from fastconv.bench import corpus
+    from fastconv.bench.progress import progress
+
+    directions = list(Direction) if options.directions == "all" else [Direction(options.directions)]
+    jobs = [(layer.problem, direction) for layer in corpus.load(options.suite) for direction in directions]
+    changed = 0
+    with config(tune="force" if options.force else "on"), progress(len(jobs)) as shown:
+        for problem, direction in jobs:
+            shown.begin(f"{direction} {problem}")
+            tuned = choose(problem, direction, current())
+            with config(tune="off"):
+                changed += choose(problem, direction, current()).algorithm != tuned.algorithm
+            shown.end(tuned.algorithm)
+    print(f"{len(jobs)} tuned, {changed} otherwise than predicted; kept in {database.folder()}")
     return 0
 
 

@@ -21,12 +21,15 @@ class Settings:
     precision: Literal["fast", "strict"] = "fast"
     workspace: int = 2**30  # bytes of scratch a call may take
     threads: int | None = None  # None: as many as Numba has
+    tune: Literal["off", "on", "force"] = "off"  # whether times measured on this machine decide
 
     def __post_init__(self) -> None:
         if not isinstance(self.algorithm, str):
             raise TypeError(f"algorithm must be a name, got {type(self.algorithm).__name__}")
         if self.precision not in ("fast", "strict"):
             raise ValueError(f"precision must be 'fast' or 'strict', got {self.precision!r}")
+        if self.tune not in ("off", "on", "force"):
+            raise ValueError(f"tune must be 'off', 'on' or 'force', got {self.tune!r}")
         object.__setattr__(self, "workspace", integer(self.workspace, "workspace", 0))
         if self.threads is not None:
             object.__setattr__(self, "threads", integer(self.threads, "threads", 1))
@@ -34,9 +37,10 @@ class Settings:
 
 @functools.cache
 def _environment() -> Settings:
-    """Read FASTCONV_ALGORITHM, _PRECISION, _WORKSPACE and _THREADS, once, at first use."""
+    """Read FASTCONV_ALGORITHM, _PRECISION, _WORKSPACE, _THREADS and _TUNE, once, at first use."""
     values: dict[str, Any] = {}
-    for name, convert in (("algorithm", str), ("precision", str), ("workspace", int), ("threads", int)):
+    kinds = {"algorithm": str, "precision": str, "workspace": int, "threads": int, "tune": str}
+    for name, convert in kinds.items():
         if text := os.environ.get(f"FASTCONV_{name.upper()}"):
             try:
                 values[name] = convert(text)
@@ -79,6 +83,10 @@ def config(**changes: Any) -> Iterator[Settings]:
         Bytes of scratch memory that a call may take.
     threads : int or None, optional
         Upper limit of threads; None means all that Numba has.  Results do not depend on it.
+    tune : {"off", "on", "force"}, optional
+        "on" times the likeliest algorithms when a problem is first met, and keeps the times in the user's
+        cache folder; "force" times them again.  What is chosen, and with it the last bits of results, then
+        depends on the machine and on how many threads Numba was started with.
 
     Examples
     --------

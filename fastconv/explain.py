@@ -9,7 +9,8 @@ from fastconv.algorithms import registry
 from fastconv.arguments import Padding, PerAxis
 from fastconv.config import current, override
 from fastconv.problem import Direction
-from fastconv.select import Selection, select
+from fastconv.select import Selection
+from fastconv.tune import explained
 
 
 def algorithms() -> tuple[str, ...]:
@@ -55,7 +56,8 @@ def explain(
     -------
     Selection
         With the winner as ``algorithm`` and every algorithm's predicted seconds and bytes of workspace, or
-        its reason against, in ``candidates``.
+        its reason against, in ``candidates``; with measured seconds too, if `fastconv.config` has been told
+        to ``tune`` such a problem.
 
     Raises
     ------
@@ -78,4 +80,4 @@ def explain(
     x = form.taken(x)
     walk = arguments.walk(rank, stride, padding, dilation, groups, arrays.order(x, arrays.common(x, w)))
     problem = arguments.problem(x.shape, w.shape, arrays.common(x, w).name, walk)
-    return select(problem, Direction(direction), override(current(), algorithm, workspace))
+    return explained(problem, Direction(direction), override(current(), algorithm, workspace))

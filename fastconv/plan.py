@@ -15,7 +15,7 @@ from fastconv.algorithms.base import Array, Execution
 from fastconv.arguments import Walk
 from fastconv.config import Settings, current, override
 from fastconv.problem import ConvProblem, Direction
-from fastconv.select import select
+from fastconv.tune import choose
 
 KEPT = 512  # plans; the layers of several networks in three directions
 
@@ -30,7 +30,7 @@ class Plan:
     ) -> None:
         self.direction = direction
         if problem.n:
-            selection = select(problem, direction, settings, device)
+            selection = choose(problem, direction, settings, device)
             problem, self.algorithm = selection.problem, selection.algorithm
             algorithm = find_algorithm(self.algorithm, device)
             self.execution = dtypes.build(algorithm, problem, direction, settings.workspace)
@@ -94,7 +94,7 @@ def find(
         settings = override(settings, algorithm, workspace)
     key = (
         direction, input_shape, weight_shape, dtype, walk,
-        settings.algorithm, settings.workspace, settings.precision, device,
+        settings.algorithm, settings.workspace, settings.precision, settings.tune, device,
     )  # fmt: skip
     plan = _plans.get(key)
     if plan is None:

@@ -28,6 +28,8 @@ class Candidate:
     workspace: int | None = None  # bytes
     reason: str | None = None  # why it is out
     over_limit: bool = False  # out for its workspace alone
+    measured: float | None = None  # seconds, if the problem has been tuned
+    growth: float | None = None  # rounding error over that of naive summation
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -43,13 +45,16 @@ class Selection:
         width = max(len("algorithm"), *(len(c.name) for c in self.candidates))
         lines = [
             f"{self.direction} {self.problem}",
-            f"  {'algorithm':{width}}  {'predicted':>12}  {'workspace':>10}  note",
+            f"  {'algorithm':{width}}  {'predicted':>12}  {'measured':>12}  {'workspace':>10}  {'error':>6}  note",
         ]
         for c in self.candidates:
             mark = "*" if c.name == self.algorithm else " "
-            cost = "-" if c.cost is None else f"{c.cost * 1e3:.3f} ms"
+            cost, measured = ("-" if s is None else f"{s * 1e3:.3f} ms" for s in (c.cost, c.measured))
+            growth = "-" if c.growth is None else f"{c.growth:.3g}x"
             size = "-" if c.workspace is None else _size(c.workspace)
-            lines.append(f"{mark} {c.name:{width}}  {cost:>12}  {size:>10}  {c.reason or ''}".rstrip())
+            lines.append(
+                f"{mark} {c.name:{width}}  {cost:>12}  {measured:>12}  {size:>10}  {growth:>6}  {c.reason or ''}".rstrip()
+            )
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -95,14 +100,14 @@ def _ask(
     growth = algorithm.error_growth(problem, direction)
     if settings.precision == "strict" and growth > STRICT:
         reason = f"error {growth:.3g} times that of naive summation; precision='strict' admits 1"
-        return Candidate(name, reason=reason)
+        return Candidate(name, growth=growth, reason=reason)
     if complex_ and settings.algorithm == "auto" and not algorithm.exact:
         return Candidate(name, reason="serves complex numbers by its name alone: it rounds more")
     workspace = algorithm.workspace(problem, direction, settings.workspace)
     if workspace > settings.workspace:
         reason = f"needs at least {workspace} bytes of workspace, the limit is {settings.workspace}"
-        return Candidate(name, workspace=workspace, reason=reason, over_limit=True)
-    return Candidate(name, algorithm.cost(problem, direction), workspace)
+        return Candidate(name, workspace=workspace, growth=growth, reason=reason, over_limit=True)
+    return Candidate(name, algorithm.cost(problem, direction), workspace, growth=growth)
 
 
 def _require(candidate: Candidate, problem: ConvProblem, direction: Direction, settings: Settings) -> None:

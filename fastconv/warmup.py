@@ -12,7 +12,8 @@ from fastconv import dtypes
 from fastconv.algorithms import find, registry
 from fastconv.config import config, current
 from fastconv.problem import FLOATS, ConvProblem, Direction
-from fastconv.select import admitted, select
+from fastconv.select import admitted
+from fastconv.tune import choose
 
 # Small ones of each kind that kernels are compiled apart for; a few MFLOP each, so that threads are worth
 # their start and the parallel twins are compiled too.
@@ -83,7 +84,7 @@ def _chosen_jobs(problems: Iterable[ConvProblem | str]) -> list[Job]:
     if isinstance(problems, str | ConvProblem):
         raise TypeError(f"problems must be a sequence of problems, got {problems!r}")
     read = [ConvProblem.parse(p) if isinstance(p, str) else p.checked() for p in problems]
-    return [Job(p, d, select(p, d, current()).algorithm) for p in read if p.n for d in Direction]
+    return [Job(p, d, choose(p, d, current()).algorithm) for p in read if p.n for d in Direction]
 
 
 def _run(job: Job) -> None:

@@ -88,14 +88,15 @@ def test_named_over_the_limit():
 
 def test_prints_a_table():
     text = str(select(PROBLEM, Direction.FORWARD, Settings(workspace=10_000)))
+    greedy = "needs at least 1048576 bytes of workspace, the limit is 10000"
     assert text.splitlines() == [
         "forward n8 c64 k64 i56x56 f3x3 p1:1x1:1",
-        "  algorithm     predicted   workspace  note",
-        "* rough          1.000 ms     0.0 KiB",
-        "  greedy                -     1.0 MiB  needs at least 1048576 bytes of workspace, the limit is 10000",
-        "  narrow                -           -  stride 1 only",
-        "  plain          3.000 ms     2.0 KiB",
-        "  slow        9000.000 ms     0.0 KiB",
+        "  algorithm     predicted      measured   workspace   error  note",
+        "* rough          1.000 ms             -     0.0 KiB      8x",
+        f"  greedy                -             -     1.0 MiB      1x  {greedy}",
+        "  narrow                -             -           -       -  stride 1 only",
+        "  plain          3.000 ms             -     2.0 KiB      1x",
+        "  slow        9000.000 ms             -     0.0 KiB      1x",
     ]
 
 

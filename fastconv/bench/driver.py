@@ -13,16 +13,17 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import fastconv
 from fastconv.bench import corpus, memory, report
 from fastconv.bench.check import truth
 from fastconv.bench.corpus import Layer
 from fastconv.bench.peers import PEERS, Operands, Ours, OursPrepared, Peer, arguments, installed, versions
+from fastconv.bench.progress import progress
 from fastconv.bench.results import ALLOWED, Regret, Results, Row, regressions
 from fastconv.config import config
 from fastconv.problem import DTYPES, Direction
@@ -90,11 +91,11 @@ def _run(options: argparse.Namespace) -> int:
         results.machine = _machine(options)
         jobs = [(layer, direction) for layer in layers for direction in directions]
         try:
-            with _progress(len(jobs)) as progress:
+            with progress(len(jobs)) as shown:
                 for layer, direction in jobs:
-                    progress.begin(f"{direction} {layer.problem}")
+                    shown.begin(f"{direction} {layer.problem}")
                     results.rows.append(_measure(layer, direction, peers, options))
-                    progress.end(report.progress_line(results.rows[-1]))
+                    shown.end(report.progress_line(results.rows[-1]))
                     if options.output:  # now too: what is done stays
                         results.save(options.output)
             _measure_special(results, peers, options)
@@ -251,55 +252,3 @@ def _cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-class _Progress(Protocol):
-    def begin(self, what: str) -> None: ...
-
-    def end(self, result: str) -> None: ...
-
-
-class _Lines:
-    """One line for each layer."""
-
-    def __init__(self, count: int) -> None:
-        self.count, self.done, self.what = count, 0, ""
-
-    def begin(self, what: str) -> None:
-        self.what = what
-
-    def end(self, result: str) -> None:
-        self.done += 1
-        print(f"{self.done}/{self.count} {self.what}: {result}", file=sys.stderr, flush=True)
-
-
-class _Bar:
-    """A bar with the layer that is running, and what the last one gave."""
-
-    def __init__(self, bar: Any, count: int) -> None:
-        self.bar = bar
-        self.task = bar.add_task("", total=count, last="")
-
-    def begin(self, what: str) -> None:
-        self.bar.update(self.task, description=what)
-
-    def end(self, result: str) -> None:
-        self.bar.update(self.task, advance=1, last=result)
-
-
-@contextmanager
-def _progress(count: int) -> Iterator[_Progress]:
-    """Show progress on stderr: a live bar by rich on a terminal, else lines."""
-    try:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    except ImportError:
-        yield _Lines(count)
-        return
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _Lines(count)
-        return
-    columns = (MofNCompleteColumn(), BarColumn(20), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, TextColumn("[dim]{task.fields[last]}"), console=console) as bar:
-        yield _Bar(bar, count)
