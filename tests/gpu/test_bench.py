@@ -1,0 +1,35 @@
+"""The race against cuDNN, run on the CPU: contestants agree, and the table says who won and who was wrong."""
+
+import time
+
+import pytest
+
+from fastconv.bench import gpu
+from fastconv.bench.corpus import Layer
+from fastconv.problem import ConvProblem, Direction
+
+torch = pytest.importorskip("torch")
+
+
+def clock(call):
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+@pytest.mark.parametrize("line", ["n2 c4 k6 i7x6 f3x3 p1 s2 g2", "n1 c3 k2 i9 f3 d2"])
+def test_contestants_agree(line, monkeypatch):
+    monkeypatch.setattr(gpu, "ROUNDS", 1)
+    layer = Layer(ConvProblem.parse(line), "3x3")
+    for direction, fused in [*((d, False) for d in Direction), (Direction.FORWARD, True)]:
+        row = gpu.row(layer, direction, fused, "cpu", clock)
+        assert row["right"], row
+        assert set(row["seconds"]) >= {"fastconv", "cuDNN NCHW"}
+
+
+def test_what_is_wrong_is_named_and_not_counted():
+    good = {"problem": "a", "direction": "forward", "difference": 0.0, "right": True, "flops": 4e12,
+            "seconds": {"fastconv": 1.0, "cuDNN NCHW": 4.0, "cuDNN NHWC": 2.0}}  # fmt: skip
+    table = gpu.summary([good, good | {"problem": "b", "difference": 1.0, "right": False}]).splitlines()
+    assert table[1].split() == ["forward", "1", "4.00", "2.00", "4.0"]
+    assert table[2] == "WRONG by 1: forward b"
