@@ -93,13 +93,16 @@ def to_second(array: Array) -> Array:
     return array.transpose((0, array.ndim - 1, *range(1, array.ndim - 1)))
 
 
-def order(array: Array, dtype: np.dtype[Any]) -> str:
+def order(array: Array, dtype: np.dtype[Any], either: str = "nchw") -> str:
     """Return in which layout memory holds (n, c, h, w): 'nhwc' if a pixel's channels are neighbours.
 
-    What is converted for the algorithms, to ``dtype``'s carrier, is laid out as they like it best.
+    Images of one channel or of one pixel are in both, and ``either`` decides.  What is converted for the
+    algorithms, to ``dtype``'s carrier, is laid out as they like it best.
     """
-    if array.flags.c_contiguous or array.ndim < 3 or dtype not in FLOATS:
+    if array.ndim < 3 or dtype not in FLOATS:
         return "nchw"
+    if array.flags.c_contiguous:
+        return either if either == "nhwc" and to_last(array).flags.c_contiguous else "nchw"
     neighbours = array.shape[1] > 1 and array.strides[1] == array.itemsize
     return "nhwc" if neighbours and array.strides[-1] != array.itemsize else "nchw"
 
@@ -109,6 +112,11 @@ class Form(NamedTuple):
 
     batched: bool = True
     last: bool = False
+
+    @property
+    def layout(self) -> str:
+        """The layout of images that are in both."""
+        return "nhwc" if self.last else "nchw"
 
     def taken(self, array: Array) -> Array:
         """View an array of the caller's as (n, c, h, w)."""

@@ -103,7 +103,7 @@ def forward(
     x = form.taken(x)
     added = None if residual is None else operand(residual, "residual")
     dtype = common(x, w, *(a for a in (b, added) if a is not None))
-    walk = arguments.walk(rank, stride, padding, dilation, groups, order(x, dtype))
+    walk = arguments.walk(rank, stride, padding, dilation, groups, order(x, dtype, form.layout))
     code = activation_code(activation, dtype)
     p = plan.find("forward", x.shape, w.shape, dtype, walk, algorithm, workspace)
     if b is not None:
@@ -175,7 +175,7 @@ def input_grad(
     form = Form(len(size) != rank + 1, arguments.channels_last(layout, rank))
     size, given, gy = form.taken_shape(size), gy.shape, form.taken(gy)
     dtype = common(w, gy)
-    walk = arguments.walk(rank, stride, padding, dilation, groups, order(gy, dtype))
+    walk = arguments.walk(rank, stride, padding, dilation, groups, order(gy, dtype, form.layout))
     p = plan.find("input_grad", size, w.shape, dtype, walk, algorithm, workspace)
     check_grad_output(given, p.problem, form)
     memory = p.problem.layout
@@ -221,7 +221,9 @@ def weight_grad(
     form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
     x, given, gy = form.taken(x), gy.shape, form.taken(gy)
     dtype = common(x, gy)
-    walk = arguments.walk(rank, stride, padding, dilation, groups, order(x, dtype))
+    walk = arguments.walk(
+        rank, stride, padding, dilation, groups, order(x, dtype, order(gy, dtype, form.layout))
+    )
     p = plan.find("weight_grad", x.shape, size, dtype, walk, algorithm, workspace)
     check_grad_output(given, p.problem, form)
     memory = p.problem.layout
@@ -274,7 +276,9 @@ def backward(
     form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
     x, given, gy = form.taken(x), gy.shape, form.taken(gy)
     dtype = common(x, w, gy)
-    walk = arguments.walk(rank, stride, padding, dilation, groups, order(x, dtype))
+    walk = arguments.walk(
+        rank, stride, padding, dilation, groups, order(x, dtype, order(gy, dtype, form.layout))
+    )
     to_input = (
         plan.find("input_grad", x.shape, w.shape, dtype, walk, algorithm, workspace)
         if "input" in wanted

@@ -78,6 +78,8 @@ def explain(
     rank = arguments.rank_of(w.shape)
     form = arrays.Form(x.ndim != rank + 1, layout is not None and arguments.channels_last(layout, rank))
     x = form.taken(x)
-    walk = arguments.walk(rank, stride, padding, dilation, groups, arrays.order(x, arrays.common(x, w)))
+    walk = arguments.walk(
+        rank, stride, padding, dilation, groups, arrays.order(x, arrays.common(x, w), form.layout)
+    )
     problem = arguments.problem(x.shape, w.shape, arrays.common(x, w).name, walk)
     return explained(problem, Direction(direction), override(current(), algorithm, workspace))

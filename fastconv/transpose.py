@@ -128,7 +128,15 @@ def forward(
     form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
     x = form.taken(x)
     shape, walk = problem_of(
-        rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation, order(x, dtype)
+        rank,
+        x.shape,
+        w.shape,
+        stride,
+        padding,
+        output_padding,
+        groups,
+        dilation,
+        order(x, dtype, form.layout),
     )
     code = activation_code(activation, dtype)
     p = plan.find("input_grad", shape, w.shape, dtype, walk, algorithm, workspace)
@@ -191,7 +199,15 @@ def backward(
     form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
     x, given, gy = form.taken(x), gy.shape, form.taken(gy)
     shape, walk = problem_of(
-        rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation, order(x, dtype)
+        rank,
+        x.shape,
+        w.shape,
+        stride,
+        padding,
+        output_padding,
+        groups,
+        dilation,
+        order(x, dtype, form.layout),
     )
     if given != (expected := form.given_shape(shape)):
         raise ValueError(f"grad_output must have the output's shape {expected}, got {given}")

@@ -58,6 +58,13 @@ def test_forward_and_gradients(rank):
     np.testing.assert_allclose(gw, grads.weight, **close)
 
 
+def test_one_channel_is_in_both_layouts():
+    x, w = testing.normals((2, 6, 7, 1), "float32", 1), testing.normals((5, 1, 3, 3), "float32", 2)
+    y = fastconv.conv2d(x, w, layout="NHWC")
+    assert y.flags.c_contiguous
+    np.testing.assert_allclose(y, to_last(fastconv.conv2d(x[:, None, :, :, 0], w)), rtol=1e-4, atol=1e-4)
+
+
 def test_transposed():
     x, w, g = draw(2)
     gy = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))

@@ -32,10 +32,15 @@ ARGUMENTS = (
 
 
 def _sum(
-    builder: Any, name: str, bases: Any, taps: Any, count: Any, length: Any, b: Any, start: Any, nr: int
-) -> list[list[Any]]:
-    """Emit the loops over taps and over t of each; return the sums."""
-    vector = start[0].type
+    builder: Any, name: str, bases: Any, offset: Any, count: Any, length: Any, a_step: Any, b: Any,
+    b_offset: Any, b_step: Any, start: Any,
+) -> list[list[Any]]:  # fmt: skip
+    """Emit the loops over taps and over t of each, from ``start`` [mr][nr]; return the sums.
+
+    A tap's rows begin ``offset(tap)`` after the bases, and those of B ``b_offset(tap)`` after b or, without
+    that, behind the last tap's.
+    """
+    nr, vector = len(start[0]), start[0][0].type
     itemsize = 4 if isinstance(vector.element, ir.FloatType) else 8
     mr = len(bases)
     before = builder.block
@@ -49,8 +54,8 @@ def _sum(
     builder.position_at_end(outer)
     tap, row = builder.phi(I64), builder.phi(b.type)
     held = phis()
-    offset = builder.load(builder.gep(taps, [tap]))
-    pointers = [builder.gep(base, [offset]) for base in bases]
+    pointers = [builder.gep(base, [offset(tap)]) for base in bases]
+    first_row = builder.gep(b, [b_offset(tap)]) if b_offset else row
     builder.branch(inner)
 
     builder.position_at_end(inner)
@@ -59,9 +64,9 @@ def _sum(
     columns = [load(builder, at, j * vector.count, vector, itemsize) for j in range(nr)]
     new = []
     for m in range(mr):
-        scalar = splat(builder, builder.load(builder.gep(pointers[m], [t])), vector)
+        scalar = splat(builder, builder.load(builder.gep(pointers[m], [builder.mul(t, a_step)])), vector)
         new.append([fma(builder, scalar, columns[j], sums[m][j]) for j in range(nr)])
-    following, below = builder.add(t, I64(1)), builder.gep(at, [I64(nr * vector.count)])
+    following, below = builder.add(t, I64(1)), builder.gep(at, [b_step])
     builder.cbranch(builder.icmp_signed("<", following, length), inner, latch)
 
     builder.position_at_end(latch)
@@ -73,16 +78,16 @@ def _sum(
     for phi, first, later in ((tap, I64(0), next_tap), (row, b, below)):
         phi.add_incoming(first, before)
         phi.add_incoming(later, latch)
-    for phi, first, later in ((t, I64(0), following), (at, row, below)):
+    for phi, first, later in ((t, I64(0), following), (at, first_row, below)):
         phi.add_incoming(first, outer)
         phi.add_incoming(later, inner)
     for m in range(mr):
         for j in range(nr):
-            held[m][j].add_incoming(start[j], before)
+            held[m][j].add_incoming(start[m][j], before)
             held[m][j].add_incoming(new[m][j], latch)
             sums[m][j].add_incoming(held[m][j], outer)
             sums[m][j].add_incoming(new[m][j], inner)
-            results[m][j].add_incoming(start[j], before)
+            results[m][j].add_incoming(start[m][j], before)
             results[m][j].add_incoming(new[m][j], latch)
     return results
 
@@ -135,7 +140,11 @@ def tile_gathered(typing: Any, c: Any, targets: Any, column: Any, columns: Any, 
                     builder.gep(image, [builder.load(builder.gep(from_table, [I64(i)]))]) for i in range(m)
                 ]
                 begin = [load(builder, first, i * shape.vl, vector, itemsize) for i in range(j)]
-                sums = _sum(builder, f"gathered_{m}x{j}", bases, offsets, count, length, panel, begin, j)
+                sums = _sum(
+                    builder, f"gathered_{m}x{j}", bases,
+                    lambda tap: builder.load(builder.gep(offsets, [tap])), count, length, I64(1),
+                    panel, None, I64(j * shape.vl), [begin] * m,
+                )  # fmt: skip
                 rows = [
                     builder.gep(result, [builder.load(builder.gep(to_table, [I64(i)]))]) for i in range(m)
                 ]
@@ -146,3 +155,58 @@ def tile_gathered(typing: Any, c: Any, targets: Any, column: Any, columns: Any, 
 
     i = types.int64
     return types.void(c, targets, i, i, a, sources, i, taps, i, i, i, b, i, start, i, i, i), codegen
+
+
+@intrinsic
+def tile_over_pixels(typing: Any, c: Any, c0: Any, ldc: Any, a: Any, a0: Any, lda: Any, b: Any, b0: Any,
+                     ldb: Any, rows: Any, count: Any, length: Any, mr: Any, nr: Any,
+                     accumulate: Any) -> Any:  # fmt: skip
+    """``C[mr, nr] (+)= sum over rows and t of  a[a0 + rows[2*row] + t*lda + m] * b[b0 + rows[2*row + 1] + t*ldb]``.
+
+    Both operands are read where they stand: t counts the pixels of a row, whose channels are neighbours.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        c_type, _, _, a_type, _, _, b_type, _, _, rows_type, *_ = signature.args
+        c, c0, ldc, a, a0, lda, b, b0, ldb, rows, count, length, mr, nr, accumulate = arguments
+        itemsize = c_type.dtype.bitwidth // 8
+        shape = machine.tile(itemsize)
+        vector = ir.VectorType(element(c_type), shape.vl)
+        zero = ir.Constant(vector, [0.0] * shape.vl)
+        result = data(context, builder, c_type, c, c0)
+        scalars, panel = data(context, builder, a_type, a, a0), data(context, builder, b_type, b, b0)
+        table = data(context, builder, rows_type, rows, I64(0))
+
+        def offset(of: int) -> Any:
+            return lambda row: builder.load(
+                builder.gep(table, [builder.add(builder.shl(row, I64(1)), I64(of))])
+            )
+
+        done = builder.append_basic_block("pixels_end")
+        switch = builder.switch(builder.add(builder.mul(mr, I64(shape.nr)), nr), done)
+        for m in range(1, shape.mr + 1):
+            for j in range(1, shape.nr + 1):
+                block = builder.append_basic_block(f"pixels_{m}x{j}")
+                switch.add_case(I64(m * shape.nr + j), block)
+                builder.position_at_end(block)
+                bases = [builder.gep(scalars, [I64(i)]) for i in range(m)]
+                sums = _sum(
+                    builder, f"pixels_{m}x{j}", bases, offset(0), count, length, lda, panel, offset(1), ldb,
+                    [[zero] * j] * m,
+                )  # fmt: skip
+                with builder.if_else(accumulate) as (add, overwrite):
+                    for branch, adding in ((add, True), (overwrite, False)):
+                        with branch:
+                            for i in range(m):
+                                row = builder.gep(result, [builder.mul(ldc, I64(i))])
+                                for v in range(j):
+                                    value, at = sums[i][v], v * shape.vl
+                                    if adding:
+                                        value = builder.fadd(load(builder, row, at, vector, itemsize), value)
+                                    store(builder, value, row, at, itemsize)
+                builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(c, i, i, a, i, i, b, i, i, rows, i, i, i, i, types.boolean), codegen

@@ -4,7 +4,7 @@
 
 The channels of a pixel are a row of matrix A as it stands in memory, for any kernel, stride and dilation,
 so nothing is lowered or transposed but the weights (`pack.py`); `correlation.py` computes the forward
-direction and the input gradient.
+direction and the input gradient.  The weight gradient (`weight_grad.py`) reads both of its operands so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fastconv.problem import ConvProblem, Direction
 
 def reject(problem: ConvProblem, direction: Direction) -> str | None:
     """Return why these kernels cannot serve a problem, or None."""
-    if problem.is_depthwise or direction is Direction.WEIGHT_GRAD:
+    if problem.is_depthwise:
         return CHANNELS_FIRST
     return None
 
@@ -31,6 +31,10 @@ def build(problem: ConvProblem, direction: Direction, limit: int) -> Execution:
 @functools.lru_cache(maxsize=256)
 def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
     """Make ready to run with blocks for ``cache`` bytes."""
+    if direction is Direction.WEIGHT_GRAD:
+        from fastconv.algorithms.direct.pixels.weight_grad import WeightGrad
+
+        return WeightGrad(problem, cache)
     from fastconv.algorithms.direct.pixels.correlation import Correlation
 
     return Correlation(problem, direction, cache)

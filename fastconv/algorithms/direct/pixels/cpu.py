@@ -17,6 +17,7 @@ from fastconv import jit
 from fastconv.activations import finish
 from fastconv.algorithms.direct.pixels.pack import block_start
 from fastconv.gemm.gathered import tile_gathered
+from fastconv.gemm.move import write_row
 from fastconv.gemm.schedule import next_task, part
 
 
@@ -99,7 +100,7 @@ def _work(
         q0 = q_block * geo.block_q
         q1 = min(q0 + geo.block_q, geo.q)
         if geo.copied:
-            _copy(scratch, base, x, image, group, p0, p1, q0, q1, geo)
+            copy_rows(scratch, base, x, image, group * geo.channels, geo.channels, p0, p1, q0, q1, geo)
             at = base
         else:
             row = image * geo.source_h + p0 * geo.stride_h + geo.first_h
@@ -114,29 +115,27 @@ def _work(
 
 
 @jit.inner
-def _copy(scratch, base, x, image, group, p0, p1, q0, q1, geo):
-    """Copy the rows under an area, zeros outside the image."""
-    c = geo.channels
+def copy_rows(scratch, base, x, image, first, count, p0, p1, q0, q1, geo):
+    """Copy ``count`` channels of the rows under an area, with zeros outside the image."""
     left = q0 * geo.stride_w + geo.first_w
     width = (q1 - q0 - 1) * geo.stride_w + geo.span_w
     lo = min(max(0, -left), width)
     hi = max(lo, min(width, geo.source_w - left))
+    channels = geo.groups * geo.channels
     for i in range((p1 - p0 - 1) * geo.stride_h + geo.span_h):
         row = p0 * geo.stride_h + geo.first_h + i
         to = base + i * geo.pitch
         if row < 0 or row >= geo.source_h or lo == hi:
-            scratch[to : to + width * c] = 0
+            scratch[to : to + width * geo.pixel] = 0
             continue
-        scratch[to : to + lo * c] = 0
-        scratch[to + hi * c : to + width * c] = 0
-        at = ((image * geo.source_h + row) * geo.source_w + left + lo) * geo.groups * c + group * c
-        if geo.groups == 1:
-            scratch[to + lo * c : to + hi * c] = x[at : at + (hi - lo) * c]
+        scratch[to : to + lo * geo.pixel] = 0
+        scratch[to + hi * geo.pixel : to + width * geo.pixel] = 0
+        at = ((image * geo.source_h + row) * geo.source_w + left + lo) * channels + first
+        if count == channels == geo.pixel:
+            write_row(scratch, to + lo * count, x, at, (hi - lo) * count)
         else:
             for w in range(hi - lo):
-                source = at + w * geo.groups * c
-                for k in range(c):
-                    scratch[to + (lo + w) * c + k] = x[source + k]
+                write_row(scratch, to + (lo + w) * geo.pixel, x, at + w * channels, count)
 
 
 @jit.inner
