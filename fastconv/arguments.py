@@ -16,8 +16,9 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from fastconv.problem import Axis, ConvProblem
+from fastconv.problem import PADDING_MODES, Axis, ConvProblem
 
+PaddingMode: TypeAlias = Literal["zeros", "reflect", "replicate", "circular"]
 PaddingRule: TypeAlias = Literal["valid", "same", "same_lower", "full"]
 Padding: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]] | PaddingRule
 PerAxis: TypeAlias = int | Sequence[int]
@@ -41,25 +42,39 @@ class Walk(NamedTuple):
     padding: int | Pairs | str
     dilation: int | tuple[int, ...]
     groups: int
+    padding_mode: str = "zeros"
     layout: str = "nchw"  # and the order in which memory holds the pixels it walks over
 
 
-def walk(rank: int, stride: Any, padding: Any, dilation: Any, groups: Any, layout: str = "nchw") -> Walk:
+def walk(
+    rank: int,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    layout: str = "nchw",
+    mode: Any = "zeros",
+) -> Walk:
     """Read the arguments that all functions share.
 
     Integers and tuples of them pass as they are, and are checked when a `problem` is made of them: a call
     with a known plan saves that.  (1.0, True) may not pass, since it equals (1, 1) and would find its plan.
     """
+    if mode != "zeros":
+        if mode not in PADDING_MODES:
+            raise ValueError(f"padding_mode must be one of {', '.join(PADDING_MODES)}, got {_shown(mode)}")
+        layout = "nchw"  # borders are added channel by channel
     if type(stride) is type(padding) is type(dilation) is type(groups) is int or (
         _plain(stride) and _plain(padding) and _plain(dilation) and type(groups) is int
     ):
-        return Walk(rank, stride, padding, dilation, groups, layout)
+        return Walk(rank, stride, padding, dilation, groups, mode, layout)
     return Walk(
         rank,
         per_axis(stride, rank, "stride"),
         padding_pairs(padding, rank),
         per_axis(dilation, rank, "dilation"),
         integer(groups, "groups", 1),
+        mode,
         layout,
     )
 
@@ -177,7 +192,7 @@ def problem(
         axes.append(
             Axis(size, kernel, min(s, max(padded, 1)), d, lo, hi)
         )  # further than all pixels is as far
-    return ConvProblem(n, c, k, tuple(axes), groups, dtype, walk.layout).checked()
+    return ConvProblem(n, c, k, tuple(axes), groups, dtype, walk.padding_mode, walk.layout).checked()
 
 
 def _resolved(rule: str, size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:

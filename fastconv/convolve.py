@@ -75,11 +75,14 @@ def forward(
     workspace: Any,
     out: Any,
     layout: Any,
+    padding_mode: Any,
 ) -> Array:
     """Return y."""
     if on_gpu(input):
         from fastconv.cuda import call
 
+        if padding_mode != "zeros":
+            raise TypeError(f"padding_mode must be 'zeros' for arrays on a GPU, got {padding_mode!r}")
         if residual is not None:
             raise TypeError("residual must be None for arrays on a GPU")
         return call.forward(  # type: ignore[no-any-return]  # the caller's kind
@@ -103,7 +106,7 @@ def forward(
     x = form.taken(x)
     added = None if residual is None else operand(residual, "residual")
     dtype = common(x, w, *(a for a in (b, added) if a is not None))
-    walk = arguments.walk(rank, stride, padding, dilation, groups, order(x, dtype, form.layout))
+    walk = arguments.walk(rank, stride, padding, dilation, groups, order(x, dtype, form.layout), padding_mode)
     code = activation_code(activation, dtype)
     p = plan.find("forward", x.shape, w.shape, dtype, walk, algorithm, workspace)
     if b is not None:
@@ -151,11 +154,14 @@ def input_grad(
     workspace: Any,
     out: Any,
     layout: Any,
+    padding_mode: Any,
 ) -> Array:
     """Return gx."""
     if on_gpu(weight):
         from fastconv.cuda import call
 
+        if padding_mode != "zeros":
+            raise TypeError(f"padding_mode must be 'zeros' for arrays on a GPU, got {padding_mode!r}")
         return call.input_grad(  # type: ignore[no-any-return]  # the caller's kind
             rank,
             input_size,
@@ -175,7 +181,9 @@ def input_grad(
     form = Form(len(size) != rank + 1, arguments.channels_last(layout, rank))
     size, given, gy = form.taken_shape(size), gy.shape, form.taken(gy)
     dtype = common(w, gy)
-    walk = arguments.walk(rank, stride, padding, dilation, groups, order(gy, dtype, form.layout))
+    walk = arguments.walk(
+        rank, stride, padding, dilation, groups, order(gy, dtype, form.layout), padding_mode
+    )
     p = plan.find("input_grad", size, w.shape, dtype, walk, algorithm, workspace)
     check_grad_output(given, p.problem, form)
     memory = p.problem.layout
@@ -197,11 +205,14 @@ def weight_grad(
     workspace: Any,
     out: Any,
     layout: Any,
+    padding_mode: Any,
 ) -> Array:
     """Return gw."""
     if on_gpu(input):
         from fastconv.cuda import call
 
+        if padding_mode != "zeros":
+            raise TypeError(f"padding_mode must be 'zeros' for arrays on a GPU, got {padding_mode!r}")
         return call.weight_grad(  # type: ignore[no-any-return]  # the caller's kind
             rank,
             input,
@@ -222,7 +233,7 @@ def weight_grad(
     x, given, gy = form.taken(x), gy.shape, form.taken(gy)
     dtype = common(x, gy)
     walk = arguments.walk(
-        rank, stride, padding, dilation, groups, order(x, dtype, order(gy, dtype, form.layout))
+        rank, stride, padding, dilation, groups, order(x, dtype, order(gy, dtype, form.layout)), padding_mode
     )
     p = plan.find("weight_grad", x.shape, size, dtype, walk, algorithm, workspace)
     check_grad_output(given, p.problem, form)
@@ -252,11 +263,14 @@ def backward(
     algorithm: Any,
     workspace: Any,
     layout: Any,
+    padding_mode: Any,
 ) -> Grads:
     """Return gx, gw and gb, or those of them that are needed."""
     if on_gpu(input):
         from fastconv.cuda import call
 
+        if padding_mode != "zeros":
+            raise TypeError(f"padding_mode must be 'zeros' for arrays on a GPU, got {padding_mode!r}")
         return call.backward(
             rank,
             input,
@@ -277,7 +291,7 @@ def backward(
     x, given, gy = form.taken(x), gy.shape, form.taken(gy)
     dtype = common(x, w, gy)
     walk = arguments.walk(
-        rank, stride, padding, dilation, groups, order(x, dtype, order(gy, dtype, form.layout))
+        rank, stride, padding, dilation, groups, order(x, dtype, order(gy, dtype, form.layout)), padding_mode
     )
     to_input = (
         plan.find("input_grad", x.shape, w.shape, dtype, walk, algorithm, workspace)

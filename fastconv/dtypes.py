@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from fastconv import borders
 from fastconv.algorithms.base import Algorithm, Array, Execution
 from fastconv.problem import ConvProblem, Direction
 
@@ -28,6 +29,15 @@ SAFE = 1 + 2.0**-30  # covers the rounding of a bound itself
 
 
 def core(problem: ConvProblem) -> ConvProblem:
+    """Return the problem that an algorithm is asked about: in float32 or float64, among zeros."""
+    return (
+        replace(carrier(problem), padding_mode="zeros")
+        if problem.padding_mode != "zeros"
+        else carrier(problem)
+    )
+
+
+def carrier(problem: ConvProblem) -> ConvProblem:
     """Return the problem in float32 or float64 that carries a problem."""
     if problem.dtype in REAL:
         return replace(problem, dtype=REAL[problem.dtype])
@@ -40,7 +50,7 @@ def build(algorithm: Algorithm, problem: ConvProblem, direction: Direction, limi
     """Make ready to run on operands of the problem's dtype."""
     if problem.dtype == "int64":
         return Exact(algorithm, problem, direction, limit)
-    execution = algorithm.build(core(problem), direction, limit)
+    execution = borders.build(algorithm, carrier(problem), direction, limit)
     if problem.dtype in REAL:
         return Widened(execution)
     return Planar(execution, direction) if problem.dtype in PARTS else execution
@@ -142,7 +152,7 @@ class Exact(Execution):
 
         @functools.cache
         def make(dtype: str) -> Execution:
-            return algorithm.build(replace(problem, dtype=dtype), direction, limit)
+            return borders.build(algorithm, replace(problem, dtype=dtype), direction, limit)
 
         self.make = make
         self.workspace = make("float64").workspace
@@ -176,7 +186,8 @@ class Exact(Execution):
         if self.direction is Direction.INPUT_GRAD:
             k, c, *_ = sizes.shape
             groups = self.problem.groups
-            return float(sizes.reshape(groups, k // groups, c, -1).sum(axis=(1, 3)).max())
+            largest = sizes.reshape(groups, k // groups, c, -1).sum(axis=(1, 3)).max()
+            return float(largest) * borders.repeats(self.problem)
         return float(sizes.sum(axis=(0, *range(2, sizes.ndim))).max())
 
     def _in_pieces(self, first: Array, second: Array, out: Array) -> None:
@@ -184,7 +195,7 @@ class Exact(Execution):
         p = self.problem
         terms = {
             Direction.FORWARD: p.reduction,
-            Direction.INPUT_GRAD: p.k // p.groups * prod(p.kernel),
+            Direction.INPUT_GRAD: p.k // p.groups * prod(p.kernel) * borders.repeats(p),
             Direction.WEIGHT_GRAD: p.n * prod(p.output),
         }[self.direction]
         bits = (52 - ceil(log2(terms))) // 2

@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike
 
 from fastconv import arguments, arrays
 from fastconv.algorithms import registry
-from fastconv.arguments import Padding, PerAxis
+from fastconv.arguments import Padding, PaddingMode, PerAxis
 from fastconv.config import current, override
 from fastconv.problem import Direction
 from fastconv.select import Selection
@@ -33,6 +33,7 @@ def explain(
     dilation: PerAxis = 1,
     groups: int = 1,
     *,
+    padding_mode: PaddingMode = "zeros",
     direction: str = "forward",
     algorithm: str = "auto",
     workspace: int | None = None,
@@ -45,7 +46,7 @@ def explain(
     input : (N, C, L), (N, C, H, W) or (N, C, D, H, W) array
         Only shape, dtype and whether its channels are neighbours in memory matter; N may be left out.
     weight : (K, C/groups, S), (K, C/groups, R, S) or (K, C/groups, T, R, S) array
-    stride, padding, dilation, groups, algorithm, workspace
+    stride, padding, dilation, groups, padding_mode, algorithm, workspace
         As for `conv2d`.
     layout : str, optional
         "NHWC" (or "NLC", "NDHWC") if the channels are the input's last axis.
@@ -79,7 +80,13 @@ def explain(
     form = arrays.Form(x.ndim != rank + 1, layout is not None and arguments.channels_last(layout, rank))
     x = form.taken(x)
     walk = arguments.walk(
-        rank, stride, padding, dilation, groups, arrays.order(x, arrays.common(x, w), form.layout)
+        rank,
+        stride,
+        padding,
+        dilation,
+        groups,
+        arrays.order(x, arrays.common(x, w), form.layout),
+        padding_mode,
     )
     problem = arguments.problem(x.shape, w.shape, arrays.common(x, w).name, walk)
     return explained(problem, Direction(direction), override(current(), algorithm, workspace))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastconv import arguments, arrays, convolve, plan
-from fastconv.arguments import Activation, Padding, PerAxis
+from fastconv.arguments import Activation, Padding, PaddingMode, PerAxis
 from fastconv.arrays import Array, Form
 from fastconv.plan import Plan
 
@@ -69,6 +69,7 @@ def prepare(
     dilation: PerAxis = 1,
     groups: int = 1,
     *,
+    padding_mode: PaddingMode = "zeros",
     activation: Activation = None,
     algorithm: str = "auto",
     workspace: int | None = None,
@@ -85,7 +86,7 @@ def prepare(
         in `conv2d`.
     bias : (K,) array, optional
         Copied too.
-    stride, padding, dilation, groups, activation, algorithm, workspace
+    stride, padding, dilation, groups, padding_mode, activation, algorithm, workspace
         As for `conv2d`.
     layout : str, optional
         "NHWC" (or "NLC", "NDHWC") if inputs are given, and results wanted, in this form; channels come
@@ -116,7 +117,7 @@ def prepare(
     size = arguments.shape(input_shape, "input_shape")
     last = layout is not None and arguments.channels_last(layout, rank)
     form = Form(len(size) != rank + 1, last)
-    walk = arguments.walk(rank, stride, padding, dilation, groups, "nhwc" if last else "nchw")
+    walk = arguments.walk(rank, stride, padding, dilation, groups, "nhwc" if last else "nchw", padding_mode)
     b = None if bias is None else arrays.operand(bias, "bias")
     dtype = arrays.common(w) if b is None else arrays.common(w, b)
     code = convolve.activation_code(activation, dtype)

@@ -24,6 +24,7 @@ import numpy as np
 
 FLOATS = ("float32", "float64")  # what algorithms compute with; `fastconv.dtypes` carries the others by these
 DTYPES = (*FLOATS, "float16", "bfloat16", "int64", "complex64", "complex128")
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 LAYOUTS = ("nchw", "nhwc")  # of the images in memory: channel by channel, or pixel by pixel
 
 
@@ -76,6 +77,7 @@ class ConvProblem:
     axes: tuple[Axis, ...]
     groups: int = 1
     dtype: str = "float32"
+    padding_mode: str = "zeros"  # what fills the padding
     layout: str = "nchw"  # of input and output in memory; shapes are (n, c, h, w) in any
 
     @property
@@ -152,6 +154,7 @@ class ConvProblem:
             + field("d", [str(x.dilation) for x in a], "1")
             + (f" g{self.groups}" if self.groups != 1 else "")
             + (f" {self.dtype}" if self.dtype != "float32" else "")
+            + (f" {self.padding_mode}" if self.padding_mode != "zeros" else "")
             + (f" {self.layout}" if self.layout != "nchw" else "")
         )
 
@@ -163,13 +166,16 @@ class ConvProblem:
         ``p1:1``.
         """
         fields: dict[str, str] = {}
-        dtype = layout = ""
+        dtype = layout = mode = ""
         for word in line.split():
             match = re.fullmatch(
                 r"([nckg])(\d+)|([ifsd])(\d+(?:x\d+)*)|(p)(-?\d+(?::-?\d+)?(?:x-?\d+(?::-?\d+)?)*)", word
             )
             if word in DTYPES and not dtype:
                 dtype = word
+                continue
+            if word in PADDING_MODES and not mode:
+                mode = word
                 continue
             if word in LAYOUTS and not layout:
                 layout = word
@@ -200,7 +206,7 @@ class ConvProblem:
         )
         n, c = int(fields.get("n", 1)), int(fields["c"])
         k, groups = int(fields.get("k", c)), int(fields.get("g", 1))
-        return cls(n, c, k, axes, groups, dtype or "float32", layout or "nchw").checked()
+        return cls(n, c, k, axes, groups, dtype or "float32", mode or "zeros", layout or "nchw").checked()
 
     def checked(self) -> ConvProblem:
         """Return self, or raise ValueError with the rule that is broken and its numbers."""
@@ -226,6 +232,11 @@ class ConvProblem:
                     f"kernel does not fit the padded input on spatial axis {i}: it spans "
                     f"{a.dilation} * ({a.kernel} - 1) + 1 = {a.extent} pixels, "
                     f"the input has {a.lo} + {a.size} + {a.hi} = {padded}"
+                )
+            if self.padding_mode != "zeros" and min(a.lo, a.hi) < 0:
+                raise ValueError(
+                    f"padding must be at least 0 where padding_mode is {self.padding_mode!r}, got ({a.lo}, {a.hi}) "
+                    f"on spatial axis {i}"
                 )
             if min(a.lo, a.hi) < -a.size:
                 raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numpy.typing import ArrayLike
 
 from fastconv import convolve
-from fastconv.arguments import Activation, Padding, PerAxis
+from fastconv.arguments import Activation, Padding, PaddingMode, PerAxis
 from fastconv.arrays import Array
 
 
@@ -18,6 +18,7 @@ def conv2d(
     dilation: PerAxis = 1,
     groups: int = 1,
     *,
+    padding_mode: PaddingMode = "zeros",
     activation: Activation = None,
     residual: ArrayLike | None = None,
     algorithm: str = "auto",
@@ -51,6 +52,9 @@ def conv2d(
         Pixels from one tap of the kernel to the next.
     groups : int, default 1
         Blocks of channels that do not mix; `C` of them make a depthwise convolution.
+    padding_mode : {"zeros", "reflect", "replicate", "circular"}, default "zeros"
+        What fills the padding: zeros; the image mirrored at its outermost pixels; these repeated; or the
+        image again from its other end.  Widths of any size, as in `numpy.pad`; none negative.
     activation : str or jitted function, optional
         'relu', 'leaky_relu' (slope 0.01), 'sigmoid', 'tanh', 'silu', 'gelu' (by erf), or a scalar function
         under ``numba.njit``; applied to the result while it is in cache.
@@ -132,6 +136,7 @@ def conv2d(
         workspace,
         out,
         layout,
+        padding_mode,
     )
 
 
@@ -144,6 +149,7 @@ def conv1d(
     dilation: PerAxis = 1,
     groups: int = 1,
     *,
+    padding_mode: PaddingMode = "zeros",
     activation: Activation = None,
     residual: ArrayLike | None = None,
     algorithm: str = "auto",
@@ -158,7 +164,7 @@ def conv1d(
     input : (N, C, L) or (C, L) array
     weight : (K, C/groups, S) array
     bias : (K,) array, optional
-    stride, padding, dilation, groups, activation, residual, algorithm, workspace, out, layout
+    stride, padding, dilation, groups, padding_mode, activation, residual, algorithm, workspace, out, layout
         As for `conv2d`; asymmetric padding is written ``((lo, hi),)``.
 
     Returns
@@ -188,6 +194,7 @@ def conv1d(
         workspace,
         out,
         layout,
+        padding_mode,
     )
 
 
@@ -200,6 +207,7 @@ def conv3d(
     dilation: PerAxis = 1,
     groups: int = 1,
     *,
+    padding_mode: PaddingMode = "zeros",
     activation: Activation = None,
     residual: ArrayLike | None = None,
     algorithm: str = "auto",
@@ -214,7 +222,7 @@ def conv3d(
     input : (N, C, D, H, W) or (C, D, H, W) array
     weight : (K, C/groups, T, R, S) array
     bias : (K,) array, optional
-    stride, padding, dilation, groups, activation, residual, algorithm, workspace, out, layout
+    stride, padding, dilation, groups, padding_mode, activation, residual, algorithm, workspace, out, layout
         As for `conv2d`, with three numbers where they differ by axis.
 
     Returns
@@ -244,4 +252,5 @@ def conv3d(
         workspace,
         out,
         layout,
+        padding_mode,
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from numpy.typing import ArrayLike
 
 from fastconv import convolve
-from fastconv.arguments import Padding, PerAxis
+from fastconv.arguments import Padding, PaddingMode, PerAxis
 from fastconv.arrays import Array
 from fastconv.convolve import Grads, Need
 
@@ -21,6 +21,7 @@ def conv2d_input(
     dilation: PerAxis = 1,
     groups: int = 1,
     *,
+    padding_mode: PaddingMode = "zeros",
     algorithm: str = "auto",
     workspace: int | None = None,
     layout: str = "NCHW",
@@ -36,7 +37,7 @@ def conv2d_input(
         Shape of the input, (N, C, H, W) or (C, H, W): more than one gives the same output shape.
     weight : (K, C/groups, R, S) array
     grad_output : (N, K, P, Q) or (K, P, Q) array
-    stride, padding, dilation, groups
+    stride, padding, dilation, groups, padding_mode
         Those of the forward convolution.
     algorithm, workspace, out, layout
         As for `conv2d`.
@@ -77,6 +78,7 @@ def conv2d_input(
         workspace,
         out,
         layout,
+        padding_mode,
     )
 
 
@@ -89,6 +91,7 @@ def conv1d_input(
     dilation: PerAxis = 1,
     groups: int = 1,
     *,
+    padding_mode: PaddingMode = "zeros",
     algorithm: str = "auto",
     workspace: int | None = None,
     layout: str = "NCL",
@@ -116,6 +119,7 @@ def conv1d_input(
         workspace,
         out,
         layout,
+        padding_mode,
     )
 
 
@@ -128,6 +132,7 @@ def conv3d_input(
     dilation: PerAxis = 1,
     groups: int = 1,
     *,
+    padding_mode: PaddingMode = "zeros",
     algorithm: str = "auto",
     workspace: int | None = None,
     layout: str = "NCDHW",
@@ -156,6 +161,7 @@ def conv3d_input(
         workspace,
         out,
         layout,
+        padding_mode,
     )
 
 
@@ -168,6 +174,7 @@ def conv2d_weight(
     dilation: PerAxis = 1,
     groups: int = 1,
     *,
+    padding_mode: PaddingMode = "zeros",
     algorithm: str = "auto",
     workspace: int | None = None,
     layout: str = "NCHW",
@@ -181,7 +188,7 @@ def conv2d_weight(
     weight_size : sequence of int
         Shape of the weight, (K, C/groups, R, S).
     grad_output : (N, K, P, Q) or (K, P, Q) array
-    stride, padding, dilation, groups
+    stride, padding, dilation, groups, padding_mode
         Those of the forward convolution.
     algorithm, workspace, out, layout
         As for `conv2d`.
@@ -221,6 +228,7 @@ def conv2d_weight(
         workspace,
         out,
         layout,
+        padding_mode,
     )
 
 
@@ -233,6 +241,7 @@ def conv1d_weight(
     dilation: PerAxis = 1,
     groups: int = 1,
     *,
+    padding_mode: PaddingMode = "zeros",
     algorithm: str = "auto",
     workspace: int | None = None,
     layout: str = "NCL",
@@ -260,6 +269,7 @@ def conv1d_weight(
         workspace,
         out,
         layout,
+        padding_mode,
     )
 
 
@@ -272,6 +282,7 @@ def conv3d_weight(
     dilation: PerAxis = 1,
     groups: int = 1,
     *,
+    padding_mode: PaddingMode = "zeros",
     algorithm: str = "auto",
     workspace: int | None = None,
     layout: str = "NCDHW",
@@ -300,6 +311,7 @@ def conv3d_weight(
         workspace,
         out,
         layout,
+        padding_mode,
     )
 
 
@@ -312,6 +324,7 @@ def conv2d_backward(
     dilation: PerAxis = 1,
     groups: int = 1,
     *,
+    padding_mode: PaddingMode = "zeros",
     need: Need = ("input", "weight", "bias"),
     algorithm: str = "auto",
     workspace: int | None = None,
@@ -324,7 +337,7 @@ def conv2d_backward(
     input : (N, C, H, W) or (C, H, W) array
     weight : (K, C/groups, R, S) array
     grad_output : (N, K, P, Q) or (K, P, Q) array
-    stride, padding, dilation, groups
+    stride, padding, dilation, groups, padding_mode
         Those of the forward convolution.
     need : sequence of {"input", "weight", "bias"}
         Which to compute; only their work is done.
@@ -352,7 +365,19 @@ def conv2d_backward(
     (True, (4, 3, 3, 3), array([18., 18., 18., 18.]))
     """
     return convolve.backward(
-        2, input, weight, grad_output, stride, padding, dilation, groups, need, algorithm, workspace, layout
+        2,
+        input,
+        weight,
+        grad_output,
+        stride,
+        padding,
+        dilation,
+        groups,
+        need,
+        algorithm,
+        workspace,
+        layout,
+        padding_mode,
     )
 
 
@@ -365,6 +390,7 @@ def conv1d_backward(
     dilation: PerAxis = 1,
     groups: int = 1,
     *,
+    padding_mode: PaddingMode = "zeros",
     need: Need = ("input", "weight", "bias"),
     algorithm: str = "auto",
     workspace: int | None = None,
@@ -380,7 +406,19 @@ def conv1d_backward(
     array([2.])
     """
     return convolve.backward(
-        1, input, weight, grad_output, stride, padding, dilation, groups, need, algorithm, workspace, layout
+        1,
+        input,
+        weight,
+        grad_output,
+        stride,
+        padding,
+        dilation,
+        groups,
+        need,
+        algorithm,
+        workspace,
+        layout,
+        padding_mode,
     )
 
 
@@ -393,6 +431,7 @@ def conv3d_backward(
     dilation: PerAxis = 1,
     groups: int = 1,
     *,
+    padding_mode: PaddingMode = "zeros",
     need: Need = ("input", "weight", "bias"),
     algorithm: str = "auto",
     workspace: int | None = None,
@@ -409,5 +448,17 @@ def conv3d_backward(
     array([8.])
     """
     return convolve.backward(
-        3, input, weight, grad_output, stride, padding, dilation, groups, need, algorithm, workspace, layout
+        3,
+        input,
+        weight,
+        grad_output,
+        stride,
+        padding,
+        dilation,
+        groups,
+        need,
+        algorithm,
+        workspace,
+        layout,
+        padding_mode,
     )

@@ -1,0 +1,125 @@
+"""Borders that repeat the image, against `numpy.pad` of the whole and its adjoint."""
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv import testing
+from fastconv.problem import ConvProblem
+
+MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+PROBLEMS = [
+    "n2 c3 k4 i7x6 f3x3 p1",
+    "n1 c4 k6 i9x8 f5x3 p2:1x0:3 s2x1 g2",
+    "n2 c5 k5 i8x9 f3x3 p1 s2 g5",
+    "n1 c4 k8 i6x7 f3x3 p2x1 g4",
+    "n1 c2 k3 i5x5 f3x3 p2 d2",
+    "n1 c2 k3 i9x9 f2x2 p3x2 d3x2 s3",
+    "n1 c2 k2 i2x3 f3x2 p4:1x5:2",  # wider than the image
+    "n1 c2 k2 i1x4 f3x3 p1",
+    "n2 c3 k4 i11 f4 p3:2",
+    "n1 c2 k3 i4x3x5 f3x2x3 p1:2x1:0x1 s1x1x2",
+]
+each_problem = pytest.mark.parametrize("line", PROBLEMS)
+each_mode = pytest.mark.parametrize("mode", MODES)
+
+
+def padded(problem, x, mode):
+    return np.pad(x, [(0, 0), (0, 0), *((a.lo, a.hi) for a in problem.axes)], MODES[mode])
+
+
+def walk(problem):
+    return {
+        "stride": tuple(a.stride for a in problem.axes),
+        "dilation": tuple(a.dilation for a in problem.axes),
+        "groups": problem.groups,
+    }
+
+
+def expected(problem, x, w, gy, mode):
+    """Convolve what NumPy has padded; a pixel's gradient is the sum of those of its copies."""
+    rank = len(problem.axes)
+    big = padded(problem, x, mode)
+    y = getattr(fastconv, f"conv{rank}d")(big, w, **walk(problem), algorithm="reference")
+    grads = getattr(fastconv, f"conv{rank}d_backward")(big, w, gy, **walk(problem), algorithm="reference")
+    origin = padded(problem, np.arange(x.size).reshape(x.shape), mode)
+    gx = np.bincount(origin.reshape(-1), grads.input.reshape(-1), x.size).reshape(x.shape)
+    return y, gx, grads.weight
+
+
+@each_problem
+@each_mode
+def test_all_directions(line, mode):
+    problem = ConvProblem.parse(f"{line} float64")
+    rank = len(problem.axes)
+    x, w, gy = (
+        testing.integers(s, "float64", i)
+        for i, s in enumerate((problem.input_shape, problem.weight_shape, problem.output_shape))
+    )
+    y, gx, gw = expected(problem, x, w, gy, mode)
+    given = {**walk(problem), "padding": tuple((a.lo, a.hi) for a in problem.axes), "padding_mode": mode}
+    with fastconv.config(algorithm="im2col"):
+        np.testing.assert_array_equal(getattr(fastconv, f"conv{rank}d")(x, w, **given), y)
+        grads = getattr(fastconv, f"conv{rank}d_backward")(x, w, gy, **given)
+        np.testing.assert_array_equal(grads.input, gx)
+        np.testing.assert_array_equal(grads.weight, gw)
+        grad = getattr(fastconv, f"conv{rank}d_input")(x.shape, w, gy, **given)
+        np.testing.assert_array_equal(grad, gx)
+        grad = getattr(fastconv, f"conv{rank}d_weight")(x, w.shape, gy, **given)
+        np.testing.assert_array_equal(grad, gw)
+
+
+@each_mode
+@pytest.mark.parametrize("algorithm", ["direct", "winograd", "auto"])
+def test_every_algorithm_has_borders(algorithm, mode):
+    problem = ConvProblem.parse("n2 c8 k8 i20x21 f3x3 p1")
+    x, w = (
+        testing.normals(problem.input_shape, "float32"),
+        testing.normals(problem.weight_shape, "float32", 1),
+    )
+    gy = testing.normals(problem.output_shape, "float32", 2)
+    with fastconv.config(algorithm=algorithm):
+        y = fastconv.conv2d(x, w, padding=1, padding_mode=mode)
+        grads = fastconv.conv2d_backward(x, w, gy, padding=1, padding_mode=mode)
+    for ours, theirs in zip(
+        (y, *grads[:2]), expected(problem, *(a.astype("float64") for a in (x, w, gy)), mode), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=2e-3)
+
+
+@each_mode
+def test_epilogue_dtypes_and_layouts(mode):
+    problem = ConvProblem.parse("n2 c3 k4 i7x6 f3x3 p1")
+    x, w = (
+        testing.integers(problem.input_shape, "float32"),
+        testing.integers(problem.weight_shape, "float32", 1),
+    )
+    b, r = np.arange(4, dtype="float32"), testing.integers(problem.output_shape, "float32", 2)
+    plain = fastconv.conv2d(padded(problem, x, mode), w, algorithm="reference")
+    given = {"padding": "same", "padding_mode": mode, "algorithm": "im2col"}
+    y = fastconv.conv2d(x, w, b, residual=r, activation="relu", **given)
+    np.testing.assert_array_equal(y, np.maximum(plain + b.reshape(-1, 1, 1) + r, 0))
+    np.testing.assert_array_equal(fastconv.conv2d(x.astype("int8"), w.astype("int8"), **given), plain)
+    np.testing.assert_array_equal(fastconv.conv2d(x.astype("float16"), w, **given), plain)
+    np.testing.assert_array_equal(fastconv.conv2d(x * 1j, w, **given), plain * 1j)
+    np.testing.assert_array_equal(fastconv.conv2d(x[0], w, **given), plain[0])
+    np.testing.assert_array_equal(fastconv.prepare(w, x.shape, **given)(x), plain)
+    last = fastconv.conv2d(np.moveaxis(x, 1, -1).copy(), w, layout="NHWC", **given)
+    np.testing.assert_array_equal(last, np.moveaxis(plain, 1, -1))
+    assert fastconv.explain(x, w, padding=1, padding_mode=mode).problem.padding_mode == mode
+    assert ConvProblem.parse(f"n1 c2 i5 f3 p1 {mode}").padding_mode == mode
+
+
+def test_what_is_refused():
+    x, w = np.ones((1, 1, 5, 5)), np.ones((1, 1, 3, 3))
+    with pytest.raises(
+        ValueError, match="padding_mode must be one of zeros, reflect, replicate, circular, got 'edge'"
+    ):
+        fastconv.conv2d(x, w, padding=1, padding_mode="edge")
+    with pytest.raises(
+        ValueError, match=r"padding must be at least 0 where padding_mode is 'reflect', got \(1, -1\)"
+    ):
+        fastconv.conv2d(x, w, padding=((1, -1), (0, 0)), padding_mode="reflect")
+    np.testing.assert_array_equal(
+        fastconv.conv2d(x, w, padding_mode="circular", algorithm="im2col"), np.full((1, 1, 3, 3), 9)
+    )
