@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fastconv import arrays
+from fastconv import arrays, dtypes
 from fastconv.algorithms import find
 from fastconv.config import Settings, config
 from fastconv.problem import FLOATS, ConvProblem, Direction
