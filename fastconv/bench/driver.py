@@ -60,6 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--passive", action="store_true", help="idle threads sleep, not spin: on a machine others use too")
     add("--budget", type=float, default=0.6, help="seconds a layer and direction (default: 0.6)")
     add("--dtype", choices=DTYPES, default="float32")
+    add(
+        "--layout",
+        choices=("NCHW", "NHWC"),
+        default="NCHW",
+        help="of the images; NHWC beside channels_last alone",
+    )
     add("--batch", type=int, help="instead of each layer's own")
     add("--only", default="", help="layers whose category, name or line contains this")
     add("--check-all", action="store_true", help="compare large layers in float64 too")
@@ -83,6 +89,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.passive:
         os.environ["OMP_WAIT_POLICY"] = "passive"  # read when a threading layer is loaded: not yet
     peers, notes = installed(options.peers, options.threads, options.prepared, not options.passive)
+    if options.layout == "NHWC":  # the others would have to reorder what they are given
+        peers = [peer for peer in peers if peer.name == "torch_channels_last"]
     results = Results({}, versions(), vars(options), notes=notes)
     with ExitStack() as stack:
         stack.enter_context(config(threads=options.threads))
@@ -133,7 +141,12 @@ def _layers(options: argparse.Namespace) -> Iterator[Layer]:
     for layer in corpus.load(options.suite):
         if any(options.only in text for text in (layer.category, layer.name, str(layer.problem))):
             n = layer.problem.n if options.batch is None else options.batch
-            yield replace(layer, problem=replace(layer.problem, n=n, dtype=options.dtype).checked())
+            yield replace(
+                layer,
+                problem=replace(
+                    layer.problem, n=n, dtype=options.dtype, layout=options.layout.lower()
+                ).checked(),
+            )
 
 
 def _measure(layer: Layer, direction: Direction, peers: Sequence[Peer], options: argparse.Namespace) -> Row:

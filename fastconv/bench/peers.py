@@ -16,6 +16,7 @@ import numpy as np
 
 import fastconv
 from fastconv.algorithms.base import Array
+from fastconv.arrays import to_last, to_second
 from fastconv.problem import ConvProblem, Direction
 
 Call = Callable[[], Any]
@@ -33,7 +34,10 @@ class Operands(NamedTuple):
         """Draw normal numbers."""
         random = np.random.default_rng(seed)
         shapes = (problem.input_shape, problem.weight_shape, problem.output_shape)
-        return cls(*(random.standard_normal(shape).astype(problem.dtype) for shape in shapes))
+        x, w, gy = (random.standard_normal(shape).astype(problem.dtype) for shape in shapes)
+        if problem.layout == "nhwc":
+            x, gy = (to_second(np.ascontiguousarray(to_last(a))) for a in (x, gy))
+        return cls(x, w, gy)
 
     def doubled(self) -> Operands:
         """Return the same numbers in float64."""
@@ -112,7 +116,8 @@ class OursPrepared(Ours):
         self.name = "prepared"
 
     def applies(self, problem: ConvProblem, direction: Direction) -> bool:
-        return direction is Direction.FORWARD and super().applies(problem, direction)
+        first = problem.layout == "nchw"  # results of the other would have their axes in its order
+        return first and direction is Direction.FORWARD and super().applies(problem, direction)
 
     def make(self, problem: ConvProblem, direction: Direction, operands: Operands) -> Call:
         x = operands.x
