@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import arguments, threads, workspace
+from fastconv import arguments, workspace
 from fastconv.arrays import Array, common, contiguous, floats
 from fastconv.pooling.windows import Axes, windows
 
@@ -107,7 +107,8 @@ def _check_grad_output(gy: Array, input_shape: tuple[int, ...], axes: Axes, rank
 def _forward(
     kind: int, axes: Axes, x: Array, y: Array, indices: Array, count_pad: bool = True, divisor: int = 0
 ) -> None:
-    from fastconv.pooling import cpu, plan  # both import Numba
+    from fastconv import threads
+    from fastconv.pooling import cpu, plan  # all import Numba
 
     p = plan.plan(axes, False, count_pad, x.itemsize)
     planes = y.size // p.results
@@ -124,6 +125,7 @@ def _forward(
 def _backward(
     kind: int, axes: Axes, x: Array, gy: Array, gx: Array, count_pad: bool = True, divisor: int = 0
 ) -> None:
+    from fastconv import threads
     from fastconv.pooling import cpu, plan
 
     p = plan.plan(axes, True, count_pad, gx.itemsize)
