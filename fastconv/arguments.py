@@ -42,8 +42,8 @@ class Walk(NamedTuple):
     padding: int | Pairs | str
     dilation: int | tuple[int, ...]
     groups: int
-    padding_mode: str = "zeros"
     layout: str = "nchw"  # and the order in which memory holds the pixels it walks over
+    padding_mode: str = "zeros"
 
 
 def walk(
@@ -67,15 +67,15 @@ def walk(
     if type(stride) is type(padding) is type(dilation) is type(groups) is int or (
         _plain(stride) and _plain(padding) and _plain(dilation) and type(groups) is int
     ):
-        return Walk(rank, stride, padding, dilation, groups, mode, layout)
+        return Walk(rank, stride, padding, dilation, groups, layout, mode)
     return Walk(
         rank,
         per_axis(stride, rank, "stride"),
         padding_pairs(padding, rank),
         per_axis(dilation, rank, "dilation"),
         integer(groups, "groups", 1),
-        mode,
         layout,
+        mode,
     )
 
 
