@@ -83,8 +83,6 @@ def forward(
 
         if padding_mode != "zeros":
             raise TypeError(f"padding_mode must be 'zeros' for arrays on a GPU, got {padding_mode!r}")
-        if residual is not None:
-            raise TypeError("residual must be None for arrays on a GPU")
         return call.forward(  # type: ignore[no-any-return]  # the caller's kind
             rank,
             input,
@@ -95,6 +93,7 @@ def forward(
             dilation,
             groups,
             activation,
+            residual,
             algorithm,
             workspace,
             out,

@@ -103,8 +103,6 @@ def forward(
     if on_gpu(input):
         from fastconv.cuda import call
 
-        if residual is not None:
-            raise TypeError("residual must be None for arrays on a GPU")
         return call.transposed(  # type: ignore[no-any-return]  # the caller's kind
             rank,
             input,
@@ -116,6 +114,7 @@ def forward(
             groups,
             dilation,
             activation,
+            residual,
             algorithm,
             workspace,
             out,

@@ -55,10 +55,11 @@ def _single(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
 def _solve(
     direction: str, rank: int, size: tuple[int, ...], weight_size: tuple[int, ...], walk: Any,
     first: Memory, second: Memory, bias: Memory | None, activation: str, algorithm: Any, workspace: Any, out: Any,
-    expected: tuple[int, ...] | None = None,
+    expected: tuple[int, ...] | None = None, residual: Memory | None = None,
 ) -> Any:  # fmt: skip
     """Find the plan, check what its problem tells, and run; the result has a batch if ``first`` or ``size`` has."""
-    dtype = common(first, second) if bias is None else common(first, second, bias)
+    added = [m for m in (bias, residual) if m is not None]
+    dtype = common(first, second, *added)
     p = plan.find(
         direction, _single(size, rank), weight_size, dtype, walk, algorithm, workspace, device="cuda"
     )
@@ -71,11 +72,14 @@ def _solve(
         )
     if expected is not None:
         _check_gradient(expected, p.problem, len(size) != rank + 1)
+    if residual is not None and residual.shape != shape:
+        raise ValueError(f"residual must have the result's shape {shape}, got {residual.shape}")
     y = result(out, shape, first)
     first, second = first.compact(), second.compact()
-    _apart(y, first, second, *([bias] if bias else []))
+    bias, residual = (None if m is None else m.compact() for m in (bias, residual))
+    _apart(y, first, second, *(m for m in (bias, residual) if m is not None))
     run: Any = p.run  # of the GPU's own executions, which take Memory
-    run(first, second, y, bias.compact() if bias else None, activation, None)
+    run(first, second, y, bias, activation, residual)
     return y.owner if out is None else out
 
 
@@ -86,15 +90,17 @@ def _check_gradient(shape: tuple[int, ...], problem: ConvProblem, batched: bool)
 
 def forward(
     rank: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any,
-    activation: Any, algorithm: Any, workspace: Any, out: Any, layout: Any,
+    activation: Any, residual: Any, algorithm: Any, workspace: Any, out: Any, layout: Any,
 ) -> Any:  # fmt: skip
     """Return y."""
     channels_first(layout, rank)
     x, w = operand(input, "input"), operand(weight, "weight")
     b = None if bias is None else operand(bias, "bias")
     walk = arguments.walk(rank, stride, padding, dilation, groups)
-    name = activation_name(activation)
-    return _solve("forward", rank, x.shape, w.shape, walk, x, w, b, name, algorithm, workspace, out)
+    name, r = activation_name(activation), None if residual is None else operand(residual, "residual")
+    return _solve(
+        "forward", rank, x.shape, w.shape, walk, x, w, b, name, algorithm, workspace, out, residual=r
+    )
 
 
 def input_grad(
@@ -165,7 +171,7 @@ def _gradient(
 
 def transposed(
     rank: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, output_padding: Any, groups: Any,
-    dilation: Any, activation: Any, algorithm: Any, workspace: Any, out: Any, layout: Any,
+    dilation: Any, activation: Any, residual: Any, algorithm: Any, workspace: Any, out: Any, layout: Any,
 ) -> Any:  # fmt: skip
     """Return y of a transposed convolution: the input gradient of the opposite one."""
     channels_first(layout, rank)
@@ -175,8 +181,10 @@ def transposed(
         rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation, "nchw"
     )
     size = shape if len(x.shape) != rank + 1 else shape[1:]
-    name = activation_name(activation)
-    return _solve("input_grad", rank, size, w.shape, walk, x, w, b, name, algorithm, workspace, out)
+    name, r = activation_name(activation), None if residual is None else operand(residual, "residual")
+    return _solve(
+        "input_grad", rank, size, w.shape, walk, x, w, b, name, algorithm, workspace, out, residual=r
+    )
 
 
 def transposed_backward(

@@ -13,7 +13,7 @@ from fastconv.algorithms import on_gpu
 from fastconv.problem import ConvProblem, Direction
 
 
-def call(problem, direction, first, second, algorithm, bias=None, activation=None):
+def call(problem, direction, first, second, algorithm, bias=None, activation=None, residual=None):
     rank = len(problem.axes)
     walk = {
         "stride": tuple(a.stride for a in problem.axes),
@@ -26,7 +26,7 @@ def call(problem, direction, first, second, algorithm, bias=None, activation=Non
     if direction is Direction.FORWARD:
         bias = None if bias is None else cuda.to_device(bias)
         function = getattr(fastconv, f"conv{rank}d")
-        result = function(first, second, bias, activation=activation, **walk)
+        result = function(first, second, bias, activation=activation, residual=residual, **walk)
     elif direction is Direction.INPUT_GRAD:
         result = getattr(fastconv, f"conv{rank}d_input")(problem.input_shape, second, first, **walk)
     else:
@@ -67,6 +67,25 @@ def check_epilogues(algorithm):
         result = call(problem, Direction.FORWARD, x, w, algorithm, bias, activation)
         expected = fastconv.conv2d(x, w, bias, padding=1, activation=activation, algorithm="reference")
         np.testing.assert_allclose(result, expected, 1e-5, 1e-5, err_msg=str(activation))
+
+
+def check_residual(algorithm):
+    """Added before the activation; on whole vectors, on single pixels, and after splits."""
+    for line in ("n1 c8 k3 i4x4 f3x3 p1", "n1 c3 k2 i3x5 f2x2", "n1 c16 k3 i4x3 f3x3 p1"):
+        problem = ConvProblem.parse(line)
+        x, w, r = (
+            testing.integers(s, "float32", 7)
+            for s in (problem.input_shape, problem.weight_shape, problem.output_shape)
+        )
+        bias = testing.integers((problem.k,), "float32", 8)
+        ours = call(problem, Direction.FORWARD, x, w, algorithm, bias, "relu", cuda.to_device(r))
+        plain = testing.definition(problem, Direction.FORWARD, x, w)
+        np.testing.assert_array_equal(ours, np.maximum(plain + bias.reshape(-1, 1, 1) + r, 0))
+    v = testing.integers((3, 2, 2, 2), "float32", 9)
+    y = fastconv.conv_transpose2d(x := testing.integers((1, 3, 3, 2), "float32", 10), v, stride=2)
+    there = [cuda.to_device(a) for a in (x, v, y)]
+    ours = fastconv.conv_transpose2d(*there[:2], stride=2, residual=there[2], algorithm=algorithm)
+    np.testing.assert_array_equal(ours.copy_to_host(), 2 * y)
 
 
 def check_calls(algorithm):
@@ -112,6 +131,7 @@ def check_calls(algorithm):
         (lambda: fastconv.conv2d(there[0], there[1], out=there[2]), "result's shape"),
         (lambda: fastconv.conv2d_weight(there[0], w.shape, there[0]), "output's shape"),
         (lambda: fastconv.conv2d(there[0], there[1], there[0]), "bias must have the shape"),
+        (lambda: fastconv.conv2d(there[0], there[1], residual=there[0]), "residual must have the result"),
         (lambda: fastconv.conv2d(there[0], there[1], algorithm="quick"), "algorithm must be"),
         (lambda: fastconv.conv2d(there[0], there[1], activation="quick"), "activation on a GPU"),
         (lambda: fastconv.conv2d(there[0], there[1], layout="NHWC"), "channels first"),
@@ -127,6 +147,7 @@ if __name__ == "__main__":
         print(line, flush=True)
         check(line, algorithm, exact=True)
     check_epilogues(algorithm)
+    check_residual(algorithm)
     if algorithm == "reference":
         check_calls(algorithm)
     print("done")

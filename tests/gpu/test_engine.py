@@ -102,7 +102,7 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_machine_code_of_the_implicit_gemm(target, variant, tmp_path):
     traits, first, share = VARIANTS[variant]
-    for tile in TILES["float32"][first : None if target == (9, 0) and traits.plain else first + 1]:
+    for tile in TILES["float32"][first : first + (3 if target == (9, 0) and traits.plain else 1)]:
         kernel = gemm_kernel("float32", tile, traits, "relu")
         (registers, stack, local), code = usage(kernel.cubin(target), tmp_path)
         assert registers * tile.threads * tile.blocks <= 65536, tile
@@ -119,7 +119,7 @@ def test_machine_code_of_the_implicit_gemm(target, variant, tmp_path):
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_machine_code_of_the_implicit_weight_gradient(target, tmp_path):
-    for tile in cuda_weight.tiles("float32")[: 3 if target == (9, 0) else 1]:
+    for tile in cuda_weight.tiles("float32")[: 2 if target == (9, 0) else 1]:
         kernel = cuda_weight.kernel("float32", tile, False, True)
         (registers, stack, local), code = usage(kernel.cubin(target), tmp_path)
         assert registers * tile.threads * tile.blocks <= 65536, tile
@@ -163,8 +163,8 @@ def test_parameters_are_packed_as_the_kernel_declares_them():
     from fastconv.cuda.memory import Memory
 
     geometry = Geometry(*range(100, 100 + len(Geometry._fields)))
-    pointers = [Memory(None, 2**40 + i, (1,), "float32", True) for i in range(4)]
+    pointers = [Memory(None, 2**40 + i, (1,), "float32", True) for i in range(5)]
     pointers[2] = None
     addresses, _ = packed(kernel(Direction.FORWARD, "float32", "none"), (*pointers, geometry))
     read = [ctypes.c_int64.from_address(address).value for address in addresses]
-    assert read == [2**40, 2**40 + 1, 0, 2**40 + 3, *geometry]
+    assert read == [2**40, 2**40 + 1, 0, 2**40 + 3, 2**40 + 4, *geometry]

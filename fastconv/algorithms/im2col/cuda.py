@@ -59,7 +59,7 @@ def packing(dtype):
 
 def gemm_kernel(dtype: str, tile: Tile, traits: Traits, name: str) -> Kernel:
     """Return the kernel of a tile."""
-    pointers = (dtype, dtype, "int32", dtype, dtype)
+    pointers = (dtype, dtype, "int32", dtype, dtype, dtype)
     return Kernel(
         correlation, (dtype, tile, traits, name), pointers, Geometry, "uint32", tile.threads, tile.blocks
     )
@@ -237,12 +237,12 @@ class Run(Execution):
             plane, *magic(plane), positions[2], *magic(positions[2]), *(a.stride for a in axes), *sources,
             p.channels * prod(sources), p.groups * p.channels * prod(sources), prod(sources),
             p.m * prod(results), p.groups * p.m * prod(results), prod(results), *results,
-            *(a.step for a in axes), -(-p.results // 4), 0,
+            *(a.step for a in axes), -(-p.results // 4), 0, 0,
         )  # fmt: skip
         self.blocks = m_tiles * column_tiles * b.splits * p.phases * p.groups
         self.packing = PackGeometry(b.packed, p.m, b.m_ld, b.rows, p.group_stride, p.row_stride)
         self.summing = SumGeometry(
-            p.results, -(-p.results // 4) * 4, b.splits, prod(results), p.groups * p.m, 0
+            p.results, -(-p.results // 4) * 4, b.splits, prod(results), p.groups * p.m, 0, 0
         )
 
     def run(self, first, second, out, bias, activation, residual=None):
@@ -252,14 +252,20 @@ class Run(Execution):
         engine.launch(
             pack_kernel(dtype), -(-b.packed // THREADS), stream, second, self.taps, scratch, self.packing
         )
-        to, name, shift = (partial, "none", None) if b.partial else (out, activation, bias)
-        geometry = self.geometry if shift is None else self.geometry._replace(has_bias=1)
+        added = {"has_bias": int(bias is not None), "has_residual": int(residual is not None)}
+        to, name = (partial, "none") if b.partial else (out, activation)
+        aligned = all(m is None or m.pointer % 16 == 0 for m in (to, residual))
         traits = b.traits._replace(  # callers' arrays may begin anywhere
-            dense=b.traits.dense and first.pointer % 16 == 0, vector=b.traits.vector and to.pointer % 16 == 0
+            dense=b.traits.dense and first.pointer % 16 == 0, vector=b.traits.vector and aligned
         )
         kernel = gemm_kernel(dtype, b.tile, traits, name)
-        engine.launch(kernel, self.blocks, stream, first, scratch, self.table, shift, to, geometry)
-        if b.partial:
-            summing = self.summing if bias is None else self.summing._replace(has_bias=1)
-            blocks = -(-summing.count // THREADS)
-            engine.launch(sum_kernel(dtype, activation), blocks, stream, partial, bias, out, summing)
+        arrays = (first, scratch, self.table)
+        if not b.partial:
+            engine.launch(
+                kernel, self.blocks, stream, *arrays, bias, residual, out, self.geometry._replace(**added)
+            )
+            return
+        engine.launch(kernel, self.blocks, stream, *arrays, None, None, partial, self.geometry)
+        summing = self.summing._replace(**added)
+        blocks = -(-summing.count // THREADS)
+        engine.launch(sum_kernel(dtype, activation), blocks, stream, partial, bias, residual, out, summing)

@@ -106,7 +106,7 @@ class WeightRun(Execution):
         )  # fmt: skip
         self.deep, self.vector = sizes[0] > 1 or axes[0].kernel > 1 or axes[0].lo != 0, columns % 4 == 0
         self.blocks = m_tiles * column_tiles * b.splits * problem.groups
-        self.summing = SumGeometry(weights, -(-weights // 4) * 4, b.splits, 1, 1, 0)
+        self.summing = SumGeometry(weights, -(-weights // 4) * 4, b.splits, 1, 1, 0, 0)
 
     def run(self, first, second, out, bias, activation, residual=None):
         engine, stream, b = backend(), out.stream(), self.b
@@ -115,4 +115,4 @@ class WeightRun(Execution):
         engine.launch(code, self.blocks, stream, first, second, self.table, to, self.geometry)
         if b.partial:
             blocks = -(-self.summing.count // THREADS)
-            engine.launch(sum_kernel(self.dtype, "none"), blocks, stream, to, None, out, self.summing)
+            engine.launch(sum_kernel(self.dtype, "none"), blocks, stream, to, None, None, out, self.summing)

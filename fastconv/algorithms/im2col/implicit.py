@@ -57,6 +57,7 @@ class Geometry(NamedTuple):
     step_x: int
     split_result: int  # results of all, in units of 4 elements
     has_bias: int
+    has_residual: int
 
 
 class Traits(NamedTuple):
@@ -148,7 +149,7 @@ def weight_loader(tile: Tile):
 
 
 def writer(dtype, tile: Tile, traits: Traits, name):
-    """Return the device function that adds the bias, activates and stores a thread's results."""
+    """Return the device function that adds bias and residual, activates and stores a thread's results."""
     zero, act = DTYPES[dtype](0), activation(name)
     tm, half_m = tile.tm, tile.bm // 2
     plain, vector = traits.plain, traits.vector
@@ -174,7 +175,7 @@ def writer(dtype, tile: Tile, traits: Traits, name):
         return int64(-1)
 
     @inline
-    def write(out, bias, acc, part, m_first, column, phase, group, split, g):
+    def write(out, bias, residual, acc, part, m_first, column, phase, group, split, g):
         """Store the four columns of ``acc`` from ``part``."""
         begin = int64(split) * int64(g.split_result) * int64(4)
         at = cuda.local.array(4, int64)
@@ -191,14 +192,21 @@ def writer(dtype, tile: Tile, traits: Traits, name):
                 to = begin + int64(U(k * g.channel_result))
                 if vector:
                     if at[0] >= 0:
+                        r0, r1, r2, r3 = shift, shift, shift, shift
+                        if g.has_residual:
+                            v0, v1, v2, v3 = load4(residual, to + at[0])
+                            r0, r1, r2, r3 = r0 + v0, r1 + v1, r2 + v2, r3 + v3
                         store4(
-                            out, to + at[0], act(acc[i, part] + shift), act(acc[i, part + 1] + shift),
-                            act(acc[i, part + 2] + shift), act(acc[i, part + 3] + shift),
+                            out, to + at[0], act(acc[i, part] + r0), act(acc[i, part + 1] + r1),
+                            act(acc[i, part + 2] + r2), act(acc[i, part + 3] + r3),
                         )  # fmt: skip
                 else:
                     for j in range(4):
                         if at[j] >= 0:
-                            out[to + at[j]] = act(acc[i, part + j] + shift)
+                            more = shift
+                            if g.has_residual:
+                                more += residual[to + at[j]]
+                            out[to + at[j]] = act(acc[i, part + j] + more)
 
     return write
 
@@ -214,7 +222,7 @@ def correlation(dtype, tile: Tile, traits: Traits, name):
     write, multiply = writer(dtype, tile, traits, name), multiplier(tile, bm, bn)
     dense, even, across = traits.dense, traits.even, bn // 8
 
-    def implicit_gemm(x, packed, table, bias, out, g):
+    def implicit_gemm(x, packed, table, bias, residual, out, g):
         a_tile = cuda.shared.array(a_size, real, alignment=16)
         b_tile = cuda.shared.array(b_size, real, alignment=16)
         acc = cuda.local.array((tm, 8), real)
@@ -295,7 +303,7 @@ def correlation(dtype, tile: Tile, traits: Traits, name):
 
         m_first = U(m_tile * U(bm) + U(tid // U(across)) * U(4))
         column = U(column_tile * U(bn) + U(tid % U(across)) * U(4))
-        write(out, bias, acc, 0, m_first, column, phase, group, split, g)
-        write(out, bias, acc, 4, m_first, U(column + U(half_n)), phase, group, split, g)
+        write(out, bias, residual, acc, 0, m_first, column, phase, group, split, g)
+        write(out, bias, residual, acc, 4, m_first, U(column + U(half_n)), phase, group, split, g)
 
     return implicit_gemm

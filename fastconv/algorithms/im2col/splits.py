@@ -19,13 +19,14 @@ class SumGeometry(NamedTuple):
     pixels: int
     channels: int
     has_bias: int
+    has_residual: int
 
 
 def summing(dtype, name):
-    """Make the kernel that adds the sums of splits, the bias, and activates."""
+    """Make the kernel that adds the sums of splits, bias and residual, and activates."""
     act = activation(name)
 
-    def add_splits(partial, bias, out, g):
+    def add_splits(partial, bias, residual, out, g):
         at = int64(cuda.blockIdx.x) * int64(THREADS) + int64(cuda.threadIdx.x)
         if at < g.count:
             total = partial[at]
@@ -33,6 +34,8 @@ def summing(dtype, name):
                 total += partial[split * g.stride + at]
             if g.has_bias:
                 total += bias[at // g.pixels % g.channels]
+            if g.has_residual:
+                total += residual[at]
             out[at] = act(total)
 
     return add_splits
@@ -40,7 +43,7 @@ def summing(dtype, name):
 
 def sum_kernel(dtype: str, name: str) -> Kernel:
     """Return the kernel that adds splits."""
-    return Kernel(summing, (dtype, name), (dtype,) * 3, SumGeometry, "int64", THREADS)
+    return Kernel(summing, (dtype, name), (dtype,) * 4, SumGeometry, "int64", THREADS)
 
 
 def magic(divisor: int) -> tuple[int, int]:

@@ -23,6 +23,7 @@ class Geometry(NamedTuple):
 
     count: int  # results
     has_bias: int
+    has_residual: int
     c: int
     k: int
     cs: int
@@ -52,7 +53,7 @@ def forward(dtype, name):
     """Make the kernel of y[n, k, o, p, q]."""
     zero, act = DTYPES[dtype](0), activation(name)
 
-    def forward_kernel(x, w, bias, out, g):
+    def forward_kernel(x, w, bias, residual, out, g):
         at = int64(cuda.blockIdx.x) * int64(THREADS) + int64(cuda.threadIdx.x)
         if at < g.count:
             q, rest = at % g.q, at // g.q
@@ -76,6 +77,8 @@ def forward(dtype, name):
                                         total += x[row + pixel] * w[tap + s]
             if g.has_bias:
                 total += bias[k]
+            if g.has_residual:
+                total += residual[at]
             out[at] = act(total)
 
     return forward_kernel
@@ -85,7 +88,7 @@ def input_grad(dtype, name):
     """Make the kernel of gx[n, c, z, y, x]: h = p * stride + r * dilation - lo has a p where the stride divides."""
     zero, act = DTYPES[dtype](0), activation(name)
 
-    def input_grad_kernel(gy, w, bias, out, g):
+    def input_grad_kernel(gy, w, bias, residual, out, g):
         at = int64(cuda.blockIdx.x) * int64(THREADS) + int64(cuda.threadIdx.x)
         if at < g.count:
             pixel, rest = at % g.w, at // g.w
@@ -112,6 +115,8 @@ def input_grad(dtype, name):
                                         total += gy[row + q // g.stride_x] * w[tap + s]
             if g.has_bias:
                 total += bias[c]
+            if g.has_residual:
+                total += residual[at]
             out[at] = act(total)
 
     return input_grad_kernel
@@ -121,7 +126,7 @@ def weight_grad(dtype, name):
     """Make the kernel of gw[k, c, t, r, s]."""
     zero = DTYPES[dtype](0)
 
-    def weight_grad_kernel(x, gy, bias, out, g):
+    def weight_grad_kernel(x, gy, bias, residual, out, g):
         at = int64(cuda.blockIdx.x) * int64(THREADS) + int64(cuda.threadIdx.x)
         if at < g.count:
             s, rest = at % g.s, at // g.s
@@ -153,7 +158,7 @@ MAKERS = {Direction.FORWARD: forward, Direction.INPUT_GRAD: input_grad, Directio
 
 def kernel(direction: Direction, dtype: str, name: str) -> Kernel:
     """Return the kernel of a direction, with an activation by name."""
-    return Kernel(MAKERS[direction], (dtype, name), (dtype,) * 4, Geometry, "int64", THREADS)
+    return Kernel(MAKERS[direction], (dtype, name), (dtype,) * 5, Geometry, "int64", THREADS)
 
 
 class Reference(Algorithm):
@@ -191,15 +196,17 @@ class Run(Execution):
         }[direction]
         self.direction, self.dtype = direction, problem.dtype
         self.geometry = Geometry(
-            prod(shape), 0, problem.c, problem.k, problem.c // problem.groups, problem.k // problem.groups,
+            prod(shape), 0, 0, problem.c, problem.k, problem.c // problem.groups, problem.k // problem.groups,
             problem.n, *(x.size for x in a), *(x.kernel for x in a), *(x.output for x in a),
             *(x.stride for x in a), *(x.dilation for x in a), *(x.lo for x in a),
         )  # fmt: skip
         self.blocks = -(-self.geometry.count // THREADS)
 
     def run(self, first, second, out, bias, activation, residual=None):
-        geometry = self.geometry if bias is None else self.geometry._replace(has_bias=1)
+        geometry = self.geometry._replace(
+            has_bias=int(bias is not None), has_residual=int(residual is not None)
+        )
         backend().launch(
-            kernel(self.direction, self.dtype, activation), self.blocks, out.stream(), first, second, bias, out,
-            geometry,
+            kernel(self.direction, self.dtype, activation), self.blocks, out.stream(), first, second, bias,
+            residual, out, geometry,
         )  # fmt: skip
