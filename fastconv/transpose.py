@@ -78,7 +78,7 @@ def problem_of(
             )
         output.append(pixels)
         walked.append((lo, hi - extra))
-    walk = Walk(rank, strides, tuple(walked), dilations, groups, memory)
+    walk = Walk(rank, strides, tuple(walked), dilations, groups, layout=memory)
     return (n, weight_shape[1] * groups, *output), walk
 
 
