@@ -210,3 +210,81 @@ def tile_over_pixels(typing: Any, c: Any, c0: Any, ldc: Any, a: Any, a0: Any, ld
 
     i = types.int64
     return types.void(c, i, i, a, i, i, b, i, i, rows, i, i, i, i, types.boolean), codegen
+
+
+@intrinsic
+def tile_channelwise(typing: Any, c: Any, targets: Any, at: Any, column: Any, columns: Any, x: Any, heads: Any,
+                     w: Any, steps: Any, step0: Any, count: Any, wide: Any, start: Any, mr: Any,
+                     nr: Any) -> Any:  # fmt: skip
+    """``C[m, k] = start[k] + sum over i of  x[heads[at + m] + steps[step0 + i] + k] * w[i*wide + k]``: depthwise.
+
+    Both factors are vectors of channels from ``column`` on.  Of x whole vectors are read; of row m of C, at
+    ``targets[at + m]``, only ``columns`` elements are written.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        c_type, targets_type, _, _, _, x_type, heads_type, w_type, steps_type, _, _, _, start_type, *_ = (
+            signature.args
+        )
+        c, targets, at, column, columns, x, heads, w, steps, step0, count, wide, start, mr, nr = arguments
+        itemsize = c_type.dtype.bitwidth // 8
+        shape = machine.tile(itemsize)
+        vector = ir.VectorType(element(c_type), shape.vl)
+        image, result = data(context, builder, x_type, x, column), data(context, builder, c_type, c, column)
+        weights, first = (
+            data(context, builder, w_type, w, column),
+            data(context, builder, start_type, start, column),
+        )
+        from_table, to_table = (
+            data(context, builder, heads_type, heads, at), data(context, builder, targets_type, targets, at)
+        )  # fmt: skip
+        offsets = data(context, builder, steps_type, steps, step0)
+        done = builder.append_basic_block("channelwise_end")
+        switch = builder.switch(builder.add(builder.mul(mr, I64(shape.nr)), nr), done)
+        for m in range(1, shape.mr + 1):
+            for j in range(1, min(2, shape.nr) + 1):
+                block = builder.append_basic_block(f"channelwise_{m}x{j}")
+                switch.add_case(I64(m * shape.nr + j), block)
+                builder.position_at_end(block)
+                bases = [
+                    builder.gep(image, [builder.load(builder.gep(from_table, [I64(i)]))]) for i in range(m)
+                ]
+                begin = [load(builder, first, v * shape.vl, vector, itemsize) for v in range(j)]
+                before = builder.block
+                loop = builder.append_basic_block(f"channelwise_{m}x{j}_taps")
+                after = builder.append_basic_block(f"channelwise_{m}x{j}_store")
+                builder.cbranch(builder.icmp_signed(">", count, I64(0)), loop, after)
+
+                builder.position_at_end(loop)
+                i, row = builder.phi(I64), builder.phi(weights.type)
+                sums = [[builder.phi(vector) for _ in range(j)] for _ in range(m)]
+                offset = builder.load(builder.gep(offsets, [i]))
+                factors = [load(builder, row, v * shape.vl, vector, itemsize) for v in range(j)]
+                new = []
+                for base, held in zip(bases, sums, strict=True):
+                    pixel = builder.gep(base, [offset])
+                    values = [load(builder, pixel, v * shape.vl, vector, itemsize) for v in range(j)]
+                    new.append([fma(builder, *three) for three in zip(values, factors, held, strict=True)])
+                following, below = builder.add(i, I64(1)), builder.gep(row, [wide])
+                builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+
+                builder.position_at_end(after)
+                results = [[builder.phi(vector) for _ in range(j)] for _ in range(m)]
+                for phi, value, later in ((i, I64(0), following), (row, weights, below)):
+                    phi.add_incoming(value, before)
+                    phi.add_incoming(later, loop)
+                for phis in (sums, results):
+                    for held, later in zip(phis, new, strict=True):
+                        for v in range(j):
+                            held[v].add_incoming(begin[v], before)
+                            held[v].add_incoming(later[v], loop)
+                rows = [
+                    builder.gep(result, [builder.load(builder.gep(to_table, [I64(r)]))]) for r in range(m)
+                ]
+                _store(builder, results, rows, columns, vector, itemsize)
+                builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(c, targets, i, i, i, x, heads, w, steps, i, i, i, start, i, i), codegen

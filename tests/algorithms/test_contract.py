@@ -334,7 +334,10 @@ def pixel_by_pixel(array):
     return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
 
 
-PIXEL_BY_PIXEL = [replace(p, layout="nhwc") for p in [*WRITTEN[::2], *PROBLEMS[::9]]]
+FEWER_PIXELS_THAN_STRIDE = ConvProblem.parse("n1 c3 k4 i4x4 f5x5 s5 p1")  # a tap that is in no phase
+PIXEL_BY_PIXEL = [
+    replace(p, layout="nhwc") for p in [FEWER_PIXELS_THAN_STRIDE, *WRITTEN[::2], *PROBLEMS[::9]]
+]
 
 
 @each_algorithm

@@ -4,7 +4,8 @@
 
 The channels of a pixel are a row of matrix A as it stands in memory, for any kernel, stride and dilation,
 so nothing is lowered or transposed but the weights (`pack.py`); `correlation.py` computes the forward
-direction and the input gradient.  The weight gradient (`weight_grad.py`) reads both of its operands so.
+direction and the input gradient.  The weight gradient (`weight_grad.py`) reads both of its operands so.  Depthwise, lanes are the
+channels themselves (`depthwise.py`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from fastconv.problem import ConvProblem, Direction
 
 def reject(problem: ConvProblem, direction: Direction) -> str | None:
     """Return why these kernels cannot serve a problem, or None."""
-    if problem.is_depthwise:
-        return CHANNELS_FIRST
+    if problem.is_depthwise and (direction is Direction.WEIGHT_GRAD or problem.k != problem.c):
+        return (
+            f"depthwise with {problem.k} results of {problem.c} channels in this direction {CHANNELS_FIRST}"
+        )
     return None
 
 
@@ -35,6 +38,10 @@ def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
         from fastconv.algorithms.direct.pixels.weight_grad import WeightGrad
 
         return WeightGrad(problem, cache)
+    if problem.is_depthwise:
+        from fastconv.algorithms.direct.pixels.depthwise import Depthwise
+
+        return Depthwise(problem, direction, cache)
     from fastconv.algorithms.direct.pixels.correlation import Correlation
 
     return Correlation(problem, direction, cache)

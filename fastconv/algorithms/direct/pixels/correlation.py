@@ -30,13 +30,14 @@ def leaves(axis: AxisPass) -> bool:
     return offsets[0] < 0 or axis.stride * (axis.outputs - 1) + offsets[-1] >= axis.source
 
 
-def phase_tables(rows: AxisPass, last: AxisPass, pitch: int, pixel: int, merge: bool) -> tuple[Array, int]:
+def phase_tables(
+    rows: AxisPass, last: AxisPass, kernel_w: int, pitch: int, pixel: int, merge: bool
+) -> tuple[Array, int]:
     """Return ``[phase] -> (runs, where, taps, where, taps before)``, and behind it their entries.
 
     Entries are the offsets of runs, from the first tap's pixel, and the taps' indices in the kernel.  Taps
     go by offset along w, so that those of neighbouring pixels are one run of channels.
     """
-    kernel_w = sum(map(len, last.taps))
     first_h, first_w = min(rows.offsets, default=0), min(last.offsets, default=0)
     heads: list[int] = []
     entries: list[int] = []
@@ -90,7 +91,7 @@ class Correlation(Execution):
         blocks = -(-vectors // tile.nr)
         m_blocks = min(blocks, -(-TASKS // areas)) if areas < TASKS else 1
         pitch = ((block_q - 1) * last.stride + span_w) * pixel if copied else last.source * pixel
-        self.tables, taps = phase_tables(rows, last, pitch, pixel, pixel == p.channels)
+        self.tables, taps = phase_tables(rows, last, p.kernel[-1], pitch, pixel, pixel == p.channels)
         stripe = ((block_rows - 1) * rows.stride + span_h) * pitch if copied else 0
         self.scratch = -(-stripe // 16) * 16
         self.packed = -(-p.groups * vectors * tile.vl * taps * p.channels // 16) * 16

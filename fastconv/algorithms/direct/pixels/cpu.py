@@ -106,7 +106,7 @@ def _work(
             row = image * geo.source_h + p0 * geo.stride_h + geo.first_h
             at = (row * geo.source_w + q0 * geo.stride_w + geo.first_w) * geo.pixel + group * geo.channels
         for phase in range(geo.steps_h * geo.steps_w):
-            count = _list(sources, targets, at, image, group, phase, p0, p1, q0, q1, geo)
+            count = list_pixels(sources, targets, at, image, group, phase, p0, p1, q0, q1, geo)
             _multiply(
                 out, targets, source, sources, count, packed, packing, geo, tables, start, group, phase,
                 m_block, plain, activation, residual,
@@ -139,7 +139,7 @@ def copy_rows(scratch, base, x, image, first, count, p0, p1, q0, q1, geo):
 
 
 @jit.inner
-def _list(sources, targets, at, image, group, phase, p0, p1, q0, q1, geo):
+def list_pixels(sources, targets, at, image, group, phase, p0, p1, q0, q1, geo):
     """List where the pixels of a phase are read and written; return their number."""
     phase_h, phase_w = phase // geo.steps_w, phase % geo.steps_w
     width = geo.groups * geo.m
