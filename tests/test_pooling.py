@@ -220,3 +220,81 @@ def test_errors_of_shapes():
         fastconv.avg_pool2d_backward((2, 6, 6), np.ones((2, 3, 2)), 2)
     with pytest.raises(ValueError, match="divisor_override must be at least 1, got 0"):
         fastconv.avg_pool2d(np.ones((2, 6, 6)), 2, divisor_override=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "output"), [((2, 3, 11), 4), ((2, 3, 7, 10), (3, 4)), ((2, 3, 6, 8), (None, 2)), ((1, 2, 4, 5, 7), (2, 5, 3))]
+)  # fmt: skip
+def test_adaptive(shape, output):
+    """Maxima, places and means of windows that share out the input; the gradient is the means' transpose."""
+    torch = pytest.importorskip("torch")
+    rank = len(shape) - 2
+    x = np.random.default_rng(0).standard_normal(shape)
+    y, indices = getattr(fastconv, f"adaptive_max_pool{rank}d")(x, output, return_indices=True)
+    theirs = getattr(torch.nn.functional, f"adaptive_max_pool{rank}d")(torch.from_numpy(x), output, True)
+    np.testing.assert_array_equal(y, theirs[0].numpy())
+    np.testing.assert_array_equal(indices, theirs[1].numpy())
+    means = getattr(fastconv, f"adaptive_avg_pool{rank}d")(x, output)
+    theirs = getattr(torch.nn.functional, f"adaptive_avg_pool{rank}d")(torch.from_numpy(x), output)
+    np.testing.assert_allclose(means, theirs.numpy(), rtol=1e-13, atol=1e-14)
+    if rank == 2:
+        gy = np.random.default_rng(1).standard_normal(means.shape)
+        gx = fastconv.adaptive_avg_pool2d_backward(shape, gy)
+        assert (gx * x).sum() == pytest.approx((gy * means).sum())
+
+
+@pytest.mark.parametrize("norm", [1, 2, 3, float("inf"), -float("inf")])
+def test_norms(norm):
+    torch = pytest.importorskip("torch")
+    for rank in (1, 2, 3):
+        x = np.random.default_rng(0).random((2, 3, *(7, 9, 6)[:rank]))
+        expected = getattr(torch.nn.functional, f"lp_pool{rank}d")(torch.from_numpy(x), norm, 3, 2, True)
+        y = getattr(fastconv, f"lp_pool{rank}d")(x, norm, 3, 2, True)
+        np.testing.assert_allclose(y, expected.numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("arguments", [(3,), ((2, 3), 2, 1, (1, 2)), (2, 1, (0, 1), 3)])
+@pytest.mark.parametrize("shape", [(2, 3, 7, 9), (3, 6, 8)])
+def test_unfold_and_fold(shape, arguments):
+    """Both as PyTorch's, and each the transpose of the other."""
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).standard_normal(shape)
+    columns = fastconv.unfold(x, *arguments)
+    expected = torch.nn.functional.unfold(torch.from_numpy(x), *arguments)
+    np.testing.assert_array_equal(columns, expected.numpy())
+    g = np.random.default_rng(1).standard_normal(columns.shape)
+    image = fastconv.fold(g, shape[-2:], *arguments)
+    expected = torch.nn.functional.fold(torch.from_numpy(g), shape[-2:], *arguments)
+    np.testing.assert_allclose(image, expected.numpy(), rtol=1e-13, atol=1e-14)
+    assert (columns * g).sum() == pytest.approx((x * image).sum())
+
+
+def test_errors_of_folding():
+    with pytest.raises(ValueError, match=r"with R\*S = 4 and P\*Q = 2, got \(4, 3\)"):
+        fastconv.fold(np.ones((4, 3)), (2, 3), 2)
+    with pytest.raises(ValueError, match=r"spans \[3, 3\] pixels, the padded image has \[2, 5\]"):
+        fastconv.unfold(np.ones((1, 2, 5)), 3)
+    with pytest.raises(ValueError, match="norm_type must not be 0"):
+        fastconv.lp_pool1d(np.ones((1, 4)), 0, 2)
+    with pytest.raises(ValueError, match="each of output_size must be at least 1, got 0"):
+        fastconv.adaptive_avg_pool2d(np.ones((1, 2, 4)), (0, 1))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 11), (2, 3, 7, 10), (3, 8, 9), (1, 2, 4, 5, 7)])
+def test_unpool(shape):
+    """Maxima go back to their places, as PyTorch puts them; pooling again gives them back."""
+    torch = pytest.importorskip("torch")
+    rank = 2 if len(shape) == 3 and shape[0] == 3 else len(shape) - 2
+    x = np.abs(np.random.default_rng(0).standard_normal(shape))
+    y, indices = getattr(fastconv, f"max_pool{rank}d")(x, 2, return_indices=True)
+    size = shape[-rank:]
+    image = getattr(fastconv, f"max_unpool{rank}d")(y, indices, 2, output_size=size)
+    unpool = getattr(torch.nn.functional, f"max_unpool{rank}d")
+    expected = unpool(torch.from_numpy(y), torch.from_numpy(indices), 2, output_size=size)
+    np.testing.assert_array_equal(image, expected.numpy())
+    np.testing.assert_array_equal(getattr(fastconv, f"max_pool{rank}d")(image, 2), y)
+    assert (getattr(fastconv, f"max_unpool{rank}d")(y[..., :1], indices[..., :1] * 0, 2) != 0).any()
+    with pytest.raises(ValueError, match="indices must be from 0 to"):
+        getattr(fastconv, f"max_unpool{rank}d")(y, indices + 1000, 2)
+    with pytest.raises(ValueError, match="output_size must be nearer than stride"):
+        getattr(fastconv, f"max_unpool{rank}d")(y, indices, 2, output_size=[n + 5 for n in size])

@@ -6,6 +6,7 @@ from math import sqrt
 
 import numpy as np
 
+import fastconv
 from fastconv.arrays import Array
 from fastconv.nn.initialisers import kaiming_uniform, uniform
 from fastconv.nn.module import Module, Parameter
@@ -15,7 +16,8 @@ class Linear(Module):
     """Connect every input with every output: y = x w^T + b.
 
     y[n, k] = b[k] + sum over c of x[n, c] w[k, c], so by the chain rule gx = gy w, gw = gy^T x, and gb sums
-    gy over the batch.
+    gy over the batch.  That is a convolution by a kernel of one tap whose pixels are the batch, and so the
+    engine computes it: the threads of a second library would wait for the same cores.
 
     Parameters
     ----------
@@ -38,16 +40,25 @@ class Linear(Module):
         self.bias = Parameter(uniform(rng, (out_features,), 1 / sqrt(in_features))) if bias else None
 
     def forward(self, x: Array) -> Array:
-        self.x = x
-        y: Array = x @ self.weight.data.T
-        return y if self.bias is None else y + self.bias.data
+        self.x = _pixels(x)
+        bias = None if self.bias is None else self.bias.data
+        y: Array = fastconv.conv1d(self.x, self.weight.data[:, :, None], bias)[0].T
+        return y
 
     def backward(self, gy: Array) -> Array:
-        self.weight.accumulate(gy.T @ self.x)
-        if self.bias is not None:
-            self.bias.accumulate(gy.sum(axis=0))
-        gx: Array = gy @ self.weight.data
+        grads = fastconv.conv1d_backward(self.x, self.weight.data[:, :, None], _pixels(gy))
+        assert grads.weight is not None
+        self.weight.accumulate(grads.weight[:, :, 0])
+        if self.bias is not None and grads.bias is not None:
+            self.bias.accumulate(grads.bias)
+        assert grads.input is not None
+        gx: Array = grads.input[0].T
         return gx
+
+
+def _pixels(x: Array) -> Array:
+    """Lay a batch (N, C) out as one signal (1, C, N)."""
+    return np.ascontiguousarray(x.T)[None]
 
 
 class Flatten(Module):

@@ -51,20 +51,14 @@ class AvgPool2d(Module):
 
 
 class AdaptiveAvgPool2d(Module):
-    """Take means of as many equal windows as the output is to have; (1, 1) makes global pooling.
-
-    Raises ValueError where the input's sizes are not multiples of the output's.
-    """
+    """Take the means of as many windows as the output is to have; (1, 1) makes global pooling."""
 
     def __init__(self, output_size: PerAxis) -> None:
         self.output_size = per_axis(output_size, 2, "output_size")
 
     def forward(self, x: Array) -> Array:
-        if any(size % parts for size, parts in zip(x.shape[-2:], self.output_size, strict=True)):
-            raise ValueError(f"input {x.shape[-2:]} must be a multiple of output_size {self.output_size}")
         self.shape = x.shape
-        self.window = tuple(size // parts for size, parts in zip(x.shape[-2:], self.output_size, strict=True))
-        return fastconv.avg_pool2d(x, self.window)
+        return fastconv.adaptive_avg_pool2d(x, self.output_size)
 
     def backward(self, gy: Array) -> Array:
-        return fastconv.avg_pool2d_backward(self.shape, gy, self.window)
+        return fastconv.adaptive_avg_pool2d_backward(self.shape, gy)

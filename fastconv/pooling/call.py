@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from fastconv import arguments, workspace
 from fastconv.arrays import Array, common, contiguous, floats
-from fastconv.pooling.windows import Axes, windows
+from fastconv.pooling.windows import Axes, check_rank, windows
 
 MAX, MEAN = 0, 1  # as in `cpu`
 WORK = 30.0  # what turning a pixel costs, in the operations that threads count
@@ -136,3 +137,30 @@ def _backward(
         cpu.backward, work, np.zeros(1, np.int64), planes, kind, divisor, x.reshape(-1), gy.reshape(-1),
         gx.reshape(-1), scratch, p.geometry, p.tables,
     )  # fmt: skip
+
+
+def unpool(
+    rank: int, input: Any, indices: Any, kernel_size: Any, stride: Any, padding: Any, output_size: Any
+) -> Array:  # fmt: skip
+    """Return an image of zeros with the input's values where ``indices`` points."""
+    x, places = floats(input, "input"), np.asarray(indices)
+    check_rank(rank, x.shape)
+    if places.shape != x.shape or places.dtype != np.int64:
+        raise ValueError(f"indices must be int64 of shape {x.shape}, got {places.dtype} {places.shape}")
+    kernels = arguments.per_axis(kernel_size, rank, "kernel_size")
+    strides = kernels if stride is None else arguments.per_axis(stride, rank, "stride")
+    pads = arguments.per_axis(padding, rank, "padding", 0)
+    size = tuple(
+        (n - 1) * s - 2 * p + k for n, s, p, k in zip(x.shape[-rank:], strides, pads, kernels, strict=True)
+    )
+    if output_size is not None:
+        wanted = arguments.shape(output_size, "output_size")[-rank:]
+        if len(wanted) != rank or any(abs(w - n) >= s for w, n, s in zip(wanted, size, strides, strict=True)):
+            raise ValueError(f"output_size must be nearer than stride {strides} to {size}, got {wanted}")
+        size = wanted
+    pixels, planes = prod(size), prod(x.shape[:-rank])
+    if x.size and not 0 <= places.min() <= places.max() < pixels:
+        raise ValueError(f"indices must be from 0 to {pixels - 1}, got {places.min()} to {places.max()}")
+    y = np.zeros((*x.shape[:-rank], *size), common(x))
+    np.put_along_axis(y.reshape(planes, pixels), places.reshape(planes, -1), x.reshape(planes, -1), axis=1)
+    return y

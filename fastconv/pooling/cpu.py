@@ -12,7 +12,7 @@ import numba
 
 from fastconv import jit
 from fastconv.gemm.move import transpose
-from fastconv.gemm.schedule import next_task, part
+from fastconv.gemm.schedule import next_task
 from fastconv.pooling.lanes import give_shares, give_to_largest, largest, largest_at, mean
 from fastconv.pooling.plan import LANES
 
@@ -177,21 +177,3 @@ def _names_out(indices, plane, planes, found, source, outs, depth, height):
             at = source + (d - depth[0]) * run * LANES + i
             for j in range(run):
                 indices[to + j] = found[at + j * LANES]
-
-
-@jit.kernel
-def scatter(workers, planes, values, indices, out):
-    """Write each plane's values where its indices point, zeros elsewhere."""
-    for worker in numba.prange(workers):
-        _scatter(
-            part(planes, workers, worker), part(planes, workers, worker + 1), planes, values, indices, out
-        )
-
-
-@jit.inner
-def _scatter(begin, end, planes, values, indices, out):
-    size, count = out.size // planes, values.size // planes
-    for plane in range(begin, end):
-        out[plane * size : (plane + 1) * size] = 0
-        for i in range(plane * count, (plane + 1) * count):
-            out[plane * size + indices[i]] = values[i]

@@ -19,6 +19,7 @@ def layers():
         (nn.MaxPool2d(2), (2, 3, 6, 6)),
         (nn.AvgPool2d(3, 2, 1), (2, 3, 7, 6)),
         (nn.AdaptiveAvgPool2d((1, 2)), (2, 3, 4, 6)),
+        (nn.AdaptiveAvgPool2d(3), (2, 3, 4, 7)),
         (nn.Linear(5, 4, rng=rng), (3, 5)),
         (nn.Linear(5, 4, bias=False, rng=rng), (2, 5)),
         (nn.Flatten(), (2, 3, 4, 5)),
@@ -249,7 +250,7 @@ def test_initialisers_keep_the_size_of_signals():
         (lambda: nn.CrossEntropyLoss()(np.zeros((2, 3)), np.array([0, 3])), "from 0 to 2, got 0 to 3"),
         (lambda: nn.MSELoss()(np.zeros((2, 3)), np.zeros(3)), r"the outputs' shape \(2, 3\), got \(3,\)"),
         (lambda: nn.BatchNorm2d(3)(np.zeros((2, 4, 2, 2))), "must have 3 channels on axis 1"),
-        (lambda: nn.AdaptiveAvgPool2d(2)(np.zeros((1, 1, 5, 4))), "multiple of output_size"),
+        (lambda: nn.AdaptiveAvgPool2d(2)(np.zeros((5, 4))), "input must be"),
     ],
 )
 def test_errors(make, message):

@@ -1,0 +1,81 @@
+"""Norms of windows, and maxima put back where they stood."""
+
+from __future__ import annotations
+
+from math import inf, prod
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastconv import arguments
+from fastconv.arrays import Array, floats
+from fastconv.pooling import call
+
+
+def lp_pool2d(
+    input: ArrayLike, norm_type: float, kernel_size: arguments.PerAxis,
+    stride: arguments.PerAxis | None = None, ceil_mode: bool = False,
+) -> Array:  # fmt: skip
+    """Return the ``norm_type``-th root of the sum of powers in each window, as PyTorch does.
+
+    A window that reaches past the end, in ``ceil_mode``, counts as if its missing pixels were means of the others.
+    1 gives sums, infinity the largest magnitudes, and minus infinity the smallest.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> fastconv.lp_pool2d(np.array([[[3.0, 0], [0, 4]]]), 2, 2)
+    array([[[5.]]])
+    """
+    return _norms(2, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def lp_pool1d(
+    input: ArrayLike, norm_type: float, kernel_size: arguments.PerAxis,
+    stride: arguments.PerAxis | None = None, ceil_mode: bool = False,
+) -> Array:  # fmt: skip
+    """Return norms of windows along one axis; see `lp_pool2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> fastconv.lp_pool1d(np.array([[3.0, 4, 1, 0]]), 2, 2)
+    array([[5., 1.]])
+    """
+    return _norms(1, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def lp_pool3d(
+    input: ArrayLike, norm_type: float, kernel_size: arguments.PerAxis,
+    stride: arguments.PerAxis | None = None, ceil_mode: bool = False,
+) -> Array:  # fmt: skip
+    """Return norms of windows along three axes; see `lp_pool2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> fastconv.lp_pool3d(np.ones((1, 2, 2, 1)), 2, (2, 2, 1))
+    array([[[[2.]]]])
+    """
+    return _norms(3, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def _norms(
+    rank: int, input: ArrayLike, norm_type: float, kernel_size: arguments.PerAxis,
+    stride: arguments.PerAxis | None, ceil_mode: bool,
+) -> Array:  # fmt: skip
+    if norm_type == 0:
+        raise ValueError("norm_type must not be 0: there is no zeroth root")
+    x = floats(input, "input")
+    if norm_type in (inf, -inf):
+        sign = 1 if norm_type > 0 else -1
+        y, _ = call.max_forward(rank, sign * np.abs(x), kernel_size, stride, 0, 1, ceil_mode, False)
+        return sign * y
+    powers = x * x if norm_type == 2 else x**norm_type
+    y = call.mean_forward(rank, powers, kernel_size, stride, 0, ceil_mode, True, None)
+    y *= prod(arguments.per_axis(kernel_size, rank, "kernel_size"))
+    root: Array = np.sqrt(y) if norm_type == 2 else y ** (1 / norm_type)
+    return root
