@@ -26,6 +26,10 @@ def operand(value: Any, name: str) -> Array:
         raise TypeError(f"{name} must not be a masked array: masks are not honoured; pass {name}.filled(0)")
     if value is None or isinstance(value, str | bytes):
         raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+    if on_gpu(value):
+        raise TypeError(
+            f"{name} is on a GPU, got {type(value).__name__}: only convolutions run there, with all operands"
+        )
     try:
         array = np.asarray(value)
     except Exception as error:
@@ -206,4 +210,5 @@ def on_gpu(value: Any) -> bool:
     package = kind.__module__.partition(".")[0]
     if package == "torch":
         return bool(getattr(value, "is_cuda", False))
-    return hasattr(kind, "__cuda_array_interface__") or kind.__name__ == "FakeCUDAArray"
+    # asked of the object: a class whose arrays may live on either side has the property, which then raises
+    return hasattr(value, "__cuda_array_interface__") or kind.__name__ == "FakeCUDAArray"

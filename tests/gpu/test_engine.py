@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import fastconv
@@ -153,6 +154,25 @@ def test_without_a_driver_the_error_says_so():
         pytest.skip("there is a GPU")
     with pytest.raises(fastconv.DeviceError, match=r"driver|GPU"):
         fastconv.conv2d(Foreign((1, 2, 4, 4)), Foreign((2, 2, 3, 3)))
+
+
+class Either:
+    """An array whose class knows of GPUs, in host memory."""
+
+    @property
+    def __cuda_array_interface__(self):
+        raise AttributeError("in host memory")
+
+    def __array__(self, dtype=None, copy=None):
+        return np.ones((1, 1, 3, 3), "float32")
+
+
+def test_where_an_array_lives_is_asked_of_the_array():
+    assert fastconv.conv2d(Either(), np.ones((1, 1, 3, 3), "float32")) == 9
+    with pytest.raises(TypeError, match="weight is on a GPU"):
+        fastconv.conv2d(np.ones((1, 1, 3, 3), "float32"), Foreign((1, 1, 3, 3)))
+    with pytest.raises(TypeError, match="input is on a GPU"):
+        fastconv.max_pool2d(Foreign((1, 1, 4, 4)), 2)
 
 
 def test_parameters_are_packed_as_the_kernel_declares_them():
