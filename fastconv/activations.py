@@ -114,3 +114,11 @@ def finish(block, i, count, bias, channel, activation, residual, at):
         for j in range(count):
             block[i + j] += residual[at + j]
     _activate(block, i, count, activation)
+
+
+@jit.kernel
+def finish_all(workers, block, activation, nothing):
+    """Activate a whole result in place, where it could not be done as it was written."""
+    for worker in numba.prange(workers):
+        begin, end = block.size * worker // workers, block.size * (worker + 1) // workers
+        finish(block, begin, end - begin, nothing, 0, activation, nothing, 0)

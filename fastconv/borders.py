@@ -189,9 +189,10 @@ class Bordered(Execution):
         for strips in self.strips:
             add(strips, first, second, out)
         if not isinstance(activation, int) or activation:
-            from fastconv.activations import finish  # imports Numba
+            from fastconv import threads  # imports Numba
+            from fastconv.activations import finish_all
 
-            finish(out.reshape(-1), 0, out.size, self.nothing, 0, activation, self.nothing, 0)
+            threads.launch(finish_all, float(out.size), out.reshape(-1), activation, self.nothing)
 
 
 def _forward(s: Strips, x: Array, w: Array, y: Array) -> None:
