@@ -15,6 +15,7 @@ same source: they are computed side by side and woven together as they are writt
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -175,6 +176,12 @@ class BlockedPass(ABC):
     segments: int  # and numbers in its list of segments
     column_blocks: int  # how often each panel of weights is loaded
     seconds: float  # predicted
+    describe: Callable[[], tuple[Array, Array]]  # make geometry and tables for the kernel
+
+    @functools.cached_property
+    def described(self) -> tuple[Array, Array]:
+        """Geometry and tables, made for the first call: a choice asks only for time and scratch."""
+        return self.describe()
 
     def __init__(self, p: Pass, itemsize: int) -> None:
         taps = prod(p.kernel)

@@ -153,9 +153,6 @@ class DensePass(BlockedPass):
         scratch = c_start + -(-panels // m_blocks) * tile.mr * phases * ld + SLACK
         self.scratch, self.segments = -(-scratch // 16) * 16, s.segments
         self.column_blocks = tasks // max(1, p.groups)
-        self.tables, starts = joined(
-            **phase_tables(p, s.views(p), per_chunk, s.channel_size), **tables_of(s), result_row=s.rows.pixels
-        )
         width = ld if s.flattened else -(-s.block_q // tile.vl) * tile.vl
         runs = 1 if s.flattened else s.block_rows
         self.seconds = seconds(
@@ -163,16 +160,26 @@ class DensePass(BlockedPass):
             tasks * (m_blocks * p.channels * s.channel_size + p.m * phases * ld) + self.loaded(p),
             p.bytes(itemsize), itemsize,
         )  # fmt: skip
-        self.geometry = describe(
-            p, s, itemsize, starts, m_blocks=m_blocks, chunks=chunks, ld=ld, panel=panel, c_start=c_start,
-            scratch=self.scratch,
-        )  # fmt: skip
+
+        def described() -> tuple[Array, Array]:
+            tables, starts = joined(
+                **phase_tables(p, s.views(p), per_chunk, s.channel_size),
+                **tables_of(s),
+                result_row=s.rows.pixels,
+            )
+            geometry = describe(
+                p, s, itemsize, starts, m_blocks=m_blocks, chunks=chunks, ld=ld, panel=panel, c_start=c_start,
+                scratch=self.scratch,
+            )  # fmt: skip
+            return geometry, tables
+
+        self.describe = described
 
     def correlate(
         self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any,
         residual: Array,
     ) -> None:  # fmt: skip
         threads.launch(
-            correlate, self.flops, np.zeros(1, np.int64), x, w, view, out, scratch, self.lists(), self.geometry,
-            self.tables, bias, activation, residual,
+            correlate, self.flops, np.zeros(1, np.int64), x, w, view, out, scratch, self.lists(),
+            *self.described, bias, activation, residual,
         )  # fmt: skip

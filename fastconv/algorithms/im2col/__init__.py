@@ -69,10 +69,6 @@ class LoweredPass(BlockedPass):
         tile, m = machine.tile(itemsize), machine.machine()
         outer, last = p.axes[:-1], p.axes[-1]
         rows = prod(a.outputs for a in outer)
-        offsets = np.array(last.offsets, np.int64)
-        # position j reads pixel j*stride + offset: inside for lo <= j < hi
-        lo = np.clip(-(offsets // last.stride), 0, last.outputs)
-        hi = np.clip((last.source - 1 - offsets) // last.stride + 1, lo, last.outputs)
         views = {offset: i for i, offset in enumerate(product(*(a.offsets for a in p.axes)))}
 
         # Blocks of columns are as wide as fit: the source is read in longer runs.  B may fill a third
@@ -99,37 +95,49 @@ class LoweredPass(BlockedPass):
         self.scratch = -(-size // 16) * 16
         self.segments = segments_of(lowered, last.outputs, widest)
         self.column_blocks = column_blocks
-        self.tables, starts = joined(
-            **phase_tables(p, {o: i * widest for o, i in views.items()}, per_chunk, lowered * widest),
-            source_row=_source_rows(outer), result_row=_result_rows(outer), offset=offsets, lo=lo, hi=hi,
-        )  # fmt: skip
         copies = p.channels * lowered * column_blocks * row_blocks * widest * p.groups
         self.seconds = seconds(
             p.groups * column_blocks * row_blocks, p.reduction, -(-p.m // row_blocks), widest,
             copies + p.groups * p.m * p.columns * phases + self.loaded(p),
             p.bytes(itemsize), itemsize,
         )  # fmt: skip
-        geometry = Geometry(
-            groups=p.groups, channels=p.channels, m=p.m, outer=lowered // max(1, len(offsets)),
-            inner=len(offsets), rows=rows, q=last.outputs, columns=p.columns,
-            source_rows=prod(a.source for a in outer), source_width=last.source, stride=last.stride,
-            outer_steps=phases // last.step, step=last.step, result_width=last.result,
-            result_size=prod(a.result for a in p.axes), column_blocks=column_blocks,
-            row_blocks=row_blocks, chunks=chunks, ld=widest, panel=panel, c_start=c_start,
-            scratch=self.scratch, segments=self.segments, phases_at=starts["phases"], source_row_at=starts["source_row"],
-            result_row_at=starts["result_row"], offset_at=starts["offset"], lo_at=starts["lo"],
-            hi_at=starts["hi"], stream=last.step == 1 and streams(p.results, itemsize),
-            vl=tile.vl, mr=tile.mr, nr=tile.nr,
-        )  # fmt: skip
-        self.values, self.geometry = geometry, record(geometry)
+
+        def values() -> tuple[Geometry, Array]:
+            offsets = np.array(last.offsets, np.int64)
+            # position j reads pixel j*stride + offset: inside for lo <= j < hi
+            lo = np.clip(-(offsets // last.stride), 0, last.outputs)
+            hi = np.clip((last.source - 1 - offsets) // last.stride + 1, lo, last.outputs)
+            tables, starts = joined(
+                **phase_tables(p, {o: i * widest for o, i in views.items()}, per_chunk, lowered * widest),
+                source_row=_source_rows(outer), result_row=_result_rows(outer), offset=offsets, lo=lo, hi=hi,
+            )  # fmt: skip
+            geometry = Geometry(
+                groups=p.groups, channels=p.channels, m=p.m, outer=lowered // max(1, len(offsets)),
+                inner=len(offsets), rows=rows, q=last.outputs, columns=p.columns,
+                source_rows=prod(a.source for a in outer), source_width=last.source, stride=last.stride,
+                outer_steps=phases // last.step, step=last.step, result_width=last.result,
+                result_size=prod(a.result for a in p.axes), column_blocks=column_blocks,
+                row_blocks=row_blocks, chunks=chunks, ld=widest, panel=panel, c_start=c_start,
+                scratch=self.scratch, segments=self.segments, phases_at=starts["phases"], source_row_at=starts["source_row"],
+                result_row_at=starts["result_row"], offset_at=starts["offset"], lo_at=starts["lo"],
+                hi_at=starts["hi"], stream=last.step == 1 and streams(p.results, itemsize),
+                vl=tile.vl, mr=tile.mr, nr=tile.nr,
+            )  # fmt: skip
+            return geometry, tables
+
+        def described() -> tuple[Array, Array]:
+            geometry, tables = values()
+            return record(geometry), tables
+
+        self.values, self.describe = values, described
 
     def correlate(
         self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any,
         residual: Array,
     ) -> None:  # fmt: skip
         threads.launch(
-            correlate, self.flops, np.zeros(1, np.int64), x, w, view, out, scratch, self.lists(), self.geometry,
-            self.tables, bias, activation, residual,
+            correlate, self.flops, np.zeros(1, np.int64), x, w, view, out, scratch, self.lists(),
+            *self.described, bias, activation, residual,
         )  # fmt: skip
 
 

@@ -125,7 +125,7 @@ class WeightGrad(Execution):
 
     def __init__(self, problem: ConvProblem, cache: int) -> None:
         p = pass_of(problem, Direction.FORWARD)
-        lowered = LoweredPass(p, problem.itemsize, cache)
+        geometry, self.tables = LoweredPass(p, problem.itemsize, cache).values()
         unit = machine.tile(problem.itemsize)
         self.problem = problem
         self.flops = p.flops
@@ -146,9 +146,8 @@ class WeightGrad(Execution):
         panel = 2 * block
         c_start = panel + unit.mr * kc_ld + SLACK
         scratch = -(-(c_start + -(-panels // m_blocks) * unit.mr * ld + SLACK) // 16) * 16
-        self.segments = segments_of(prod(problem.kernel), lowered.values.q, kc)
-        self.geometry = record(lowered.values._replace(ld=kc_ld, segments=self.segments))
-        self.tables = lowered.tables
+        self.segments = segments_of(prod(problem.kernel), geometry.q, kc)
+        self.geometry = record(geometry._replace(ld=kc_ld, segments=self.segments))
         self.scratch, self.splits = scratch, splits
         self.blocks = record(
             Blocks(t_blocks, m_blocks, splits, kc, ld, identity, block, panel, c_start, scratch)
