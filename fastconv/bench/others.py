@@ -64,7 +64,7 @@ class Jax(Peer):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
         import jax
 
-        jax.config.update("jax_enable_x64", True)  # type: ignore[no-untyped-call]
+        jax.config.update("jax_enable_x64", True)
         self.jax = jax
 
     def applies(self, problem: ConvProblem, direction: Direction) -> bool:
