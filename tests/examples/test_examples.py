@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastconv import nn
-from fastconv.examples import digits, mnist, step_time
+from fastconv.examples import digits, inference, mnist, step_time
 from fastconv.examples.models import ARCHITECTURES
 
 
@@ -92,3 +92,23 @@ def test_steps_are_pytorchs(name):
         for other in others:
             assert other() == pytest.approx(value, abs=1e-3)
     assert isinstance(model, nn.Sequential)
+
+
+def test_a_network_runs_with_ready_weights(monkeypatch, capsys):
+    small = list(inference.corpus.parse("n16 c3 k8 i8x8 f3x3 s2 p1 x2\nn16 c8 k8 i4x4 f1x1"))
+    monkeypatch.setattr(inference.corpus, "load", lambda name: small)
+    assert inference.main(["mobilenet", "--seconds", "0.01"]) == 0
+    header, _, first, second, total, _ = capsys.readouterr().out.splitlines()[-6:]
+    assert "MobileNet v1, batch 1" in header
+    assert first.startswith("n1 c3 k8 i8x8 f3x3 s2x2")
+    sums = [float(word) for word in total.split()[2:]]
+    times, best = zip(*(line.split()[-len(sums) - 1 :][:2] for line in (first, second)), strict=True)
+    assert times == ("2", "1")
+    assert 2 * float(best[0]) + float(best[1]) == pytest.approx(sums[0], abs=0.01)
+
+
+def test_a_wrong_result_is_told():
+    problem = inference.ConvProblem.parse("n1 c3 k2 i4x4 f1x1")
+    calls = {"fastconv": lambda: np.zeros(3), "other": lambda: np.ones(3)}
+    with pytest.raises(ArithmeticError, match="fastconv and other differ by 1"):
+        inference.check(calls, problem)
