@@ -6,7 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from fastconv import threads
 from fastconv.arrays import Array
+from fastconv.nn import channels
 from fastconv.nn.module import Module, Parameter
 
 
@@ -37,35 +39,48 @@ class _BatchNorm(Module):
             raise ValueError(
                 f"input must have {len(self.running_mean)} channels on axis 1, got shape {x.shape}"
             )
-        flat = x.reshape(*x.shape[:2], -1)
-        mean, var = self.running_mean, self.running_var
+        dtype = np.result_type(x, self.weight.data)
+        flat: Array = np.ascontiguousarray(x, dtype).reshape(*x.shape[:2], -1)
+        count = flat[:, 0].size
+        if self.training and count < 2:
+            raise ValueError(f"training needs more than one value a channel, got input {x.shape}")
+        mean, var = self.running_mean.astype(float), self.running_var.astype(float)
+        self.u, y = np.empty_like(flat), np.empty_like(flat)
+        weight, bias = self.weight.data.astype(dtype), self.bias.data.astype(dtype)
+        threads.launch(
+            channels.normalise, 10.0 * x.size, flat, self.u, y, weight, bias, mean, var, self.eps, self.training,
+            _sums(flat),
+        )  # fmt: skip
         if self.training:
-            count = flat.shape[0] * flat.shape[2]
-            if count < 2:
-                raise ValueError(f"training needs more than one value a channel, got input {x.shape}")
-            mean = flat.mean(axis=(0, 2))
-            centred = flat - mean[:, None]
-            var = np.einsum("ncp,ncp->c", centred, centred) / count
             self.running_mean += self.momentum * (mean - self.running_mean)
             self.running_var += self.momentum * (var * count / (count - 1) - self.running_var)
-        else:
-            centred = flat - mean[:, None].astype(x.dtype)
-        self.scale = (1 / np.sqrt(var + self.eps)).astype(x.dtype)
-        self.u = centred * self.scale[:, None]
-        y: Array = self.u * self.weight.data[:, None] + self.bias.data[:, None]
+        self.factor = (weight / np.sqrt(var + self.eps)).astype(dtype)
         return y.reshape(x.shape)
 
     def backward(self, gy: Array) -> Array:
-        g = gy.reshape(self.u.shape)
-        by_bias, by_weight = np.einsum("ncp->c", g), np.einsum("ncp,ncp->c", g, self.u)
-        self.bias.accumulate(by_bias)
-        self.weight.accumulate(by_weight)
-        factor = (self.weight.data * self.scale)[:, None]
-        if self.training:
-            count = g.shape[0] * g.shape[2]
-            g = g - (by_bias / count)[:, None] - self.u * (by_weight / count)[:, None]
-        gx: Array = factor * g
+        g = np.ascontiguousarray(gy, self.u.dtype).reshape(self.u.shape)
+        gx = np.empty_like(g)
+        by_bias, by_weight = np.empty(len(self.factor)), np.empty(len(self.factor))
+        threads.launch(
+            channels.gradient,
+            10.0 * g.size,
+            g,
+            self.u,
+            gx,
+            self.factor,
+            by_bias,
+            by_weight,
+            self.training,
+            _sums(g),
+        )
+        self.bias.accumulate(by_bias.astype(g.dtype))
+        self.weight.accumulate(by_weight.astype(g.dtype))
         return gx.reshape(gy.shape)
+
+
+def _sums(x: Array) -> Array:
+    """Return a row for each thread to sum the images of a channel in."""
+    return np.empty((threads.count(), x.shape[2]), x.dtype)
 
 
 class BatchNorm1d(_BatchNorm):
