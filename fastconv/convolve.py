@@ -60,6 +60,15 @@ def activation_code(activation: Any, dtype: np.dtype[Any]) -> Any:
     return resolve(activation, dtype if dtype in FLOATS else np.dtype("float32"))
 
 
+def _on_gpu(padding_mode: Any) -> Any:
+    """Return the functions of these names for arrays on a GPU, where borders are zeros."""
+    from fastconv.cuda import call
+
+    if padding_mode != "zeros":
+        raise TypeError(f"padding_mode must be 'zeros' for arrays on a GPU, got {padding_mode!r}")
+    return call
+
+
 def forward(
     rank: int,
     input: Any,
@@ -79,11 +88,7 @@ def forward(
 ) -> Array:
     """Return y."""
     if on_gpu(input):
-        from fastconv.cuda import call
-
-        if padding_mode != "zeros":
-            raise TypeError(f"padding_mode must be 'zeros' for arrays on a GPU, got {padding_mode!r}")
-        return call.forward(  # type: ignore[no-any-return]  # the caller's kind
+        return _on_gpu(padding_mode).forward(  # type: ignore[no-any-return]  # the caller's kind
             rank,
             input,
             weight,
@@ -157,11 +162,7 @@ def input_grad(
 ) -> Array:
     """Return gx."""
     if on_gpu(weight):
-        from fastconv.cuda import call
-
-        if padding_mode != "zeros":
-            raise TypeError(f"padding_mode must be 'zeros' for arrays on a GPU, got {padding_mode!r}")
-        return call.input_grad(  # type: ignore[no-any-return]  # the caller's kind
+        return _on_gpu(padding_mode).input_grad(  # type: ignore[no-any-return]  # the caller's kind
             rank,
             input_size,
             weight,
@@ -208,11 +209,7 @@ def weight_grad(
 ) -> Array:
     """Return gw."""
     if on_gpu(input):
-        from fastconv.cuda import call
-
-        if padding_mode != "zeros":
-            raise TypeError(f"padding_mode must be 'zeros' for arrays on a GPU, got {padding_mode!r}")
-        return call.weight_grad(  # type: ignore[no-any-return]  # the caller's kind
+        return _on_gpu(padding_mode).weight_grad(  # type: ignore[no-any-return]  # the caller's kind
             rank,
             input,
             weight_size,
@@ -266,11 +263,7 @@ def backward(
 ) -> Grads:
     """Return gx, gw and gb, or those of them that are needed."""
     if on_gpu(input):
-        from fastconv.cuda import call
-
-        if padding_mode != "zeros":
-            raise TypeError(f"padding_mode must be 'zeros' for arrays on a GPU, got {padding_mode!r}")
-        return call.backward(
+        return _on_gpu(padding_mode).backward(  # type: ignore[no-any-return]
             rank,
             input,
             weight,

@@ -195,11 +195,12 @@ class OnnxRuntime(Peer):
         return lambda: session.run(None, feed)[0]
 
 
-def onnx_model(onnx: Any, problem: ConvProblem, weight: Array) -> bytes:
-    """Return a model that is one Conv node with this weight."""
+def onnx_model(onnx: Any, problem: ConvProblem, weight: Array, bias: Array | None = None) -> bytes:
+    """Return a model that is one Conv node with this weight; with a bias, it adds that and a ReLU follows."""
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    constants = {"w": weight} if bias is None else {"w": weight, "b": bias}
     node = helper.make_node(
-        "Conv", ["x", "w"], ["y"],
+        "Conv", ["x", *constants], ["y" if bias is None else "z"],
         kernel_shape=problem.kernel,
         strides=[a.stride for a in problem.axes],
         dilations=[a.dilation for a in problem.axes],
@@ -207,10 +208,10 @@ def onnx_model(onnx: Any, problem: ConvProblem, weight: Array) -> bytes:
         group=problem.groups,
     )  # fmt: skip
     graph = helper.make_graph(
-        [node], "layer",
+        [node] if bias is None else [node, helper.make_node("Relu", ["z"], ["y"])], "layer",
         [helper.make_tensor_value_info("x", kind, problem.input_shape)],
         [helper.make_tensor_value_info("y", kind, problem.output_shape)],
-        [onnx.numpy_helper.from_array(weight, "w")],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     content: bytes = model.SerializeToString()

@@ -21,7 +21,7 @@ import fastconv
 from fastconv.arrays import Array
 from fastconv.bench import corpus
 from fastconv.bench.measure import race
-from fastconv.bench.peers import arguments
+from fastconv.bench.peers import arguments, onnx_model
 from fastconv.problem import ConvProblem
 
 NETWORKS = {"resnet50": "ResNet-50", "vgg19": "VGG-19", "mobilenet": "MobileNet v1"}
@@ -48,22 +48,10 @@ def onnx_runtimes(problem: ConvProblem, x: Array, w: Array, b: Array, threads: i
     import onnx
     import onnxruntime
 
-    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    convolution = helper.make_node(
-        "Conv", ["x", "w", "b"], ["z"], strides=[a.stride for a in problem.axes],
-        pads=[a.lo for a in problem.axes] + [a.hi for a in problem.axes], group=problem.groups,
-    )  # fmt: skip
-    graph = helper.make_graph(
-        [convolution, helper.make_node("Relu", ["z"], ["y"])], "layer",
-        [helper.make_tensor_value_info("x", kind, problem.input_shape)],
-        [helper.make_tensor_value_info("y", kind, problem.output_shape)],
-        [onnx.numpy_helper.from_array(w, "w"), onnx.numpy_helper.from_array(b, "b")],
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        onnx_model(onnx, problem, w, b), options, providers=["CPUExecutionProvider"]
     )
     return lambda: session.run(None, {"x": x})[0]
 
