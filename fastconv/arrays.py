@@ -12,9 +12,12 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fastconv.config import current
+
 Array: TypeAlias = NDArray[Any]
 
 FLOATS = frozenset((np.dtype(np.float32), np.dtype(np.float64)))
+CUDA = (2, 13)  # DLPack's device types of a GPU's memory and of memory shared with it
 INTEGER = "int64"  # of every result of integers and booleans
 
 
@@ -211,4 +214,14 @@ def on_gpu(value: Any) -> bool:
     if package == "torch":
         return bool(getattr(value, "is_cuda", False))
     # asked of the object: a class whose arrays may live on either side has the property, which then raises
-    return hasattr(value, "__cuda_array_interface__") or kind.__name__ == "FakeCUDAArray"
+    if hasattr(value, "__cuda_array_interface__") or kind.__name__ == "FakeCUDAArray":
+        return True
+    try:
+        return value.__dlpack_device__()[0] in CUDA
+    except Exception:  # no DLPack, or none of this value
+        return False
+
+
+def goes_to_gpu(value: Any) -> bool:
+    """Return whether a call with this operand is computed on a GPU."""
+    return on_gpu(value) or current().device == "cuda"

@@ -22,6 +22,7 @@ class Settings:
     workspace: int = 2**30  # bytes of scratch a call may take
     threads: int | None = None  # None: as many as Numba has
     tune: Literal["off", "on", "force"] = "off"  # whether times measured on this machine decide
+    device: Literal["cpu", "cuda"] = "cpu"  # where NumPy arrays are computed with
 
     def __post_init__(self) -> None:
         if not isinstance(self.algorithm, str):
@@ -30,6 +31,8 @@ class Settings:
             raise ValueError(f"precision must be 'fast' or 'strict', got {self.precision!r}")
         if self.tune not in ("off", "on", "force"):
             raise ValueError(f"tune must be 'off', 'on' or 'force', got {self.tune!r}")
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"device must be 'cpu' or 'cuda', got {self.device!r}")
         object.__setattr__(self, "workspace", integer(self.workspace, "workspace", 0))
         if self.threads is not None:
             object.__setattr__(self, "threads", integer(self.threads, "threads", 1))
@@ -37,9 +40,9 @@ class Settings:
 
 @functools.cache
 def _environment() -> Settings:
-    """Read FASTCONV_ALGORITHM, _PRECISION, _WORKSPACE, _THREADS and _TUNE, once, at first use."""
+    """Read FASTCONV_ALGORITHM, _PRECISION, _WORKSPACE, _THREADS, _TUNE and _DEVICE, once, at first use."""
     values: dict[str, Any] = {}
-    kinds = {"algorithm": str, "precision": str, "workspace": int, "threads": int, "tune": str}
+    kinds = {"algorithm": str, "precision": str, "workspace": int, "threads": int, "tune": str, "device": str}
     for name, convert in kinds.items():
         if text := os.environ.get(f"FASTCONV_{name.upper()}"):
             try:
@@ -87,6 +90,8 @@ def config(**changes: Any) -> Iterator[Settings]:
         "on" times the likeliest algorithms when a problem is first met, and keeps the times in the user's
         cache folder; "force" times them again.  What is chosen, and with it the last bits of results, then
         depends on the machine and on how many threads Numba was started with.
+    device : {"cpu", "cuda"}, optional
+        "cuda" copies NumPy arrays to a GPU, computes there and copies the result back.
 
     Examples
     --------

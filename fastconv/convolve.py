@@ -27,7 +27,7 @@ from fastconv.arrays import (
     contiguous,
     delivered,
     empty,
-    on_gpu,
+    goes_to_gpu,
     operand,
     order,
     result,
@@ -87,7 +87,7 @@ def forward(
     padding_mode: Any,
 ) -> Array:
     """Return y."""
-    if on_gpu(input):
+    if goes_to_gpu(input):
         return _on_gpu(padding_mode).forward(  # type: ignore[no-any-return]  # the caller's kind
             rank,
             input,
@@ -161,7 +161,7 @@ def input_grad(
     padding_mode: Any,
 ) -> Array:
     """Return gx."""
-    if on_gpu(weight):
+    if goes_to_gpu(weight):
         return _on_gpu(padding_mode).input_grad(  # type: ignore[no-any-return]  # the caller's kind
             rank,
             input_size,
@@ -208,7 +208,7 @@ def weight_grad(
     padding_mode: Any,
 ) -> Array:
     """Return gw."""
-    if on_gpu(input):
+    if goes_to_gpu(input):
         return _on_gpu(padding_mode).weight_grad(  # type: ignore[no-any-return]  # the caller's kind
             rank,
             input,
@@ -262,7 +262,7 @@ def backward(
     padding_mode: Any,
 ) -> Grads:
     """Return gx, gw and gb, or those of them that are needed."""
-    if on_gpu(input):
+    if goes_to_gpu(input):
         return _on_gpu(padding_mode).backward(  # type: ignore[no-any-return]
             rank,
             input,

@@ -63,8 +63,7 @@ class Selection:
 def select(problem: ConvProblem, direction: Direction, settings: Settings, device: str = "cpu") -> Selection:
     """Choose the algorithm that the settings name, or the cheapest within them."""
     named = settings.algorithm
-    if device == "cpu":
-        problem = _in_served_layout(problem, direction, named)
+    problem = _in_served_layout(problem, direction, named, device)
     asked = dict(registry() if device == "cpu" else on_gpu())
     if named != "auto":
         asked[named] = find(named, device)
@@ -76,10 +75,12 @@ def select(problem: ConvProblem, direction: Direction, settings: Settings, devic
     return Selection(problem, direction, best.name, candidates)
 
 
-def _in_served_layout(problem: ConvProblem, direction: Direction, named: str) -> ConvProblem:
-    """Return the problem channels first where the named algorithm, or else direct, has no kernels for pixels first."""
-    if problem.layout == "nhwc" and find("direct" if named == "auto" else named).reject(problem, direction):
-        return replace(problem, layout="nchw")
+def _in_served_layout(problem: ConvProblem, direction: Direction, named: str, device: str) -> ConvProblem:
+    """Return the problem channels first where what would serve it has no kernels for pixels first."""
+    if problem.layout == "nhwc":
+        serving = named if named != "auto" else "direct" if device == "cpu" else "reference"
+        if find(serving, device).reject(problem, direction):
+            return replace(problem, layout="nchw")
     return problem
 
 

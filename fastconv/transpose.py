@@ -21,7 +21,18 @@ import numpy as np
 
 from fastconv import arguments, plan
 from fastconv.arguments import LETTERS, Walk, integer
-from fastconv.arrays import Array, Form, common, contiguous, delivered, empty, on_gpu, operand, order, result
+from fastconv.arrays import (
+    Array,
+    Form,
+    common,
+    contiguous,
+    delivered,
+    empty,
+    goes_to_gpu,
+    operand,
+    order,
+    result,
+)
 from fastconv.convolve import Grads, activation_code, bias_grad, check_residual, read_need
 
 
@@ -100,7 +111,7 @@ def forward(
     layout: Any,
 ) -> Array:
     """Return y."""
-    if on_gpu(input):
+    if goes_to_gpu(input):
         from fastconv.cuda import call
 
         return call.transposed(  # type: ignore[no-any-return]  # the caller's kind
@@ -174,7 +185,7 @@ def backward(
     layout: Any,
 ) -> Grads:
     """Return gx, gw and gb, or those of them that are needed."""
-    if on_gpu(input):
+    if goes_to_gpu(input):
         from fastconv.cuda import call
 
         return call.transposed_backward(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 from fastconv import arguments, plan
 from fastconv.activations import CODES
+from fastconv.arrays import AS_IS, Form
 from fastconv.convolve import Grads, read_need
+from fastconv.cuda.copy import transfer
 from fastconv.cuda.memory import Memory, common, operand
 from fastconv.problem import ConvProblem
 from fastconv.transpose import problem_of
@@ -22,69 +23,87 @@ def activation_name(activation: Any) -> str:
     raise ValueError(f"activation on a GPU must be None or one of {', '.join(CODES)}, got {activation!r}")
 
 
-def channels_first(layout: Any, rank: int) -> None:
-    """Refuse a layout that the kernels do not read."""
-    if arguments.channels_last(layout, rank):
-        raise ValueError(f"arrays on a GPU are read channels first, got layout {layout!r}")
+def taken(memory: Memory, form: Form) -> Memory:
+    """View images of the caller's as (n, c, h, w)."""
+    memory = memory if form.batched else memory.batched()
+    return memory.second() if form.last and memory.ndim > 2 else memory
 
 
-def result(out: Any, shape: tuple[int, ...], like: Memory) -> Memory:
-    """Return memory for a result, new or that of a checked ``out``."""
+def order(*images: Memory, either: str) -> str:
+    """Return the layout of images (n, c, h, w): of the first that has but one, or else ``either``."""
+    return next((told for m in images if (told := m.layout)), either)
+
+
+def result(
+    out: Any, form: Form, shape: tuple[int, ...], layout: str, *operands: Memory | None
+) -> tuple[Memory, Memory]:
+    """Return the caller's memory for a result, and what kernels write to: the same, or a place of its own."""
+    like = next(m for m in operands if m is not None)
     if out is None:
-        return like.empty(shape, like.dtype)
+        n, c, *pixels = shape
+        images = (*pixels, c) if layout == "nhwc" else (c, *pixels)
+        y = like.empty((n, *images) if form.batched else images, like.dtype)
+        if form.last != (layout == "nhwc"):
+            b, r = int(form.batched), len(pixels)
+            turn = (*range(b + 1, b + r + 1), b) if form.last else (b + r, *range(b, b + r))
+            y = y.turned((*range(b), *turn))
+        return y, taken(y, form)
     y = operand(out, "out")
     common(like, y)
-    if y.shape != shape:
-        raise ValueError(f"out must have the result's shape {shape}, got {y.shape}")
-    if not y.contiguous:
-        raise ValueError("out must be C-contiguous on a GPU")
-    return y
-
-
-def _apart(y: Memory, *operands: Memory) -> None:
+    if y.shape != (expected := form.given_shape(shape)):
+        raise ValueError(f"out must have the result's shape {expected}, got {y.shape}")
     for x in operands:
-        if x.pointer < y.pointer + y.nbytes and y.pointer < x.pointer + x.nbytes:
+        if x is not None and x.pointer < y.pointer + y.nbytes and y.pointer < x.pointer + x.nbytes:
             raise ValueError("out must not share memory with an operand")
+    inside = taken(y, form)
+    if inside.laid_as(layout):
+        return y, inside
+    return y, result(None, AS_IS, shape, layout, like)[1]
 
 
-def _single(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
-    """Return a shape with its batch."""
-    return (1, *shape) if len(shape) == rank + 1 else shape
+def delivered(y: Memory, inside: Memory, form: Form, out: Any) -> Any:
+    """Return what the caller gets, filled."""
+    if inside.pointer != y.pointer:
+        transfer(inside, taken(y, form))
+    filled = y.result()
+    return filled if out is None else out
 
 
 def _solve(
-    direction: str, rank: int, size: tuple[int, ...], weight_size: tuple[int, ...], walk: Any,
-    first: Memory, second: Memory, bias: Memory | None, activation: str, algorithm: Any, workspace: Any, out: Any,
-    expected: tuple[int, ...] | None = None, residual: Memory | None = None,
+    direction: str, form: Form, size: tuple[int, ...], weight_size: tuple[int, ...], walk: Any,
+    first: Memory, second: Memory, bias: Memory | None = None, activation: str = "none", algorithm: Any = "auto",
+    workspace: Any = None, out: Any = None, expected: tuple[int, ...] | None = None, residual: Memory | None = None,
 ) -> Any:  # fmt: skip
-    """Find the plan, check what its problem tells, and run; the result has a batch if ``first`` or ``size`` has."""
-    added = [m for m in (bias, residual) if m is not None]
-    dtype = common(first, second, *added)
-    p = plan.find(
-        direction, _single(size, rank), weight_size, dtype, walk, algorithm, workspace, device="cuda"
-    )
-    shape = p.shape
-    if direction != "weight_grad" and len(size) == rank + 1:
-        shape = shape[1:]
+    """Find the plan, check what its problem tells, and run; images are (n, c, h, w), ``expected`` is a gradient's shape."""
+    dtype = common(first, second, *(m for m in (bias, residual) if m is not None))
+    p = plan.find(direction, size, weight_size, dtype, walk, algorithm, workspace, device="cuda")
+    if expected is not None:
+        _check_gradient(expected, p.problem, form)
     if bias is not None and bias.shape != (p.shape[1],):
         raise ValueError(
             f"bias must have the shape ({p.shape[1]},) of the result's channels, got {bias.shape}"
         )
-    if expected is not None:
-        _check_gradient(expected, p.problem, len(size) != rank + 1)
-    if residual is not None and residual.shape != shape:
-        raise ValueError(f"residual must have the result's shape {shape}, got {residual.shape}")
-    y = result(out, shape, first)
-    first, second = first.compact(), second.compact()
-    bias, residual = (None if m is None else m.compact() for m in (bias, residual))
-    _apart(y, first, second, *(m for m in (bias, residual) if m is not None))
+    if residual is not None:
+        if residual.shape != (given := form.given_shape(p.shape)):
+            raise ValueError(f"residual must have the result's shape {given}, got {residual.shape}")
+        residual = taken(residual, form)
+    layout, weights = p.problem.layout, direction == "weight_grad"
+    form = AS_IS if weights else form
+    y, inside = result(out, form, p.shape, "nchw" if weights else layout, first, second, bias, residual)
     run: Any = p.run  # of the GPU's own executions, which take Memory
-    run(first, second, y, bias, activation, residual)
-    return y.owner if out is None else out
+    run(
+        first.laid(layout),
+        second.laid(layout if weights else "nchw"),
+        inside,
+        None if bias is None else bias.laid(),
+        activation,
+        None if residual is None else residual.laid(layout),
+    )
+    return delivered(y, inside, form, out)
 
 
-def _check_gradient(shape: tuple[int, ...], problem: ConvProblem, batched: bool) -> None:
-    if shape != (expected := problem.output_shape[0 if batched else 1 :]):
+def _check_gradient(shape: tuple[int, ...], problem: ConvProblem, form: Form) -> None:
+    if shape != (expected := form.given_shape(problem.output_shape)):
         raise ValueError(f"grad_output must have the output's shape {expected}, got {shape}")
 
 
@@ -93,13 +112,14 @@ def forward(
     activation: Any, residual: Any, algorithm: Any, workspace: Any, out: Any, layout: Any,
 ) -> Any:  # fmt: skip
     """Return y."""
-    channels_first(layout, rank)
     x, w = operand(input, "input"), operand(weight, "weight")
     b = None if bias is None else operand(bias, "bias")
-    walk = arguments.walk(rank, stride, padding, dilation, groups)
-    name, r = activation_name(activation), None if residual is None else operand(residual, "residual")
+    name, added = activation_name(activation), None if residual is None else operand(residual, "residual")
+    form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
+    x = taken(x, form)
+    walk = arguments.walk(rank, stride, padding, dilation, groups, order(x, either=form.layout))
     return _solve(
-        "forward", rank, x.shape, w.shape, walk, x, w, b, name, algorithm, workspace, out, residual=r
+        "forward", form, x.shape, w.shape, walk, x, w, b, name, algorithm, workspace, out, residual=added
     )
 
 
@@ -108,13 +128,13 @@ def input_grad(
     groups: Any, algorithm: Any, workspace: Any, out: Any, layout: Any,
 ) -> Any:  # fmt: skip
     """Return gx."""
-    channels_first(layout, rank)
     size = arguments.shape(input_size, "input_size")
     w, gy = operand(weight, "weight"), operand(grad_output, "grad_output")
-    walk = arguments.walk(rank, stride, padding, dilation, groups)
-    return _solve(
-        "input_grad", rank, size, w.shape, walk, gy, w, None, "none", algorithm, workspace, out, gy.shape
-    )
+    form = Form(len(size) != rank + 1, arguments.channels_last(layout, rank))
+    size, given, gy = form.taken_shape(size), gy.shape, taken(gy, form)
+    walk = arguments.walk(rank, stride, padding, dilation, groups, order(gy, either=form.layout))
+    rest = {"algorithm": algorithm, "workspace": workspace, "out": out, "expected": given}
+    return _solve("input_grad", form, size, w.shape, walk, gy, w, **rest)
 
 
 def weight_grad(
@@ -122,22 +142,23 @@ def weight_grad(
     groups: Any, algorithm: Any, workspace: Any, out: Any, layout: Any,
 ) -> Any:  # fmt: skip
     """Return gw."""
-    channels_first(layout, rank)
     size = arguments.shape(weight_size, "weight_size")
     x, gy = operand(input, "input"), operand(grad_output, "grad_output")
-    walk = arguments.walk(rank, stride, padding, dilation, groups)
-    return _solve(
-        "weight_grad", rank, x.shape, size, walk, x, gy, None, "none", algorithm, workspace, out, gy.shape
-    )
+    form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
+    x, given, gy = taken(x, form), gy.shape, taken(gy, form)
+    walk = arguments.walk(rank, stride, padding, dilation, groups, order(x, gy, either=form.layout))
+    rest = {"algorithm": algorithm, "workspace": workspace, "out": out, "expected": given}
+    return _solve("weight_grad", form, x.shape, size, walk, x, gy, **rest)
 
 
-def bias_grad(gy: Memory, shape: tuple[int, ...]) -> Any:
-    """Return gb, for gradients of a shape with its batch."""
+def bias_grad(gy: Memory) -> Any:
+    """Return gb of gradients (n, k, p, q)."""
     from fastconv.cuda import reduce
 
-    gb = gy.empty((shape[1],), gy.dtype)
-    reduce.launch(gy.compact(), gb, shape[0], shape[1], prod(shape[2:]))
-    return gb.owner
+    gb = gy.empty((gy.shape[1],), gy.dtype)
+    layout = order(gy, either="nchw")
+    reduce.launch(gy.laid(layout), gb, layout)
+    return gb.result()
 
 
 def backward(
@@ -146,26 +167,17 @@ def backward(
 ) -> Grads:  # fmt: skip
     """Return gx, gw and gb, or those of them that are needed."""
     wanted = read_need(need)
-    channels_first(layout, rank)
     x, w, gy = operand(input, "input"), operand(weight, "weight"), operand(grad_output, "grad_output")
+    form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
+    x, given, gy = taken(x, form), gy.shape, taken(gy, form)
     dtype = common(x, w, gy)
-    walk = arguments.walk(rank, stride, padding, dilation, groups)
-    problem = arguments.problem(_single(x.shape, rank), w.shape, dtype.name, walk)
-    _check_gradient(gy.shape, problem, len(x.shape) != rank + 1)
-    rest = (walk, algorithm, workspace)
+    walk = arguments.walk(rank, stride, padding, dilation, groups, order(x, gy, either=form.layout))
+    _check_gradient(given, arguments.problem(x.shape, w.shape, dtype.name, walk), form)
+    rest = {"algorithm": algorithm, "workspace": workspace}
     return Grads(
-        _gradient("input_grad", rank, x.shape, w.shape, gy, w, *rest) if "input" in wanted else None,
-        _gradient("weight_grad", rank, x.shape, w.shape, x, gy, *rest) if "weight" in wanted else None,
-        bias_grad(gy, problem.output_shape) if "bias" in wanted else None,
-    )
-
-
-def _gradient(
-    direction: str, rank: int, size: tuple[int, ...], weight_size: tuple[int, ...], first: Memory, second: Memory,
-    walk: Any, algorithm: Any, workspace: Any,
-) -> Any:  # fmt: skip
-    return _solve(
-        direction, rank, size, weight_size, walk, first, second, None, "none", algorithm, workspace, None
+        _solve("input_grad", form, x.shape, w.shape, walk, gy, w, **rest) if "input" in wanted else None,
+        _solve("weight_grad", form, x.shape, w.shape, walk, x, gy, **rest) if "weight" in wanted else None,
+        bias_grad(gy) if "bias" in wanted else None,
     )
 
 
@@ -174,16 +186,15 @@ def transposed(
     dilation: Any, activation: Any, residual: Any, algorithm: Any, workspace: Any, out: Any, layout: Any,
 ) -> Any:  # fmt: skip
     """Return y of a transposed convolution: the input gradient of the opposite one."""
-    channels_first(layout, rank)
     x, w = operand(input, "input"), operand(weight, "weight")
     b = None if bias is None else operand(bias, "bias")
-    shape, walk = problem_of(
-        rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation, "nchw"
-    )
-    size = shape if len(x.shape) != rank + 1 else shape[1:]
-    name, r = activation_name(activation), None if residual is None else operand(residual, "residual")
+    name, added = activation_name(activation), None if residual is None else operand(residual, "residual")
+    form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
+    x = taken(x, form)
+    memory = order(x, either=form.layout)
+    size, walk = problem_of(rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation, memory)
     return _solve(
-        "input_grad", rank, size, w.shape, walk, x, w, b, name, algorithm, workspace, out, residual=r
+        "input_grad", form, size, w.shape, walk, x, w, b, name, algorithm, workspace, out, residual=added
     )
 
 
@@ -193,18 +204,17 @@ def transposed_backward(
 ) -> Grads:  # fmt: skip
     """Return gx, gw and gb of a transposed convolution, or those of them that are needed."""
     wanted = read_need(need)
-    channels_first(layout, rank)
     x, w, gy = operand(input, "input"), operand(weight, "weight"), operand(grad_output, "grad_output")
     common(x, w, gy)
-    shape, walk = problem_of(
-        rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation, "nchw"
-    )
-    size = shape if len(x.shape) != rank + 1 else shape[1:]
-    if gy.shape != size:
-        raise ValueError(f"grad_output must have the output's shape {size}, got {gy.shape}")
-    rest = (walk, algorithm, workspace)
+    form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
+    x, given, gy = taken(x, form), gy.shape, taken(gy, form)
+    memory = order(x, gy, either=form.layout)
+    size, walk = problem_of(rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation, memory)
+    if given != (expected := form.given_shape(size)):
+        raise ValueError(f"grad_output must have the output's shape {expected}, got {given}")
+    rest = {"algorithm": algorithm, "workspace": workspace}
     return Grads(
-        _gradient("forward", rank, size, w.shape, gy, w, *rest) if "input" in wanted else None,
-        _gradient("weight_grad", rank, size, w.shape, gy, x, *rest) if "weight" in wanted else None,
-        bias_grad(gy, shape) if "bias" in wanted else None,
+        _solve("forward", form, size, w.shape, walk, gy, w, **rest) if "input" in wanted else None,
+        _solve("weight_grad", form, size, w.shape, walk, gy, x, **rest) if "weight" in wanted else None,
+        bias_grad(gy) if "bias" in wanted else None,
     )

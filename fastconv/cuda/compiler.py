@@ -77,7 +77,7 @@ def _compiled(kernel: Kernel, capability: tuple[int, int]) -> bytes:
     import numpy as np
 
     if not hasattr(np, "row_stack"):  # NumPy 2.5 dropped what numba-cuda 0.30 still asks for
-        np.vstack = np.vstack
+        setattr(np, "row_stack", np.vstack)  # noqa: B010  (as an attribute, linters rename it to vstack)
     from cuda.core import Linker, LinkerOptions, ObjectCode
     from numba import cuda, types
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,60 @@ def fill_zero(pointer: int, count: int, stream: int) -> None:
     """Set bytes to zero."""
     if count:
         checked(bindings().cuMemsetD8Async(pointer, 0, count, stream))
+
+
+@functools.cache
+def _pool(_: int) -> Any:
+    """Return the pool of the current GPU, told to keep what it is given back."""
+    driver = bindings()
+    pool = checked(driver.cuDeviceGetDefaultMemPool(checked(driver.cuCtxGetDevice())))
+    keep = driver.CUmemPool_attribute.CU_MEMPOOL_ATTR_RELEASE_THRESHOLD
+    checked(driver.cuMemPoolSetAttribute(pool, keep, driver.cuuint64_t(2**64 - 1)))
+    return pool
+
+
+class Block:
+    """Memory from the driver's pool in the order of a stream, given back when nobody holds it any more."""
+
+    def __init__(self, count: int, stream: int = 0) -> None:
+        pool, self.stream = _pool(context()), stream
+        self.pointer = int(checked(bindings().cuMemAllocFromPoolAsync(max(1, count), pool, stream)))
+
+    def __del__(self) -> None:
+        if hasattr(self, "pointer"):
+            bindings().cuMemFreeAsync(self.pointer, self.stream)
+
+
+def upload(pointer: int, content: np.ndarray[Any, Any]) -> None:
+    """Copy a C-contiguous array to the GPU."""
+    checked(bindings().cuMemcpyHtoD(pointer, content.ctypes.data, content.nbytes))
+
+
+def download(content: np.ndarray[Any, Any], pointer: int) -> None:
+    """Copy from the GPU to a C-contiguous array when all work before is done."""
+    checked(bindings().cuMemcpyDtoH(content.ctypes.data, pointer, content.nbytes))
+
+
+def device_array(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], stream: int) -> Any:
+    """Return a Numba device array in memory from the pool; strides count elements."""
+    from numba import cuda
+    from numba.cuda.cudadrv.driver import MemoryPointer
+
+    count = dtype.itemsize * prod(shape)
+    block = Block(count, stream)
+    memory = MemoryPointer(cuda.current_context(), bindings().CUdeviceptr(block.pointer), count, owner=block)
+    return _described(shape, strides, dtype, memory)
+
+
+def viewed(array: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
+    """Return a Numba device array of the same elements in another shape."""
+    return _described(shape, strides, array.dtype, array.gpu_data)
+
+
+def _described(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], memory: Any) -> Any:
+    from numba.cuda.cudadrv.devicearray import DeviceNDArray
+
+    return DeviceNDArray(shape, tuple(s * dtype.itemsize for s in strides), dtype, gpu_data=memory)
 
 
 class Buffer:

@@ -1,34 +1,48 @@
 """Callers' arrays on a GPU, results of the caller's kind on the caller's stream, scratch memory.
 
 PyTorch tensors and CuPy arrays get results and scratch from their own allocators, which are pools, on the
-current stream of their library.  Everything else that has ``__cuda_array_interface__`` gets Numba device
-arrays, on the stream that it names.
+current stream of their library.  What else has ``__cuda_array_interface__`` gets Numba device arrays on the
+stream that it names, and what has DLPack alone gets them on the default stream; their memory is from the driver's
+pool.  NumPy arrays are copied there and back under ``config(device="cuda")``.
 """
 
 from __future__ import annotations
 
 import copy
+import ctypes
 import sys
 from math import prod
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from fastconv.arrays import FLOATS
+from fastconv.config import current
 from fastconv.cuda import backend
+from fastconv.cuda.copy import transfer
 
 
 class Memory:
-    """An array on a GPU: a pointer and what it points to; ``owner`` is the caller's object, kept alive."""
-
-    library: ClassVar[str]
+    """An array on a GPU: where its elements lie; ``owner`` is the caller's object, kept alive."""
 
     def __init__(
-        self, owner: Any, pointer: int, shape: tuple[int, ...], dtype: Any, contiguous: bool
+        self, owner: Any, pointer: int, shape: tuple[int, ...], dtype: Any, strides: Any = None
     ) -> None:
-        self.owner, self.pointer, self.shape, self.dtype = owner, pointer, tuple(shape), np.dtype(dtype)
-        self.contiguous = contiguous
+        self.owner, self.pointer, self.dtype = owner, pointer, np.dtype(dtype)
+        self.shape = tuple(map(int, shape))
+        self.strides = packed(self.shape) if strides is None else tuple(map(int, strides))  # in elements
         self.nbytes = prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether elements lie side by side in the order of the axes."""
+        steps = zip(self.shape, self.strides, packed(self.shape), strict=True)
+        return not self.nbytes or all(size == 1 or step == wanted for size, step, wanted in steps)
 
     @property
     def device(self) -> Any:
@@ -39,24 +53,77 @@ class Memory:
         """Return the caller's current stream."""
         return 0
 
-    def compact(self) -> Memory:
-        """Return the array C-contiguous, copied by its own library where it is not."""
-        return self
-
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
         """Return a new array of the same kind on the same device."""
         raise NotImplementedError
 
+    def turned(self, axes: tuple[int, ...]) -> Memory:
+        """Return the array with its axes in another order, its owner too."""
+        view = self.transpose(axes)
+        view.owner = self.owner.transpose(axes)
+        return view
+
+    def result(self) -> Any:
+        """Return what the caller gets."""
+        return self.owner
+
+    def transpose(self, axes: tuple[int, ...]) -> Memory:
+        """View the elements with the axes in another order."""
+        return self._view(tuple(self.shape[a] for a in axes), tuple(self.strides[a] for a in axes))
+
+    def batched(self) -> Memory:
+        """View one image as a batch of one."""
+        return self._view((1, *self.shape), (prod(self.shape), *self.strides))
+
     def part(self, begin: int, count: int) -> Memory:
         """View some elements of a flat array."""
-        view = copy.copy(self)
-        view.pointer, view.shape = self.pointer + begin * self.dtype.itemsize, (count,)
-        view.nbytes = count * self.dtype.itemsize
+        view = self._view((count,), (1,))
+        view.pointer += begin * self.dtype.itemsize
         return view
+
+    def _view(self, shape: tuple[int, ...], strides: tuple[int, ...]) -> Memory:
+        view = copy.copy(self)
+        view.shape, view.strides, view.nbytes = shape, strides, prod(shape) * self.dtype.itemsize
+        return view
+
+    def last(self) -> Memory:
+        """View (n, c, h, w) as (n, h, w, c)."""
+        return self.transpose((0, *range(2, self.ndim), 1))
+
+    def second(self) -> Memory:
+        """View (n, h, w, c) as (n, c, h, w)."""
+        return self.transpose((0, self.ndim - 1, *range(1, self.ndim - 1)))
+
+    def laid_as(self, layout: str) -> bool:
+        """Return whether images (n, c, h, w) lie side by side in a layout."""
+        return (self.last() if layout == "nhwc" else self).contiguous
+
+    @property
+    def layout(self) -> str | None:
+        """'nhwc' if the channels of a pixel are neighbours, 'nchw' if not, None if images are in both."""
+        if self.ndim < 3:
+            return "nchw"
+        if self.contiguous:
+            return None if self.laid_as("nhwc") else "nchw"
+        return "nhwc" if self.strides[1] == 1 and self.shape[1] > 1 else "nchw"
+
+    def laid(self, layout: str = "nchw") -> Memory:
+        """Return images in a layout, or any array side by side: copied where it is not so yet."""
+        if self.laid_as(layout):
+            return self
+        here = self.last() if layout == "nhwc" else self
+        new = here.empty(here.shape, here.dtype)
+        transfer(here, new)
+        return new.second() if layout == "nhwc" else new
 
     def fill(self, value: int) -> None:
         """Fill with zero."""
         backend().fill_zero(self.pointer, self.nbytes, self.stream())
+
+
+def packed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of elements side by side."""
+    return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
 class Torch(Memory):
@@ -67,9 +134,9 @@ class Torch(Memory):
         if value.requires_grad and sys.modules["torch"].is_grad_enabled():
             raise TypeError("a tensor that requires grad would lose it here; pass tensor.detach()")
         name = str(value.dtype).rpartition(".")[2]
-        if name not in ("float32", "float64", "uint8"):
+        if name not in ("float32", "float64", "int32", "int64"):
             raise TypeError(f"arrays on a GPU must be float32 or float64, got {value.dtype}")
-        return cls(value, value.data_ptr(), tuple(value.shape), name, value.is_contiguous())
+        return cls(value, value.data_ptr(), tuple(value.shape), name, value.stride())
 
     @property
     def device(self) -> Any:
@@ -78,12 +145,12 @@ class Torch(Memory):
     def stream(self) -> int:
         return int(sys.modules["torch"].cuda.current_stream(self.owner.device).cuda_stream)
 
-    def compact(self) -> Memory:
-        return self if self.contiguous else Torch.of(self.owner.contiguous())
-
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
         torch = sys.modules["torch"]
         return Torch.of(torch.empty(shape, dtype=getattr(torch, dtype.name), device=self.owner.device))
+
+    def turned(self, axes: tuple[int, ...]) -> Memory:
+        return Torch.of(self.owner.permute(axes))
 
 
 class Cupy(Memory):
@@ -91,7 +158,8 @@ class Cupy(Memory):
 
     @classmethod
     def of(cls, value: Any) -> Memory:
-        return cls(value, int(value.data.ptr), value.shape, value.dtype, value.flags.c_contiguous)
+        strides = [s // value.dtype.itemsize for s in value.strides]
+        return cls(value, int(value.data.ptr), value.shape, value.dtype, strides)
 
     @property
     def device(self) -> Any:
@@ -100,9 +168,6 @@ class Cupy(Memory):
     def stream(self) -> int:
         return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
 
-    def compact(self) -> Memory:
-        return self if self.contiguous else Cupy.of(sys.modules["cupy"].ascontiguousarray(self.owner))
-
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
         return Cupy.of(sys.modules["cupy"].empty(shape, dtype))
 
@@ -110,32 +175,30 @@ class Cupy(Memory):
 class Interface(Memory):
     """Anything with ``__cuda_array_interface__``; its results are Numba device arrays."""
 
+    named: int = 0
+
     @classmethod
     def of(cls, value: Any) -> Memory:
         told = value.__cuda_array_interface__
         dtype, strides = np.dtype(told["typestr"]), told.get("strides")
-        memory = cls(value, told["data"][0] or 0, told["shape"], dtype, True)
-        step = dtype.itemsize
-        for size, stride in zip(reversed(memory.shape), reversed(strides or ()), strict=False):
-            memory.contiguous &= size <= 1 or stride == step
-            step *= size
+        if strides is not None:
+            strides = [s // dtype.itemsize for s in strides]
+        memory = cls(value, told["data"][0] or 0, told["shape"], dtype, strides)
         memory.named = told.get("stream") or 0
         return memory
-
-    named: int = 0
 
     def stream(self) -> int:
         return self.named
 
-    def compact(self) -> Memory:
-        if not self.contiguous:
-            raise TypeError("an array of this kind must be C-contiguous on a GPU; copy it first")
-        return self
-
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
-        from numba import cuda
+        memory = _numba(backend().device_array(shape, packed(shape), dtype, self.named))
+        memory.named = self.named  # type: ignore[attr-defined]
+        return memory
 
-        return Interface.of(cuda.device_array(shape, dtype))
+    def turned(self, axes: tuple[int, ...]) -> Memory:
+        view = self.transpose(axes)
+        view.owner = backend().viewed(self.owner, view.shape, view.strides)
+        return view
 
 
 class Simulated(Memory):
@@ -144,19 +207,82 @@ class Simulated(Memory):
     @classmethod
     def of(cls, value: Any) -> Memory:
         array = value._ary
-        return cls(value, array.ctypes.data, array.shape, array.dtype, array.flags.c_contiguous)
-
-    def compact(self) -> Memory:
-        from numba import cuda
-
-        return (
-            self if self.contiguous else Simulated.of(cuda.to_device(np.ascontiguousarray(self.owner._ary)))
+        return cls(
+            value, array.ctypes.data, array.shape, array.dtype, [s // array.itemsize for s in array.strides]
         )
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
-        from numba import cuda
+        return _numba(backend().device_array(shape, packed(shape), dtype, 0))
 
-        return Simulated.of(cuda.to_device(np.full(shape, np.nan if dtype.kind == "f" else 0, dtype)))
+
+def _numba(value: Any) -> Memory:
+    return Simulated.of(value) if hasattr(value, "_ary") else Interface.of(value)
+
+
+class DLTensor(ctypes.Structure):
+    """The head of what a DLPack capsule points to."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p), ("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32), ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)), ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )  # fmt: skip
+
+
+class Dlpack(Interface):
+    """Anything with DLPack on CUDA and nothing better; read on the default stream, which its owner makes wait."""
+
+    place: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def of(cls, value: Any) -> Memory:
+        capsule = value.__dlpack__(stream=1)
+        address = ctypes.pythonapi.PyCapsule_GetPointer
+        address.restype, address.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+        t = DLTensor.from_address(address(capsule, b"dltensor"))
+        kinds = {(2, 32, 1): "float32", (2, 64, 1): "float64"}
+        if (t.code, t.bits, t.lanes) not in kinds:
+            raise TypeError(
+                f"arrays on a GPU must be float32 or float64, got DLPack's type ({t.code}, {t.bits}, {t.lanes})"
+            )
+        shape, strides = t.shape[: t.ndim], t.strides[: t.ndim] if t.strides else None
+        pointer = (t.data or 0) + t.byte_offset
+        memory = cls((value, capsule), pointer, shape, kinds[t.code, t.bits, t.lanes], strides)
+        memory.place = (t.device_type, t.device_id)
+        return memory
+
+    @property
+    def device(self) -> Any:
+        return self.place
+
+
+class Host(Memory):
+    """A NumPy array and its copy on the GPU."""
+
+    @classmethod
+    def of(cls, value: Any, upload: bool = True) -> Memory:
+        array = np.asarray(value)
+        held = np.ascontiguousarray(array)
+        block = backend().Block(held.nbytes)
+        memory = cls(array, block.pointer, array.shape, array.dtype)
+        memory.block, memory.held = block, held
+        if upload and held.nbytes:
+            backend().upload(block.pointer, held)
+        return memory
+
+    block: Any = None  # on the GPU
+    held: Any = None  # and here, side by side
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
+        return Host.of(np.empty(shape, dtype), upload=False)
+
+    def result(self) -> Any:
+        if self.held.nbytes:
+            backend().download(self.held, self.pointer)
+        if not np.may_share_memory(self.owner, self.held):
+            np.copyto(self.owner, self.held)
+        return self.owner
 
 
 def operand(value: Any, name: str) -> Memory:
@@ -170,6 +296,10 @@ def operand(value: Any, name: str) -> Memory:
         memory = Cupy.of(value)
     elif hasattr(value, "__cuda_array_interface__"):
         memory = Interface.of(value)
+    elif type(value) is not np.ndarray and hasattr(value, "__dlpack_device__") and package != "torch":
+        memory = Dlpack.of(value)
+    elif current().device == "cuda" and package != "torch":
+        memory = Host.of(value)
     else:
         raise TypeError(f"{name} must be on the GPU like the other arrays, got {type(value).__name__}")
     if memory.dtype not in FLOATS:

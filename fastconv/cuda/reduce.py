@@ -5,7 +5,8 @@ Every thread adds every THREADS-th pixel in float64, then halves of the block ad
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from math import prod
+from typing import Any, NamedTuple
 
 from numba import float64
 
@@ -17,11 +18,13 @@ THREADS = 128
 
 
 class Geometry(NamedTuple):
-    """n images of k maps of so many pixels."""
+    """n images of so many pixels, and elements from one image, channel and pixel to the next."""
 
     n: int
-    k: int
     pixels: int
+    image: int
+    channel: int
+    pixel: int
 
 
 def bias_grad(dtype):
@@ -33,10 +36,9 @@ def bias_grad(dtype):
         tid, k = int64(cuda.threadIdx.x), int64(cuda.blockIdx.x)
         total = float64(0)
         for n in range(g.n):
-            begin = (n * g.k + k) * g.pixels
             i = tid
             while i < g.pixels:
-                total += float64(gy[begin + i])
+                total += float64(gy[n * g.image + k * g.channel + i * g.pixel])
                 i += THREADS
         sums[tid] = total
         cuda.syncthreads()
@@ -57,6 +59,9 @@ def kernel(dtype: str) -> Kernel:
     return Kernel(bias_grad, (dtype,), (dtype,) * 2, Geometry, "int64", THREADS)
 
 
-def launch(gy, out, n: int, k: int, pixels: int) -> None:
-    """Set ``out`` [k] to the sums."""
-    backend().launch(kernel(gy.dtype.name), k, out.stream(), gy, out, Geometry(n, k, pixels))
+def launch(gy: Any, out: Any, layout: str) -> None:
+    """Set ``out`` [k] to the sums of gy (n, k, p, q), which is in a layout."""
+    n, k, pixels = gy.shape[0], gy.shape[1], prod(gy.shape[2:])
+    channel, pixel = (1, k) if layout == "nhwc" else (pixels, 1)
+    geometry = Geometry(n, pixels, k * pixels, channel, pixel)
+    backend().launch(kernel(gy.dtype.name), k, out.stream(), gy, out, geometry)

@@ -79,6 +79,31 @@ def fill_zero(pointer: int, count: int, stream: int) -> None:
     ctypes.memset(pointer, 0, count)
 
 
+class Block:
+    """Bytes that are NaN as floating-point numbers until something is written."""
+
+    def __init__(self, count: int, stream: int = 0) -> None:
+        self.content = np.full(count, 255, np.uint8)
+        self.pointer = self.content.ctypes.data
+
+
+def upload(pointer: int, content: Any) -> None:
+    """Copy an array to where a pointer points."""
+    ctypes.memmove(pointer, content.ctypes.data, content.nbytes)
+
+
+def download(content: Any, pointer: int) -> None:
+    """Copy an array from where a pointer points."""
+    ctypes.memmove(content.ctypes.data, pointer, content.nbytes)
+
+
+def device_array(shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any, stream: int) -> Any:
+    """Return an array of the simulator."""
+    from numba import cuda
+
+    return cuda.to_device(_blank(shape, dtype))
+
+
 class Buffer:
     """A copy of an array."""
 

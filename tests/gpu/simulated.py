@@ -14,6 +14,7 @@ from fastconv.problem import ConvProblem, Direction
 
 
 def call(problem, direction, first, second, algorithm, bias=None, activation=None, residual=None):
+    """Compute with the images in the problem's layout, handed over as (n, c, h, w)."""
     rank = len(problem.axes)
     walk = {
         "stride": tuple(a.stride for a in problem.axes),
@@ -22,7 +23,8 @@ def call(problem, direction, first, second, algorithm, bias=None, activation=Non
         "groups": problem.groups,
         "algorithm": algorithm,
     }
-    first, second = cuda.to_device(first), cuda.to_device(second)
+    first = moved(first, problem.layout)
+    second = moved(second, problem.layout if direction is Direction.WEIGHT_GRAD else "nchw")
     if direction is Direction.FORWARD:
         bias = None if bias is None else cuda.to_device(bias)
         function = getattr(fastconv, f"conv{rank}d")
@@ -32,7 +34,18 @@ def call(problem, direction, first, second, algorithm, bias=None, activation=Non
     else:
         result = getattr(fastconv, f"conv{rank}d_weight")(first, problem.weight_shape, second, **walk)
     assert type(result) is type(first), "the result is of another kind than the operands"
+    if problem.layout == "nhwc" and direction is not Direction.WEIGHT_GRAD:
+        assert result.copy_to_host().transpose(0, *range(2, rank + 2), 1).flags.c_contiguous
     return result.copy_to_host()
+
+
+def moved(array, layout):
+    """Move an array to the simulated GPU, images into a layout."""
+    if layout == "nchw":
+        return cuda.to_device(array)
+    rank = array.ndim
+    last = np.ascontiguousarray(array.transpose(0, *range(2, rank), 1))
+    return cuda.to_device(last).transpose((0, rank - 1, *range(1, rank - 1)))
 
 
 def check(line, algorithm, exact):
@@ -88,6 +101,84 @@ def check_residual(algorithm):
     np.testing.assert_array_equal(ours.copy_to_host(), 2 * y)
 
 
+def check_layouts(algorithm):
+    """Results are laid out as the images are; ``layout`` names how their axes stand; ``out`` may lie anywhere."""
+    x, w = testing.normals((2, 3, 5, 4), "float32", 0), testing.normals((2, 3, 3, 2), "float32", 1)
+    b, same = (
+        testing.normals((2,), "float32", 2),
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+    )
+    expected = fastconv.conv2d(x, w, b, padding=1, activation="relu")
+    weight, bias = cuda.to_device(w), cuda.to_device(b)
+    walk = {"padding": 1, "activation": "relu", "algorithm": algorithm}
+    last = cuda.to_device(np.ascontiguousarray(x.transpose(0, 2, 3, 1)))
+    y = fastconv.conv2d(last, weight, bias, layout="NHWC", **walk).copy_to_host()
+    assert y.flags.c_contiguous
+    same(y.transpose(0, 3, 1, 2), expected)
+    one = fastconv.conv2d(cuda.to_device(last.copy_to_host()[1]), weight, bias, layout="NHWC", **walk)
+    same(one.copy_to_host().transpose(2, 0, 1), expected[1])
+    turned = cuda.to_device(x).transpose((0, 2, 3, 1))  # channels first, handed over with the axes turned
+    y = fastconv.conv2d(turned, weight, bias, layout="NHWC", **walk).copy_to_host()
+    assert y.transpose(0, 3, 1, 2).flags.c_contiguous
+    same(y.transpose(0, 3, 1, 2), expected)
+    for given in (moved(np.zeros_like(expected), "nhwc"), cuda.to_device(np.zeros_like(expected))):
+        out = fastconv.conv2d(moved(x, "nhwc"), weight, bias, out=given, **walk)
+        assert out is given
+        same(out.copy_to_host(), expected)
+    gy = testing.normals(expected.shape, "float32", 3)
+    ours = fastconv.conv2d_backward(
+        last, weight, cuda.to_device(np.ascontiguousarray(gy.transpose(0, 2, 3, 1))), padding=1, layout="NHWC"
+    )
+    theirs = fastconv.conv2d_backward(x, w, gy, padding=1)
+    same(ours.input.copy_to_host().transpose(0, 3, 1, 2), theirs.input)
+    same(ours.weight.copy_to_host(), theirs.weight)
+    same(ours.bias.copy_to_host(), theirs.bias)
+
+
+class Capsule:
+    """An array that shows DLPack and nothing else."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack_device__(self):
+        return (2, 0)
+
+    def __dlpack__(self, stream=None):
+        assert stream == 1, "the default stream is to wait"
+        return self.array.__dlpack__()
+
+
+def check_kinds(algorithm):
+    """NumPy arrays there and back, and what has DLPack alone."""
+    x, w = testing.integers((2, 2, 4, 5), "float32", 0), testing.integers((3, 2, 3, 2), "float32", 1)
+    gy = testing.integers((2, 3, 4, 6), "float32", 2)
+    with fastconv.config(algorithm="reference"):
+        expected, gradients = fastconv.conv2d(x, w, padding=1), fastconv.conv2d_backward(x, w, gy, padding=1)
+    for module in (x, w):
+        module.flags.writeable = False
+    with fastconv.config(device="cuda"):
+        y = fastconv.conv2d(x, w, padding=1, algorithm=algorithm)
+        assert type(y) is np.ndarray
+        np.testing.assert_array_equal(y, expected)
+        out = np.zeros(expected.shape[::-1], "float32").transpose()
+        assert fastconv.conv2d(x, w, padding=1, algorithm=algorithm, out=out) is out
+        np.testing.assert_array_equal(out, expected)
+        last = fastconv.conv2d(x.transpose(0, 2, 3, 1), w, padding=1, algorithm=algorithm, layout="NHWC")
+        np.testing.assert_array_equal(last.transpose(0, 3, 1, 2), expected)
+        grads = fastconv.conv2d_backward(x, w, gy, padding=1, algorithm=algorithm)
+    for ours, theirs in zip(grads, gradients, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    x, w = x.copy(), w.copy()
+    np.testing.assert_array_equal(
+        fastconv.conv2d(Capsule(x), Capsule(w), padding=1, algorithm=algorithm).copy_to_host(), expected
+    )
+    turned = Capsule(np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(fastconv.conv2d(turned, Capsule(w), padding=1).copy_to_host(), expected)
+    with pytest.raises(TypeError, match="float32 or float64"):
+        fastconv.conv2d(Capsule(x.astype("int32")), Capsule(w))
+
+
 def check_calls(algorithm):
     """What is not one convolution: all gradients at once, transposed, one image, an empty batch, ``out``, errors."""
     x, w = testing.normals((2, 2, 5, 4), "float32", 0), testing.normals((3, 2, 3, 2), "float32", 1)
@@ -134,7 +225,7 @@ def check_calls(algorithm):
         (lambda: fastconv.conv2d(there[0], there[1], residual=there[0]), "residual must have the result"),
         (lambda: fastconv.conv2d(there[0], there[1], algorithm="quick"), "algorithm must be"),
         (lambda: fastconv.conv2d(there[0], there[1], activation="quick"), "activation on a GPU"),
-        (lambda: fastconv.conv2d(there[0], there[1], layout="NHWC"), "channels first"),
+        (lambda: fastconv.conv2d(there[0], there[1], layout="CHWN"), "layout must be"),
         (lambda: fastconv.conv2d(cuda.to_device(x.astype("int32")), there[1]), "float32 or float64"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
@@ -150,4 +241,6 @@ if __name__ == "__main__":
     check_residual(algorithm)
     if algorithm == "reference":
         check_calls(algorithm)
+        check_layouts(algorithm)
+        check_kinds(algorithm)
     print("done")

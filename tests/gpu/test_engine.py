@@ -17,9 +17,12 @@ pytest.importorskip("numba_cuda")
 from fastconv.algorithms.im2col import cuda_weight
 from fastconv.algorithms.im2col.cuda import gemm_kernel
 from fastconv.algorithms.im2col.implicit import Traits
+from fastconv.cuda import compiler
 from fastconv.gemm.cuda import TILES
 
 TINY = [
+    "n2 c4 k2 i4x3 f2x3 p1:0x1 g2 nhwc",
+    "n1 c2 k3 i3x2x2 f2x1x2 p1 s2 nhwc",
     "n1 c3 k4 i5x6 f3x3 p1",
     "n2 c2 k4 i7x5 f3x2 s2x3 p2:0x1:2 d2x1 g2",
     "n1 c3 k3 i6x6 f3x3 s2 p-1:1 g3",
@@ -143,6 +146,15 @@ class Foreign:
         return {"shape": self.shape, "typestr": "<f4", "data": (0, False), "version": 3}
 
 
+def test_numpy_without_row_stack_is_given_it(monkeypatch):
+    """NumPy 2.5 has none, and numba-cuda 0.30 asks for it when it first compiles."""
+    from fastconv.cuda.reduce import kernel
+
+    monkeypatch.delattr(np, "row_stack", raising=False)
+    compiler._compiled(kernel("float32"), (9, 0))
+    assert np.row_stack is np.vstack  # noqa: NPY201
+
+
 def test_without_a_driver_the_error_says_so():
     from fastconv.cuda import driver
 
@@ -183,7 +195,7 @@ def test_parameters_are_packed_as_the_kernel_declares_them():
     from fastconv.cuda.memory import Memory
 
     geometry = Geometry(*range(100, 100 + len(Geometry._fields)))
-    pointers = [Memory(None, 2**40 + i, (1,), "float32", True) for i in range(5)]
+    pointers = [Memory(None, 2**40 + i, (1,), "float32") for i in range(5)]
     pointers[2] = None
     addresses, _ = packed(kernel(Direction.FORWARD, "float32", "none"), (*pointers, geometry))
     read = [ctypes.c_int64.from_address(address).value for address in addresses]

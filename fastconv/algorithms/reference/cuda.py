@@ -1,7 +1,7 @@
 """The definition on a GPU: a thread for each result, which adds its products one by one.
 
-Nothing is shared between threads and all addresses have 64 bits, so this serves every problem there is,
-bit for bit the same each time, as the oracle and the last resort.
+Nothing is shared between threads and all addresses have 64 bits, so this serves every problem there is, in any
+layout, bit for bit the same each time, as the oracle and the last resort.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
-from fastconv.cuda.language import DTYPES, activation, cuda, int64
+from fastconv.cuda.language import DTYPES, activation, cuda, inline, int64
 from fastconv.problem import Axis, ConvProblem, Direction
 
 THREADS = 128
@@ -47,6 +47,47 @@ class Geometry(NamedTuple):
     lo_z: int
     lo_y: int
     lo_x: int
+    channel_in: int  # elements from one channel to the next
+    pixel_in: int  # and from one pixel
+    channel_out: int
+    pixel_out: int
+
+
+@inline
+def of_input(g, n, c, z, y, x):
+    """Return where an element of the input or its gradient lies."""
+    return n * g.c * g.d * g.h * g.w + c * g.channel_in + ((z * g.h + y) * g.w + x) * g.pixel_in
+
+
+@inline
+def of_output(g, n, k, o, p, q):
+    """Return where an element of the output or its gradient lies."""
+    return n * g.k * g.o * g.p * g.q + k * g.channel_out + ((o * g.p + p) * g.q + q) * g.pixel_out
+
+
+@inline
+def of_weight(g, k, c, t, r, s):
+    """Return where an element of the weight or its gradient lies."""
+    return (((k * g.cs + c) * g.t + t) * g.r + r) * g.s + s
+
+
+@inline
+def seen(g, n, c, o, p, q, t, r, s):
+    """Return where the pixel lies that a tap meets at a position of the kernel, or -1 beside the image."""
+    z, y = o * g.stride_z + t * g.dilation_z - g.lo_z, p * g.stride_y + r * g.dilation_y - g.lo_y
+    x = q * g.stride_x + s * g.dilation_x - g.lo_x
+    if z < 0 or z >= g.d or y < 0 or y >= g.h or x < 0 or x >= g.w:
+        return int64(-1)
+    return of_input(g, n, c, z, y, x)
+
+
+@inline
+def split(at, a, b, c, d):
+    """Return the coordinates of an element in an array (..., a, b, c, d)."""
+    rest, i = at // d, at % d
+    rest, h = rest // c, rest % c
+    rest, g = rest // b, rest % b
+    return rest // a, rest % a, g, h, i
 
 
 def forward(dtype, name):
@@ -56,30 +97,21 @@ def forward(dtype, name):
     def forward_kernel(x, w, bias, residual, out, g):
         at = int64(cuda.blockIdx.x) * int64(THREADS) + int64(cuda.threadIdx.x)
         if at < g.count:
-            q, rest = at % g.q, at // g.q
-            p, rest = rest % g.p, rest // g.p
-            o, rest = rest % g.o, rest // g.o
-            k, n = rest % g.k, rest // g.k
+            n, k, o, p, q = split(at, g.k, g.o, g.p, g.q)
             total = zero
             for c in range(g.cs):
-                image = (n * g.c + k // g.ks * g.cs + c) * g.d
-                taps = (k * g.cs + c) * g.t
                 for t in range(g.t):
-                    z = o * g.stride_z + t * g.dilation_z - g.lo_z
-                    if z >= 0 and z < g.d:
-                        for r in range(g.r):
-                            y = p * g.stride_y + r * g.dilation_y - g.lo_y
-                            if y >= 0 and y < g.h:
-                                row, tap = ((image + z) * g.h + y) * g.w, ((taps + t) * g.r + r) * g.s
-                                for s in range(g.s):
-                                    pixel = q * g.stride_x + s * g.dilation_x - g.lo_x
-                                    if pixel >= 0 and pixel < g.w:
-                                        total += x[row + pixel] * w[tap + s]
+                    for r in range(g.r):
+                        for s in range(g.s):
+                            pixel = seen(g, n, k // g.ks * g.cs + c, o, p, q, t, r, s)
+                            if pixel >= 0:
+                                total += x[pixel] * w[of_weight(g, k, c, t, r, s)]
+            to = of_output(g, n, k, o, p, q)
             if g.has_bias:
                 total += bias[k]
             if g.has_residual:
-                total += residual[at]
-            out[at] = act(total)
+                total += residual[to]
+            out[to] = act(total)
 
     return forward_kernel
 
@@ -91,33 +123,29 @@ def input_grad(dtype, name):
     def input_grad_kernel(gy, w, bias, residual, out, g):
         at = int64(cuda.blockIdx.x) * int64(THREADS) + int64(cuda.threadIdx.x)
         if at < g.count:
-            pixel, rest = at % g.w, at // g.w
-            y, rest = rest % g.h, rest // g.h
-            z, rest = rest % g.d, rest // g.d
-            c, n = rest % g.c, rest // g.c
+            n, c, z, y, x = split(at, g.c, g.d, g.h, g.w)
             group = c // g.cs
             total = zero
-            for i in range(g.ks):
-                k = group * g.ks + i
-                image = (n * g.k + k) * g.o
-                taps = (k * g.cs + c - group * g.cs) * g.t
+            for k in range(group * g.ks, (group + 1) * g.ks):
                 for t in range(g.t):
                     o = z + g.lo_z - t * g.dilation_z
                     if o >= 0 and o % g.stride_z == 0 and o // g.stride_z < g.o:
                         for r in range(g.r):
                             p = y + g.lo_y - r * g.dilation_y
                             if p >= 0 and p % g.stride_y == 0 and p // g.stride_y < g.p:
-                                row = ((image + o // g.stride_z) * g.p + p // g.stride_y) * g.q
-                                tap = ((taps + t) * g.r + r) * g.s
                                 for s in range(g.s):
-                                    q = pixel + g.lo_x - s * g.dilation_x
+                                    q = x + g.lo_x - s * g.dilation_x
                                     if q >= 0 and q % g.stride_x == 0 and q // g.stride_x < g.q:
-                                        total += gy[row + q // g.stride_x] * w[tap + s]
+                                        pixel = of_output(
+                                            g, n, k, o // g.stride_z, p // g.stride_y, q // g.stride_x
+                                        )
+                                        total += gy[pixel] * w[of_weight(g, k, c - group * g.cs, t, r, s)]
+            to = of_input(g, n, c, z, y, x)
             if g.has_bias:
                 total += bias[c]
             if g.has_residual:
-                total += residual[at]
-            out[at] = act(total)
+                total += residual[to]
+            out[to] = act(total)
 
     return input_grad_kernel
 
@@ -129,25 +157,15 @@ def weight_grad(dtype, name):
     def weight_grad_kernel(x, gy, bias, residual, out, g):
         at = int64(cuda.blockIdx.x) * int64(THREADS) + int64(cuda.threadIdx.x)
         if at < g.count:
-            s, rest = at % g.s, at // g.s
-            r, rest = rest % g.r, rest // g.r
-            t, rest = rest % g.t, rest // g.t
-            c, k = rest % g.cs, rest // g.cs
+            k, c, t, r, s = split(at, g.cs, g.t, g.r, g.s)
             total = zero
             for n in range(g.n):
-                image = (n * g.c + k // g.ks * g.cs + c) * g.d
-                result = (n * g.k + k) * g.o
                 for o in range(g.o):
-                    z = o * g.stride_z + t * g.dilation_z - g.lo_z
-                    if z >= 0 and z < g.d:
-                        for p in range(g.p):
-                            y = p * g.stride_y + r * g.dilation_y - g.lo_y
-                            if y >= 0 and y < g.h:
-                                row, to = ((image + z) * g.h + y) * g.w, ((result + o) * g.p + p) * g.q
-                                for q in range(g.q):
-                                    pixel = q * g.stride_x + s * g.dilation_x - g.lo_x
-                                    if pixel >= 0 and pixel < g.w:
-                                        total += x[row + pixel] * gy[to + q]
+                    for p in range(g.p):
+                        for q in range(g.q):
+                            pixel = seen(g, n, k // g.ks * g.cs + c, o, p, q, t, r, s)
+                            if pixel >= 0:
+                                total += x[pixel] * gy[of_output(g, n, k, o, p, q)]
             out[at] = total
 
     return weight_grad_kernel
@@ -162,23 +180,21 @@ def kernel(direction: Direction, dtype: str, name: str) -> Kernel:
 
 
 class Reference(Algorithm):
-    """Rejects nothing that has at most three axes and its channels first."""
+    """Rejects nothing that has at most three axes."""
 
     name = "reference"
     exact = True
 
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
-        if problem.layout != "nchw":
-            return f"kernels on a GPU read channels first, got {problem.layout}"
         return None
 
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
         return 0
 
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
-        return (
-            5e-6 + problem.flops / 2e12 + problem.bytes / 1e12
-        )  # unmeasured: each product loads both factors
+        # unmeasured: each product loads both factors, and a weight gradient has but a thread for each weight
+        results = prod(problem.weight_shape) if direction is Direction.WEIGHT_GRAD else 2**17
+        return 5e-6 + problem.flops / (2e12 * min(1, results / 2**17)) + problem.bytes / 1e12
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         return Run(problem, direction)
@@ -195,10 +211,13 @@ class Run(Execution):
             Direction.WEIGHT_GRAD: problem.weight_shape,
         }[direction]
         self.direction, self.dtype = direction, problem.dtype
+        last = problem.layout == "nhwc"
+        steps_in = (1, problem.c) if last else (prod(x.size for x in a), 1)
+        steps_out = (1, problem.k) if last else (prod(x.output for x in a), 1)
         self.geometry = Geometry(
             prod(shape), 0, 0, problem.c, problem.k, problem.c // problem.groups, problem.k // problem.groups,
             problem.n, *(x.size for x in a), *(x.kernel for x in a), *(x.output for x in a),
-            *(x.stride for x in a), *(x.dilation for x in a), *(x.lo for x in a),
+            *(x.stride for x in a), *(x.dilation for x in a), *(x.lo for x in a), *steps_in, *steps_out,
         )  # fmt: skip
         self.blocks = -(-self.geometry.count // THREADS)
 
