@@ -60,60 +60,66 @@ def _tried(function: Any, dtype: np.dtype[Any]) -> Any:
 
 
 @jit.inner
-def _builtin(block, i, count, code):
+def _builtin(row, code):
     """Apply a built-in activation in place; each is one loop that vectorises on its own."""
-    one = block.dtype.type(1)
-    zero = block.dtype.type(0)
+    one = row.dtype.type(1)
+    zero = row.dtype.type(0)
     if code == RELU:
-        for j in range(i, i + count):
-            block[j] = max(block[j], zero)
+        for j in range(row.size):
+            row[j] = max(row[j], zero)
     elif code == LEAKY_RELU:
-        slope = block.dtype.type(0.01)
-        for j in range(i, i + count):
-            block[j] = slope * block[j] if block[j] < zero else block[j]
+        slope = row.dtype.type(0.01)
+        for j in range(row.size):
+            row[j] = slope * row[j] if row[j] < zero else row[j]
     elif code == SIGMOID:
-        for j in range(i, i + count):
-            block[j] = one / (one + math.exp(-block[j]))
+        for j in range(row.size):
+            row[j] = one / (one + math.exp(-row[j]))
     elif code == TANH:
-        for j in range(i, i + count):
-            block[j] = math.tanh(block[j])
+        for j in range(row.size):
+            row[j] = math.tanh(row[j])
     elif code == SILU:
-        for j in range(i, i + count):
-            block[j] = block[j] / (one + math.exp(-block[j]))
+        for j in range(row.size):
+            row[j] = row[j] / (one + math.exp(-row[j]))
     elif code == GELU:
-        half = block.dtype.type(0.5)
-        root = block.dtype.type(math.sqrt(0.5))
-        for j in range(i, i + count):
-            block[j] = half * block[j] * (one + math.erf(block[j] * root))
+        half = row.dtype.type(0.5)
+        root = row.dtype.type(math.sqrt(0.5))
+        for j in range(row.size):
+            row[j] = half * row[j] * (one + math.erf(row[j] * root))
 
 
-def _activate(block: Any, i: int, count: int, activation: Any) -> None:
+def _activate(row: Any, activation: Any) -> None:
     raise RuntimeError("only callable from jitted code")
 
 
 @overload(_activate)
-def _activate_overload(block, i, count, activation):
+def _activate_overload(row, activation):
     if isinstance(activation, types.Integer):
-        return lambda block, i, count, activation: _builtin(block, i, count, activation)
+        return lambda row, activation: _builtin(row, activation)
 
-    def own(block, i, count, activation):
-        for j in range(i, i + count):
-            block[j] = activation(block[j])
+    def own(row, activation):
+        for j in range(row.size):
+            row[j] = activation(row[j])
 
     return own
 
 
 @jit.inner
 def finish(block, i, count, bias, channel, activation, residual, at):
-    """Add ``bias[channel]`` and ``residual[at:]``, if there are any, to ``block[i : i + count]``; activate it."""
+    """Add ``bias[channel]`` and ``residual[at:]``, if there are any, to ``block[i : i + count]``; activate it.
+
+    The part is viewed as a row of its own: an index that begins at ``i`` is tested for being negative at each
+    step, which takes 0.4 ns a number and keeps loops from being vectorised.
+    """
+    row = block[i : i + count]
     if bias.size:
         b = bias[channel]
-        for j in range(i, i + count):
-            block[j] += b
+        for j in range(row.size):
+            row[j] += b
     if residual.size:
-        for j in range(count):
-            block[i + j] += residual[at + j]
-    _activate(block, i, count, activation)
+        added = residual[at : at + count]
+        for j in range(row.size):
+            row[j] += added[j]
+    _activate(row, activation)
 
 
 @jit.kernel
