@@ -31,8 +31,10 @@ def on_gpu() -> dict[str, Algorithm]:
     """Return the algorithms for arrays on a GPU by name."""
     from fastconv.algorithms.im2col.cuda import Im2col
     from fastconv.algorithms.reference.cuda import Reference
+    from fastconv.algorithms.winograd.cuda import Winograd
 
     algorithms: tuple[Algorithm, ...] = (
+        Winograd(),  #  fewer multiplications for small kernels
         Im2col(),  #    an implicit matrix product
         Reference(),  # the definition, a thread for each result
     )

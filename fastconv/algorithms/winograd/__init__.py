@@ -52,7 +52,7 @@ class Winograd(Algorithm):
         if given not in GROWTH or given == (1, 1):
             names = ", ".join(f"F({m},{r})" for m, r in sorted(GROWTH, key=lambda f: f[::-1]) if r > 1)
             raise ValueError(f"winograd has the variants {names}, got 'winograd:{suffix}'")
-        return Winograd(given)
+        return type(self)(given)
 
     def reject(self, problem, direction):
         if problem.layout == "nhwc":
@@ -90,13 +90,17 @@ class Winograd(Algorithm):
         if current().precision == "strict":
             exact = [t for t in pairs if growth(problem, direction, t) <= STRICT]
             pairs = exact or pairs
-        return min(pairs, key=lambda t: cost(problem, direction, t))
+        return min(pairs, key=lambda t: self.seconds(problem, direction, t))
 
     def error_growth(self, problem, direction):
         return growth(problem, direction, self.tiles(problem, direction))
 
     def cost(self, problem, direction):
-        return cost(problem, direction, self.tiles(problem, direction))
+        return self.seconds(problem, direction, self.tiles(problem, direction))
+
+    def seconds(self, problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
+        """Predict the time with given tiles."""
+        return cost(problem, direction, tiles)
 
     def workspace(self, problem, direction, limit):
         return self.build(problem, direction, limit).workspace

@@ -22,6 +22,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import machine
+from fastconv.algorithms.straight import Vectors
 from fastconv.algorithms.winograd.transforms import Matrix, apply, matrices
 from fastconv.gemm.move import I32, lanes_between, masked_load, masked_store
 from fastconv.gemm.tile import I64, data, element, load, store
@@ -187,7 +188,7 @@ def _emit_rows(
             return [ir.Constant(vector, [0.0] * lanes)] * parts
 
         pixels = _choose(builder, inside, inside_parts, outside_parts)
-        outputs = apply(builder, matrix, _phases(builder, pixels, m, wide))
+        outputs = apply(Vectors(builder, vector), matrix, _phases(builder, pixels, m, wide))
         for j, value in enumerate(outputs):
             at = builder.add(builder.mul(loop.index, I64(len(matrix))), I64(j))
             builder.store(value, entry(at))
@@ -204,7 +205,7 @@ def _emit_columns(
         at = builder.gep(to, [builder.mul(loop.index, step)])
         outputs = [
             (value, builder.gep(at, [builder.mul(step, I64(i * wide))]))
-            for i, value in enumerate(apply(builder, matrix, inputs))
+            for i, value in enumerate(apply(Vectors(builder, vector), matrix, inputs))
         ]
         with builder.if_else(whole) as (all_lanes, some):
             with all_lanes:
@@ -253,7 +254,7 @@ def transform_output(typing, y, y0, pitch, rows, columns, v, v0, step, shrink, v
                     load(builder, builder.gep(at, [builder.mul(step, I64(i * wide))]), 0, vector, itemsize)
                     for i in range(high)
                 ]
-                for i, value in enumerate(apply(builder, a_high, inputs)):
+                for i, value in enumerate(apply(Vectors(builder, vector), a_high, inputs)):
                     builder.store(value, entry(builder.add(loop.index, I64(i * wide))))
             full = builder.icmp_signed(">=", columns, I64(lanes * mw))
             masks = [
@@ -262,7 +263,7 @@ def transform_output(typing, y, y0, pitch, rows, columns, v, v0, step, shrink, v
             with cgutils.for_range(builder, rows) as loop:
                 base = builder.mul(loop.index, I64(wide))
                 inputs = [builder.load(entry(builder.add(base, I64(j)))) for j in range(wide)]
-                parts = _merge(builder, apply(builder, a_wide, inputs))
+                parts = _merge(builder, apply(Vectors(builder, vector), a_wide, inputs))
                 line = builder.gep(to, [builder.mul(loop.index, pitch)])
                 with builder.if_else(full) as (all_lanes, some):
                     with all_lanes:
@@ -383,9 +384,9 @@ def _lane_by_lane(result: Any, source: Any, variant: Any, left: Matrix, right: M
                     )
                     for r in range(high)
                 ]
-                columns.append(apply(builder, left, column))
+                columns.append(apply(Vectors(builder, vector), left, column))
             for h in range(len(left)):
-                outputs = apply(builder, right, [column[h] for column in columns])
+                outputs = apply(Vectors(builder, vector), right, [column[h] for column in columns])
                 for j, value in enumerate(outputs):
                     where = builder.gep(place, [builder.mul(u_step, I64(h * len(right) + j))])
                     store(builder, value, where, 0, itemsize)

@@ -22,10 +22,6 @@ import functools
 from fractions import Fraction
 from typing import Any
 
-from llvmlite import ir
-
-from fastconv.gemm.tile import fma
-
 Matrix = tuple[tuple[Fraction, ...], ...]
 
 F = Fraction
@@ -70,9 +66,9 @@ def matrices(m: int, r: int) -> tuple[Matrix, Matrix, Matrix]:
     return tuple(map(tuple, a)), tuple(map(tuple, g)), tuple(map(tuple, b))
 
 
-def apply(builder: Any, matrix: Matrix, inputs: list[Any]) -> list[Any]:
-    """Emit ``matrix @ inputs`` for a list of vector values."""
-    matrix, inputs = _fold_columns(builder, matrix, list(inputs))
+def apply(on: Any, matrix: Matrix, inputs: list[Any]) -> list[Any]:
+    """Return ``matrix @ inputs`` by the operations of an arithmetic of `fastconv.algorithms.straight`."""
+    matrix, inputs = _fold_columns(on, matrix, list(inputs))
     outputs: list[Any] = [None] * len(matrix)
     for i, row in enumerate(matrix):
         if outputs[i] is not None:
@@ -82,15 +78,15 @@ def apply(builder: Any, matrix: Matrix, inputs: list[Any]) -> list[Any]:
             odd = [(a - b) / 2 for a, b in zip(row, matrix[j], strict=True)]
             terms = sum(map(bool, even)) + sum(map(bool, odd))
             if any(even) and any(odd) and terms < sum(map(bool, row)) + sum(map(bool, matrix[j])):
-                e, o = _sum(builder, even, inputs), _sum(builder, odd, inputs)
-                outputs[i], outputs[j] = builder.fadd(e, o), builder.fsub(e, o)
+                e, o = _sum(on, even, inputs), _sum(on, odd, inputs)
+                outputs[i], outputs[j] = on.add(e, o), on.sub(e, o)
                 break
         else:
-            outputs[i] = _sum(builder, row, inputs)
+            outputs[i] = _sum(on, row, inputs)
     return outputs
 
 
-def _fold_columns(builder: Any, matrix: Matrix, inputs: list[Any]) -> tuple[Matrix, list[Any]]:
+def _fold_columns(on: Any, matrix: Matrix, inputs: list[Any]) -> tuple[Matrix, list[Any]]:
     """Replace pairs of columns that differ in signs by the sum and the difference of their inputs."""
     columns = [list(c) for c in zip(*matrix, strict=True)]
     for i in range(len(columns)):
@@ -101,28 +97,25 @@ def _fold_columns(builder: Any, matrix: Matrix, inputs: list[Any]) -> tuple[Matr
             if covered and any(same) and any(opposite):
                 columns[i], columns[j] = same, opposite
                 x, y = inputs[i], inputs[j]
-                inputs[i], inputs[j] = builder.fadd(x, y), builder.fsub(x, y)
+                inputs[i], inputs[j] = on.add(x, y), on.sub(x, y)
                 break
     return tuple(zip(*columns, strict=True)), inputs
 
 
-def _sum(builder: Any, row: Any, inputs: list[Any]) -> Any:
-    """Emit the sum of coefficient * input; terms of coefficient 1 first, so that they cost one addition."""
+def _sum(on: Any, row: Any, inputs: list[Any]) -> Any:
+    """Return the sum of coefficient * input; terms of coefficient 1 first, so that they cost one addition."""
     terms = sorted(
         ((c, x) for c, x in zip(row, inputs, strict=True) if c),
         key=lambda term: (abs(term[0]) != 1, term[0] < 0),
     )
-    if not terms:
-        return ir.Constant(inputs[0].type, [0.0] * inputs[0].type.count)
     total = None
     for c, x in terms:
-        factor = ir.Constant(x.type, [float(c)] * x.type.count)
         if total is None:
-            total = x if c == 1 else builder.fmul(factor, x)
+            total = x if c == 1 else on.scaled(x, float(c))
         elif c == 1:
-            total = builder.fadd(total, x)
+            total = on.add(total, x)
         elif c == -1:
-            total = builder.fsub(total, x)
+            total = on.sub(total, x)
         else:
-            total = fma(builder, factor, x, total)
-    return total
+            total = on.multiply_add(float(c), x, total)
+    return on.zero if total is None else total

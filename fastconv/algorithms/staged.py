@@ -1,0 +1,278 @@
+"""Convolution by transformed tiles on a GPU, in stages: what Winograd and FFT have in common.
+
+Weights and source become ``planes`` numbers for each tile and channel, planes are multiplied like matrices
+(`fastconv.gemm.batched`), and products become pixels again::
+
+    forward       M[plane][group][k][t] = sum over c   U[plane][group][c][k] * V[plane][group][c][t]
+    weight_grad   M[plane][group][k][c] = sum over t   W[plane][group][t][k] * V[plane][group][t][c]
+
+An array is read by strides, so that one kernel takes images channel by channel, pixel by pixel, and weights,
+turned or not, whose "tiles" are whole kernels, one an image.  Tiles t are taken in blocks as large as the
+workspace admits; a weight gradient adds the blocks in M.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple
+
+from fastconv.algorithms.base import Execution
+from fastconv.algorithms.im2col.splits import magic
+from fastconv.cuda import backend
+from fastconv.cuda.compiler import Kernel
+from fastconv.gemm import batched
+from fastconv.gemm.cuda import BK
+from fastconv.problem import ConvProblem, Direction
+
+
+class Geometry(NamedTuple):
+    """How a kernel walks an array and its transformed tiles; ``_m`` and ``_s`` are a divisor's multiplier and shift."""
+
+    tiles: int  # in all
+    first: int  # of this block
+    tiles_padded: int  # of this block, in the transformed array
+    channels: int  # of a group
+    channels_padded: int
+    tile_blocks: int  # of threads
+    channel_blocks: int
+    image_tiles: int
+    image_m: int
+    image_s: int
+    row_tiles: int
+    row_m: int
+    row_s: int
+    step_y: int  # pixels from tile to tile
+    step_x: int
+    lo_y: int
+    lo_x: int
+    height: int
+    width: int
+    group: int  # elements of the array from group to group, and so on
+    image: int
+    channel: int
+    row: int
+    pixel: int
+    start: int
+    plane: int  # elements of the transformed array from plane to plane, and so on
+    to_group: int
+    to_channel: int
+    to_tile: int
+    splits: int = 1
+    split: int = 0
+    has_bias: int = 0
+    has_residual: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """An array in memory, cut into tiles."""
+
+    images: int
+    channels: int  # of a group
+    counts: tuple[int, int]  # tiles of an image
+    steps: tuple[int, int]
+    lo: tuple[int, int]
+    sizes: tuple[int, int]
+    strides: tuple[int, int, int, int, int]  # group, image, channel, row, pixel
+    near: bool = False  # whether channels are nearer in memory than tiles
+    start: int = 0
+
+    @property
+    def tiles(self) -> int:
+        """Tiles in all."""
+        return self.images * prod(self.counts)
+
+
+def pair(values: tuple[int, ...], missing: int = 1) -> tuple[int, int]:
+    """Return two axes, the first of which may be missing."""
+    first, second = (missing, *values)[-2:]
+    return first, second
+
+
+def image(
+    problem: ConvProblem, of_input: bool, steps: tuple[int, int], counts: tuple[int, int], lo: tuple[int, int]
+) -> Array:
+    """Return the images of one side of a problem, cut into tiles."""
+    shape = problem.input_shape if of_input else problem.output_shape
+    channels, (h, w) = shape[1], pair(shape[2:])
+    near = problem.layout == "nhwc"
+    channel, pixel = (1, channels) if near else (h * w, 1)
+    own = channels // problem.groups
+    return Array(
+        problem.n, own, counts, steps, lo, (h, w), (own * channel, channels * h * w, channel, w * pixel, pixel), near
+    )  # fmt: skip
+
+
+def weights(problem: ConvProblem, turned: bool) -> Array:
+    """Return the weights (k, c, r, s) with k as tiles and c as channels; turned: in the other's place, and kernels reversed."""
+    (r, s), taps = pair(problem.kernel), prod(problem.kernel)
+    c, k = problem.c // problem.groups, problem.k // problem.groups
+    group = k * c * taps
+    if turned:
+        return Array(c, k, (1, 1), (r, s), (0, 0), (r, s), (group, taps, c * taps, -s, -1), False, taps - 1)
+    return Array(k, c, (1, 1), (r, s), (0, 0), (r, s), (group, c * taps, taps, s, 1), True)
+
+
+class Transforms(ABC):
+    """A domain where convolution is a product: what turns tiles into planes and back."""
+
+    planes: int
+    steps: tuple[int, int]  # results of a tile along each axis
+    per_block: int  # tiles times channels that one block of threads transforms
+
+    @abstractmethod
+    def enter(self, role: str, lane: int) -> Kernel:
+        """Return the kernel (array, planes, Geometry) for "weights", "source" or, of a weight gradient, "gradient"."""
+
+    @abstractmethod
+    def leave(self, role: str, lane: int, activation: str, vector: bool) -> Kernel:
+        """Return the kernel (planes, bias, residual, array, Geometry) for "result" or "weights"."""
+
+    def geometry(
+        self, array: Array, groups: int, first: int, tiles: int, channels: int, to_near: bool
+    ) -> tuple[Geometry, int, int]:
+        """Describe the launch for so many tiles and channels with their padding; and lanes and blocks of it.
+
+        ``to_near``: channels lie side by side in the transformed array.  Lanes are how many neighbouring threads
+        have channels of one tile, so that whole sectors of memory are touched on both sides.
+        """
+        lane = {(False, False): 1, (True, True): 32}.get((array.near, to_near), 8)
+        lane = min(lane, self.per_block)
+        tile_blocks, channel_blocks = -(-tiles // (self.per_block // lane)), -(-channels // lane)
+        to_channel, to_tile = (1, channels) if to_near else (tiles, 1)
+        image_tiles = prod(array.counts)
+        g = Geometry(
+            array.tiles, first, tiles, array.channels, channels, tile_blocks, channel_blocks,
+            image_tiles, *magic(image_tiles), array.counts[1], *magic(array.counts[1]), *array.steps, *array.lo,
+            *array.sizes, *array.strides, array.start, groups * tiles * channels, tiles * channels, to_channel, to_tile,
+        )  # fmt: skip
+        return g, lane, tile_blocks * channel_blocks * groups
+
+
+class Staged(Execution):
+    """Blocks, geometry and launches."""
+
+    def __init__(self, problem: ConvProblem, transforms: Transforms) -> None:
+        self.dtype, self.groups, self.transforms = problem.dtype, problem.groups, transforms
+        self.batches = transforms.planes * problem.groups
+
+    def enter(
+        self, role: str, array: Array, first: int, tiles: int, channels: int, to_near: bool, source: Any, to: Any
+    ) -> None:  # fmt: skip
+        """Transform tiles of an array."""
+        g, lane, blocks = self.transforms.geometry(array, self.groups, first, tiles, channels, to_near)
+        backend().launch(self.transforms.enter(role, lane), blocks, to.stream(), source, to, g)
+
+    def leave(
+        self, role: str, array: Array, first: int, p: batched.Product, products: Any, out: Any, bias: Any = None,
+        residual: Any = None, activation: str = "none",
+    ) -> None:  # fmt: skip
+        """Transform products back."""
+        g, lane, blocks = self.transforms.geometry(array, self.groups, first, p.n, p.m, False)
+        vector = array.steps[1] == 4 and array.sizes[1] % 4 == 0 and array.strides[4] == 1
+        vector = vector and all(m is None or m.pointer % 16 == 0 for m in (out, residual))
+        kernel = self.transforms.leave(role, lane, activation, vector)
+        g = g._replace(
+            splits=p.splits, split=self.batches * p.m * p.n, has_bias=int(bias is not None),
+            has_residual=int(residual is not None),
+        )  # fmt: skip
+        backend().launch(kernel, blocks, out.stream(), products, bias, residual, out, g)
+
+    def product(self, p: batched.Product, rows: int, a: Any, b: Any, out: Any, add: bool = False) -> None:
+        """Multiply planes."""
+        batched.launch(self.dtype, p, self.batches, rows, out.stream(), a, b, out, add)
+
+
+def shortened(total: int, unit: int, fixed: int, each: int, limit: int) -> tuple[int, int]:
+    """Return runs and tiles of a run: as many as take ``fixed + each * tiles`` elements within the limit, but a unit."""
+    most = max(unit, (limit - fixed) // each // unit * unit)
+    runs = max(1, -(-total // most))
+    return runs, max(1, -(-total // (runs * unit))) * unit
+
+
+class Correlation(Staged):
+    """Forward, or the input gradient as the correlation of grad_output with turned kernels."""
+
+    def __init__(self, problem: ConvProblem, direction: Direction, transforms: Transforms, limit: int) -> None:
+        super().__init__(problem, transforms)
+        turned = direction is Direction.INPUT_GRAD
+        lo = pair(tuple(a.extent - 1 - a.lo if turned else a.lo for a in problem.axes), 0)
+        steps, sizes = transforms.steps, pair(tuple(a.size if turned else a.output for a in problem.axes))
+        counts = -(-sizes[0] // steps[0]), -(-sizes[1] // steps[1])
+        self.weights = weights(problem, turned)
+        self.source = image(problem, not turned, steps, counts, lo)
+        self.result = image(problem, turned, steps, counts, (0, 0))
+        self.rows = -(-self.source.channels // BK) * BK
+        p = batched.choose(self.dtype, self.result.channels, self.source.tiles, self.rows, self.batches)
+        most, fixed = limit // problem.itemsize, self.batches * self.rows * p.m
+        if fixed + self.batches * (self.rows + p.splits * p.m) * p.n > most:
+            p = p._replace(splits=1)
+        each = self.batches * (self.rows + p.splits * p.m)
+        self.runs, self.tiles = shortened(p.n, p.tile.bn, fixed, each, most)
+        self.p = p._replace(n=self.tiles)
+        self.sizes = fixed, self.batches * self.rows * self.tiles, self.batches * p.splits * p.m * self.tiles
+        self.workspace = sum(self.sizes) * problem.itemsize
+        computed = 2 * self.batches * self.rows * p.m * self.tiles * self.runs
+        moved = 2 * sum(self.sizes[1:]) * self.runs + 2 * fixed
+        self.seconds = seconds(problem, computed, moved, 1 + 3 * self.runs)
+
+    def run(self, first, second, out, bias, activation, residual=None):
+        scratch = out.empty((sum(self.sizes),), out.dtype)
+        u, v, m = parts(scratch, self.sizes)
+        self.enter("weights", self.weights, 0, self.p.m, self.rows, False, second, u)
+        for begin in range(0, self.runs * self.tiles, self.tiles):
+            self.enter("source", self.source, begin, self.tiles, self.rows, False, first, v)
+            self.product(self.p, self.rows, u, v, m)
+            self.leave("result", self.result, begin, self.p, m, out, bias, residual, activation)
+
+
+class WeightGrad(Staged):
+    """The weight gradient: kernels of grad_output's pixels, sums over tiles."""
+
+    def __init__(self, problem: ConvProblem, transforms: Transforms, limit: int) -> None:
+        super().__init__(problem, transforms)
+        steps, output = transforms.steps, pair(problem.output)
+        counts = -(-output[0] // steps[0]), -(-output[1] // steps[1])
+        self.source = image(problem, True, steps, counts, pair(tuple(a.lo for a in problem.axes), 0))
+        self.gradient = image(problem, False, steps, counts, (0, 0))
+        # channels c take the place of tiles in what comes out
+        group, k, c, row, pixel = weights(problem, False).strides
+        kernel = pair(problem.kernel)
+        self.result = Array(
+            self.source.channels, self.gradient.channels, (1, 1), kernel, (0, 0), kernel, (group, c, k, row, pixel)
+        )  # fmt: skip
+        total = -(-self.source.tiles // BK) * BK
+        p = batched.choose(self.dtype, self.gradient.channels, self.source.channels, total, self.batches)
+        most, each = limit // problem.itemsize, self.batches * (p.m + p.n)
+        if self.batches * p.splits * p.m * p.n + each * total > most:
+            p = p._replace(splits=1)
+        self.p, fixed = p, self.batches * p.splits * p.m * p.n
+        self.runs, self.tiles = shortened(total, BK, fixed, each, most)
+        self.sizes = self.batches * self.tiles * p.m, self.batches * self.tiles * p.n, fixed
+        self.workspace = sum(self.sizes) * problem.itemsize
+        computed = 2 * self.batches * self.tiles * self.runs * p.m * p.n
+        moved = 2 * (sum(self.sizes[:2]) + fixed) * self.runs
+        self.seconds = seconds(problem, computed, moved, 1 + 3 * self.runs)
+
+    def run(self, first, second, out, bias, activation, residual=None):
+        scratch = out.empty((sum(self.sizes),), out.dtype)
+        w, v, m = parts(scratch, self.sizes)
+        for begin in range(0, self.runs * self.tiles, self.tiles):
+            self.enter("gradient", self.gradient, begin, self.tiles, self.p.m, True, second, w)
+            self.enter("source", self.source, begin, self.tiles, self.p.n, True, first, v)
+            self.product(self.p, self.tiles, w, v, m, add=begin > 0)
+        self.leave("weights", self.result, 0, self.p, m, out)
+
+
+def parts(memory: Any, sizes: tuple[int, ...]) -> list[Any]:
+    """Cut memory into parts."""
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    return [memory.part(start, size) for start, size in zip(starts, sizes, strict=True)]
+
+
+def seconds(problem: ConvProblem, computed: float, moved: float, launches: int) -> float:
+    """Predict seconds: stages follow each other.  Shares of an H100's 67e12 flops and 3.3e12 bytes, not measured."""
+    flops = 30e12 if problem.dtype == "float32" else 15e12
+    return 3e-6 * launches + computed / flops + (problem.bytes + problem.itemsize * moved) / 2e12

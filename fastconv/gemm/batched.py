@@ -1,0 +1,183 @@
+"""Many products of equal size on a GPU: C[b] = A[b]^T B[b], what transformed tiles are multiplied with.
+
+    c[split][b][m][n] = sum over rows of the split of  a[b][row][m] * b[b][row][n]
+
+Rows come in whole stages, m and n in whole tiles, so nothing in the kernel asks where an array ends.  Where the
+tiles fill less than a wave of the GPU, rows are split; whoever reads C adds the splits, first to last.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fastconv.cuda import backend
+from fastconv.cuda.compiler import Kernel
+from fastconv.cuda.language import DTYPES, U, cuda, inline, int64, load4, store4, uint64
+from fastconv.gemm.cuda import BK, TILES, Tile, multiplier
+
+SMALL = Tile(32, 32, 4, 12)  # one warp
+MOST_SPLITS, FEWEST_STAGES = 16, 8  # a split shorter than that is mostly its beginning and end
+
+
+class Geometry(NamedTuple):
+    """What the kernel needs to know."""
+
+    m_tiles: int
+    n_tiles: int
+    batches: int
+    splits: int
+    stages: int  # of all splits
+    a_row: int  # elements of a row
+    b_row: int
+    a_batch: int
+    b_batch: int
+    add: int  # to what C holds, instead of writing it
+
+
+def tiles(dtype: str) -> tuple[Tile, ...]:
+    """Return the tiles to choose from."""
+    return (*TILES[dtype][: 4 if dtype == "float32" else 1], SMALL)
+
+
+class Product(NamedTuple):
+    """What was chosen for a product of m x n results."""
+
+    tile: Tile
+    m: int  # in whole tiles
+    n: int
+    splits: int
+
+
+def choose(dtype: str, m: int, n: int, rows: int, batches: int) -> Product:
+    """Choose the tile that wastes least in whole waves, then splits until a wave is full."""
+    processors = backend().processors()
+
+    def padded(tile: Tile) -> tuple[int, int]:
+        return max(1, -(-m // tile.bm)) * tile.bm, max(1, -(-n // tile.bn)) * tile.bn
+
+    def blocks(tile: Tile) -> int:
+        rows_, columns = padded(tile)
+        return batches * rows_ // tile.bm * columns // tile.bn
+
+    def area(tile: Tile) -> float:
+        waves = -(-blocks(tile) // (processors * tile.blocks))
+        return waves * tile.blocks * tile.bm * tile.bn * (1 + 16 / tile.bm + 16 / tile.bn)
+
+    tile = min(tiles(dtype), key=area)
+    wanted = processors * tile.blocks // blocks(tile)
+    splits = max(1, min(MOST_SPLITS, wanted, -(-rows // BK) // FEWEST_STAGES))
+    return Product(tile, *padded(tile), splits)
+
+
+def mover(rows: int, tile: Tile):
+    """Return device functions that fetch a thread's vectors of a stage, and place them; and their elements.
+
+    A stage is BK rows of ``rows`` elements; a thread's vectors lie ``step`` elements apart in memory.
+    """
+    threads, quads = tile.threads, BK * rows // 4 // tile.threads
+
+    @inline
+    def fetch(source, at, step, regs):
+        for i in range(quads):
+            regs[4 * i], regs[4 * i + 1], regs[4 * i + 2], regs[4 * i + 3] = load4(source, at)
+            at += step
+
+    @inline
+    def place(stage, at, regs):
+        for i in range(quads):
+            to = uint64(at) + uint64(4 * i * threads)
+            store4(stage, to, regs[4 * i], regs[4 * i + 1], regs[4 * i + 2], regs[4 * i + 3])
+
+    return fetch, place, 4 * quads
+
+
+def product(dtype, tile: Tile):
+    """Make the kernel of a tile."""
+    real, zero = DTYPES[dtype], DTYPES[dtype](0)
+    bm, bn, tm, across = tile.bm, tile.bn, tile.tm, tile.bn // 8
+    a_stage, b_stage, half_m, half_n = BK * bm, BK * bn, bm // 2, bn // 2
+    a_size, b_size = 2 * a_stage, 2 * b_stage
+    a_jump, b_jump = tile.threads // (bm // 4), tile.threads // (bn // 4)  # rows between a thread's vectors
+    fetch_a, place_a, a_count = mover(bm, tile)
+    fetch_b, place_b, b_count = mover(bn, tile)
+    multiply = multiplier(tile, bm, bn)
+
+    @inline
+    def write(out, acc, part, to, row, add):
+        for i in range(tm):
+            at = to + int64(i % 4 + i // 4 * half_m) * row
+            c0, c1, c2, c3 = acc[i, part], acc[i, part + 1], acc[i, part + 2], acc[i, part + 3]
+            if add:
+                v0, v1, v2, v3 = load4(out, at)
+                c0, c1, c2, c3 = c0 + v0, c1 + v1, c2 + v2, c3 + v3
+            store4(out, at, c0, c1, c2, c3)
+
+    def batched_gemm(a_array, b_array, out, g):
+        a_tile = cuda.shared.array(a_size, real, alignment=16)
+        b_tile = cuda.shared.array(b_size, real, alignment=16)
+        acc = cuda.local.array((tm, 8), real)
+        a = cuda.local.array(tm, real)
+        b = cuda.local.array(8, real)
+        next_a = cuda.local.array(a_count, real)
+        next_b = cuda.local.array(b_count, real)
+        tid, block = U(cuda.threadIdx.x), U(cuda.blockIdx.x)
+        m_tile, block = U(block % U(g.m_tiles)), U(block // U(g.m_tiles))
+        n_tile, block = U(block % U(g.n_tiles)), U(block // U(g.n_tiles))
+        batch, split = U(block % U(g.batches)), U(block // U(g.batches))
+        first = U(U(U(g.stages) * split) // U(g.splits))
+        last = U(U(U(g.stages) * U(split + U(1))) // U(g.splits))
+
+        a_row, b_row = U(tid // U(bm // 4)), U(tid // U(bn // 4))
+        a_at = int64(batch) * g.a_batch + (int64(first) * int64(BK) + int64(a_row)) * g.a_row
+        b_at = int64(batch) * g.b_batch + (int64(first) * int64(BK) + int64(b_row)) * g.b_row
+        a_at += int64(U(m_tile * U(bm) + tid % U(bm // 4) * U(4)))
+        b_at += int64(U(n_tile * U(bn) + tid % U(bn // 4) * U(4)))
+        a_step, b_step = int64(a_jump) * g.a_row, int64(b_jump) * g.b_row
+        for i in range(tm):
+            for j in range(8):
+                acc[i, j] = zero
+        at_a, at_b = U(U(tid // U(across)) * U(4)), U(U(tid % U(across)) * U(4))
+        to_a, to_b = U(tid * U(4)), U(tid * U(4))
+        if first < last:
+            fetch_a(a_array, a_at, a_step, next_a)
+            fetch_b(b_array, b_at, b_step, next_b)
+            place_a(a_tile, to_a, next_a)
+            place_b(b_tile, to_b, next_b)
+            cuda.syncthreads()
+            stage = U(last - first)
+            while stage > U(1):
+                a_at += int64(BK) * g.a_row
+                b_at += int64(BK) * g.b_row
+                fetch_a(a_array, a_at, a_step, next_a)
+                fetch_b(b_array, b_at, b_step, next_b)
+                multiply(a_tile, b_tile, at_a, at_b, a, b, acc)
+                at_a, at_b = U(at_a ^ U(a_stage)), U(at_b ^ U(b_stage))
+                to_a, to_b = U(to_a ^ U(a_stage)), U(to_b ^ U(b_stage))
+                place_a(a_tile, to_a, next_a)
+                place_b(b_tile, to_b, next_b)
+                cuda.syncthreads()
+                stage = U(stage - U(1))
+            multiply(a_tile, b_tile, at_a, at_b, a, b, acc)
+
+        row = int64(U(g.n_tiles)) * int64(bn)
+        to = (int64(split) * g.batches + int64(batch)) * g.m_tiles * int64(bm) + int64(U(m_tile * U(bm)))
+        to = (to + int64(U(tid // U(across)) * U(4))) * row
+        to += int64(U(n_tile * U(bn) + U(tid % U(across)) * U(4)))
+        write(out, acc, 0, to, row, g.add)
+        write(out, acc, 4, to + int64(half_n), row, g.add)
+
+    return batched_gemm
+
+
+def kernel(dtype: str, tile: Tile) -> Kernel:
+    """Return the kernel of a tile."""
+    return Kernel(product, (dtype, tile), (dtype,) * 3, Geometry, "int64", tile.threads, tile.blocks)
+
+
+def launch(dtype: str, p: Product, batches: int, rows: int, stream: int, a, b, out, add: bool) -> None:
+    """Multiply; ``rows`` are a multiple of BK."""
+    g = Geometry(
+        p.m // p.tile.bm, p.n // p.tile.bn, batches, p.splits, rows // BK, p.m, p.n, rows * p.m, rows * p.n, int(add)
+    )  # fmt: skip
+    blocks = g.m_tiles * g.n_tiles * batches * p.splits
+    backend().launch(kernel(dtype, p.tile), blocks, stream, a, b, out, g)

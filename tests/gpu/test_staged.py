@@ -1,0 +1,74 @@
+"""Transformed tiles on a GPU, without one: stages in the simulator, and their machine code read back."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("numba_cuda")
+from machine_code import TARGETS, loops, usage
+
+from fastconv.algorithms.winograd.cuda import Points
+from fastconv.gemm import batched
+from fastconv.problem import Direction
+
+CASES = {
+    "winograd": [
+        "winograd:F(4,3) n2 c4 k2 i5x9 f3x3 p2:0x-1:2 g2 nhwc",
+        "winograd:F(2,3) n9 c2 k3 i4x5 f3x3 p1 tight",  # two blocks of tiles
+        "winograd:F(2,3) n1 c3 k2 i5x4 f3x1 p1x0 float64",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_simulated(name):
+    """Right in every direction within the declared error; what is read before it is written would be NaN."""
+    result = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("staged.py")), *CASES[name]],
+        check=False, capture_output=True, text=True, timeout=300, env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert result.stdout.endswith("done\n"), result.stdout[-500:] + result.stderr[-3000:]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_machine_code_of_the_batched_gemm(target, tmp_path):
+    for tile in batched.tiles("float32")[:: 1 if target == (9, 0) else 3]:
+        (registers, stack, local), code = usage(batched.kernel("float32", tile).cubin(target), tmp_path)
+        assert registers * tile.threads * tile.blocks <= 65536, tile
+        assert stack == local == 0, tile
+        assert not re.search(r"\b(LDL|STL)\b", code), f"{tile} spills"
+        main = max(loops(code), key=lambda loop: sum("FFMA" in i for i in loop))
+        for wide in ("LDG", "LDS", "STS"):
+            assert sum(f"{wide}.E.128" in i or f"{wide}.128" in i for i in main) == sum(
+                i.startswith(wide) for i in main
+            ), f"narrow {wide}"
+        assert "STG.E.128" in code
+        share = sum("FFMA" in i for i in main) / len(main)
+        assert share >= (0.85 if tile.bm > 32 else 0.75), f"{tile}: {len(main)} instructions"
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("direction", [Direction.FORWARD, Direction.WEIGHT_GRAD], ids=str)
+@pytest.mark.parametrize("m", [2, 4])
+def test_machine_code_of_winograds_transforms(target, direction, m, tmp_path):
+    """A tile stays in registers, sixteen warps of them fit a multiprocessor, and no number is multiplied needlessly."""
+    points = Points(((m, 3), (m, 3)), "float32", direction)
+    forward = direction is Direction.FORWARD
+    kernels = {
+        "source": points.enter("source", 1 if forward else 8),
+        "weights": points.enter("weights" if forward else "gradient", 8),
+        "result": points.leave("result", 1, "gelu" if forward else "none", m == 4 and forward),
+    }
+    for role, kernel in kernels.items():
+        (registers, stack, local), code = usage(kernel.cubin(target), tmp_path)
+        assert registers <= 128, role
+        assert stack == local == 0, role
+        assert not re.search(r"\b(LDL|STL)\b", code), role
+        if role == "source":
+            assert ("FFMA" in code) == ("FMUL" in code) == (m == 4), "F(2, 3) only adds"
+        if role == "result":
+            assert ("STG.E.128" in code) == (m == 4 and forward)
