@@ -195,7 +195,9 @@ def shortened(total: int, unit: int, fixed: int, each: int, limit: int) -> tuple
 class Correlation(Staged):
     """Forward, or the input gradient as the correlation of grad_output with turned kernels."""
 
-    def __init__(self, problem: ConvProblem, direction: Direction, transforms: Transforms, limit: int) -> None:
+    def __init__(
+        self, problem: ConvProblem, direction: Direction, transforms: Transforms, limit: int
+    ) -> None:
         super().__init__(problem, transforms)
         turned = direction is Direction.INPUT_GRAD
         lo = pair(tuple(a.extent - 1 - a.lo if turned else a.lo for a in problem.axes), 0)

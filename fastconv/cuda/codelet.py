@@ -17,7 +17,7 @@ def codelet(program: Program, count: int) -> Any:
         tape = Tape(count)
         results = program(tape, list(range(count)))
 
-        def replay(array):
+        def replay(array: Any) -> None:
             values = tape.replay([array[i] for i in range(count)])
             array[: len(results)] = [values[i] for i in results]
 
@@ -28,8 +28,8 @@ def codelet(program: Program, count: int) -> Any:
     from numba.cuda.extending import intrinsic
 
     @intrinsic
-    def apply_scalars(_, array):
-        def codegen(context, builder, signature, arguments):
+    def apply_scalars(_: Any, array: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
             at = [builder.gep(data, [ir.IntType(32)(i)]) for i in range(count)]
             on = Scalars(builder, data.type.pointee)

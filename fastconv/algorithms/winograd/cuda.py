@@ -8,12 +8,11 @@ from math import prod
 
 from fastconv.algorithms import winograd
 from fastconv.algorithms.base import Execution
-from fastconv.algorithms.staged import Correlation, Staged, Transforms, WeightGrad, pair
+from fastconv.algorithms.staged import Correlation, Geometry, Staged, Transforms, WeightGrad, pair
 from fastconv.algorithms.winograd import Tiles
 from fastconv.algorithms.winograd.cuda_transforms import THREADS, entering, leaving
 from fastconv.cuda.compiler import Kernel
 from fastconv.problem import ConvProblem, Direction
-from fastconv.algorithms.staged import Geometry
 
 LIMIT = 2**31  # pixels of a batch are numbered in 32 bits
 

@@ -63,7 +63,14 @@ def entering(dtype, rows: Axis, columns: Axis, lane: int):
             n, y, xx = place_of(U(t + U(g.first)), g)
             if c >= U(g.channels) or U(t + U(g.first)) >= U(g.tiles):
                 n, y = int64(0), int64(OUTSIDE)
-            at = g.start + int64(group) * g.group + n * g.image + int64(c) * g.channel + y * g.row + xx * g.pixel
+            at = (
+                g.start
+                + int64(group) * g.group
+                + n * g.image
+                + int64(c) * g.channel
+                + y * g.row
+                + xx * g.pixel
+            )
             for i in range(high):
                 for j in range(wide):
                     value = zero
@@ -119,7 +126,14 @@ def leaving(dtype, rows: Axis, columns: Axis, lane: int, name, vector):
                     values[i] += m[source + split * g.split + i * g.plane]
             transform(values)
             n, y, xx = place_of(U(t + U(g.first)), g)
-            at = g.start + int64(group) * g.group + n * g.image + int64(c) * g.channel + y * g.row + xx * g.pixel
+            at = (
+                g.start
+                + int64(group) * g.group
+                + n * g.image
+                + int64(c) * g.channel
+                + y * g.row
+                + xx * g.pixel
+            )
             shift = zero
             if g.has_bias:
                 shift = bias[int64(group) * g.channels + int64(c)]
