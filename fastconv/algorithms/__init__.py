@@ -29,12 +29,14 @@ def registry() -> dict[str, Algorithm]:
 @functools.cache
 def on_gpu() -> dict[str, Algorithm]:
     """Return the algorithms for arrays on a GPU by name."""
+    from fastconv.algorithms.direct.cuda import Direct
     from fastconv.algorithms.im2col.cuda import Im2col
     from fastconv.algorithms.reference.cuda import Reference
     from fastconv.algorithms.winograd.cuda import Winograd
 
     algorithms: tuple[Algorithm, ...] = (
         Winograd(),  #  fewer multiplications for small kernels
+        Direct(),  #    few channels: sums in registers, each pixel from memory once
         Im2col(),  #    an implicit matrix product
         Reference(),  # the definition, a thread for each result
     )

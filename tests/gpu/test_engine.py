@@ -11,7 +11,8 @@ import pytest
 
 import fastconv
 from fastconv.algorithms import on_gpu
-from fastconv.problem import Direction
+from fastconv.problem import ConvProblem, Direction
+from fastconv.select import select
 
 pytest.importorskip("numba_cuda")
 from machine_code import TARGETS, loops, usage
@@ -19,6 +20,7 @@ from machine_code import TARGETS, loops, usage
 from fastconv.algorithms.im2col import cuda_weight
 from fastconv.algorithms.im2col.cuda import gemm_kernel
 from fastconv.algorithms.im2col.implicit import Traits
+from fastconv.config import Settings
 from fastconv.cuda import compiler
 from fastconv.gemm.cuda import TILES
 
@@ -33,6 +35,16 @@ TINY = [
     "n1 c1 k2 i2x2 f2x2 s5 p3",
 ]
 MORE = {  # what kernels of one algorithm have branches for
+    "direct": [
+        "n2 c3 k3 i8x8 f3x3 p1 g3",  # whole vectors of pixels and of results, rows written out
+        "n1 c2 k4 i9x7 f5x3 s2 p2 g2",  # phases of different lengths, two channels of a group
+        "n1 c2 k2 i5x4 f3x3 s1x3 p1:2 d3x2 g2",  # a thread's rows apart, no tap in a phase
+        "n1 c2 k2 i2x26 f2x20 p1x9 g2",  # a row of taps in pieces
+        "n1 c2 k2 i2x24 f2x16 p0x7 g2",  # which begin on 16 bytes
+        "n2 c3 k9 i2x6 f1x1",  # nine channels of a thread that owns eight
+        "n1 c2 k2 i9x3 f7x1 p3x0 d2x1 g2",  # seven rows of dilated taps
+        "n24 c2 k2 i9x33 f2x2 g2",  # splits
+    ],
     "im2col": [
         "n2 c16 k5 i4x3 f3x3 p1",  # stages of one tap, and two splits of them
         "n3 c8 k3 i2x6 f1x1",  # one tap: whole vectors of pixels
@@ -106,6 +118,77 @@ def test_machine_code_of_the_implicit_weight_gradient(target, tmp_path):
         main = max(loops(code), key=lambda loop: sum("FFMA" in i for i in loop))
         assert sum("LDS.128" in i for i in main) == sum(i.startswith("LDS") for i in main), "narrow loads"
         assert sum("FFMA" in i for i in main) >= 0.65 * len(main), f"{tile}: {len(main)} instructions"
+
+
+# Instructions that a result may cost where memory is to be the limit: at 3 TB/s, 132 processors at 1.75 GHz issue 77 for
+# the 8 bytes of a result of stride 1, and 192 for the 20 of stride 2; and FFMA over all where arithmetic is.
+DIRECT = {
+    "n8 c64 k64 i56x56 f3x3 p1 g64": (Direction.FORWARD, 60, 0.18),
+    "n8 c64 k64 i56x56 f3x3 p1 s2 g64": (Direction.INPUT_GRAD, 40, 0.1),
+    "n8 c64 k64 i28x28 f5x5 p2 g64": (Direction.FORWARD, 100, 0.35),
+    "n8 c4 k16 i28x28 f3x3 p1": (Direction.FORWARD, None, 0.1),
+}
+
+
+@pytest.fixture
+def without_driver(monkeypatch):
+    """Make executions as on a GPU of 132 processors, which is not there."""
+    from types import SimpleNamespace
+
+    from fastconv.algorithms.direct.cuda import forward, weight
+    from fastconv.algorithms.im2col import cuda
+
+    engine = SimpleNamespace(Buffer=lambda content: None, processors=lambda: 132)
+    for module in (cuda, cuda_weight, forward, weight):
+        monkeypatch.setattr(module, "backend", lambda: engine)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("line", DIRECT)
+def test_machine_code_of_direct(target, line, without_driver, tmp_path):
+    from fastconv.algorithms.direct.cuda.forward import Rows, rows_kernel
+
+    direction, most, share = DIRECT[line]
+    run = Rows(ConvProblem.parse(line), direction)
+    kernel = rows_kernel("float32", run.row, *run.constants, "none")
+    (registers, stack, local), code = usage(kernel.cubin(target), tmp_path)
+    assert registers * kernel.threads * kernel.blocks <= 65536
+    assert stack == local == 0
+    assert not re.search(r"\b(LDL|STL)\b", code), "spills"
+    assert "LDG.E.128" in code
+    assert "STG.E.128" in code
+    instructions = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ +)?([A-Z0-9_.]+)", code)
+    assert instructions.count("FFMA") >= share * len(instructions)
+    if most:  # no loop is gone through twice: every instruction runs once
+        results = run.tiling.tm * run.tiling.ty * 4 * len(run.row.phases)
+        assert len(instructions) / results <= most
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_machine_code_of_the_direct_weight_gradient(target, without_driver, tmp_path):
+    from fastconv.algorithms.direct.cuda import weight
+
+    problem = ConvProblem.parse("n8 c64 k64 i56x56 f3x3 p1 g64")
+    run = weight.WeightRows(problem, weight.plan(problem, 2**30))
+    kernel = weight.kernel("float32", run.taps)
+    (registers, stack, local), code = usage(kernel.cubin(target), tmp_path)
+    assert registers * kernel.threads * weight.RESIDENT <= 65536
+    assert stack == local == 0
+    assert not re.search(r"\b(LDL|STL)\b", code), "spills"
+    main = max(loops(code), key=lambda loop: sum("FFMA" in i for i in loop))
+    assert sum("LDG.E.128" in i for i in main) >= 4  # of gy, and of each of three rows
+    assert len(main) / 4 <= 60, "instructions of an output, whose 8 bytes take the time of 77"
+
+
+@pytest.mark.parametrize("direction", list(Direction), ids=str)
+def test_few_channels_go_to_direct_and_many_do_not(direction, without_driver):
+    def chosen(line):
+        return select(ConvProblem.parse(line), direction, Settings(), "cuda").algorithm
+
+    assert chosen("n32 c256 k256 i28x28 f3x3 p1 g256") == "direct"
+    assert chosen("n32 c64 k64 i56x56 f5x5 p2 s2 g64") == "direct"
+    assert chosen("n32 c4 k4 i224x224 f1x1") == "direct" or direction is Direction.WEIGHT_GRAD
+    assert chosen("n32 c256 k256 i28x28 f3x3 p1") != "direct"
 
 
 class Foreign:

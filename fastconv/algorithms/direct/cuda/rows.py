@@ -1,0 +1,387 @@
+"""Forward and input gradient along rows, channels first: a few channels' sums in the registers of a thread.
+
+    result[m, phase + step*j] = sum over c, tap of  source[c, stride*j + first + tap*dilation] * w[m, c, tap]
+
+A thread owns TM channels by TY rows by four positions in a row, and all phases of these (`correlation`: more than
+one only in strided input gradients).  It goes through the rows of the source that they touch; of each it loads the
+segment that all taps of its positions need once, by 16 bytes where rows begin on that boundary, and adds it to every
+result row that has a tap there.  Neighbouring threads own neighbouring positions, then rows, then planes, so small maps
+fill a block like large ones, and what a segment shares with the next is met in the first-level cache.
+
+A 3x3 layer moves 8 bytes an output; at 3 TB/s an H100 has time for 77 instructions of one thread meanwhile.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+from fastconv.cuda.language import DTYPES, U, activation, cuda, divided, inline, int32, int64, load4, store4
+
+THREADS, TX = 128, 4
+LONGEST = 9  # taps of a row that are written out; longer rows go piece by piece
+
+
+class Geometry(NamedTuple):
+    """What the kernel needs to know; ``_m`` and ``_s`` are a divisor's multiplier and shift."""
+
+    threads: int  # that have results
+    tiles_x: int  # of TX positions
+    tiles_x_m: int
+    tiles_x_s: int
+    tiles_y: int  # of TY positions, in all phases
+    tiles_y_m: int
+    tiles_y_s: int
+    tiles_z: int  # positions in all phases
+    tiles_z_m: int
+    tiles_z_s: int
+    tiles_m: int  # of TM channels
+    groups: int
+    channels: int  # of the source in a group
+    m: int  # of the result
+    phases_z: int
+    phases_y: int
+    depth: int  # source pixels
+    height: int
+    width: int
+    positions_y: int
+    result_z: int  # result pixels
+    result_y: int
+    result_x: int
+    stride_z: int  # source pixels between positions
+    stride_y: int
+    gap_z: int  # and between taps
+    gap_y: int
+    skip_z: int  # taps of the kernel between taps of a phase
+    skip_y: int
+    spread: int  # positions between the rows of a thread
+    rows: int  # taps between them
+    kernel_y: int
+    kernel_x: int
+    group_stride: int  # of the weights
+    row_stride: int
+    channel_stride: int
+    has_bias: int
+    has_residual: int
+
+
+class Phase(NamedTuple):
+    """Taps of one phase along an axis, by ascending place."""
+
+    count: int
+    first: int  # source offset of the first
+    index: int  # its place in the kernel
+
+
+class Column(NamedTuple):
+    """The axis before, where its taps are few enough to be written out too, with their weights in registers."""
+
+    count: int  # taps of the longest phase; 0: rows are gone through one by one
+    rows: int  # taps between the rows of a thread
+    alike: bool  # all phases have so many
+
+
+class Row(NamedTuple):
+    """The last axis, which is written out in the machine code."""
+
+    stride: int
+    phases: tuple[Phase, ...]
+    gap: int  # source pixels between taps
+    skip: int  # taps of the kernel between them; negative in input gradients
+    quads: bool  # rows of the source begin on 16 bytes
+    whole: bool  # rows of the result do
+
+    @property
+    def piece(self) -> int:
+        """Taps that are added with one segment in registers."""
+        longest = max(p.count for p in self.phases)
+        return max(1, -(-longest // -(-longest // LONGEST))) if longest else 1
+
+    @property
+    def pieces(self) -> int:
+        """Segments of a row."""
+        return max(1, -(-max(p.count for p in self.phases) // self.piece))
+
+    @property
+    def low(self) -> int:
+        """The least offset."""
+        return min((p.first for p in self.phases if p.count), default=0)
+
+    @property
+    def length(self) -> int:
+        """Pixels of a segment."""
+        high = max((p.first for p in self.phases if p.count), default=0)
+        return (TX - 1) * self.stride + high - self.low + (self.piece - 1) * self.gap + 1
+
+    @property
+    def aligned(self) -> bool:
+        """Whether every segment begins equally far from 16 bytes."""
+        return self.quads and (self.pieces == 1 or self.piece * self.gap % 4 == 0)
+
+
+def segment(dtype, low: int, length: int, quads: bool):
+    """Return the device function that loads a segment at ``x`` + low, its size, and where its first pixel stands."""
+    zero = DTYPES[dtype](0)
+    shift = low % 4 if quads else 0
+    count = -(-(shift + length) // 4)
+    begin = low - shift
+
+    @inline
+    def by_pixel(source, row, x, width, seg):
+        here = row + int64(int32(x)) + int64(begin)  # what follows are constants in the instructions
+        for i in range(length):
+            seg[i] = zero
+            if U(int64(x) + int64(begin + i)) < width:
+                seg[i] = source[here + int64(i)]
+
+    @inline
+    def by_quad(source, row, x, width, seg):
+        here = row + int64(int32(x)) + int64(begin)
+        for i in range(count):
+            at = 4 * i
+            seg[at], seg[at + 1], seg[at + 2], seg[at + 3] = zero, zero, zero, zero
+            if U(int64(x) + int64(begin + at)) < width:
+                if i == 0 and shift == 3:
+                    seg[3] = source[here + int64(3)]
+                elif i == count - 1 and (shift + length) % 4 == 1:
+                    seg[at] = source[here + int64(at)]
+                else:
+                    seg[at], seg[at + 1], seg[at + 2], seg[at + 3] = load4(source, here + int64(at))
+
+    return (by_quad, 4 * count, shift) if quads else (by_pixel, length, 0)
+
+
+def chained(functions):
+    """Return the device function that calls some one after the other."""
+
+    def pair(first, second):
+        @inline
+        def both(acc, seg, weight, to, i, piece, taps, g):
+            first(acc, seg, weight, to, i, piece, taps, g)
+            second(acc, seg, weight, to, i, piece, taps, g)
+
+        return both
+
+    return functools.reduce(pair, functions)
+
+
+def phase_adder(row: Row, shift: int, at: int, k: int):
+    """Return the device function that adds a segment to phase ``k`` of a row of results, ``acc`` from ``at``."""
+    phase = row.phases[k]
+    count, place, index = phase.count, phase.first - row.low + shift, phase.index
+    stride, gap, skip, step = row.stride, row.gap, row.skip, len(row.phases)
+    written, split = min(row.piece, count), row.pieces > 1
+
+    @inline
+    def add(acc, seg, weight, to, i, piece, taps, g):
+        for s in range(written):
+            if not split or U(piece + U(s)) < U(count):
+                w = weight[to + int64(index + s * skip)]
+                for j in range(4):
+                    acc[at + j * step + k] += seg[place + j * stride + s * gap] * w
+
+    return add
+
+
+def row_adder(row: Row, shift: int, tm: int, ty: int, m: int, v: int):
+    """Return the device function that adds a segment to row ``v`` of channel ``m`` of a thread, if a tap is there."""
+    step, skip, back = len(row.phases), row.skip, row.skip < 0
+    add = chained([phase_adder(row, shift, (m * ty + v) * 4 * step, k) for k in range(step)])
+
+    @inline
+    def add_row(acc, seg, weight, begin, i, piece, taps, g):
+        r = U(i - U(U(v) * g.rows))
+        if r < U(taps[0]):
+            ky = int64(taps[1]) + int64(U(r * g.skip_y))
+            if back:
+                ky = int64(taps[1]) - int64(U(r * g.skip_y))
+            channel = min(U(taps[2] + U(m)), U(g.m - U(1)))
+            to = begin + int64(channel) * int64(g.row_stride) + ky * int64(g.kernel_x)
+            add(acc, seg, weight, to + int64(piece) * int64(skip), i, piece, taps, g)
+
+    return add_row
+
+
+def row_by_row(dtype, row: Row, tm: int, ty: int):
+    """Return the device function that adds all rows that the taps of one slice meet, weights read as they are needed."""
+    fetch, _, shift = segment(dtype, row.low, row.length, row.aligned)
+    add = chained([row_adder(row, shift, tm, ty, m, v) for m in range(tm) for v in range(ty)])
+    pieces, piece, gap = row.pieces, row.piece, row.gap
+
+    @inline
+    def walk(acc, seg, held, source, weight, slab, tap, y, x, taps, g):
+        last = U(U(taps[0]) + U(U(ty - 1) * g.rows))
+        if taps[0] == 0:
+            last = U(0)
+        i = U(0)
+        while i < last:
+            line = U(y + i * g.gap_y)
+            if line < g.height:
+                k = U(0)
+                while k < U(pieces):
+                    s = U(k * U(piece))
+                    fetch(source, slab + int64(line) * int64(g.width), U(x + s * U(gap)), g.width, seg)
+                    add(acc, seg, weight, tap, i, s, taps, g)
+                    k = U(k + U(1))
+            i = U(i + U(1))
+
+    return walk
+
+
+def written_out(dtype, row: Row, column: Column, ty: int, kernel_x: int):
+    """Return the device function that does the same for one channel, every row and tap in a place of its own."""
+    fetch, _, shift = segment(dtype, row.low, row.length, row.aligned)
+    step, count, alike, back = len(row.phases), column.count, column.alike, row.skip < 0
+    to_row = [chained([phase_adder(row, shift, v * 4 * step, k) for k in range(step)]) for v in range(ty)]
+
+    def adder(v, r):
+        add = to_row[v]
+
+        @inline
+        def add_tap(acc, seg, held, to, i, piece, taps, g):
+            if alike or U(r) < U(taps[0]):
+                add(acc, seg, held, r * kernel_x, i, piece, taps, g)
+
+        return add_tap
+
+    def line_walk(i):
+        add = chained([adder(v, i - v * column.rows) for v in range(ty) if 0 <= i - v * column.rows < count])
+
+        @inline
+        def walk_line(acc, seg, held, source, slab, y, x, taps, g):
+            line = U(y + U(i) * g.gap_y)
+            if line < g.height:
+                fetch(source, slab + int64(line) * int64(g.width), x, g.width, seg)
+                add(acc, seg, held, 0, U(i), U(0), taps, g)
+
+        return walk_line
+
+    def pair(first, second):
+        @inline
+        def both(acc, seg, held, source, slab, y, x, taps, g):
+            first(acc, seg, held, source, slab, y, x, taps, g)
+            second(acc, seg, held, source, slab, y, x, taps, g)
+
+        return both
+
+    touched = [i for i in range(count + (ty - 1) * column.rows)
+               if any(0 <= i - v * column.rows < count for v in range(ty))]  # fmt: skip
+    lines = functools.reduce(pair, [line_walk(i) for i in touched])
+
+    @inline
+    def walk(acc, seg, held, source, weight, slab, tap, y, x, taps, g):
+        tap += int64(taps[2]) * int64(g.row_stride)
+        for r in range(count):
+            if alike or U(r) < U(taps[0]):
+                ky = int64(taps[1]) + int64(U(U(r) * g.skip_y))
+                if back:
+                    ky = int64(taps[1]) - int64(U(U(r) * g.skip_y))
+                for s in range(kernel_x):
+                    held[r * kernel_x + s] = weight[tap + ky * int64(kernel_x) + int64(s)]
+        lines(acc, seg, held, source, slab, y, x, taps, g)
+
+    return walk
+
+
+def writer(dtype, row: Row, tm: int, ty: int, name):
+    """Return the device function that adds bias and residual, activates and stores a thread's results."""
+    zero, act = DTYPES[dtype](0), activation(name)
+    step, whole = len(row.phases), row.whole
+
+    @inline
+    def write(out, bias, residual, acc, m_first, plane, pixel, y, x, group, g):
+        for m in range(tm):
+            channel = U(m_first + U(m))
+            if channel < g.m:
+                shift = zero
+                if g.has_bias:
+                    shift = bias[int64(U(group * g.m + channel))]
+                begin = (plane + int64(channel)) * int64(g.result_z) * int64(U(g.result_y * g.result_x))
+                begin += int64(pixel)
+                for v in range(ty):
+                    p = U(y[0] + U(U(v) * g.spread))
+                    line = U(p * g.phases_y + y[1])
+                    if p < g.positions_y and line < g.result_y:
+                        to = begin + int64(U(line * g.result_x + x))
+                        for i in range(step):
+                            at = (m * ty + v) * 4 * step + 4 * i
+                            if whole:
+                                if U(x + U(4 * i)) < g.result_x:
+                                    r0, r1, r2, r3 = shift, shift, shift, shift
+                                    if g.has_residual:
+                                        v0, v1, v2, v3 = load4(residual, to + int64(4 * i))
+                                        r0, r1, r2, r3 = r0 + v0, r1 + v1, r2 + v2, r3 + v3
+                                    store4(
+                                        out, to + int64(4 * i), act(acc[at] + r0), act(acc[at + 1] + r1),
+                                        act(acc[at + 2] + r2), act(acc[at + 3] + r3),
+                                    )  # fmt: skip
+                            else:
+                                for j in range(4):
+                                    if U(x + U(4 * i + j)) < g.result_x:
+                                        more = shift
+                                        if g.has_residual:
+                                            more += residual[to + int64(4 * i + j)]
+                                        out[to + int64(4 * i + j)] = act(acc[at + j] + more)
+
+    return write
+
+
+def correlation(dtype, row: Row, column: Column, tm: int, ty: int, kernel_x: int, name):
+    """Make the kernel; ``table`` tells (taps, first offset, index of the first tap, 0) of each phase of z, then of y."""
+    real, zero = DTYPES[dtype], DTYPES[dtype](0)
+    step, back = len(row.phases), row.skip < 0
+    _, size, _ = segment(dtype, row.low, row.length, row.aligned)
+    walk = written_out(dtype, row, column, ty, kernel_x) if column.count else row_by_row(dtype, row, tm, ty)
+    write = writer(dtype, row, tm, ty, name)
+    sums, weights, stride = tm * ty * 4 * step, max(1, column.count * kernel_x), row.stride
+
+    def direct_rows(source, weight, table, bias, residual, out, g):
+        seg = cuda.local.array(size, real)
+        held = cuda.local.array(weights, real)
+        acc = cuda.local.array(sums, real)
+        at = U(U(cuda.blockIdx.x) * U(THREADS) + U(cuda.threadIdx.x))
+        if at < g.threads:
+            rest = divided(at, g.tiles_x_m, g.tiles_x_s)
+            tile_x = U(at - rest * g.tiles_x)
+            plane = divided(rest, g.tiles_y_m, g.tiles_y_s)
+            tile_y = U(rest - plane * g.tiles_y)
+            rest = divided(plane, g.tiles_z_m, g.tiles_z_s)
+            tile_z = U(plane - rest * g.tiles_z)
+            m_first, rest = U(U(rest % g.tiles_m) * U(tm)), U(rest // g.tiles_m)
+            group, n = U(rest % g.groups), U(rest // g.groups)
+            phase_z, position_z = U(tile_z % g.phases_z), U(tile_z // g.phases_z)
+            phase_y, tile_y = U(tile_y % g.phases_y), U(tile_y // g.phases_y)
+            first_y = U(U(tile_y % g.spread) + U(tile_y // g.spread) * U(g.spread * U(ty)))
+            taps_z, low_z, index_z, _ = load4(table, int64(phase_z) * int64(4))
+            taps_y, low_y, index_y, _ = load4(table, int64(U(g.phases_z + phase_y)) * int64(4))
+            y = U(U(first_y * g.stride_y) + U(low_y))
+            x = U(tile_x * U(4 * stride))
+            for i in range(sums):
+                acc[i] = zero
+            slice_ = int64(U(g.height * g.width))
+            base = (int64(n) * int64(g.groups) + int64(group)) * int64(g.channels) * int64(g.depth) * slice_
+            begin = int64(group) * int64(g.group_stride)
+            c = U(0)
+            while c < g.channels:
+                t = U(0)
+                while t < U(taps_z):
+                    z = U(U(position_z * g.stride_z) + U(low_z) + t * g.gap_z)
+                    if z < g.depth:
+                        kz = int64(index_z) + int64(U(t * g.skip_z))
+                        if back:
+                            kz = int64(index_z) - int64(U(t * g.skip_z))
+                        tap = begin + kz * int64(U(g.kernel_y * g.kernel_x))
+                        taps = (U(taps_y), index_y, m_first)
+                        walk(acc, seg, held, source, weight, base + int64(z) * slice_, tap, y, x, taps, g)
+                    t = U(t + U(1))
+                base += int64(g.depth) * slice_
+                begin += int64(g.channel_stride)
+                c = U(c + U(1))
+            slab = U(position_z * g.phases_z + phase_z)
+            if slab < g.result_z:
+                image = (int64(n) * int64(g.groups) + int64(group)) * int64(g.m)
+                slab = U(slab * U(g.result_y * g.result_x))
+                x = U(tile_x * U(4 * step))
+                write(out, bias, residual, acc, m_first, image, slab, (first_y, phase_y), x, group, g)
+
+    return direct_rows

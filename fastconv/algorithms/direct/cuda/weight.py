@@ -1,0 +1,116 @@
+"""The weight gradient by `weight_rows`: blocks of taps, splits of the positions, and the launches."""
+
+from __future__ import annotations
+
+import functools
+from math import prod
+from typing import NamedTuple
+
+from fastconv.algorithms.base import Execution
+from fastconv.algorithms.direct.cuda.rows import THREADS, TX
+from fastconv.algorithms.direct.cuda.weight_rows import Geometry, Taps, correlation
+from fastconv.algorithms.im2col import splits
+from fastconv.algorithms.im2col.splits import SumGeometry, magic, sum_kernel
+from fastconv.cuda import backend
+from fastconv.cuda.compiler import Kernel
+from fastconv.problem import Axis, ConvProblem
+
+SUMS = 28  # in the registers of a thread
+LONGEST = 9  # taps of a row at once
+MOST_SPLITS, RESIDENT, LEAST = 256, 8, 8  # blocks on a multiprocessor, tiles of a thread
+
+
+def kernel(dtype: str, taps: Taps) -> Kernel:
+    """Return the kernel of a block of taps."""
+    return Kernel(correlation, (dtype, taps), (dtype,) * 3, Geometry, "uint32", THREADS, 4)
+
+
+def axes_of(problem: ConvProblem) -> tuple[Axis, ...]:
+    """Return three axes, those that are missing of one pixel."""
+    return (*[Axis(1, 1)] * (3 - len(problem.axes)), *problem.axes)
+
+
+def block_of(problem: ConvProblem) -> tuple[int, int, int, int]:
+    """Return the rows and columns of a block of taps, and how many blocks there are of both."""
+    _, y, x = axes_of(problem)
+    blocks_x = -(-x.kernel // LONGEST)
+    sb = -(-x.kernel // blocks_x)
+    blocks_y = -(-y.kernel // max(1, SUMS // sb))
+    return -(-y.kernel // blocks_y), sb, blocks_y, blocks_x
+
+
+def pairs(problem: ConvProblem) -> int:
+    """Return the number of thread blocks without splits."""
+    _, _, blocks_y, blocks_x = block_of(problem)
+    return problem.k * (problem.c // problem.groups) * axes_of(problem)[0].kernel * blocks_y * blocks_x
+
+
+def passes(problem: ConvProblem) -> float:
+    """Return how often both arrays are read."""
+    again = pairs(problem) // problem.k
+    return (again + problem.k // problem.groups * again // (problem.c // problem.groups)) / 2
+
+
+def tiles(problem: ConvProblem) -> int:
+    """Return how many times TX positions there are in the batch."""
+    z, y, x = axes_of(problem)
+    return problem.n * z.output * y.output * -(-x.output // TX)
+
+
+def most_blocks(problem: ConvProblem) -> int:
+    """Return the largest number that must have 31 bits."""
+    return max(tiles(problem), pairs(problem) * MOST_SPLITS, prod(problem.weight_shape))
+
+
+class Split(NamedTuple):
+    """How the positions are shared out."""
+
+    splits: int
+    share: int  # tiles of one
+    partial: int  # elements
+    workspace: int  # bytes
+
+
+@functools.lru_cache(maxsize=256)
+def plan(problem: ConvProblem, limit: int) -> Split:
+    """Choose splits that fill the GPU twice."""
+    total, weights = tiles(problem), prod(problem.weight_shape)
+    wanted = 2 * backend().processors() * RESIDENT // pairs(problem)
+    most = min(MOST_SPLITS, total // (THREADS * LEAST), limit // (weights * problem.itemsize))
+    share = -(-total // max(1, min(wanted, most)))
+    count = -(-total // share)
+    partial = count * weights if count > 1 else 0
+    return Split(count, share, partial, partial * problem.itemsize)
+
+
+class WeightRows(Execution):
+    """Multiply, and add the splits if there are any."""
+
+    def __init__(self, problem: ConvProblem, split: Split) -> None:
+        self.dtype, self.split, self.workspace = problem.dtype, split, split.workspace
+        z, y, x = axes_of(problem)
+        rb, sb, blocks_y, blocks_x = block_of(problem)
+        low = -x.lo if blocks_x == 1 else 0
+        aligned = x.size % 4 == 0 and blocks_x == 1
+        self.taps = Taps(rb, sb, x.stride, x.dilation, low, aligned, x.output % 4 == 0)
+        columns, weights = -(-x.output // TX), prod(problem.weight_shape)
+        self.geometry = Geometry(
+            tiles(problem), columns, *magic(columns), y.output, *magic(y.output), z.output, *magic(z.output),
+            split.splits, split.share, blocks_y, blocks_x, problem.c, problem.c // problem.groups, problem.k,
+            problem.k // problem.groups, z.size, y.size, x.size, x.output, z.stride, y.stride, z.dilation, y.dilation,
+            z.kernel, y.kernel, x.kernel, *(lo % 2**32 for lo in (z.lo, y.lo, x.lo + low)), weights,
+        )  # fmt: skip
+        self.blocks = pairs(problem) * split.splits
+        self.summing = SumGeometry(weights, weights, split.splits, 1, 1, 0, 0)
+
+    def run(self, first, second, out, bias, activation, residual=None):
+        engine, stream = backend(), out.stream()
+        to = out.empty((self.split.partial,), out.dtype) if self.split.partial else out
+        taps = self.taps._replace(  # callers' arrays may begin anywhere
+            quads=self.taps.quads and first.pointer % 16 == 0,
+            whole=self.taps.whole and second.pointer % 16 == 0,
+        )
+        engine.launch(kernel(self.dtype, taps), self.blocks, stream, first, second, to, self.geometry)
+        if self.split.partial:
+            blocks = -(-self.summing.count // splits.THREADS)
+            engine.launch(sum_kernel(self.dtype, "none"), blocks, stream, to, None, None, out, self.summing)
