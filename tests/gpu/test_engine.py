@@ -133,14 +133,14 @@ DIRECT = {
 @pytest.fixture
 def without_driver(monkeypatch):
     """Make executions as on a GPU of 132 processors, which is not there."""
-    from types import SimpleNamespace
+    from fastconv.cuda import driver
 
-    from fastconv.algorithms.direct.cuda import forward, weight
-    from fastconv.algorithms.im2col import cuda
-
-    engine = SimpleNamespace(Buffer=lambda content: None, processors=lambda: 132)
-    for module in (cuda, cuda_weight, forward, weight):
-        monkeypatch.setattr(module, "backend", lambda: engine)
+    for name, fake in (
+        ("bindings", lambda: None),
+        ("processors", lambda: 132),
+        ("Buffer", lambda content: None),
+    ):
+        monkeypatch.setattr(driver, name, fake)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
