@@ -115,6 +115,18 @@ def weights(problem: ConvProblem, turned: bool) -> Array:
     return Array(k, c, (1, 1), (r, s), (0, 0), (r, s), (group, c * taps, taps, s, 1), True)
 
 
+def correlated(
+    problem: ConvProblem, direction: Direction, steps: tuple[int, int]
+) -> tuple[Array, Array, Array]:
+    """Return weights, source and result of forward, or of the input gradient: grad_output with turned kernels."""
+    turned = direction is Direction.INPUT_GRAD
+    lo = pair(tuple(a.extent - 1 - a.lo if turned else a.lo for a in problem.axes), 0)
+    sizes = pair(tuple(a.size if turned else a.output for a in problem.axes))
+    counts = -(-sizes[0] // steps[0]), -(-sizes[1] // steps[1])
+    source = image(problem, not turned, steps, counts, lo)
+    return weights(problem, turned), source, image(problem, turned, steps, counts, (0, 0))
+
+
 class Transforms(ABC):
     """A domain where convolution is a product: what turns tiles into planes and back."""
 
@@ -199,13 +211,7 @@ class Correlation(Staged):
         self, problem: ConvProblem, direction: Direction, transforms: Transforms, limit: int
     ) -> None:
         super().__init__(problem, transforms)
-        turned = direction is Direction.INPUT_GRAD
-        lo = pair(tuple(a.extent - 1 - a.lo if turned else a.lo for a in problem.axes), 0)
-        steps, sizes = transforms.steps, pair(tuple(a.size if turned else a.output for a in problem.axes))
-        counts = -(-sizes[0] // steps[0]), -(-sizes[1] // steps[1])
-        self.weights = weights(problem, turned)
-        self.source = image(problem, not turned, steps, counts, lo)
-        self.result = image(problem, turned, steps, counts, (0, 0))
+        self.weights, self.source, self.result = correlated(problem, direction, transforms.steps)
         self.rows = -(-self.source.channels // BK) * BK
         p = batched.choose(self.dtype, self.result.channels, self.source.tiles, self.rows, self.batches)
         most, fixed = limit // problem.itemsize, self.batches * self.rows * p.m

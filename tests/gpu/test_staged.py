@@ -11,14 +11,17 @@ import pytest
 pytest.importorskip("numba_cuda")
 from machine_code import TARGETS, loops, usage
 
+from fastconv.algorithms.winograd import cuda_fused
 from fastconv.algorithms.winograd.cuda import Points
 from fastconv.gemm import batched
 from fastconv.problem import Direction
 
 CASES = {
     "winograd": [
-        "winograd:F(4,3) n2 c4 k2 i5x9 f3x3 p2:0x-1:2 g2 nhwc",
-        "winograd:F(2,3) n9 c2 k3 i4x5 f3x3 p1 tight",  # two blocks of tiles
+        "winograd:F(4,3) n1 c4 k2 i5x9 f3x3 p2:0x-1:2 g2 nhwc",
+        "winograd:F(2,3) n20 c2 k3 i9 f3 p1 tight",  # blocks of tiles
+        "winograd:F(2,3) n1 c5 k3 i6x5 f3x3 p1",  # fused
+        "winograd:F(2,3) n1 c4 k2 i5x5 f3x3 p2:0x-1:2 g2 nhwc",
         "winograd:F(2,3) n1 c3 k2 i5x4 f3x1 p1x0 float64",
     ],
 }
@@ -52,8 +55,29 @@ def test_machine_code_of_the_batched_gemm(target, tmp_path):
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
-@pytest.mark.parametrize("direction", [Direction.FORWARD, Direction.WEIGHT_GRAD], ids=str)
-@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("near", [False, True])
+def test_machine_code_of_the_fused_kernel(target, near, tmp_path):
+    kernel = cuda_fused.kernel("relu", near)
+    (registers, stack, local), code = usage(kernel.cubin(target), tmp_path)
+    assert registers * kernel.threads <= 65536
+    assert stack == local == 0
+    assert not re.search(r"\b(LDL|STL)\b", code)
+    main = max(loops(code), key=lambda loop: sum("FFMA" in i for i in loop))
+    assert sum("FFMA" in i for i in main) == 512, "four channels at two points, 64 sums of each"
+    assert len(main) <= 512 / 0.65
+    assert sum("LDS.128" in i for i in main) == sum(i.startswith("LDS") for i in main), "narrow loads"
+    assert sum("LDG.E.128" in i for i in main) == 8, "weights"
+
+
+@pytest.mark.parametrize(
+    ("target", "direction", "m"),
+    [
+        ((9, 0), Direction.FORWARD, 2),
+        ((9, 0), Direction.FORWARD, 4),
+        ((9, 0), Direction.WEIGHT_GRAD, 4),
+        ((8, 0), Direction.FORWARD, 4),
+    ],
+)
 def test_machine_code_of_winograds_transforms(target, direction, m, tmp_path):
     """A tile stays in registers, sixteen warps of them fit a multiprocessor, and no number is multiplied needlessly."""
     points = Points(((m, 3), (m, 3)), "float32", direction)

@@ -1,4 +1,4 @@
-"""Winograd on a GPU, in stages (`fastconv.algorithms.staged`)."""
+"""Winograd on a GPU: F(m, r) in stages (`fastconv.algorithms.staged`), F(2x2, 3x3) in one kernel (`cuda_fused`)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,24 @@ from math import prod
 
 from fastconv.algorithms import winograd
 from fastconv.algorithms.base import Execution
-from fastconv.algorithms.staged import Correlation, Geometry, Staged, Transforms, WeightGrad, pair
-from fastconv.algorithms.winograd import Tiles
+from fastconv.algorithms.im2col.splits import magic
+from fastconv.algorithms.staged import (
+    Correlation,
+    Geometry,
+    Staged,
+    Transforms,
+    WeightGrad,
+    correlated,
+    pair,
+    seconds,
+)
+from fastconv.algorithms.winograd import Tiles, cuda_fused
 from fastconv.algorithms.winograd.cuda_transforms import THREADS, entering, leaving
+from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
 from fastconv.problem import ConvProblem, Direction
 
+FUSED = ((2, 3), (2, 3))
 LIMIT = 2**31  # pixels of a batch are numbered in 32 bits
 
 
@@ -41,8 +53,10 @@ class Winograd(winograd.Winograd):
 
 
 @functools.lru_cache(maxsize=256)
-def made(problem: ConvProblem, direction: Direction, tiles: Tiles, limit: int) -> Staged:
+def made(problem: ConvProblem, direction: Direction, tiles: Tiles, limit: int) -> Staged | Fused:
     """Make ready to run."""
+    if tiles == FUSED and problem.dtype == "float32" and direction is not Direction.WEIGHT_GRAD:
+        return Fused(problem, direction)
     transforms = Points(tiles, problem.dtype, direction)
     if direction is Direction.WEIGHT_GRAD:
         return WeightGrad(problem, transforms, limit)
@@ -79,3 +93,44 @@ class Points(Transforms):
     def leave(self, role: str, lane: int, activation: str, vector: bool) -> Kernel:
         constants = (self.dtype, *self.axes("A"), lane, activation, vector)
         return Kernel(leaving, constants, (self.dtype,) * 4, Geometry, "int64", THREADS)
+
+
+class Fused(Execution):
+    """Transform weights, then do the rest in one kernel."""
+
+    def __init__(self, problem: ConvProblem, direction: Direction) -> None:
+        self.points, self.groups = Points(FUSED, problem.dtype, direction), problem.groups
+        self.weights, source, result = correlated(problem, direction, self.points.steps)
+        stages = max(1, -(-source.channels // cuda_fused.CHANNELS))
+        channels = stages * cuda_fused.CHANNELS
+        k_blocks, tile_blocks = (
+            -(-result.channels // cuda_fused.RESULTS),
+            -(-source.tiles // cuda_fused.TILES),
+        )
+        padded, image_tiles = k_blocks * cuda_fused.RESULTS, prod(source.counts)
+        self.padded = padded, channels
+        self.near = source.near
+        self.elements = problem.groups * channels * cuda_fused.POINTS * padded
+        self.workspace = self.elements * problem.itemsize
+        self.blocks = k_blocks * tile_blocks * problem.groups
+        self.geometry = cuda_fused.Geometry(
+            source.tiles, tile_blocks, source.channels, stages, result.channels, padded, k_blocks,
+            image_tiles, *magic(image_tiles), source.counts[1], *magic(source.counts[1]), *source.steps, *source.lo,
+            *source.sizes, *source.strides, *result.sizes, *result.strides,
+        )  # fmt: skip
+        waves = -(-self.blocks // backend().processors()) * backend().processors()
+        computed = 2 * cuda_fused.POINTS * cuda_fused.RESULTS * cuda_fused.TILES * channels * waves
+        self.seconds = seconds(problem, computed, 2 * self.elements, 2)
+
+    def run(self, first, second, out, bias, activation, residual=None):
+        engine, stream = backend(), out.stream()
+        u = out.empty((self.elements,), out.dtype)
+        k, c = self.padded
+        g, lane, blocks = self.points.geometry(self.weights, self.groups, 0, k, c, False)
+        g = g._replace(
+            plane=k, to_group=c * 16 * k, to_channel=16 * k
+        )  # all points of a channel side by side
+        engine.launch(self.points.enter("weights", lane), blocks, stream, second, u, g)
+        g = self.geometry._replace(has_bias=int(bias is not None), has_residual=int(residual is not None))
+        kernel = cuda_fused.kernel(activation, self.near)
+        engine.launch(kernel, self.blocks, stream, first, u, bias, residual, out, g)
