@@ -66,7 +66,7 @@ def _make(problem: ConvProblem, direction: Direction, budget: int) -> Execution:
     if direction is Direction.FORWARD:
         from fastconv.algorithms.direct.depthwise.forward import Forward
 
-        return Forward(problem, budget)
+        return Forward(problem)
     if direction is Direction.INPUT_GRAD:
         from fastconv.algorithms.direct.depthwise.input_grad import InputGrad
 

@@ -1,4 +1,9 @@
-"""Forward: a task is one stripe of rows of one channel of one image, for all outputs of that channel."""
+"""Forward: a task is a part of one output map, computed from the image where it lies.
+
+Where no family of `taps` has the stride, and where borders repeat the image, the rows that a block of
+results reads are copied first, their pixels sorted by column modulo the stride (polyphase), where each tap
+is an offset again.
+"""
 
 from __future__ import annotations
 
@@ -10,95 +15,113 @@ import numpy as np
 from fastconv import activations, jit, machine, threads
 from fastconv.activations import finish
 from fastconv.algorithms.base import Array, Execution, flat
-from fastconv.algorithms.direct.depthwise.plane import blocks, chunks, copy_plane, correlate, lattice
-from fastconv.algorithms.direct.depthwise.pointer import pointer
-from fastconv.algorithms.direct.depthwise.shape import PaddedRows, plane_axes, stripe_rows, take
-from fastconv.algorithms.direct.depthwise.taps import most_taps
+from fastconv.algorithms.direct.depthwise.move import copy_row
+from fastconv.algorithms.direct.depthwise.pointer import after, pointer
+from fastconv.algorithms.direct.depthwise.schedule import Columns, Rows, Schedule, row_blocks
+from fastconv.algorithms.direct.depthwise.shape import PaddedRows, parts, plane_axes, sources, take
+from fastconv.algorithms.direct.depthwise.taps import STEP, each, second
 from fastconv.problem import ConvProblem
+
+FIELDS, GROUP = len(STEP), 7
 
 
 @jit.kernel
 def forward(
-    workers,
-    x,
-    w,
-    y,
-    bias,
-    activation,
-    residual,
-    finishing,
-    scratch,
-    geometry,
-    phases,
-    columns,
-    chunks,
-    blocks,
-):
+    workers, x, w, y, bias, activation, residual, finishing, scratch, geometry,
+    steps, rows, blocks, columns, groups, copied, pixels,
+):  # fmt: skip
     """Write y; the tables are those of `Forward`."""
-    n, c, multiplier, stripes, stripe, vl, per_worker, lds, run, n_phases, e, m, lcm = geometry[:13]
-    height, rows, r, vstride, extent, up, width, q, s, stride, left, n_blocks, last_blocks = geometry[13:26]
-    n_chunks = chunks.size // 3
-    tasks = c * n * stripes
+    planes, n_parts, k, multiplier, image, map_size, q, taps, twice, per_worker = geometry[:10]
+    n_groups, run = groups.size // GROUP, pixels.size
     for worker in numba.prange(workers):
-        source = pointer(scratch, worker * per_worker)
-        border = True
-        begin, end = tasks * worker // workers, tasks * (worker + 1) // workers
-        channel, image, part = begin // (n * stripes), begin // stripes % n, begin % stripes
-        for _ in range(begin, end):
-            p = stripe * part
-            count = min(stripe, rows - p)
-            top, bottom = copy_plane(
-                source, lds, (count - 1) * vstride + extent, run, pointer(x, (image * c + channel) * height * width),
-                height, width, up - p * vstride, left, stride, pointer(phases, 0), n_phases, border,
-            )  # fmt: skip
-            border = stripes > 1  # else all copies have theirs in the same place
-            last = part == stripes - 1
-            for k in range(channel * multiplier, (channel + 1) * multiplier):
-                out = ((image * c * multiplier + k) * rows + p) * q
-                correlate(
-                    pointer(y, out), q, q, source, lds, 1, 0, top, bottom,
-                    pointer(blocks, 3 * n_blocks * last), last_blocks if last else n_blocks, e, lcm,
-                    pointer(chunks, 0), n_chunks, pointer(columns, 0), s, pointer(w, k * r * s), 0, m * s, 1, vl,
-                )  # fmt: skip
+        place = pointer(scratch, worker * per_worker)
+        begin, end = planes * n_parts * worker // workers, planes * n_parts * (worker + 1) // workers
+        for task in range(begin, end):
+            plane, part = task // n_parts, task % n_parts
+            channel = plane % k
+            plane_of_x = pointer(x, plane // multiplier * image)
+            source = place if run else plane_of_x
+            out, weight = pointer(y, plane * map_size), pointer(w, channel * taps)
+            for group in range(n_groups * part // n_parts, n_groups * (part + 1) // n_parts):
+                g = pointer(groups, GROUP * group)
+                for i in range(g[6]):
+                    copy_row(
+                        after(place, i * run), after(plane_of_x, copied[g[5] + i]), pointer(pixels, 0), run
+                    )
+                for i in range(g[0], g[1]):
+                    step = pointer(steps, FIELDS * i)
+                    if twice:
+                        second(
+                            out,
+                            source,
+                            weight,
+                            step,
+                            pointer(rows, 0),
+                            pointer(blocks, 0),
+                            pointer(columns, 0),
+                            False,
+                        )
+                    else:
+                        each(
+                            out,
+                            source,
+                            weight,
+                            step,
+                            pointer(rows, 0),
+                            pointer(blocks, 0),
+                            pointer(columns, 0),
+                            False,
+                        )
                 if finishing:
-                    finish(y, out, count * q, bias, k, activation, residual, out)
-            part += 1
-            if part == stripes:
-                part = 0
-                image += 1
-                if image == n:
-                    image = 0
-                    channel += 1
+                    together = g[4] if g[3] == 1 else 1
+                    for i in range(0, g[4], together):
+                        at = plane * map_size + (g[2] + g[3] * i) * q
+                        finish(y, at, together * q, bias, channel, activation, residual, at)
 
 
 class Forward(Execution):
     """Geometry and tables of the forward pass."""
 
-    def __init__(self, problem: ConvProblem, limit: int) -> None:
+    def __init__(self, problem: ConvProblem) -> None:
         v, h = plane_axes(problem)
         vl = machine.lanes(problem.dtype)
+        twice = h.stride == 2 and (
+            v.output == 1 or (v.stride == 2 and (v.dilation % 2 == 1 or v.kernel == 1))
+        )
+        in_place = (twice or h.stride == 1) and problem.padding_mode == "zeros"
         padded = PaddedRows(h, vl)
-        multiplier = problem.k // problem.c
-        stripe = stripe_rows(v, padded.pitch * problem.itemsize, limit)
-        stripes = -(-v.output // stripe)
-        # the last vector of outputs may read past the last row: + 2 * vl
-        per_worker = ((stripe - 1) * v.stride + v.extent) * padded.pitch + 2 * vl
-        e, m, lcm = lattice(v.kernel, v.stride, v.dilation)
-        walk = (v.kernel, v.stride, v.dilation)
-        some, rest = blocks(stripe, *walk), blocks(v.output - (stripes - 1) * stripe, *walk)
+        offsets = [s * h.dilation - h.lo for s in range(h.kernel)] if in_place else padded.columns
+        stride = 1 + twice if in_place else 1
+        pitch = h.size if in_place else padded.pitch
+        schedule = Schedule(vl, stride, pitch, h.kernel)
+        taps = tuple((offset, s) for s, offset in enumerate(offsets))
+        walk = Rows(v.output, v.kernel, 0, v.stride, v.dilation)
+        found = sorted(row_blocks(walk, sources(v, problem.padding_mode), stride, 1), key=lambda b: b.row)
+        once = all(len(block.chunks) == 1 for block in found)
+        band = schedule.band(Columns(h.output, pitch, stride, (taps,)), once)
+        groups: list[int] = []
+        copied: list[int] = []
+        most = 0
+        for block in found:
+            first, copy = schedule.length, len(copied)
+            if not in_place:
+                block, read = block.copied()
+                copied += [row * h.size for row in read]
+            schedule.add(block, band, block.row * h.output, block.spacing * h.output)
+            copies = len(copied) - copy
+            most = max(most, copies)
+            groups += [first, schedule.length, block.row, block.spacing, block.height, copy, copies]
+        self.pixels = [] if in_place else padded.pixels(sources(h, problem.padding_mode))
+        planes = problem.n * problem.k
+        self.per_worker = most * padded.pitch
         counts = [
-            problem.n, problem.c, multiplier, stripes, stripe, vl, per_worker,
-            padded.pitch, padded.run, len(padded.phases), e, m, lcm,
-            v.size, v.output, v.kernel, v.stride, v.extent, v.lo,
-            h.size, h.output, h.kernel, h.stride, h.lo, len(some), len(rest),
+            planes, parts(planes, len(groups) // GROUP), problem.k, problem.k // problem.c, v.size * h.size,
+            v.output * h.output, h.output, v.kernel * h.kernel, stride - 1, self.per_worker,
         ]  # fmt: skip
         self.geometry = np.array(counts, np.int64)
-        self.tables = [
-            np.array(t, np.int64).ravel()
-            for t in (padded.phases, padded.columns, chunks(*walk, most_taps(), h.kernel), some + rest)
-        ]
-        self.dtype, self.flops, self.per_worker = problem.dtype, problem.flops, per_worker
-        self.workspace = per_worker * problem.itemsize * machine.machine().cores
+        self.tables = schedule.tables() + [np.array(t, np.int64) for t in (groups, copied, self.pixels)]
+        self.dtype, self.flops = problem.dtype, problem.flops
+        self.workspace = self.per_worker * problem.itemsize * machine.machine().cores
 
     def run(
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array

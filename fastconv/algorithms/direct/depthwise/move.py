@@ -19,6 +19,13 @@ def clear(dst, d, count):
         dst[d + j] = 0
 
 
+@jit.inner
+def copy_row(dst, src, pixels, count):
+    """Set ``dst[j] = src[pixels[j]]``, zero where there is no pixel."""
+    for j in range(count):
+        dst[j] = src[pixels[j]] if pixels[j] >= 0 else 0
+
+
 def _take(builder, at, stride, masks, vector, itemsize):
     """Load a vector of every ``stride``-th pixel, 1 or 2, those under the masks if there are any."""
     parts = []

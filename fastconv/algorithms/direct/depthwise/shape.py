@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastconv import machine, threads, workspace
 from fastconv.algorithms.base import Array
 from fastconv.problem import Axis, ConvProblem
@@ -26,6 +28,28 @@ class PaddedRows:
         self.run = -(-(max(i // axis.stride for i in index) + axis.output) // vl) * vl
         self.columns = [self.phases.index(i % axis.stride) * self.run + i // axis.stride for i in index]
         self.pitch = pitch(len(self.phases) * self.run, vl)
+        self.stride = axis.stride
+
+    def pixels(self, source: Sequence[int]) -> list[int]:
+        """Return which pixel each place of the copy holds; ``source[i]`` is pixel i of the padded row, or -1."""
+        index = [f + self.stride * j for f in self.phases for j in range(self.run)]
+        held = [source[i] if i < len(source) else -1 for i in index]
+        return held + [-1] * (self.pitch - len(held))
+
+
+def sources(axis: Axis, mode: str) -> list[int]:
+    """Return which pixel of the image each pixel of the padded axis is, or -1."""
+    if mode != "zeros":
+        from fastconv import borders
+
+        return [int(i) for i in borders.pixels(axis, mode)]
+    return [i if 0 <= i < axis.size else -1 for i in range(-axis.lo, axis.size + axis.hi)]
+
+
+def parts(planes: int, blocks: int) -> int:
+    """Return in how many parts, of whole blocks, to share out a map: all are tasks where there are many maps."""
+    wanted = 8 * machine.machine().cores
+    return max(1, min(blocks, -(-wanted // max(planes, 1)))) if planes < wanted else 1
 
 
 def stripe_rows(axis: Axis, row_bytes: int, limit: int) -> int:

@@ -1,16 +1,27 @@
 """The depthwise micro-kernel: rows of outputs kept in registers, each vector of input used by many taps.
 
-    out[j, q] (+)= sum over t < T, s < S of  weight[t*row_step + s*column_step] * source[j + t, column[s] + q]
+    out[j, q] (+)= sum over t < T, s  of  weight[t, s] * source[step*j + t, column[s] + stride*q]
 
-for J rows j and one vector of q.  For each s the J + T - 1 vectors of source rows are loaded once and
-each is multiplied into every output row that it reaches: J*T FMAs on J + T - 1 loads and T broadcasts
-(56 on 21 at 8 x 7).
+for J rows j and one vector of columns q, then the next vector.  For each s the step*(J - 1) + T vectors of
+source rows are loaded once, and each is multiplied into every output row that it reaches: J*T FMAs on
+J + T - 1 loads and T broadcasts (56 on 21 at 8 x 7).
 
-    ========= ============================================================================
-    J         1..8: eight independent sums cover the latency of the FMA units
-    T         1..7 (1..4 with 16 registers): J sums, T weights and a vector of source fit
-    S         any, a loop at run time; ``column`` holds the offset of each column of taps
-    ========= ============================================================================
+Images are read where they lie.  A row outside the image is an offset of -1 in ``rows`` and skipped; columns
+outside are lanes that a mask leaves zero, and the masks, one for each vector of outputs and each s, are made
+with the tables (see `plane`).  Memory behind a masked lane is not touched.
+
+A family is one of
+
+    ======= ====== ====== =============================================================================
+    family  stride phases
+    ======= ====== ====== =============================================================================
+    each    1      1      step 1
+    second  2      1      step 2: every second pixel, picked out of two vectors in registers
+    pairs   1      2      step 1: even and odd outputs have taps of their own, interleaved when stored
+    ======= ====== ====== =============================================================================
+
+    J       1..8: eight independent sums cover the latency of the FMA units
+    T       1..7 (1..4 with 16 registers): J sums, T weights and a vector of source fit
 """
 
 from __future__ import annotations
@@ -19,17 +30,23 @@ from types import SimpleNamespace
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import machine
+from fastconv.algorithms.direct.depthwise.lanes import lanes_of, load_lanes, store_lanes
 from fastconv.algorithms.direct.depthwise.pointer import out_of_line, prefetch, scalar_type
-from fastconv.gemm.move import lanes_between, masked_load, masked_store
-from fastconv.gemm.tile import I64, fma, load, splat, store
+from fastconv.gemm.move import I32
+from fastconv.gemm.tile import I64, fma, splat
 
 ROWS = 8  # J at most
 NARROW = 7  # rows from which maps of at most half a vector, 7 x 7, have bodies of half a vector
 AHEAD = 4  # vectors: lines of output are fetched while the sums before them are computed
+
+# A step of the work on a map: J rows by T taps, for all columns of a list of blocks.
+STEP = (
+    "out", "ldo", "height", "tall", "rows", "weight", "row_step", "more", "block", "blocks", "column", "middle", "end",
+)  # fmt: skip
 
 
 def most_taps() -> int:
@@ -37,102 +54,149 @@ def most_taps() -> int:
     return 7 if machine.simd().registers >= 32 else 4
 
 
-def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType, itemsize: int) -> None:
-    """Emit the sums of one (J, T): load or clear, loop over s, store."""
-    rows, taps = shape
-    outs = [builder.gep(p.out, [builder.mul(p.ldo, I64(j))]) for j in range(rows)]
-    name = f"taps_{rows}x{taps}"
-    fresh, again, loop, after = (
-        builder.append_basic_block(f"{name}_{b}") for b in ("new", "old", "s", "end")
-    )
-    for out in outs:
-        prefetch(builder, builder.gep(out, [I64(AHEAD * vector.count)]), write=True)
-    builder.cbranch(p.accumulate, again, fresh)
-    builder.position_at_end(again)
-    old = [masked_load(builder, out, p.mask, vector, itemsize) for out in outs]
-    builder.branch(loop)
-    builder.position_at_end(fresh)
-    zero = ir.Constant(vector, [0.0] * vector.count)
-    builder.branch(loop)
+def most_rows(phases: int) -> int:
+    """Return the largest J."""
+    return ROWS if phases == 1 or machine.simd().registers >= 32 else ROWS // 2
 
-    builder.position_at_end(loop)
+
+def _sum(builder: Any, p: Any, first: Any, end: Any, start: list[Any], shape: tuple[int, int]) -> list[Any]:
+    """Emit the loop over columns of taps ``first <= s < end``; return the sums."""
+    height, tall = shape
+    vector = start[0].type
+    before = builder.block
+    head, body, done = (builder.append_basic_block(f"s_{name}") for name in ("head", "body", "done"))
+    builder.branch(head)
+    builder.position_at_end(head)
     s = builder.phi(I64)
-    sums = [builder.phi(vector) for _ in range(rows)]
-    s.add_incoming(I64(0), fresh)
-    s.add_incoming(I64(0), again)
-    for j, phi in enumerate(sums):
-        phi.add_incoming(zero, fresh)
-        phi.add_incoming(old[j], again)
-    at = builder.gep(p.source, [builder.load(builder.gep(p.columns, [s]))])
-    weight = builder.gep(p.weight, [builder.mul(s, p.column_step)])
-    rows_of_taps = [builder.gep(weight, [builder.mul(p.row_step, I64(t))]) for t in range(taps)]
-    scalars = [splat(builder, builder.load(row), vector) for row in rows_of_taps]
+    sums = [builder.phi(vector) for _ in start]
+    builder.cbranch(builder.icmp_signed("<", s, end), body, done)
+
+    builder.position_at_end(body)
+    entry = builder.gep(p.columns, [builder.shl(s, I64(1))])
+    at = builder.gep(p.pixels, [builder.load(entry)])
+    weight = builder.gep(p.taps, [builder.load(builder.gep(entry, [I64(1)]))])
+    lanes = lanes_of(builder, builder.load(builder.gep(p.masks, [s])), p.stride * vector.count)
+    scalars = [
+        splat(builder, builder.load(builder.gep(weight, [builder.mul(p.row_step, I64(t))])), vector)
+        for t in range(tall)
+    ]
     new: list[Any] = list(sums)
-    for i in range(rows + taps - 1):
-        row = load(builder, builder.gep(at, [builder.mul(p.lds, I64(i))]), 0, vector, itemsize)
-        for j in range(max(0, i - taps + 1), min(rows, i + 1)):
-            new[j] = fma(builder, scalars[i - j], row, new[j])
-    following = builder.add(s, I64(1))
-    s.add_incoming(following, loop)
-    for phi, value in zip(sums, new, strict=True):
-        phi.add_incoming(value, loop)
-    builder.cbranch(builder.icmp_signed("<", following, p.count), loop, after)
+    for i in range(p.step * (height - 1) + tall):
+        users = [(j, i - p.step * j) for j in range(height) if 0 <= i - p.step * j < tall]
+        if not users:
+            continue
+        offset = builder.load(builder.gep(p.rows, [I64(i)]))
+        above = builder.block
+        inside, below = builder.append_basic_block("row"), builder.append_basic_block("next")
+        builder.cbranch(builder.icmp_signed(">=", offset, I64(0)), inside, below)
+        builder.position_at_end(inside)
+        pixels = load_lanes(builder, builder.gep(at, [offset]), lanes, vector, p.stride, p.itemsize)
+        added = {j: fma(builder, scalars[t], pixels, new[j]) for j, t in users}
+        inside = builder.block
+        builder.branch(below)
+        builder.position_at_end(below)
+        for j, value in added.items():
+            phi = builder.phi(vector)
+            phi.add_incoming(new[j], above)
+            phi.add_incoming(value, inside)
+            new[j] = phi
+    s.add_incoming(first, before)
+    s.add_incoming(builder.add(s, I64(1)), builder.block)
+    for phi, begin, value in zip(sums, start, new, strict=True):
+        phi.add_incoming(begin, before)
+        phi.add_incoming(value, builder.block)
+    builder.branch(head)
+    builder.position_at_end(done)
+    return sums
 
-    builder.position_at_end(after)
-    with builder.if_else(builder.icmp_signed("<", p.lanes, I64(vector.count))) as (tail, whole):
-        with tail:
-            for value, out in zip(new, outs, strict=True):
-                masked_store(builder, value, out, p.mask, itemsize)
-        with whole:
-            for value, out in zip(new, outs, strict=True):
-                store(builder, value, out, 0, itemsize)
 
-
-@intrinsic
-def taps(
-    typing, out, o, ldo, source, i, lds, columns, count, weight, w, row_step, column_step,
-    rows, tall, lanes, accumulate,
-):  # fmt: skip
-    """Sum ``tall`` x ``count`` taps into ``lanes`` columns of ``rows`` output rows, ``ldo`` apart."""
-
-    def codegen(context, builder, signature, arguments):
-        scalar, itemsize = scalar_type(signature.args[0])
-
-        def emit(
-            builder, out, o, ldo, source, i, lds, columns, count, weight, w, row_step, column_step,
-            rows, tall, lanes, accumulate,
-        ):  # fmt: skip
-            vector = ir.VectorType(scalar, machine.tile(itemsize).vl)
-            p = SimpleNamespace()
-            p.out = builder.gep(out, [o])
-            p.source = builder.gep(source, [i])
-            p.columns, p.row_step, p.column_step = columns, row_step, column_step
-            p.weight = builder.gep(weight, [w])
-            p.ldo, p.lds, p.count, p.lanes, p.accumulate = ldo, lds, count, lanes, accumulate
-            most, half = most_taps(), vector.count // 2
-            done = builder.append_basic_block("taps_done")
-            narrow = builder.and_(
-                builder.icmp_signed("<=", lanes, I64(half)), builder.icmp_signed(">=", rows, I64(NARROW))
+def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType) -> None:
+    """Emit the loop over blocks of columns of one (J, T)."""
+    height, _ = shape
+    wide = ir.VectorType(vector.element, p.phases * vector.count)
+    zeros = [ir.Constant(vector, [0.0] * vector.count)] * height
+    with cgutils.for_range(builder, p.blocks, intp=I64) as loop:
+        block = builder.gep(p.block, [builder.mul(loop.index, builder.add(p.end, I64(2)))])
+        q = builder.load(block)
+        p.masks = builder.gep(block, [I64(2)])
+        p.pixels = builder.gep(p.source, [builder.mul(q, I64(p.stride))])
+        corner = builder.gep(p.out, [builder.mul(q, I64(p.phases))])
+        outs = [builder.gep(corner, [builder.mul(p.ldo, I64(j))]) for j in range(height)]
+        for out in outs:
+            prefetch(builder, builder.gep(out, [I64(AHEAD * vector.count)]), write=True)
+        mask = lanes_of(builder, builder.load(builder.gep(block, [I64(1)])), wide.count)
+        if p.phases == 1:
+            fresh = builder.block
+            again, begin = builder.append_basic_block("again"), builder.append_basic_block("begin")
+            builder.cbranch(p.more, again, begin)
+            builder.position_at_end(again)
+            old = [load_lanes(builder, out, mask, vector, 1, p.itemsize) for out in outs]
+            again = builder.block
+            builder.branch(begin)
+            builder.position_at_end(begin)
+            start = [builder.phi(vector) for _ in range(height)]
+            for phi, zero, value in zip(start, zeros, old, strict=True):
+                phi.add_incoming(zero, fresh)
+                phi.add_incoming(value, again)
+            results = _sum(builder, p, I64(0), p.end, start, shape)
+        else:
+            even = _sum(builder, p, I64(0), p.middle, zeros, shape)
+            odd = _sum(builder, p, p.middle, p.end, zeros, shape)
+            turns = ir.Constant(
+                ir.VectorType(I32, wide.count), [e // 2 + vector.count * (e % 2) for e in range(wide.count)]
             )
-            which = builder.add(builder.mul(rows, I64(most + 1)), tall)
-            whole, narrowed = (builder.append_basic_block(f"taps_{name}") for name in ("whole", "narrow"))
-            builder.cbranch(narrow, narrowed, whole)
-            for entry, vl, fewest in ((whole, vector.count, 1), (narrowed, half, NARROW)):
-                builder.position_at_end(entry)
-                p.mask = lanes_between(builder, I64(0), I64(0), lanes, list(range(vl)))
-                switch = builder.switch(which, done)
-                for j in range(fewest, ROWS + 1):
-                    for t in range(1, most + 1):
-                        block = builder.append_basic_block(f"case_{j}x{t}")
-                        switch.add_case(I64(j * (most + 1) + t), block)
-                        builder.position_at_end(block)
-                        _emit(builder, p, (j, t), ir.VectorType(scalar, vl), itemsize)
-                        builder.branch(done)
-            builder.position_at_end(done)
+            results = [builder.shuffle_vector(a, b, turns) for a, b in zip(even, odd, strict=True)]
+        store_lanes(builder, results, outs, mask, p.itemsize)
 
-        out_of_line(builder, f"fastconv_depthwise_taps_{itemsize}", arguments, emit)
-        return context.get_dummy_value()
 
-    n = types.int64
-    arguments = (out, n, n, source, n, n, columns, n, weight, n, n, n, n, n, n, types.boolean)
-    return types.void(*arguments), codegen
+def _family(name: str, stride: int, phases: int) -> Any:
+    """Make the intrinsic of one family."""
+
+    @intrinsic
+    def taps(typing, out, source, weight, step, rows, blocks, columns, more):
+        """Take one step of the tables; ``more`` adds to what ``out`` holds."""
+
+        def codegen(context, builder, signature, arguments):
+            scalar, itemsize = scalar_type(signature.args[0])
+
+            def emit(builder, out, source, weight, step, rows, blocks, columns, more):
+                field = {key: builder.load(builder.gep(step, [I64(i)])) for i, key in enumerate(STEP)}
+                p = SimpleNamespace(**field, stride=stride, step=stride, phases=phases, itemsize=itemsize)
+                p.out, p.taps = builder.gep(out, [p.out]), builder.gep(weight, [p.weight])
+                p.source, p.columns = source, builder.gep(columns, [builder.shl(p.column, I64(1))])
+                p.rows, p.block = builder.gep(rows, [p.rows]), builder.gep(blocks, [p.block])
+                p.more = builder.or_(more, builder.icmp_signed("!=", p.more, I64(0)))
+                most, vl = most_taps(), machine.tile(itemsize).vl
+                done = builder.append_basic_block("done")
+                # the lanes that a block stores tell how wide the map is
+                stored = builder.load(builder.gep(p.block, [I64(1)]))
+                narrow = builder.and_(
+                    builder.icmp_unsigned("<", stored, I64(1 << (phases * vl // 2))),
+                    builder.icmp_signed(">=", p.height, I64(NARROW)),
+                )
+                which = builder.add(builder.mul(p.height, I64(most + 1)), p.tall)
+                whole, half = builder.append_basic_block("whole"), builder.append_basic_block("half")
+                builder.cbranch(narrow, half, whole)
+                for entry, lanes, fewest in ((whole, vl, 1), (half, vl // 2, NARROW)):
+                    builder.position_at_end(entry)
+                    switch = builder.switch(which, done)
+                    for j in range(fewest, most_rows(phases) + 1):
+                        for t in range(1, most + 1):
+                            case = builder.append_basic_block(f"case_{j}x{t}")
+                            switch.add_case(I64(j * (most + 1) + t), case)
+                            builder.position_at_end(case)
+                            _emit(builder, p, (j, t), ir.VectorType(scalar, lanes))
+                            builder.branch(done)
+                builder.position_at_end(done)
+
+            out_of_line(builder, f"fastconv_depthwise_{name}_{itemsize}", arguments, emit)
+            return context.get_dummy_value()
+
+        return types.void(out, source, weight, step, rows, blocks, columns, types.boolean), codegen
+
+    return taps
+
+
+each = _family("each", 1, 1)
+second = _family("second", 2, 1)
+pairs = _family("pairs", 1, 2)
