@@ -70,7 +70,7 @@ def _make(problem: ConvProblem, direction: Direction, budget: int) -> Execution:
     if direction is Direction.INPUT_GRAD:
         from fastconv.algorithms.direct.depthwise.input_grad import InputGrad
 
-        return InputGrad(problem, budget)
+        return InputGrad(problem)
     from fastconv.algorithms.direct.depthwise.weight_grad import WeightGrad
 
     return WeightGrad(problem, budget)

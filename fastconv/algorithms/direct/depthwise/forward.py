@@ -17,7 +17,7 @@ from fastconv.activations import finish
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.direct.depthwise.move import copy_row
 from fastconv.algorithms.direct.depthwise.pointer import after, pointer
-from fastconv.algorithms.direct.depthwise.schedule import Columns, Rows, Schedule, row_blocks
+from fastconv.algorithms.direct.depthwise.schedule import Columns, Rows, Schedule, Tap, row_blocks
 from fastconv.algorithms.direct.depthwise.shape import PaddedRows, parts, plane_axes, sources, take
 from fastconv.algorithms.direct.depthwise.taps import STEP, each, second
 from fastconv.problem import ConvProblem
@@ -36,10 +36,10 @@ def forward(
     for worker in numba.prange(workers):
         place = pointer(scratch, worker * per_worker)
         begin, end = planes * n_parts * worker // workers, planes * n_parts * (worker + 1) // workers
-        for task in range(begin, end):
-            plane, part = task // n_parts, task % n_parts
-            channel = plane % k
-            plane_of_x = pointer(x, plane // multiplier * image)
+        plane, part = begin // n_parts, begin % n_parts
+        channel = plane % k
+        for _ in range(begin, end):
+            plane_of_x = pointer(x, (plane if multiplier == 1 else plane // multiplier) * image)
             source = place if run else plane_of_x
             out, weight = pointer(y, plane * map_size), pointer(w, channel * taps)
             for group in range(n_groups * part // n_parts, n_groups * (part + 1) // n_parts):
@@ -77,6 +77,11 @@ def forward(
                     for i in range(0, g[4], together):
                         at = plane * map_size + (g[2] + g[3] * i) * q
                         finish(y, at, together * q, bias, channel, activation, residual, at)
+            part += 1
+            if part == n_parts:
+                part = 0
+                plane += 1
+                channel = channel + 1 if channel + 1 < k else 0
 
 
 class Forward(Execution):
@@ -94,7 +99,7 @@ class Forward(Execution):
         stride = 1 + twice if in_place else 1
         pitch = h.size if in_place else padded.pitch
         schedule = Schedule(vl, stride, pitch, h.kernel)
-        taps = tuple((offset, s) for s, offset in enumerate(offsets))
+        taps = tuple(Tap(offset, s) for s, offset in enumerate(offsets))
         walk = Rows(v.output, v.kernel, 0, v.stride, v.dilation)
         found = sorted(row_blocks(walk, sources(v, problem.padding_mode), stride, 1), key=lambda b: b.row)
         once = all(len(block.chunks) == 1 for block in found)

@@ -10,6 +10,7 @@ pixels; columns of several phases are computed in scratch and interleaved on the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import gcd
 from typing import Any
@@ -20,12 +21,14 @@ import numpy as np
 from fastconv import activations, jit, machine, threads
 from fastconv.activations import finish
 from fastconv.algorithms.base import Array, Execution, flat
-from fastconv.algorithms.direct.depthwise.move import clear, interleave
-from fastconv.algorithms.direct.depthwise.plane import blocks, chunks, copy_plane, correlate
+from fastconv.algorithms.direct.depthwise.move import interleave
 from fastconv.algorithms.direct.depthwise.pointer import after, pointer
-from fastconv.algorithms.direct.depthwise.shape import pitch, plane_axes, stripe_rows, take
-from fastconv.algorithms.direct.depthwise.taps import most_taps
+from fastconv.algorithms.direct.depthwise.schedule import Block, Columns, Rows, Schedule, Tap, row_blocks
+from fastconv.algorithms.direct.depthwise.shape import parts, pitch, plane_axes, take
+from fastconv.algorithms.direct.depthwise.taps import STEP, each, most_rows, most_taps, pairs
 from fastconv.problem import Axis, ConvProblem
+
+FIELDS, GROUP = len(STEP), 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,122 +54,132 @@ def phases(axis: Axis) -> list[Phase]:
     return found
 
 
-def reach(found: list[Phase], step: int) -> tuple[int, int]:
-    """Return the first source that pixel 0 of a phase reads, and how many follow that one reads."""
-    read = [f for f in found if f.taps] or [Phase(0, 0, 0, 1, 0)]
-    first = min(f.source for f in read)
-    return first, max(f.source + step * (f.taps - 1) for f in read) - first
-
-
 @jit.kernel
 def input_grad(
-    workers, gy, w, gx, bias, activation, residual, finishing, scratch, geometry, rows, columns, offsets, chunks, blocks
+    workers, gy, w, gx, bias, activation, residual, finishing, scratch, geometry, steps, rows, blocks, columns, groups
 ):  # fmt: skip
     """Write gx; the tables are those of `InputGrad`."""
-    n, c, multiplier, stripes, stripe, vl, per_worker, lds, run, plane, m, e, mw = geometry[:13]
-    height, width, r, s, p, q, up, span, left, stride, wstride, n_blocks, buffer, ldb = geometry[13:27]
-    tasks = c * n * stripes
+    planes, n_parts, c, sources, weights, map_size, width, twice, per_worker, ldb, apart, stride = geometry[
+        :12
+    ]
+    n_groups = groups.size // GROUP
     for worker in numba.prange(workers):
-        source = pointer(scratch, worker * per_worker)
-        turn = after(source, multiplier * plane)
-        border = True
-        begin, end = tasks * worker // workers, tasks * (worker + 1) // workers
-        channel, image, part = begin // (n * stripes), begin // stripes % n, begin % stripes
+        turn = pointer(scratch, worker * per_worker)
+        begin, end = planes * n_parts * worker // workers, planes * n_parts * (worker + 1) // workers
+        plane, part = begin // n_parts, begin % n_parts
+        channel = plane % c
         for _ in range(begin, end):
-            i = stripe * part
-            top, bottom = 0, 0
-            for k in range(multiplier):
-                top, bottom = copy_plane(
-                    after(source, k * plane), lds, stripe + span, run,
-                    pointer(gy, ((image * c + channel) * multiplier + k) * p * q), p, q, up - i, left,
-                    1, pointer(offsets, 0), 1, border,
-                )  # fmt: skip
-            border = stripes > 1  # else all copies have theirs in the same place
-            for v in range(0, rows.size, 9):
-                count = min(stripe, rows[v + 1] - i)
-                first_block = pointer(blocks, 0 if count == stripe else rows[v + 7])
-                some = n_blocks if count == stripe else rows[v + 8]
-                out = pointer(gx, ((image * c + channel) * height + rows[v] + stride * i) * width)
-                for h in range(0, columns.size, 5):
-                    to = out if wstride == 1 else after(turn, columns[h] * buffer)
-                    ldo = stride * width if wstride == 1 else ldb
-                    if rows[v + 3] * columns[h + 3]:  # taps
-                        corner = (channel * multiplier * r + rows[v + 2]) * s + columns[h + 2]
-                        correlate(
-                            to, ldo, columns[h + 1], after(source, rows[v + 4] * lds + columns[h + 4]), lds,
-                            multiplier, plane, top - rows[v + 4], bottom - rows[v + 4],
-                            first_block, some, e, e, pointer(chunks, rows[v + 5]), rows[v + 6],
-                            pointer(offsets, 0), columns[h + 3], pointer(w, corner), r * s, -m * s, -mw, vl,
-                        )  # fmt: skip
-                    else:
-                        for row in range(count):
-                            clear(to, row * ldo, columns[h + 1])
-                if wstride > 1:
-                    for row in range(count):
-                        interleave(
-                            after(out, row * stride * width), after(turn, row * ldb), buffer, wstride, width
+            source, weight = pointer(gy, plane * sources), pointer(w, channel * weights)
+            result = pointer(gx, plane * map_size)
+            out = turn if per_worker else result
+            for group in range(n_groups * part // n_parts, n_groups * (part + 1) // n_parts):
+                g = pointer(groups, GROUP * group)
+                for i in range(g[0], g[1]):
+                    step = pointer(steps, FIELDS * i)
+                    if twice:
+                        pairs(
+                            out,
+                            source,
+                            weight,
+                            step,
+                            pointer(rows, 0),
+                            pointer(blocks, 0),
+                            pointer(columns, 0),
+                            False,
                         )
-            if finishing:
-                first = ((image * c + channel) * height + stride * i) * width
-                pixels = min(stride * stripe, height - stride * i) * width
-                finish(gx, first, pixels, bias, channel, activation, residual, first)
+                    else:
+                        each(
+                            out,
+                            source,
+                            weight,
+                            step,
+                            pointer(rows, 0),
+                            pointer(blocks, 0),
+                            pointer(columns, 0),
+                            False,
+                        )
+                if per_worker:
+                    for i in range(g[4]):
+                        interleave(
+                            after(result, (g[2] + g[3] * i) * width),
+                            after(turn, i * ldb),
+                            apart,
+                            stride,
+                            width,
+                        )
+                if finishing:
+                    together = g[4] if g[3] == 1 else 1
+                    for i in range(0, g[4], together):
+                        at = plane * map_size + (g[2] + g[3] * i) * width
+                        finish(gx, at, together * width, bias, channel, activation, residual, at)
             part += 1
-            if part == stripes:
+            if part == n_parts:
                 part = 0
-                image += 1
-                if image == n:
-                    image = 0
-                    channel += 1
+                plane += 1
+                channel = channel + 1 if channel + 1 < c else 0
 
 
 class InputGrad(Execution):
     """Geometry and tables of the input gradient."""
 
-    def __init__(self, problem: ConvProblem, limit: int) -> None:
+    def __init__(self, problem: ConvProblem) -> None:
         v, h = plane_axes(problem)
         vl = machine.lanes(problem.dtype)
         multiplier = problem.k // problem.c
-        e, ew = (a.dilation // gcd(a.stride, a.dilation) for a in (v, h))
-        m, mw = (a.stride // gcd(a.stride, a.dilation) for a in (v, h))
-        vphases, hphases = phases(v), phases(h)
-        top, span = reach(vphases, e)
-        left, width = reach(hphases, ew)
-        run = -(-(width + hphases[0].count) // vl) * vl
-        lds = pitch(run, vl)
-        ldb = pitch(hphases[0].count, vl) if h.stride > 1 else 0
-        row_bytes = (multiplier * lds + len(hphases) * ldb) * problem.itemsize
-        stripe = stripe_rows(Axis(vphases[0].count + span, span + 1), row_bytes, limit)
-        stripes = -(-vphases[0].count // stripe)
-        plane = (stripe + span) * lds
-        buffer = stripe * ldb
-        table = some = [n for b in blocks(stripe, 2, 1, e) for n in b]
-        taps: list[int] = []
-        rows = []
-        for f in vphases:
-            piece = (
-                [n for chunk in chunks(f.taps, 1, e, most_taps(), -m * h.kernel) for n in chunk]
-                if f.taps
-                else []
-            )
-            rest = [n for b in blocks(f.count - (stripes - 1) * stripe, 2, 1, e) for n in b]
-            rows += [f.start, f.count, f.tap, f.taps, f.source - top if f.taps else 0]
-            rows += [len(taps), len(piece) // 3, len(table), len(rest) // 3]
-            table, taps = table + rest, taps + piece
-        columns = [
-            n for f in hphases for n in (f.start, f.count, f.tap, f.taps, f.source - left if f.taps else 0)
-        ]
-        offsets = [ew * u for u in range(h.kernel)]
-        per_worker = multiplier * plane + len(hphases) * buffer + 2 * vl
-        per_worker = -(-per_worker // vl) * vl
+        self.dtype, self.flops = problem.dtype, problem.flops
+        schedule = Schedule(vl, 1, h.output, h.kernel)
+        twice = h.stride == 2 and max(f.taps for f in phases(v)) <= most_taps()
+        woven = h.stride > 1 and not twice
+        found = sorted(self._blocks(v, 1 + twice), key=lambda b: b.row)
+        once = all(len(block.chunks) == 1 for block in found)
+        bands = self._columns(problem, v, h)
+        if twice:
+            both = tuple(columns.taps[0] for columns in bands)
+            bands = [Columns(h.size, h.output, 1, both + ((),) * (2 - len(both)))]
+        placed = [schedule.band(columns, once) for columns in bands]
+        ldb = pitch(bands[0].width, vl) if woven else 0
+        apart = most_rows(1) * ldb
+        groups: list[int] = []
+        for block in found:
+            first = schedule.length
+            for i, band in enumerate(placed):
+                place = (i * apart, ldb) if woven else (block.row * h.size, block.spacing * h.size)
+                schedule.add(block, band, *place)
+            groups += [first, schedule.length, block.row, block.spacing, block.height]
+        planes = problem.n * problem.c
+        self.per_worker = len(placed) * apart
         counts = [
-            problem.n, problem.c, multiplier, stripes, stripe, vl, per_worker, lds, run, plane, m, e, mw,
-            v.size, h.size, v.kernel, h.kernel, v.output, h.output, -top, span, -left, v.stride, h.stride,
-            len(some) // 3, buffer, ldb,
+            planes, parts(planes, len(groups) // GROUP), problem.c, multiplier * v.output * h.output,
+            multiplier * v.kernel * h.kernel, v.size * h.size, h.size, int(twice), self.per_worker, ldb, apart, h.stride,
         ]  # fmt: skip
         self.geometry = np.array(counts, np.int64)
-        self.tables = [np.array(t, np.int64) for t in (rows, columns, offsets, taps, table)]
-        self.dtype, self.flops, self.per_worker = problem.dtype, problem.flops, per_worker
-        self.workspace = per_worker * problem.itemsize * machine.machine().cores
+        self.tables = [*schedule.tables(), np.array(groups, np.int64)]
+        self.workspace = self.per_worker * problem.itemsize * machine.machine().cores
+
+    def _blocks(self, v: Axis, n_phases: int) -> Iterator[Block]:
+        """Return the blocks of rows of all phases."""
+        g = gcd(v.stride, v.dilation)
+        for f in phases(v):
+            walk = Rows(
+                f.count, f.taps, f.source, dilation=v.dilation // g,
+                start=f.start, spacing=v.stride, tap=f.tap, turn=-(v.stride // g),
+            )  # fmt: skip
+            yield from row_blocks(walk, range(v.output), 1, n_phases)
+
+    def _columns(self, problem: ConvProblem, v: Axis, h: Axis) -> list[Columns]:
+        """Return the columns of each phase alone; the channels of gy follow each other."""
+        g = gcd(h.stride, h.dilation)
+        found = []
+        for f in phases(h):
+            taps = tuple(
+                Tap(
+                    f.source + h.dilation // g * u, k * v.kernel * h.kernel + f.tap - h.stride // g * u,
+                    k * v.output * h.output,
+                )
+                for k in range(problem.k // problem.c) for u in range(f.taps)
+            )  # fmt: skip
+            found.append(Columns(f.count, h.output, 1, (taps,)))
+        return found
 
     def run(
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array

@@ -7,8 +7,8 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import jit, machine
-from fastconv.algorithms.direct.depthwise.pointer import after, prefetch, scalar_type
-from fastconv.gemm.move import I1, I32, lanes_between, masked_load, masked_store
+from fastconv.algorithms.direct.depthwise.pointer import prefetch, scalar_type
+from fastconv.gemm.move import I1, I32, lanes_between, masked_load
 from fastconv.gemm.tile import I64, load, store
 
 
@@ -124,41 +124,9 @@ def copy_rows(dst, ldd, src, lds, rows, columns, lo, hi, stride):
                 dst[row * ldd + j] = src[row * lds + stride * j] if lo <= stride * j < hi else 0
 
 
-@intrinsic
-def _interleave_two(typing, dst, even, odd, count):
-    """Set ``dst[2*j] = even[j]`` and ``dst[2*j + 1] = odd[j]`` for indices of dst below ``count``."""
-
-    def codegen(context, builder, signature, arguments):
-        scalar, itemsize = scalar_type(signature.args[0])
-        vl = machine.tile(itemsize).vl
-        vector = ir.VectorType(scalar, vl)
-        dst, even, odd, count = arguments
-        with cgutils.for_range_slice(builder, I64(0), count, I64(2 * vl), I64) as (at, _):
-            half = builder.lshr(at, I64(1))
-            a = load(builder, builder.gep(even, [half]), 0, vector, itemsize)
-            b = load(builder, builder.gep(odd, [half]), 0, vector, itemsize)
-            for part in range(2):
-                lanes = [part * vl // 2 + lane // 2 + vl * (lane % 2) for lane in range(vl)]
-                value = builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, vl), lanes))
-                to = builder.add(at, I64(part * vl))
-                whole = builder.icmp_signed("<=", builder.add(to, I64(vl)), count)
-                with builder.if_else(whole) as (all_lanes, tail):
-                    with all_lanes:
-                        store(builder, value, builder.gep(dst, [to]), 0, itemsize)
-                    with tail:
-                        mask = lanes_between(builder, to, I64(0), count, list(range(vl)))
-                        masked_store(builder, value, builder.gep(dst, [to]), mask, itemsize)
-        return context.get_dummy_value()
-
-    return types.void(dst, even, odd, types.int64), codegen
-
-
 @jit.inner
 def interleave(dst, src, lds, rows, count):
     """Set ``dst[rows*j + i] = src[i*lds + j]`` for indices of dst below ``count``."""
-    if rows == 2:
-        _interleave_two(dst, src, after(src, lds), count)
-        return
     for i in range(min(rows, count)):
         for j in range((count - i + rows - 1) // rows):
             dst[rows * j + i] = src[i * lds + j]

@@ -100,21 +100,30 @@ def row_blocks(rows: Rows, source: Sequence[int], step: int, phases: int) -> Ite
 
 
 @dataclass(frozen=True, slots=True)
+class Tap:
+    """A column of taps: how far from the output it reads, its weight's place in a row, and its map's in memory."""
+
+    offset: int
+    weight: int
+    plane: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Columns:
     """Which columns of the source the columns of a result read.
 
     Column ``phases*q + f`` of the result, f < phases, reads ``stride*q + offset`` for the taps of phase f,
-    pairs (offset, place in the weight), if that is within 0 .. source - 1.
+    if that is within 0 .. source - 1.
     """
 
     width: int
     source: int
     stride: int
-    taps: tuple[tuple[tuple[int, int], ...], ...]
+    taps: tuple[tuple[Tap, ...], ...]
 
     def table(self) -> list[int]:
-        """Return the taps of all phases in a row."""
-        return [n for phase in self.taps for tap in phase for n in tap]
+        """Return offsets in memory and places of weights, of all phases in a row."""
+        return [n for phase in self.taps for tap in phase for n in (tap.plane + tap.offset, tap.weight)]
 
     def blocks(self, vl: int, once: bool) -> list[list[int]]:
         """Return, for each vector q, its first column, the lanes to store, and for each tap those to load.
@@ -131,8 +140,8 @@ class Columns:
             done = 0 if once or not found else found[-1][0] + vl - q
             masks = [_bits(phases * lanes, phases * done, self.width - phases * q)]
             for phase in self.taps:
-                for offset, _ in phase:
-                    first = self.stride * q + offset
+                for tap in phase:
+                    first = self.stride * q + tap.offset
                     masks.append(_bits(self.stride * (lanes - 1) + 1, -first, self.source - first))
             found.append([q, *masks])
         return found
@@ -216,7 +225,7 @@ class Schedule:
                     "rows": len(self.rows), "weight": chunk.tap * self.kernel,
                     "row_step": chunk.step * self.kernel, "more": int(i > 0),
                     "block": band.first_block + first * (2 + sum(phases)), "blocks": blocks,
-                    "column": band.first_column, "middle": phases[0], "end": sum(phases),
+                    "column": band.first_column, "middle": phases[0], "end": sum(phases), "pitch": self.pitch,
                 }  # fmt: skip
                 self.steps += [fields[name] for name in STEP]
                 self.rows += reads

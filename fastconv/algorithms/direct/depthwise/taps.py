@@ -41,11 +41,10 @@ from fastconv.gemm.tile import I64, fma, splat
 
 ROWS = 8  # J at most
 NARROW = 7  # rows from which maps of at most half a vector, 7 x 7, have bodies of half a vector
-AHEAD = 4  # vectors: lines of output are fetched while the sums before them are computed
 
 # A step of the work on a map: J rows by T taps, for all columns of a list of blocks.
 STEP = (
-    "out", "ldo", "height", "tall", "rows", "weight", "row_step", "more", "block", "blocks", "column", "middle", "end",
+    "out", "ldo", "height", "tall", "rows", "weight", "row_step", "more", "block", "blocks", "column", "middle", "end", "pitch",
 )  # fmt: skip
 
 
@@ -112,7 +111,7 @@ def _sum(builder: Any, p: Any, first: Any, end: Any, start: list[Any], shape: tu
 
 def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType) -> None:
     """Emit the loop over blocks of columns of one (J, T)."""
-    height, _ = shape
+    height, tall = shape
     wide = ir.VectorType(vector.element, p.phases * vector.count)
     zeros = [ir.Constant(vector, [0.0] * vector.count)] * height
     with cgutils.for_range(builder, p.blocks, intp=I64) as loop:
@@ -122,8 +121,18 @@ def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType) -
         p.pixels = builder.gep(p.source, [builder.mul(q, I64(p.stride))])
         corner = builder.gep(p.out, [builder.mul(q, I64(p.phases))])
         outs = [builder.gep(corner, [builder.mul(p.ldo, I64(j))]) for j in range(height)]
+        # the next block of rows is fetched while this one is computed
+        last = builder.gep(
+            p.pixels, [builder.load(builder.gep(p.rows, [I64(p.step * (height - 1) + tall - 1)]))]
+        )
+        for i in range(p.step * height):
+            row = builder.gep(last, [builder.mul(p.pitch, I64(i + 1))])
+            for part in range(p.stride):
+                prefetch(builder, builder.gep(row, [I64(part * vector.count)]), write=False)
         for out in outs:
-            prefetch(builder, builder.gep(out, [I64(AHEAD * vector.count)]), write=True)
+            row = builder.gep(out, [builder.mul(p.ldo, I64(height))])
+            for part in range(p.phases):
+                prefetch(builder, builder.gep(row, [I64(part * vector.count)]), write=True)
         mask = lanes_of(builder, builder.load(builder.gep(block, [I64(1)])), wide.count)
         if p.phases == 1:
             fresh = builder.block
@@ -163,7 +172,7 @@ def _family(name: str, stride: int, phases: int) -> Any:
                 field = {key: builder.load(builder.gep(step, [I64(i)])) for i, key in enumerate(STEP)}
                 p = SimpleNamespace(**field, stride=stride, step=stride, phases=phases, itemsize=itemsize)
                 p.out, p.taps = builder.gep(out, [p.out]), builder.gep(weight, [p.weight])
-                p.source, p.columns = source, builder.gep(columns, [builder.shl(p.column, I64(1))])
+                p.source, p.columns = source, builder.gep(columns, [p.column])
                 p.rows, p.block = builder.gep(rows, [p.rows]), builder.gep(blocks, [p.block])
                 p.more = builder.or_(more, builder.icmp_signed("!=", p.more, I64(0)))
                 most, vl = most_taps(), machine.tile(itemsize).vl

@@ -18,8 +18,9 @@ from fastconv import jit, machine, threads
 from fastconv.algorithms.base import Array, Execution, equalised, flat
 from fastconv.algorithms.direct.depthwise.move import clear
 from fastconv.algorithms.direct.depthwise.outer import most, outer, total
-from fastconv.algorithms.direct.depthwise.plane import chunks, copy_plane, lattice
+from fastconv.algorithms.direct.depthwise.plane import chunks, copy_plane
 from fastconv.algorithms.direct.depthwise.pointer import after, pointer
+from fastconv.algorithms.direct.depthwise.schedule import lattice
 from fastconv.algorithms.direct.depthwise.shape import PaddedRows, plane_axes, stripe_rows, take
 from fastconv.problem import ConvProblem
 
