@@ -273,7 +273,8 @@ def guarded(shape, dtype, at_end, last):
     return np.moveaxis(array, -1, 1)
 
 written = list(testing.cases(sys.argv[2]))
-for problem in [*written, *(replace(p, layout="nhwc") for p in written[::3])]:
+last = [p for p in written[::3] if algorithm.name != "winograd" or p.kernel == (3, 3)]  # others compile for long
+for problem in [*written, *(replace(p, layout="nhwc") for p in last)]:
     for direction in Direction:
         if algorithm.reject(problem, direction) is None:
             for at_end in (True, False):
@@ -343,19 +344,23 @@ PIXEL_BY_PIXEL = [
 @each_algorithm
 @each_direction
 def test_images_pixel_by_pixel(name, direction, always_parallel):
-    """Exact, from both dtypes, prepared or not, with the same bits from one worker; or rejected in words."""
+    """Right, from both dtypes, prepared or not, with the same bits from one worker; or rejected in words."""
     algorithm, activation = registry()[name], activations.RELU
     for problem in [*PIXEL_BY_PIXEL, *(replace(p, dtype="float64") for p in PIXEL_BY_PIXEL[::8])]:
-        if not serves(name, problem, direction):
+        if not serves(name, problem, direction) or unusual(name, problem):
             continue
-        first, second = operands(problem, direction, testing.integers)
+        first, second = operands(problem, direction, testing.integers if name in EXACT else testing.normals)
         weight = direction is Direction.WEIGHT_GRAD
         a, b = pixel_by_pixel(first), pixel_by_pixel(second) if weight else second
         out = blank(problem, direction)
         out = out if weight else pixel_by_pixel(out)
         execution = algorithm.build(problem, direction, UNLIMITED)
         execution.run(a, b, out, np.empty(0, problem.dtype), activations.NONE, np.empty(0, problem.dtype))
-        testing.assert_exact(problem, direction, first, second, out)
+        if name in EXACT:
+            testing.assert_exact(problem, direction, first, second, out)
+        else:
+            growth = algorithm.error_growth(problem, direction)
+            testing.assert_right(problem, direction, first, second, out, growth, allowed(problem, direction))
         if weight:
             continue
         bias = testing.integers((out.shape[1],), problem.dtype, 4)
@@ -365,12 +370,14 @@ def test_images_pixel_by_pixel(name, direction, always_parallel):
         np.testing.assert_array_equal(out, expected)
 
 
+@pytest.mark.parametrize("name", ["direct", "winograd"])
 @each_direction
-def test_same_bits_pixel_by_pixel(direction, always_parallel):
+def test_same_bits_pixel_by_pixel(name, direction, always_parallel):
     """On one worker or more; and within the least workspace."""
-    algorithm = registry()["direct"]
+    algorithm = registry()[name]
     for problem in PIXEL_BY_PIXEL[::5]:
-        if serves("direct", problem, direction):
+        if serves(name, problem, direction) and not unusual(name, problem):
+            growth = algorithm.error_growth(problem, direction)
             weight = direction is Direction.WEIGHT_GRAD
             first, second = operands(problem, direction, testing.normals)
             a, b = pixel_by_pixel(first), pixel_by_pixel(second) if weight else second
@@ -394,5 +401,5 @@ def test_same_bits_pixel_by_pixel(direction, always_parallel):
                     results.append(out)
                 np.testing.assert_array_equal(*results)
                 testing.assert_right(
-                    problem, direction, first, second, results[0], 1.0, allowed(problem, direction)
+                    problem, direction, first, second, results[0], growth, allowed(problem, direction)
                 )

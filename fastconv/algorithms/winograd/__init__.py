@@ -32,7 +32,7 @@ LONG_CHOICES = {2: (3, 5), 3: (2, 4, 6), 4: (3, 5), 5: (2, 4), 6: (3,), 7: (2,)}
 # those of two axes multiply.  First as F(m, r), then as F(r, m) in the weight gradient.
 GROWTH = {
     (1, 1): (1.0, 1.0), (3, 2): (1.0, 0.85), (2, 3): (0.85, 1.0), (5, 2): (2.0, 1.2), (4, 3): (1.5, 1.3),
-    (3, 4): (1.4, 1.5), (2, 5): (1.3, 1.9), (1, 6): (1.4, 3.0), (7, 2): (4.0, 2.3), (6, 3): (3.0, 2.2),
+    (3, 4): (1.4, 1.5), (2, 5): (1.3, 1.9), (1, 6): (1.4, 3.0), (7, 2): (4.0, 2.3), (6, 3): (3.3, 2.2),
     (5, 4): (3.0, 2.3), (4, 5): (2.4, 2.6), (3, 6): (2.5, 3.0), (2, 7): (2.6, 5.0),
 }  # fmt: skip
 STRICT = 1.1  # growth that precision="strict" admits
@@ -55,8 +55,8 @@ class Winograd(Algorithm):
         return type(self)(given)
 
     def reject(self, problem, direction):
-        if problem.layout == "nhwc":
-            return CHANNELS_FIRST
+        if problem.layout == "nhwc" and direction is Direction.WEIGHT_GRAD:
+            return f"the weight gradient {CHANNELS_FIRST}"
         if len(problem.axes) > 2:
             return f"tiles have one or two axes, the problem has {len(problem.axes)}"
         if not problem.unit_stride:
@@ -111,6 +111,10 @@ class Winograd(Algorithm):
             from fastconv.algorithms.winograd.weight_grad import weight_grad
 
             return weight_grad(problem, tiles, limit)
+        if problem.layout == "nhwc":
+            from fastconv.algorithms.winograd.pixels import correlation as over_pixels
+
+            return over_pixels.correlation(problem, direction, tiles, limit)
         from fastconv.algorithms.winograd.correlation import correlation
 
         return correlation(problem, direction, tiles, limit)
@@ -156,6 +160,9 @@ def cost(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
     else:
         source, result = (c, k) if forward else (k, c)
         transforms = vectors * (INPUT * source + OUTPUT * result)
+        if problem.layout == "nhwc":  # lanes are channels
+            transforms = rows * across * (INPUT * -(-source // unit.vl) + OUTPUT * -(-result // unit.vl))
+            products = rows * across * source * -(-result // unit.vl)
         # by tiles, U goes to memory and back; a line of the result is read before it is written
         traffic = 2 * transformed if rows * across > result else 0
         traffic += problem.n * result * p * q * problem.itemsize

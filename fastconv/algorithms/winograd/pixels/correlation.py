@@ -1,0 +1,123 @@
+"""Forward and input gradient with channels as lanes, ready to run: blocks, and the order of the launches."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fastconv import machine, threads, workspace
+from fastconv.activations import NONE
+from fastconv.algorithms.base import Array, Execution, flat, pixels
+from fastconv.algorithms.winograd import Tiles
+from fastconv.algorithms.winograd.pixels.cpu import UNPACKED, Geometry, convolve, transform_weights
+from fastconv.gemm.blocking import odd_lines
+from fastconv.gemm.move import SLACK
+from fastconv.gemm.record import record
+from fastconv.problem import ConvProblem, Direction
+
+
+def correlation(problem: ConvProblem, direction: Direction, tiles: Tiles, limit: int) -> Correlation:
+    """Return the correlation with the largest blocks of tiles within the limit, or with one tile in each."""
+    cache = machine.machine().l2
+    execution = Correlation(problem, direction, tiles, cache)
+    while execution.workspace > limit and execution.most > 1:
+        cache //= 2
+        execution = Correlation(problem, direction, tiles, cache)
+    return execution
+
+
+class Correlation(Execution):
+    """Forward, or the input gradient as the correlation of grad_output with turned filters."""
+
+    def __init__(self, problem: ConvProblem, direction: Direction, tiles: Tiles, cache: int) -> None:
+        g = geometry(problem, direction, tiles, cache)
+        self.dtype, self.flops, self.most = problem.dtype, problem.flops, g.most
+        self.variant = tuple((0,) * length for axis in tiles for length in axis)
+        self.geometry, self.scratch = record(g), g.scratch
+        self.groups, self.k, self.lanes, self.zeros = g.groups, g.k, g.vectors * g.vl, g.m_row
+        self.positions = np.arange(g.high * g.wide, dtype=np.int64) * g.v_step
+        self.u_size = g.groups * g.panels * g.high * g.wide * g.u_step
+        self.start = self.zeros + self.groups * self.lanes
+        cores = machine.machine().cores
+        self.workspace = (
+            self.u_size + self.start + cores * g.scratch
+        ) * problem.itemsize + 16 * cores * g.most
+
+    def prepare(self, weight: Array) -> Array:
+        u = workspace.aligned(self.u_size, self.dtype)
+        self._weights(weight, u, workspace.take(threads.count() * self.scratch, self.dtype))
+        return u
+
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
+        scratch = workspace.take(self.u_size + self.start + threads.count() * self.scratch, self.dtype)
+        u, scratch = scratch[: self.u_size], scratch[self.u_size :]
+        self._weights(second, u, scratch[self.start :])
+        self._convolve(first, u, out, scratch, bias, activation, residual)
+
+    def run_prepared(
+        self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
+        scratch = workspace.take(self.start + threads.count() * self.scratch, self.dtype)
+        self._convolve(first, prepared, out, scratch, bias, activation, residual)
+
+    def _weights(self, w: Array, u: Array, scratch: Array) -> None:
+        threads.launch(
+            transform_weights, 4.0 * self.u_size, np.zeros(1, np.int64), flat(w), u, scratch,
+            self.geometry, *self.variant,
+        )  # fmt: skip
+
+    def _convolve(
+        self, x: Array, u: Array, y: Array, scratch: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
+        start, scratch = scratch[: self.start], scratch[self.start :]
+        start.fill(0)
+        if bias.size:
+            start[self.zeros :].reshape(self.groups, self.lanes)[:, : self.k] = bias.reshape(
+                self.groups, self.k
+            )
+        lists = np.empty(2 * threads.workers(self.flops) * self.most, np.int64)
+        plain = residual.size == 0 and isinstance(activation, int) and activation == NONE
+        threads.launch(
+            convolve, self.flops, np.zeros(1, np.int64), pixels(x), u, pixels(y), scratch, lists, self.positions,
+            start, plain, activation, pixels(residual) if residual.size else residual, self.geometry,
+            *self.variant,
+        )  # fmt: skip
+
+
+def geometry(problem: ConvProblem, direction: Direction, tiles: Tiles, cache: int) -> Geometry:
+    """Describe the correlation; V of a block takes half of ``cache`` bytes, as M of a panel takes a tenth."""
+    unit, cores = machine.tile(problem.itemsize), machine.machine().cores
+    (mh, rh), (mw, rw) = tiles
+    axes = [(a.size, a.lo, a.output) for a in problem.axes]
+    (h, lo_h, p), (w, lo_w, q) = ((1, 0, 1), *axes)[-2:]
+    c, k, taps = problem.c // problem.groups, problem.k // problem.groups, rh * rw
+    strides = (c * taps, taps)
+    if turned := direction is Direction.INPUT_GRAD:
+        h, w, p, q, lo_h, lo_w = p, q, h, w, rh - 1 - lo_h, rw - 1 - lo_w
+        c, k, strides = k, c, strides[::-1]
+    high, wide = mh + rh - 1, mw + rw - 1
+    tiles_h, tiles_w = -(-p // mh), -(-q // mw)
+    total, positions = problem.n * tiles_h * tiles_w, high * wide
+
+    v_row = odd_lines(c, unit.vl)
+    largest = max(1, cache // 2 // (positions * v_row * problem.itemsize))
+    blocks = max(-(-total // largest), min(total, 4 * cores), 1)
+    most = -(-total // blocks)
+    vectors = -(-k // unit.vl)
+    panels = max(1, -(-vectors // unit.nr))
+    width = -(-vectors // panels) * unit.vl
+    v_step, m_step = odd_lines(most * v_row, unit.vl), odd_lines(most * width, unit.vl)
+    u_step, t_step = odd_lines(c * width, unit.vl), UNPACKED * width + SLACK
+    m_start = positions * v_step
+    patch = m_start + positions * m_step
+    t_start = patch + max(positions * v_row, mh * mw * width)
+    scratch = -(-(t_start + taps * t_step) // 16) * 16
+    return Geometry(
+        problem.groups, c, k, h, w, p, q, lo_h, lo_w, mh, mw, high, wide, tiles_h, tiles_w, total, taps,
+        prod(problem.weight_shape) // problem.groups, *strides, turned, blocks, most, vectors, panels,
+        v_row, v_step, width, m_step, u_step, t_step, m_start, patch, t_start, scratch, unit.vl, unit.mr,
+    )  # fmt: skip

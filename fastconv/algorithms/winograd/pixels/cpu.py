@@ -1,0 +1,213 @@
+"""The kernels of Winograd convolution with channels as lanes.
+
+A task is a block of tiles of one group.  V of the block stays in the worker's L2 and the transformed weights
+stream by, a panel of at most NR vectors of result channels at a time, whose M is transformed back at once.
+A tile that leaves the image, or whose channels end within a vector, goes through a patch in scratch, so that
+transforms meet nothing but whole tiles of whole vectors.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from fastconv import jit
+from fastconv.activations import finish
+from fastconv.algorithms.winograd.lanes import ROWS, transform_filters, unpack_filters
+from fastconv.algorithms.winograd.pixels.lanes import transform_pixels, transform_results
+from fastconv.gemm.gathered import tile_gathered
+from fastconv.gemm.move import write_row
+from fastconv.gemm.schedule import next_task, part
+
+
+class Geometry(NamedTuple):
+    """A correlation and its blocks, as numbers."""
+
+    groups: int
+    c: int  #  source channels of a group
+    k: int  #  result channels of a group
+    h: int  #  source
+    w: int
+    p: int  #  result
+    q: int
+    lo_h: int
+    lo_w: int
+    mh: int  # outputs of a tile
+    mw: int
+    high: int  # its inputs, alpha
+    wide: int
+    tiles_h: int
+    tiles_w: int
+    tiles: int  #  n * tiles_h * tiles_w
+    taps: int
+    w_group: int  #   of the weight array: from group to group, in elements,
+    w_row: int  #     from result channel to result channel,
+    w_channel: int  # from source channel to source channel
+    flipped: bool
+    blocks: int  #  of tiles
+    most: int  #    tiles of a block
+    vectors: int  # of result channels
+    panels: int  #  of at most NR such vectors
+    v_row: int  #   elements from tile to tile
+    v_step: int  #  from position to position
+    m_row: int
+    m_step: int
+    u_step: int
+    t_step: int  #  from tap to tap of the unpacked filters
+    m_start: int  # where M, a patch and the unpacked filters begin in a worker's scratch; V is first
+    patch: int
+    t_start: int
+    scratch: int
+    vl: int
+    mr: int
+
+
+UNPACKED = 8  # channels of unpacked filters: 9 taps x 8 x 48 floats are 14 KB of L1
+
+
+@jit.kernel
+def transform_weights(workers, counter, w, u, scratch, geos, mh, rh, mw, rw):
+    """Transform all filters; tasks are panels."""
+    for worker in numba.prange(workers):
+        geo = geos[0]
+        t0 = worker * geo.scratch + geo.t_start
+        task = next_task(counter)
+        while task < geo.groups * geo.panels:
+            _weight_panel(u, w, geo, task // geo.panels, task % geo.panels, scratch, t0, (mh, rh, mw, rw))
+            task = next_task(counter)
+
+
+@jit.inner
+def _weight_panel(u, w, geo, group, panel, t, t0, variant):
+    """Write a panel of U: unpack some channels' filters side by side, then transform them."""
+    first = part(geo.vectors, geo.panels, panel) * geo.vl
+    width = part(geo.vectors, geo.panels, panel + 1) * geo.vl - first
+    u0 = (group * geo.panels + panel) * geo.high * geo.wide * geo.u_step
+    w0 = group * geo.w_group + first * geo.w_row
+    rows = min(width, geo.k - first)
+    begin = t0 + (geo.taps - 1) * geo.t_step if geo.flipped else t0
+    step = -geo.t_step if geo.flipped else geo.t_step
+    for c in range(0, geo.c, UNPACKED):
+        channels = min(UNPACKED, geo.c - c)
+        for i in range(channels):
+            for k in range(0, rows, ROWS):
+                at = w0 + (c + i) * geo.w_channel + k * geo.w_row
+                unpack_filters(t, begin + i * width + k, step, w, at, geo.w_row, min(ROWS, rows - k), variant)
+        transform_filters(u, u0 + c * width, geo.u_step, t, t0, geo.t_step, channels * width, variant)
+
+
+@jit.kernel
+def convolve(
+    workers, counter, x, u, y, scratch, lists, positions, start, plain, activation, residual, geos, mh, rh, mw, rw
+):  # fmt: skip
+    """Compute all; tasks are groups x blocks of tiles."""
+    for worker in numba.prange(workers):
+        geo = geos[0]
+        base = worker * geo.scratch
+        sources = lists[2 * worker * geo.most : (2 * worker + 1) * geo.most]
+        targets = lists[(2 * worker + 1) * geo.most : (2 * worker + 2) * geo.most]
+        for i in range(geo.most):
+            sources[i] = base + i * geo.v_row
+            targets[i] = base + geo.m_start + i * geo.m_row
+        task = next_task(counter)
+        while task < geo.groups * geo.blocks:
+            group, block = task // geo.blocks, task % geo.blocks
+            t0, t1 = part(geo.tiles, geo.blocks, block), part(geo.tiles, geo.blocks, block + 1)
+            _input_block(scratch, base, x, geo, group, t0, t1, (mh, rh, mw, rw))
+            for panel in range(geo.panels):
+                _multiply(scratch, sources, targets, u, positions, start, geo, group, panel, t1 - t0)
+                _output_block(
+                    y, scratch, base, start, geo, group, panel, t0, t1, plain, activation, residual,
+                    (mh, rh, mw, rw),
+                )  # fmt: skip
+            task = next_task(counter)
+
+
+@jit.inner
+def _tile_at(geo, t):
+    """Return (image, first result row, first result column) of a tile."""
+    image, rest = t // (geo.tiles_h * geo.tiles_w), t % (geo.tiles_h * geo.tiles_w)
+    return image, rest // geo.tiles_w * geo.mh, rest % geo.tiles_w * geo.mw
+
+
+@jit.inner
+def _input_block(scratch, base, x, geo, group, t0, t1, variant):
+    """Write V of some tiles."""
+    channels, at = geo.groups * geo.c, base
+    for t in range(t0, t1):
+        image, row, column = _tile_at(geo, t)
+        row, column = row - geo.lo_h, column - geo.lo_w
+        inside = row >= 0 and row + geo.high <= geo.h and column >= 0 and column + geo.wide <= geo.w
+        begin = ((image * geo.h + row) * geo.w + column) * channels + group * geo.c
+        if inside and geo.c % geo.vl == 0:
+            transform_pixels(
+                scratch, at, geo.v_step, x, begin, geo.w * channels, channels, geo.c, variant
+            )  # fmt: skip
+        else:
+            patch = base + geo.patch
+            for r in range(geo.high):
+                for s in range(geo.wide):
+                    to = patch + (r * geo.wide + s) * geo.v_row
+                    if 0 <= row + r < geo.h and 0 <= column + s < geo.w:
+                        write_row(scratch, to, x, begin + (r * geo.w + s) * channels, geo.c)
+                    else:
+                        scratch[to : to + geo.c] = 0
+            transform_pixels(
+                scratch, at, geo.v_step, scratch, patch, geo.wide * geo.v_row, geo.v_row, geo.c, variant
+            )
+        at += geo.v_row
+
+
+@jit.inner
+def _multiply(scratch, sources, targets, u, positions, zeros, geo, group, panel, tiles):
+    """M = V U of a panel, position by position."""
+    first = part(geo.vectors, geo.panels, panel)
+    nr = part(geo.vectors, geo.panels, panel + 1) - first
+    parts = -(-tiles // geo.mr)
+    u0 = (group * geo.panels + panel) * geo.high * geo.wide * geo.u_step
+    for position in range(geo.high * geo.wide):
+        for i in range(parts):
+            at = part(tiles, parts, i)
+            tile_gathered(
+                scratch, targets, position * geo.m_step, nr * geo.vl, scratch, sources, at, positions,
+                position, 1, geo.c, u, u0 + position * geo.u_step, zeros, 0,
+                part(tiles, parts, i + 1) - at, nr,
+            )  # fmt: skip
+
+
+@jit.inner
+def _output_block(
+    y, scratch, base, start, geo, group, panel, t0, t1, plain, activation, residual, variant
+):  # fmt: skip
+    """Transform M of a panel back, and write it to its place."""
+    first = part(geo.vectors, geo.panels, panel) * geo.vl
+    width = part(geo.vectors, geo.panels, panel + 1) * geo.vl - first
+    count = min(width, geo.k - first)
+    channels = geo.groups * geo.k
+    s0 = geo.m_row + group * geo.vectors * geo.vl + first  # behind the zeros that sums begin with
+    m0 = base + geo.m_start
+    for t in range(t0, t1):
+        image, row, column = _tile_at(geo, t)
+        rows, columns = min(geo.mh, geo.p - row), min(geo.mw, geo.q - column)
+        begin = ((image * geo.p + row) * geo.q + column) * channels + group * geo.k + first
+        if rows == geo.mh and columns == geo.mw and count == width:
+            transform_results(
+                y, begin, geo.q * channels, channels, scratch, m0, geo.m_step, start, s0, count, variant
+            )
+        else:
+            patch = base + geo.patch
+            transform_results(
+                scratch, patch, geo.mw * width, width, scratch, m0, geo.m_step, start, s0, count, variant
+            )
+            for r in range(rows):
+                for s in range(columns):
+                    to = begin + (r * geo.q + s) * channels
+                    write_row(y, to, scratch, patch + (r * geo.mw + s) * width, count)
+        if not plain:
+            for r in range(rows):
+                for s in range(columns):
+                    at = begin + (r * geo.q + s) * channels
+                    finish(y, at, count, start[:0], np.int64(0), activation, residual, at)
+        m0 += geo.m_row

@@ -1,0 +1,91 @@
+"""The transforms of tiles whose lanes are channels: ``left @ x @ right^T`` for vectors of independent x."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from fastconv import machine
+from fastconv.algorithms.winograd.transforms import Matrix, apply, matrices
+from fastconv.gemm.tile import I64, data, element, load, store
+
+Place = Callable[[int, int], Any]  # (row, column) of a tile -> elements from where it begins
+
+
+@intrinsic
+def transform_pixels(typing, v, v0, step, x, x0, row, column, count, variant):
+    """Set ``v[v0 + position*step + i] = (B d B^T)[position]``, ``d[r, s] = x[x0 + r*row + s*column + i]``.
+
+    i runs over ``count`` channels, rounded up to whole vectors, here and below.
+    """
+    mh, rh, mw, rw = (t.count for t in variant.types)
+    left, right = matrices(mh, rh)[2], matrices(mw, rw)[2]
+
+    def codegen(context, builder, signature, arguments):
+        v, v0, step, x, x0, row, column, count, _ = arguments
+        to, source = (data(context, builder, signature.args[i], *a) for i, a in ((0, (v, v0)), (3, (x, x0))))
+        _emit(
+            builder, signature.args[0], left, right, count, to, _table(builder, step, len(right)),
+            source, _image(builder, row, column), None,
+        )  # fmt: skip
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(v, i, i, x, i, i, i, i, variant), codegen
+
+
+@intrinsic
+def transform_results(typing, y, y0, row, column, m, m0, step, start, s0, count, variant):
+    """Set ``y[y0 + r*row + s*column + i] = start[s0 + i] + (A p A^T)[r, s]``, ``p[position] = m[m0 + position*step + i]``."""
+    mh, rh, mw, rw = (t.count for t in variant.types)
+    left, right = matrices(mh, rh)[0], matrices(mw, rw)[0]
+
+    def codegen(context, builder, signature, arguments):
+        y, y0, row, column, m, m0, step, start, s0, count, _ = arguments
+        places = ((0, (y, y0)), (4, (m, m0)), (7, (start, s0)))
+        to, source, first = (data(context, builder, signature.args[i], *a) for i, a in places)
+        _emit(
+            builder, signature.args[0], left, right, count, to, _image(builder, row, column),
+            source, _table(builder, step, len(right[0])), first,
+        )  # fmt: skip
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(y, i, i, i, m, i, i, start, i, i, variant), codegen
+
+
+def _table(builder: Any, step: Any, wide: int) -> Place:
+    """Place the positions of a tile ``step`` apart, row after row."""
+    return lambda r, s: builder.mul(step, I64(r * wide + s))
+
+
+def _image(builder: Any, row: Any, column: Any) -> Place:
+    """Place the pixels of a tile where an image has them."""
+    return lambda r, s: builder.add(builder.mul(row, I64(r)), builder.mul(column, I64(s)))
+
+
+def _emit(
+    builder: Any, array: Any, left: Matrix, right: Matrix, count: Any, to: Any, result_at: Place,
+    source: Any, source_at: Place, start: Any,
+) -> None:  # fmt: skip
+    """Emit the loop over vectors of channels."""
+    itemsize = array.dtype.bitwidth // 8
+    vector = ir.VectorType(element(array), machine.tile(itemsize).vl)
+    high, wide = len(left[0]), len(right[0])
+    sources = [[source_at(r, s) for r in range(high)] for s in range(wide)]
+    results = [[result_at(r, s) for s in range(len(right))] for r in range(len(left))]
+    with cgutils.for_range_slice(builder, I64(0), count, I64(vector.count), I64) as (i, _):
+        at, place = builder.gep(source, [i]), builder.gep(to, [i])
+        columns = [
+            apply(builder, left, [load(builder, builder.gep(at, [o]), 0, vector, itemsize) for o in offsets])
+            for offsets in sources
+        ]
+        added = load(builder, builder.gep(start, [i]), 0, vector, itemsize) if start else None
+        for r, offsets in enumerate(results):
+            for value, offset in zip(apply(builder, right, [c[r] for c in columns]), offsets, strict=True):
+                value = builder.fadd(value, added) if added else value
+                store(builder, value, builder.gep(place, [offset]), 0, itemsize)
