@@ -26,6 +26,7 @@ from fastconv import machine
 from fastconv.config import Settings
 from fastconv.jit import ROOT
 from fastconv.problem import ConvProblem, Direction
+from fastconv.roofline import Rates
 
 
 def folder() -> Path:
@@ -77,6 +78,27 @@ def _sources() -> str:
 def path(of: Mapping[str, Any]) -> Path:
     """Return the file of an entry."""
     return folder() / (hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:32] + ".json")
+
+
+def machine_key() -> dict[str, Any]:
+    """Return all that the rates of a machine depend on."""
+    import fastconv
+
+    return {
+        "rates": True,
+        "device": ["cpu", *machine.cpu()],
+        "cores": machine.machine().cores,
+        "version": fastconv.__version__,
+    }
+
+
+def rates() -> Rates | None:
+    """Return the rates measured on this machine, or None."""
+    found = read(machine_key())
+    try:
+        return Rates(**found | {"units": int(found["units"])}) if found else None  # type: ignore[arg-type]
+    except (KeyError, TypeError):
+        return None  # of another version
 
 
 def read(of: Mapping[str, Any]) -> dict[str, float] | None:

@@ -1,4 +1,4 @@
-"""What this CPU can do, as data: vector width, tile sizes, caches, and the rates costs are made of.
+"""What this CPU is, as data: vector width, tile sizes, cores and caches; how fast it is, `roofline` tells.
 
 Everything is taken from the CPU that Numba compiles for, so ``NUMBA_CPU_NAME`` and
 ``NUMBA_CPU_FEATURES`` select it too.
@@ -78,20 +78,12 @@ def tile(itemsize: int) -> Tile:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Sizes and rates that blocking and costs are computed from."""
+    """Sizes that blocks are computed from; the rates of costs are in `roofline`."""
 
     cores: int
     l1: int
     l2: int
     l3: int
-    flops: float  #      peak of one core, flop/s in float32
-    bandwidth: float  #  of memory, bytes/s, all cores together
-    l2_bandwidth: float  # of one core's second-level cache, bytes/s
-    launch: float = 5e-6  # seconds to start a parallel region
-
-    def peak(self, itemsize: int) -> float:
-        """flop/s of all cores for elements of ``itemsize`` bytes."""
-        return self.flops * self.cores * 4 / itemsize
 
 
 def _cache_sizes() -> dict[int, int]:
@@ -111,21 +103,13 @@ def _cache_sizes() -> dict[int, int]:
 
 @functools.cache
 def machine() -> Machine:
-    """Describe this computer; rates are typical of its vector width, not measured."""
-    unit = simd()
+    """Describe this computer."""
     caches = _cache_sizes()
-    # Zen 4, 3.8 GHz, one core, measured: 124 GFLOP/s by independent FMAs (32 flop a cycle, 256-bit
-    # and 512-bit alike), 30 bytes a cycle out of L2, 20 GB/s from memory for two cores.
-    clock = 3.5e9
-    flops = clock * (32 if unit.bits >= 256 else 16)
     return Machine(
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         l1=caches.get(1, 32 * 2**10),
         l2=caches.get(2, 2**19),
         l3=caches.get(3, 8 * 2**20),
-        flops=flops,
-        bandwidth=20e9,
-        l2_bandwidth=clock * 30,
     )
 
 

@@ -15,7 +15,7 @@ from fastconv.algorithms.base import Array, Execution
 from fastconv.arguments import Walk
 from fastconv.config import Settings, current, override
 from fastconv.problem import ConvProblem, Direction
-from fastconv.tune import choose
+from fastconv.tune import decide
 
 KEPT = 512  # plans; the layers of several networks in three directions
 
@@ -30,10 +30,12 @@ class Plan:
     ) -> None:
         self.direction = direction
         if problem.n:
-            selection = choose(problem, direction, settings, device)
-            problem, self.algorithm = selection.problem, selection.algorithm
-            algorithm = find_algorithm(self.algorithm, device)
-            self.execution = dtypes.build(algorithm, problem, direction, settings.workspace)
+            problem, names = decide(problem, direction, settings, device)
+            for self.algorithm in names:
+                algorithm = find_algorithm(self.algorithm, device)
+                self.execution = dtypes.build(algorithm, problem, direction, settings.workspace)
+                if self.execution.workspace <= settings.workspace:
+                    break
         else:
             if settings.algorithm != "auto":
                 find_algorithm(settings.algorithm, device)  # an unknown name is an error for any batch

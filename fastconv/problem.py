@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -58,7 +59,7 @@ class Axis:
         return (self.lo + self.size + self.hi - self.extent) // self.stride + 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: what is derived is kept in the instance
 class ConvProblem:
     """An N-dimensional convolution; always the forward geometry, whatever the direction.
 
@@ -80,62 +81,62 @@ class ConvProblem:
     padding_mode: str = "zeros"  # what fills the padding
     layout: str = "nchw"  # of input and output in memory; shapes are (n, c, h, w) in any
 
-    @property
+    @cached_property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of x: (n, c, h, w)."""
         return (self.n, self.c, *(a.size for a in self.axes))
 
-    @property
+    @cached_property
     def weight_shape(self) -> tuple[int, ...]:
         """Shape of w: (k, c / groups, r, s)."""
         return (self.k, self.c // self.groups, *self.kernel)
 
-    @property
+    @cached_property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of y: (n, k, p, q)."""
         return (self.n, self.k, *self.output)
 
-    @property
+    @cached_property
     def kernel(self) -> tuple[int, ...]:
         """(r, s)."""
         return tuple(a.kernel for a in self.axes)
 
-    @property
+    @cached_property
     def output(self) -> tuple[int, ...]:
         """(p, q)."""
         return tuple(a.output for a in self.axes)
 
-    @property
+    @cached_property
     def itemsize(self) -> int:
         """Bytes of an element."""
         return 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
 
-    @property
+    @cached_property
     def is_depthwise(self) -> bool:
         """Whether each group reads exactly one channel."""
         return self.groups == self.c and self.groups > 1
 
-    @property
+    @cached_property
     def unit_stride(self) -> bool:
         """Whether every stride is 1."""
         return all(a.stride == 1 for a in self.axes)
 
-    @property
+    @cached_property
     def undilated(self) -> bool:
         """Whether every dilation is 1."""
         return all(a.dilation == 1 for a in self.axes)
 
-    @property
+    @cached_property
     def flops(self) -> int:
         """Multiplications and additions of the definition, the same in all three directions."""
         return 2 * prod(self.output_shape) * self.reduction
 
-    @property
+    @cached_property
     def reduction(self) -> int:
         """Products summed into one output: c / groups * r * s."""
         return self.c // self.groups * prod(self.kernel)
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         """Size of input, weight and output together: what must move at the least."""
         shapes = (self.input_shape, self.weight_shape, self.output_shape)

@@ -60,8 +60,28 @@ class Selection:
     __repr__ = __str__
 
 
+def ranked(
+    problem: ConvProblem, direction: Direction, settings: Settings, device: str = "cpu"
+) -> tuple[ConvProblem, list[str]]:
+    """Return the problem in the layout it is served in, and who may serve it, the cheapest first.
+
+    What a call asks for: whether an algorithm keeps the workspace limit is known when it has been built.
+    """
+    if settings.algorithm != "auto":
+        selection = select(problem, direction, settings, device)
+        return selection.problem, [selection.algorithm]
+    problem = _in_served_layout(problem, direction, "auto") if device == "cpu" else problem
+    asked, carried = registry() if device == "cpu" else on_gpu(), core(problem)
+    costs = {
+        name: a.cost(carried, direction)
+        for name, a in asked.items()
+        if not _against(a, problem, carried, direction, settings)
+    }
+    return problem, sorted(costs, key=costs.__getitem__)
+
+
 def select(problem: ConvProblem, direction: Direction, settings: Settings, device: str = "cpu") -> Selection:
-    """Choose the algorithm that the settings name, or the cheapest within them."""
+    """Ask every algorithm everything; choose the one that the settings name, or the cheapest within them."""
     named = settings.algorithm
     problem = _in_served_layout(problem, direction, named, device)
     asked = dict(registry() if device == "cpu" else on_gpu())
@@ -89,26 +109,33 @@ def admitted(algorithm: Algorithm, problem: ConvProblem, direction: Direction, s
     return _ask(algorithm.name, algorithm, problem, direction, settings).reason is None
 
 
+def _against(
+    algorithm: Algorithm, problem: ConvProblem, carried: ConvProblem, direction: Direction, settings: Settings
+) -> str | None:
+    """Return why an algorithm is out for its result; ``carried`` is what it would be asked to compute."""
+    if problem.dtype == "int64" and not algorithm.exact:
+        return "rounds, and integers are computed exactly"
+    if reason := algorithm.reject(carried, direction):
+        return reason
+    if settings.precision == "strict" and (growth := algorithm.error_growth(carried, direction)) > STRICT:
+        return f"error {growth:.3g} times that of naive summation; precision='strict' admits 1"
+    if problem.dtype.startswith("complex") and settings.algorithm == "auto" and not algorithm.exact:
+        return "serves complex numbers by its name alone: it rounds more"
+    return None
+
+
 def _ask(
     name: str, algorithm: Algorithm, problem: ConvProblem, direction: Direction, settings: Settings
 ) -> Candidate:
-    if problem.dtype == "int64" and not algorithm.exact:
-        return Candidate(name, reason="rounds, and integers are computed exactly")
-    complex_ = problem.dtype.startswith("complex")
-    problem = core(problem)
-    if reason := algorithm.reject(problem, direction):
+    carried = core(problem)
+    if reason := _against(algorithm, problem, carried, direction, settings):
         return Candidate(name, reason=reason)
-    growth = algorithm.error_growth(problem, direction)
-    if settings.precision == "strict" and growth > STRICT:
-        reason = f"error {growth:.3g} times that of naive summation; precision='strict' admits 1"
-        return Candidate(name, growth=growth, reason=reason)
-    if complex_ and settings.algorithm == "auto" and not algorithm.exact:
-        return Candidate(name, reason="serves complex numbers by its name alone: it rounds more")
-    workspace = algorithm.workspace(problem, direction, settings.workspace)
+    growth = algorithm.error_growth(carried, direction)
+    workspace = algorithm.workspace(carried, direction, settings.workspace)
     if workspace > settings.workspace:
         reason = f"needs at least {workspace} bytes of workspace, the limit is {settings.workspace}"
         return Candidate(name, workspace=workspace, growth=growth, reason=reason, over_limit=True)
-    return Candidate(name, algorithm.cost(problem, direction), workspace, growth=growth)
+    return Candidate(name, algorithm.cost(carried, direction), workspace, growth=growth)
 
 
 def _require(candidate: Candidate, problem: ConvProblem, direction: Direction, settings: Settings) -> None:

@@ -16,11 +16,21 @@ from fastconv import arrays, dtypes
 from fastconv.algorithms import find
 from fastconv.config import Settings, config
 from fastconv.problem import FLOATS, ConvProblem, Direction
-from fastconv.select import Selection, select
+from fastconv.select import Selection, ranked, select
 
 CANDIDATES = 4  # that are timed at the most
 HOPELESS = 4.0  # times the least predicted cost: the model is never so wrong
 BUDGET = 0.1  # seconds of timing, and five rounds at least
+
+
+def decide(
+    problem: ConvProblem, direction: Direction, settings: Settings, device: str = "cpu"
+) -> tuple[ConvProblem, list[str]]:
+    """Return the problem in the layout it is served in, and algorithms to build in turn until one keeps its limit."""
+    if settings.tune == "off":
+        return ranked(problem, direction, settings, device)
+    selection = choose(problem, direction, settings, device)
+    return selection.problem, [selection.algorithm]
 
 
 def choose(problem: ConvProblem, direction: Direction, settings: Settings, device: str = "cpu") -> Selection:

@@ -41,7 +41,6 @@ class Execution(ABC):
     """
 
     workspace: int = 0  # bytes of scratch that run() takes from fastconv.workspace
-    seconds: float = 0.0  # predicted, where the blocks tell better than the problem
 
     @abstractmethod
     def run(

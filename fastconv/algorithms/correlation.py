@@ -176,7 +176,6 @@ class BlockedPass(ABC):
     scratch: int  # elements that one worker needs
     segments: int  # and numbers in its list of segments
     column_blocks: int  # how often each panel of weights is loaded
-    seconds: float  # predicted
     describe: Callable[[], tuple[Array, Array]]  # make geometry and tables for the kernel
 
     @functools.cached_property
@@ -199,11 +198,6 @@ class BlockedPass(ABC):
     def pack_ahead(self) -> bool:
         """Whether a call should pack the weights before it runs the kernel."""
         return self.column_blocks > FEW_BLOCKS
-
-    def loaded(self, p: Pass) -> float:
-        """Elements of weights that are moved; those not side by side in memory count fourfold."""
-        times = 1 + self.column_blocks if self.pack_ahead else self.column_blocks
-        return self.packed * (times + (0 if p.row_stride > p.channel_stride else 3))
 
     def pack(self, weight: Array, packed: Array) -> None:
         """Write the packed weights; both arrays are flat."""
@@ -250,7 +244,6 @@ class Correlation(Execution):
         self.dtype = problem.dtype
         self.blocked = b = kind(pass_of(problem, direction), problem.itemsize, cache)
         self.packed = -(-b.packed // 16) * 16 if b.pack_ahead else 0
-        self.seconds = b.seconds
         cores = machine.machine().cores
         self.workspace = (self.packed + cores * b.scratch) * problem.itemsize + 8 * cores * b.segments
 

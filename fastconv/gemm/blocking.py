@@ -7,7 +7,6 @@ from collections.abc import Callable
 from fastconv import machine
 from fastconv.algorithms.base import Execution
 
-TASK = 7e-7  # seconds: its segments, the calls for a panel of one row (im2col of depthwise layers, measured)
 SMALLEST = 2**14  # bytes of cache: blocks below half of L1 are mostly edges
 
 
@@ -22,29 +21,6 @@ def within(limit: int, make: Callable[[int], Execution]) -> Execution:
         cache //= 2
         execution = make(cache)
     return execution
-
-
-def seconds(
-    tasks: float, steps: float, mr: int, columns: float, moved: float, bytes: float, itemsize: int
-) -> float:
-    """Predict the time of ``tasks`` products of ``steps`` reduction steps on mr x ``columns`` results.
-
-    A step takes the FMA units mr * nr slots, but not less than its loads (a row of B may straddle cache
-    lines) or than the latency of 4 that its sums wait for.  ``moved`` elements pass through L2, in and
-    out, and ``bytes`` come from memory once, half hidden behind arithmetic.  To begin a task costs TASK.
-    """
-    m, t = machine.machine(), machine.tile(itemsize)
-    if not tasks:  # an empty batch
-        return m.launch
-    vectors = max(1.0, columns / t.vl)
-    rows = mr / max(1, -(-mr // t.mr))  # of an equalised panel
-    nr = vectors / -(-vectors // t.nr)
-    slots = max(rows * nr, 1.5 * nr + rows / 2, 4.0) / (rows * nr)
-    arithmetic = 2 * tasks * steps * mr * vectors * t.vl * slots / (0.96 * m.flops * 4 / itemsize)
-    moving = moved * 2 * itemsize / (m.l2_bandwidth / 2)
-    workers = min(m.cores, tasks)
-    rounds = -(-tasks // workers) * workers / tasks if tasks < 8 * m.cores else 1.0
-    return 2 * m.launch + (arithmetic + moving + tasks * TASK) * rounds / workers + bytes / m.bandwidth / 2
 
 
 def streams(elements: int, itemsize: int) -> bool:

@@ -5,7 +5,7 @@ import pytest
 
 from fastconv import activations
 from fastconv.algorithms import reference
-from fastconv.algorithms.fft import Fft, tiles
+from fastconv.algorithms.fft import Fft, cut, tiles
 from fastconv.algorithms.fft.signal import Signal
 from fastconv.algorithms.fft.tiling import fast_length
 from fastconv.config import config
@@ -98,9 +98,9 @@ def test_against_definition(line, dtype, direction):
 @pytest.mark.parametrize("line", CASES)
 def test_small_tiles_against_definition(line, dtype, direction):
     problem = ConvProblem.parse(line + dtype)
-    choice = tiles.choose(problem, direction, 2**40)
+    choice = cut.choose(problem, direction, 2**40)
     if choice is None:
-        assert tiles.unsuited(problem, direction)
+        assert cut.unsuited(problem, direction)
     else:
         check(problem, direction, lambda p, d, _: tiles.build(p, d, choice))
 
@@ -133,7 +133,7 @@ def test_no_images(direction):
 def test_bits_do_not_depend_on_the_number_of_workers(line, direction):
     problem = ConvProblem.parse(line)
     first, second = operands(problem, direction, np.random.default_rng(0))
-    choice = tiles.choose(problem, direction, 2**40)
+    choice = cut.choose(problem, direction, 2**40)
     results = []
     for threads in (1, 2):
         with config(threads=threads):

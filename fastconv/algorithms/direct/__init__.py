@@ -6,6 +6,7 @@ import functools
 
 from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.direct import depthwise, pixels
+from fastconv.algorithms.direct.cost import cost
 from fastconv.gemm.blocking import within
 from fastconv.problem import ConvProblem, Direction
 
@@ -25,11 +26,9 @@ class Direct(Algorithm):
         return self.build(problem, direction, limit).workspace
 
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
-        if problem.layout == "nhwc":
-            return self.build(problem, direction, 2**62).seconds
         if problem.is_depthwise:
             return depthwise.cost(problem, direction)
-        return self.build(problem, direction, 2**62).seconds
+        return cost(problem, direction)
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         if problem.layout == "nhwc":

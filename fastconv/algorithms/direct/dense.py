@@ -12,7 +12,7 @@ from fastconv import machine, threads
 from fastconv.algorithms.base import Array
 from fastconv.algorithms.correlation import AxisPass, BlockedPass, Pass, phase_tables
 from fastconv.algorithms.direct.cpu import Geometry, correlate
-from fastconv.gemm.blocking import seconds, streams
+from fastconv.gemm.blocking import streams
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import joined, record
 from fastconv.gemm.segments import SEGMENT
@@ -153,13 +153,6 @@ class DensePass(BlockedPass):
         scratch = c_start + -(-panels // m_blocks) * tile.mr * phases * ld + SLACK
         self.scratch, self.segments = -(-scratch // 16) * 16, s.segments
         self.column_blocks = tasks // max(1, p.groups)
-        width = ld if s.flattened else -(-s.block_q // tile.vl) * tile.vl
-        runs = 1 if s.flattened else s.block_rows
-        self.seconds = seconds(
-            tasks * m_blocks, p.reduction * runs, -(-p.m // m_blocks), width,
-            tasks * (m_blocks * p.channels * s.channel_size + p.m * phases * ld) + self.loaded(p),
-            p.bytes(itemsize), itemsize,
-        )  # fmt: skip
 
         def described() -> tuple[Array, Array]:
             tables, starts = joined(

@@ -21,7 +21,7 @@ from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.correlation import pass_of
 from fastconv.algorithms.direct.cpu import area_of, fill, plan_stripe
 from fastconv.algorithms.direct.dense import Stripe, describe, tables_of
-from fastconv.gemm.blocking import odd_lines, seconds
+from fastconv.gemm.blocking import odd_lines
 from fastconv.gemm.move import SLACK, transpose
 from fastconv.gemm.record import joined, record
 from fastconv.gemm.schedule import next_task, part
@@ -187,13 +187,6 @@ class WeightGrad(Execution):
             c_start=c_start,
             scratch=scratch,
         )
-        turned_all = areas * p.groups * m_blocks * p.channels * s.channel_size * 2.5
-        self.seconds = seconds(
-            splits * p.groups * c_blocks * m_blocks, taps * p.columns / splits, -(-p.m // m_blocks),
-            -(-vectors // c_blocks) * tile.vl,
-            turned_all + c_blocks * problem.k * p.columns + 4 * splits * problem.k * p.reduction,
-            problem.bytes, itemsize,
-        )  # fmt: skip
         self.partial = 0 if splits == 1 else -(-splits * p.groups * p.m * p.reduction // 16) * 16
         self.workspace = (self.partial + machine.machine().cores * scratch) * itemsize
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from math import prod
 
-from fastconv import machine
 from fastconv.algorithms.base import CHANNELS_FIRST, Algorithm, Execution
-from fastconv.algorithms.fft import signal, tiles
+from fastconv.algorithms.fft import cut, signal, tiles
 from fastconv.problem import ConvProblem, Direction
 
 ANY = 2**62  # bytes
+LARGE = 32  # taps, of which small tiles are no longer the cheaper route for sure
 
 
 class Fft(Algorithm):
@@ -39,8 +39,7 @@ class Fft(Algorithm):
 
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
         choice = _small_tiles(problem, direction, ANY)
-        launches = 3 * machine.machine().launch
-        return choice.seconds + launches if choice else signal.cost(problem, direction)
+        return choice.seconds if choice else signal.cost(problem, direction)
 
     def error_growth(self, problem: ConvProblem, direction: Direction) -> float:
         # measured: 8 / sqrt(reduction) at most in the mean; the floor excludes it from "strict", for the
@@ -59,7 +58,9 @@ class Fft(Algorithm):
         return signal.Signal(problem, direction, limit)
 
 
-def _small_tiles(problem: ConvProblem, direction: Direction, limit: int) -> tiles.Choice | None:
+def _small_tiles(problem: ConvProblem, direction: Direction, limit: int) -> cut.Choice | None:
     """Return the choice of small tiles where they are the cheaper route."""
-    choice = tiles.choose(problem, direction, limit)
-    return choice if choice and choice.seconds <= signal.cost(problem, direction) else None
+    choice = cut.choose(problem, direction, limit)
+    if choice is None or max(problem.kernel) <= LARGE:
+        return choice
+    return choice if choice.seconds <= signal.cost(problem, direction) else None

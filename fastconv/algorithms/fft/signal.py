@@ -23,6 +23,7 @@ from fastconv.activations import finish
 from fastconv.algorithms.base import Array, Execution, equalised
 from fastconv.algorithms.fft.tiling import Span, cheapest, overlap, turned, turned_weight
 from fastconv.problem import ConvProblem, Direction
+from fastconv.roofline import seconds
 
 # Up to this many products of channels (K * C) are taken one by one, without changing the axes' order.
 FEW_PRODUCTS = 16
@@ -62,10 +63,11 @@ def blocks(problem: ConvProblem, cut: tuple[Span, ...], limit: int) -> Blocks:
     """Choose the largest blocks that stay within ``limit``, and in cache where that costs nothing."""
     c, k = problem.c // problem.groups, problem.k // problem.groups
     groups, tiles = problem.groups, max(problem.n * prod(s.count for s in cut), 1)
+    # spectra of a block, each with a second copy while axes are exchanged or transformed
+    spectrum = 2 * problem.itemsize * frequencies(cut)
 
     def size() -> int:
-        # spectra of a block, each with a second copy while axes are exchanged or transformed
-        return 2 * problem.itemsize * frequencies(cut) * groups * (2 * k * c + 3 * (c + k) * tiles)
+        return spectrum * groups * (2 * k * c + 3 * (c + k) * tiles)
 
     while groups > 1 and size() > min(limit, CACHE):
         groups = -(-groups // 2)
@@ -82,15 +84,18 @@ def blocks(problem: ConvProblem, cut: tuple[Span, ...], limit: int) -> Blocks:
 def cost(problem: ConvProblem, direction: Direction) -> float:
     """Predict seconds; NumPy transforms on one core, its BLAS multiplies on all."""
     problem = turned(problem) if direction is Direction.INPUT_GRAD else problem
-    cut, m = spans(problem), machine.machine()
+    cut, cores = spans(problem), machine.machine().cores
     g, c, k = problem.groups, problem.c // problem.groups, problem.k // problem.groups
     tiles, samples = problem.n * prod(s.count for s in cut), prod(s.length for s in cut)
-    channels = g * (tiles * (c + k) + c * k)
-    # measured on Zen 4, of the peak of a core: transforms at 1/14, and 3 ns a sample for all the copies
-    levels = (2.5 * log2(max(samples, 2)) * 14 + sum(LINE / s.length for s in cut)) / m.flops
-    products = 8 * frequencies(cut) * g * c * k * tiles * (problem.itemsize / 4) / m.flops * 1.5
-    pieces = len(equalised(g, blocks(problem, cut, 2**30).groups)) * 4 + tiles
-    return samples * channels * (levels + 3e-9 * problem.itemsize / 4) + products + 2e-5 * pieces + 1e-4
+    channels = cores * g * (tiles * (c + k) + c * k)
+    parts = {
+        "levels": channels * samples * log2(max(samples, 2)),
+        "samples": channels * samples * problem.itemsize / 4,
+        "lines": channels * sum(samples / s.length for s in cut),
+        "products": frequencies(cut) * g * c * k * tiles * problem.itemsize / 4,
+        "pieces": cores * (-(-g // blocks(problem, cut, 2**30).groups) * 4 + tiles),
+    }
+    return seconds("fft signal", problem, parts)
 
 
 class Signal(Execution):

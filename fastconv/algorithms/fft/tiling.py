@@ -83,16 +83,14 @@ def fast_length(least: int) -> int:
 
 
 def candidates(axis: Axis) -> Iterable[int]:
-    """Yield lengths worth trying: for 1, 3, 2, 6, 4, 12, ... tiles."""
-    if axis.size == 1 and axis.extent == 1 and axis.output == 1:
+    """Yield lengths worth trying: one tile, and tiles whose outputs are 1, 3, 7 or 15 times the kernel's extent."""
+    if axis.size == axis.extent == axis.output == 1:
         yield 1
         return
-    for power in range(axis.output.bit_length()):
-        for count in (2**power, 3 * 2**power):
-            step = -(-axis.output // count)
-            yield fast_length(step + axis.extent - 1)
-            if step <= max(axis.extent // 4, 4):
-                return
+    yield fast_length(axis.output + axis.extent - 1)
+    for times in (1, 3, 7, 15):
+        if times * axis.extent < axis.output:
+            yield fast_length((times + 1) * axis.extent - 1)
 
 
 def cheapest(axis: Axis, cost: Callable[[Span], float]) -> Span:

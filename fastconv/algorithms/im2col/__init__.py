@@ -18,8 +18,9 @@ import numpy as np
 from fastconv import machine, threads
 from fastconv.algorithms.base import CHANNELS_FIRST, Algorithm, Array, Execution
 from fastconv.algorithms.correlation import BlockedPass, Correlation, Pass, phase_tables
+from fastconv.algorithms.im2col.cost import cost
 from fastconv.algorithms.im2col.cpu import Geometry, correlate
-from fastconv.gemm.blocking import seconds, streams, within
+from fastconv.gemm.blocking import streams, within
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import joined, record
 from fastconv.gemm.segments import SEGMENT
@@ -41,7 +42,7 @@ class Im2col(Algorithm):
         return self.build(problem, direction, limit).workspace
 
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
-        return self.build(problem, direction, 2**62).seconds
+        return cost(problem, direction)
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         return within(limit, functools.partial(_make, problem, direction))
@@ -95,12 +96,6 @@ class LoweredPass(BlockedPass):
         self.scratch = -(-size // 16) * 16
         self.segments = segments_of(lowered, last.outputs, widest)
         self.column_blocks = column_blocks
-        copies = p.channels * lowered * column_blocks * row_blocks * widest * p.groups
-        self.seconds = seconds(
-            p.groups * column_blocks * row_blocks, p.reduction, -(-p.m // row_blocks), widest,
-            copies + p.groups * p.m * p.columns * phases + self.loaded(p),
-            p.bytes(itemsize), itemsize,
-        )  # fmt: skip
 
         def values() -> tuple[Geometry, Array]:
             offsets = np.array(last.offsets, np.int64)

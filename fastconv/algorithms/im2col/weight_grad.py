@@ -21,7 +21,7 @@ from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.correlation import pass_of
 from fastconv.algorithms.im2col import LoweredPass, segments_of
 from fastconv.algorithms.im2col.cpu import lower, multiply, plan_rows
-from fastconv.gemm.blocking import odd_lines, seconds
+from fastconv.gemm.blocking import odd_lines
 from fastconv.gemm.move import SLACK, transpose, write_row
 from fastconv.gemm.record import record
 from fastconv.gemm.schedule import next_task, part
@@ -152,12 +152,6 @@ class WeightGrad(Execution):
         self.blocks = record(
             Blocks(t_blocks, m_blocks, splits, kc, ld, identity, block, panel, c_start, scratch)
         )
-        copies = m_blocks * p.groups * p.reduction * (1 if identity else 3.5) + t_blocks * problem.k
-        pixels = p.columns / splits
-        self.seconds = seconds(
-            splits * p.groups * t_blocks * m_blocks, pixels, -(-p.m // m_blocks), ld,
-            copies * p.columns + 3 * splits * problem.k * p.reduction, problem.bytes, problem.itemsize,
-        )  # fmt: skip
         self.partial = 0 if splits == 1 else -(-splits * p.groups * p.m * p.reduction // 16) * 16
         self.workspace = (self.partial + machine.machine().cores * scratch) * problem.itemsize
 

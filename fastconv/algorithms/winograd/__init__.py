@@ -18,10 +18,10 @@ from math import prod
 
 from fastconv import machine
 from fastconv.algorithms.base import CHANNELS_FIRST, Algorithm, Execution
+from fastconv.algorithms.winograd.transforms import Tiles
 from fastconv.config import current
 from fastconv.problem import ConvProblem, Direction
-
-Tiles = tuple[tuple[int, int], tuple[int, int]]  # (m, r) of the rows, (m, r) of the columns
+from fastconv.roofline import multiply, seconds
 
 # Outputs of a tile that 'winograd' chooses from, by kernel size.  alpha = m + r - 1 is 4 or 6, as F(6, 3)
 # and the like err four times as much; only kernels of 6 and 7 have to take 8, which others do by name.
@@ -74,8 +74,8 @@ class Winograd(Algorithm):
             )
         return None
 
-    def tiles(self, problem: ConvProblem, direction: Direction) -> Tiles:
-        """Return the cheapest admissible tiles."""
+    def _cheapest(self, problem: ConvProblem, direction: Direction) -> tuple[float, Tiles]:
+        """Return the seconds of the cheapest admissible tiles, and these."""
         kernel = (1, *problem.kernel)[-2:]
         table = LONG_CHOICES if 1 in kernel else CHOICES
 
@@ -90,13 +90,17 @@ class Winograd(Algorithm):
         if current().precision == "strict":
             exact = [t for t in pairs if growth(problem, direction, t) <= STRICT]
             pairs = exact or pairs
-        return min(pairs, key=lambda t: self.seconds(problem, direction, t))
+        return min((self.seconds(problem, direction, t), t) for t in pairs)
+
+    def tiles(self, problem: ConvProblem, direction: Direction) -> Tiles:
+        """Return the cheapest admissible tiles."""
+        return self._cheapest(problem, direction)[1]
 
     def error_growth(self, problem, direction):
         return growth(problem, direction, self.tiles(problem, direction))
 
     def cost(self, problem, direction):
-        return self.seconds(problem, direction, self.tiles(problem, direction))
+        return self._cheapest(problem, direction)[0]
 
     def seconds(self, problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
         """Predict the time with given tiles."""
@@ -131,42 +135,53 @@ def growth(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
     return few * prod(GROWTH[t][column] for t in tiles)
 
 
-# Measured on Zen 4, in the time of one vector FMA: transforms of a vector of tiles or of filters.
-INPUT, OUTPUT = 12, 8  # for each position
-TRANSPOSED = 25  # either side's transform for the weight gradient, which transposes as well
-FILTER_POSITION, FILTER_TAP = 6, 12
-HALF = 0.4  # what half a vector costs
-PRODUCTS = 0.93  # of the peak
-
-
 def cost(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
-    """Predict seconds: transforms and products at the core's rate, and what memory moves."""
-    unit, m = machine.tile(problem.itemsize), machine.machine()
-    fma = 2 * unit.vl / (m.flops * 4 / problem.itemsize)
-    c, k = problem.c // problem.groups, problem.k // problem.groups
-    forward = direction is not Direction.INPUT_GRAD
-    p, q = (1, *((a.output if forward else a.size) for a in problem.axes))[-2:]
+    """Predict seconds."""
+    kind = "winograd weight_grad" if direction is Direction.WEIGHT_GRAD else "winograd"
+    if problem.layout == "nhwc":
+        kind = "winograd pixels"
+    return seconds(kind, problem, work(problem, direction, tiles))
+
+
+def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, float]:
+    """Count vectors transformed at each position of a tile, and the products of every position."""
+    itemsize, g, n = problem.itemsize, problem.groups, problem.n
+    vl = machine.tile(itemsize).vl
+    c, k = problem.c // g, problem.k // g
+    back = direction is Direction.INPUT_GRAD
+    p, q = (1, *((a.size if back else a.output) for a in problem.axes))[-2:]
     (mh, rh), (mw, rw) = tiles
-    rows, across = problem.n * -(-p // mh), -(-q // mw)
-    positions = (mh + rh - 1) * (mw + rw - 1)
-    half = unit.vl >= 4 and across <= unit.vl // 2
-    vectors = rows * (HALF if half else -(-across // unit.vl))
-    products = -(-rows * across // unit.vl) * c * k
-    transformed = positions * c * k * problem.itemsize
+    rows, across = n * -(-p // mh), -(-q // mw)
+    positions = g * (mh + rh - 1) * (mw + rw - 1)
+    half = vl >= 4 and across <= vl // 2  # of a row of tiles fills a vector: two rows share one
+    vectors = positions * rows * (0.5 if half else -(-across // vl))
+    filters = c * k / vl
     if direction is Direction.WEIGHT_GRAD:
-        transforms = vectors * TRANSPOSED * (c + k)
-        products = -(-c // unit.vl) * rows * across * k
-        traffic = transformed
-    else:
-        source, result = (c, k) if forward else (k, c)
-        transforms = vectors * (INPUT * source + OUTPUT * result)
-        if problem.layout == "nhwc":  # lanes are channels
-            transforms = rows * across * (INPUT * -(-source // unit.vl) + OUTPUT * -(-result // unit.vl))
-            products = rows * across * source * -(-result // unit.vl)
-        # by tiles, U goes to memory and back; a line of the result is read before it is written
-        traffic = 2 * transformed if rows * across > result else 0
-        traffic += problem.n * result * p * q * problem.itemsize
-    filters = c * k / unit.vl * (FILTER_POSITION * positions + FILTER_TAP * rh * rw)
-    work = positions * (transforms + products / PRODUCTS) + filters
-    seconds = problem.groups * (work * fma / m.cores + traffic / m.bandwidth)
-    return seconds + problem.bytes / m.bandwidth + 2 * m.launch
+        products = multiply(k, -(-c // vl), rows * across, itemsize)
+        return {
+            "products": positions * products,
+            "transform": vectors * 8 * (-(-c // 8) + -(-k // 8)),  # eight channels at a time
+            "filters": filters * (positions + g * rh * rw),
+            "sums": filters * positions,
+        }
+    source, result = (k, c) if back else (c, k)
+    if problem.layout == "nhwc":  # lanes are channels
+        tiles_all = rows * across
+        return {
+            "products": positions * multiply(tiles_all, -(-result // vl), source, itemsize),
+            "source": positions * tiles_all * -(-source // vl),
+            "result": positions * tiles_all * -(-result // vl),
+            "filters": filters * (positions + g * rh * rw),
+            "filters in memory": filters * positions,
+        }
+    products = multiply(result, -(-rows * across // vl), source, itemsize)
+    # with fewer tiles than results each worker transforms its filters itself, and they stay in its cache
+    shared = rows * across > result
+    return {
+        "products": positions * products,
+        "source": vectors * source,
+        "result": vectors * result,
+        "filters": filters * (positions + g * rh * rw),
+        "filters in memory": filters * positions if shared else 0,
+        "tiles in memory": 0 if shared else vectors * source,
+    }

@@ -10,7 +10,6 @@ import numpy as np
 from fastconv import machine, threads, workspace
 from fastconv.activations import NONE
 from fastconv.algorithms.base import Array, Execution, flat
-from fastconv.algorithms.winograd import Tiles
 from fastconv.algorithms.winograd.cpu import (
     UNPACKED,
     Geometry,
@@ -19,6 +18,7 @@ from fastconv.algorithms.winograd.cpu import (
     transform_weights,
 )
 from fastconv.algorithms.winograd.lanes import widths
+from fastconv.algorithms.winograd.transforms import Tiles
 from fastconv.gemm.move import SLACK
 from fastconv.problem import ConvProblem, Direction
 

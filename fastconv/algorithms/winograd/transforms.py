@@ -23,6 +23,7 @@ from fractions import Fraction
 from typing import Any
 
 Matrix = tuple[tuple[Fraction, ...], ...]
+Tiles = tuple[tuple[int, int], tuple[int, int]]  # (m, r) of the rows, (m, r) of the columns
 
 F = Fraction
 # By alpha; chosen among small fractions for the least error in float32.  A and B of these are dyadic

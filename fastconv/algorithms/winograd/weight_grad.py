@@ -23,10 +23,10 @@ import numpy as np
 
 from fastconv import jit, machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat
-from fastconv.algorithms.winograd import Tiles
 from fastconv.algorithms.winograd.correlation import geometry
 from fastconv.algorithms.winograd.cpu import block_part, input_block
 from fastconv.algorithms.winograd.lanes import ROWS, transform_sums, unpack_filters
+from fastconv.algorithms.winograd.transforms import Tiles
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.tile import tile

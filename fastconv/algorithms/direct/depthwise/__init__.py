@@ -13,6 +13,7 @@ from fastconv import machine
 from fastconv.algorithms.base import Execution
 from fastconv.algorithms.direct.depthwise.shape import plane_axes
 from fastconv.problem import ConvProblem, Direction
+from fastconv.roofline import seconds
 
 
 def reject(problem: ConvProblem, direction: Direction) -> str | None:
@@ -30,24 +31,32 @@ def workspace(problem: ConvProblem, direction: Direction, limit: int) -> int:
 
 
 def cost(problem: ConvProblem, direction: Direction) -> float:
-    """Predict seconds, counted in steps of one vector FMA; the factors were measured on Zen 4."""
-    m = machine.machine()
+    """Predict seconds: vectors copied into stripes, taps multiplied, and what is begun anew for each plane."""
+    kind = "depthwise weight_grad" if direction is Direction.WEIGHT_GRAD else "depthwise"
+    return seconds(kind, problem, work(problem, direction))
+
+
+def work(problem: ConvProblem, direction: Direction) -> dict[str, float]:
+    """Count a pass over all planes."""
     v, h = plane_axes(problem)
-    vl = machine.lanes(problem.dtype)
-    step = 2 * vl * m.cores / m.peak(problem.itemsize)
+    vl, planes = machine.tile(problem.itemsize).vl, problem.n * problem.k
     strided = v.stride * h.stride > 1
-    taps = v.kernel * h.kernel * (2 if v.kernel == 1 else 1)  # a single row of taps shares no loads
-    vectors = v.output * h.output / vl if h.output * 2 <= vl else v.output * -(-h.output // vl)
-    # 140 steps to turn to a plane, 5 to copy a vector, 9 to copy one of every second pixel
-    steps = 140.0 + (9 if strided else 5) * v.size * -(-h.size // vl)
+    taps = v.kernel * h.kernel
+    rows, across, source = v.output, -(-h.output // vl), planes * v.size * -(-h.size // vl)
+    vectors = (
+        rows * h.output / vl if h.output * 2 <= vl else rows * across
+    )  # rows of small maps share vectors
+    parts = {
+        "planes": planes,
+        "copy": 0.0 if strided else source,
+        "copy strided": source if strided else 0.0,
+        "single row": planes * taps * vectors if v.kernel == 1 else 0.0,  # whose taps share no loads
+    }
     if direction is Direction.WEIGHT_GRAD:  # sums go through memory in each row that meets only some taps
-        steps += taps * (1.2 * v.output * -(-h.output // vl) + 4 * min(v.output, 2 * min(v.kernel, 5)))
-    else:
-        steps += taps * vectors
-    if strided and direction is Direction.INPUT_GRAD:  # short rows of few taps, interleaved
-        steps += 30 * v.size * -(-h.size // vl)
-    rate = 0.43 * m.l2_bandwidth * m.cores if problem.bytes < m.l3 / 4 else m.bandwidth
-    return 4e-6 + problem.n * problem.k * steps * step / m.cores + problem.bytes / rate
+        sums = planes * taps * min(rows, 2 * min(v.kernel, 5))
+        return parts | {"taps": planes * taps * rows * across, "sums": sums}
+    woven = source if strided and direction is Direction.INPUT_GRAD else 0.0  # short rows of few taps
+    return parts | {"taps": planes * taps * vectors, "woven": woven}
 
 
 def build(problem: ConvProblem, direction: Direction, limit: int) -> Execution:

@@ -14,7 +14,6 @@ from fastconv.algorithms.base import Array, Execution, flat, pixels
 from fastconv.algorithms.correlation import AxisPass, pass_of
 from fastconv.algorithms.direct.pixels.cpu import Geometry, correlate
 from fastconv.algorithms.direct.pixels.pack import Packing, pack
-from fastconv.gemm.blocking import seconds
 from fastconv.gemm.record import record
 from fastconv.problem import ConvProblem, Direction
 
@@ -118,11 +117,6 @@ class Correlation(Execution):
         )  # fmt: skip
         self.workspace = (self.packed + self.start + cores * self.scratch) * problem.itemsize
         self.workspace += 16 * cores * self.pixels
-        self.seconds = seconds(
-            areas * m_blocks, p.reduction * self.pixels / tile.mr, tile.mr, self.lanes / m_blocks,
-            areas * (m_blocks * stripe + self.pixels * p.m * phases) + 2 * self.packed,
-            p.bytes(problem.itemsize), problem.itemsize,
-        )  # fmt: skip
 
     def prepare(self, weight: Array) -> Array:
         packed = workspace.aligned(self.packed, self.dtype)

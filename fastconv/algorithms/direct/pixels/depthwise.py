@@ -158,7 +158,6 @@ class Depthwise(Execution):
         )  # fmt: skip
         self.workspace = (self.packed + self.wide + m.cores * self.scratch) * problem.itemsize
         self.workspace += 16 * m.cores * self.pixels
-        self.seconds = 2 * m.launch + problem.bytes / m.bandwidth + problem.flops / m.peak(problem.itemsize)
 
     def prepare(self, weight: Array) -> Array:
         packed = np.empty(self.packed, self.dtype)

@@ -20,7 +20,6 @@ from fastconv.algorithms.base import Array, Execution, flat, pixels
 from fastconv.algorithms.correlation import AxisPass, pass_of
 from fastconv.algorithms.direct.pixels.correlation import ONE_ROW, leaves
 from fastconv.algorithms.direct.pixels.cpu import copy_rows
-from fastconv.gemm.blocking import seconds
 from fastconv.gemm.gathered import tile_over_pixels
 from fastconv.gemm.move import SLACK, transpose
 from fastconv.gemm.record import record
@@ -221,12 +220,6 @@ class WeightGrad(Execution):
         weights = p.groups * p.m * p.channels * prod(p.kernel)
         self.partial = 0 if splits == 1 else -(-splits * weights // 16) * 16
         self.workspace = (self.partial + cores * self.scratch) * problem.itemsize + 16 * cores * block_rows
-        self.seconds = seconds(
-            splits * p.groups * c_blocks * m_blocks, runs * p.columns / splits, -(-p.m // m_blocks), ld,
-            areas * p.groups * m_blocks * c_blocks * stripe + c_blocks * problem.k * p.columns
-            + 4 * splits * weights,
-            problem.bytes, problem.itemsize,
-        )  # fmt: skip
 
     def run(
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array

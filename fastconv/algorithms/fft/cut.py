@@ -1,0 +1,205 @@
+"""Which tiles the route of small tiles takes: their size, how many at once, the scratch and the seconds."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from itertools import product
+from math import log2
+from typing import NamedTuple
+
+from fastconv import machine
+from fastconv.algorithms.fft.codelets import CHANNEL_COLUMNS, DENSE_COLUMNS, SIZES
+from fastconv.algorithms.fft.tile2d import frequencies, scratch_size
+from fastconv.problem import ConvProblem, Direction
+from fastconv.roofline import multiply, rates, seconds
+
+LEVEL = 0.22  # of a transform: what it costs beside loading, transposing and storing
+BLOCKS = (128, 64, 32, 16)  # tiles summed at once in a dense weight gradient
+
+
+def unsuited(problem: ConvProblem, direction: Direction) -> str | None:
+    """Return why small tiles cannot serve a problem, or None."""
+    if len(problem.axes) > 2:
+        return "more than two axes"
+    if not problem.undilated:
+        return "dilation > 1"
+    if max(problem.kernel) > max(SIZES):
+        return f"a kernel of more than {max(SIZES)} pixels"
+    if problem.n == 0:
+        return "no images"
+    return None
+
+
+class Cut(NamedTuple):
+    """A problem cut into tiles of one size, as numbers."""
+
+    groups: int
+    c: int  # channels of a group in the source
+    k: int  # and in the result
+    size: tuple[int, int]  # of a tile
+    step: tuple[int, int]  # results of a tile
+    count: tuple[int, int]  # tiles of an image
+    tiles: int  # of all images
+    bins: int  # frequencies of a tile
+    lanes: int
+    vectors: int  # of tiles in a block; for a dense weight gradient: tiles
+    scratch: int  # elements for one vector of tiles
+    per_channel: bool  # lanes are channels
+    itemsize: int
+
+
+class Choice(NamedTuple):
+    """A size of tiles, and what follows from it."""
+
+    cut: Cut
+    shared: int  # elements of scratch that all workers see: U
+    worker: int  # elements of scratch of one worker
+    seconds: float
+
+    @property
+    def flops(self) -> float:
+        """Work, by which a launch decides on its workers."""
+        return self.seconds * rates().flops()
+
+    def bytes(self, itemsize: int) -> int:
+        """Scratch in all."""
+        return (self.shared + machine.machine().cores * self.worker) * itemsize
+
+
+def _fitting(extent: int, output: int, sizes: tuple[int, ...]) -> list[int]:
+    """Return the sizes that hold a kernel, without those beyond the first that needs but one tile."""
+    fitting = [a for a in sizes if a >= extent]
+    whole = [a for a in fitting if a >= output + extent - 1]
+    return [a for a in fitting if not whole or a <= whole[0]]
+
+
+def _cheapest(extent: int, output: int, sizes: tuple[int, ...]) -> int:
+    """Return the size of least transforms along one axis, or 0 if none holds the kernel."""
+    return min(
+        _fitting(extent, output, sizes),
+        key=lambda a: -(-output // (a - extent + 1)) * a * (1 + 2 * LEVEL * log2(a)),
+        default=0,
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | None:
+    """Return the size that transforms least, or else the cheapest that stays within the limit, or None."""
+    if unsuited(problem, direction):
+        return None
+    back = direction is Direction.INPUT_GRAD
+    (e, p), (f, q) = ((1, 1), *((a.extent, a.size if back else a.output) for a in problem.axes))[-2:]
+    c, k = (problem.k, problem.c) if back else (problem.c, problem.k)
+    per_channel = c == problem.groups and (k == c or not back)
+    if per_channel:
+        blocks = (1,)
+    elif direction is Direction.WEIGHT_GRAD:
+        blocks = BLOCKS
+    else:
+        blocks = tuple(range(machine.tile(problem.itemsize).nr, 0, -1))
+    columns = (1,) if e == 1 else CHANNEL_COLUMNS if per_channel else DENSE_COLUMNS
+
+    size = _cheapest(e, p, columns), _cheapest(f, q, SIZES)
+    if not all(size):
+        return None
+
+    def choice(size: tuple[int, int], block: int) -> Choice:
+        return _choice(problem, direction, cut_of(problem, direction, size, block, per_channel))
+
+    first = choice(size, blocks[0])  # the more tiles share a load of U, or of the sums, the better
+    if first.bytes(problem.itemsize) <= limit:
+        return first
+    sizes = product(_fitting(e, p, columns), _fitting(f, q, SIZES))
+    within = [
+        o for o in itertools.starmap(choice, product(sizes, blocks)) if o.bytes(problem.itemsize) <= limit
+    ]
+    return min(within, key=lambda o: o.seconds, default=None)
+
+
+def cut_of(
+    problem: ConvProblem, direction: Direction, size: tuple[int, int], vectors: int, per_channel: bool
+) -> Cut:
+    """Cut a problem into tiles of a size."""
+    back = direction is Direction.INPUT_GRAD
+    (e, p), (f, q) = ((1, 1), *((a.extent, a.size if back else a.output) for a in problem.axes))[-2:]
+    c, k = (problem.k, problem.c) if back else (problem.c, problem.k)
+    (ah, aw), lanes, g = size, machine.tile(problem.itemsize).vl, problem.groups
+    mh, mw = min(ah - e + 1, p), min(aw - f + 1, q)
+    th, tw = -(-p // mh), -(-q // mw)
+    return Cut(
+        g, c // g, k // g, size, (mh, mw), (th, tw), problem.n * th * tw, frequencies(ah, aw), lanes, vectors,
+        scratch_size(ah, aw, lanes), per_channel, problem.itemsize,
+    )  # fmt: skip
+
+
+def _choice(problem: ConvProblem, direction: Direction, cut: Cut) -> Choice:
+    """Work out what follows from a cut."""
+    g, grad = cut, direction is Direction.WEIGHT_GRAD
+    if g.per_channel:
+        kind, parts = _per_channel(g, grad)
+        shared = 0 if grad else -(-g.groups * g.k // g.lanes) * g.bins * 2 * g.lanes
+        worker = g.scratch + g.bins * 2 * g.lanes * (3 if grad else 1)
+    elif grad:
+        kind, parts = "fft weight_grad", _gradient(g)
+        shared = sum(gradient_parts(g))
+        worker = g.scratch + g.bins * 3 * g.lanes
+    else:
+        kind, parts = "fft", _dense(g)
+        shared = g.groups * g.bins * 3 * (g.k * g.c + g.lanes)
+        worker = g.scratch + g.bins * max(3 * (g.c + g.k) * g.vectors * g.lanes + 2 * g.lanes, 3 * g.lanes)
+    return Choice(g, shared, worker, seconds(kind, problem, parts))
+
+
+def gradient_parts(g: Cut) -> tuple[int, int, int]:
+    """Elements of A, V and M of a dense weight gradient."""
+    width, b = -(-g.c // g.lanes) * g.lanes, g.vectors
+    sizes = (3 * (g.k * b + g.lanes), 3 * b * width + g.lanes, 3 * g.k * width + g.lanes)
+    return tuple(g.bins * size for size in sizes)  # type: ignore[return-value]
+
+
+def _transform(g: Cut) -> float:
+    """Vectors to load, transpose, take through all levels and store for one vector of tiles."""
+    ah, aw = g.size
+    return ah * aw * (1 + LEVEL * log2(ah * aw))
+
+
+def _busy(units: int) -> float:
+    """By how much the busiest core has more than its share of the units."""
+    cores = machine.machine().cores
+    return -(-units // cores) * cores / units
+
+
+def _per_channel(g: Cut, grad: bool) -> tuple[str, dict[str, float]]:
+    vectors, transform = -(-g.groups * g.k // g.lanes), _transform(g)
+    if grad:
+        transforms = vectors * (2 * g.tiles + 1) * _busy(vectors) * transform
+        return "fft depthwise weight_grad", {"transform": transforms}
+    transforms = 2 * vectors * g.tiles * _busy(vectors * g.tiles) * transform
+    return "fft depthwise", {"transform": transforms, "filters": vectors * transform}
+
+
+def _dense(g: Cut) -> dict[str, float]:
+    units = -(-g.tiles // (g.vectors * g.lanes))
+    blocks, transform = g.groups * units * _busy(units), _transform(g)
+    filters = g.bins * 3 * g.k * g.c / g.lanes
+    return {
+        "products": blocks * g.bins * 3 * multiply(g.k, g.vectors, g.c, g.itemsize),
+        "transform": blocks * g.vectors * (g.c + g.k) * transform,
+        "spectra": blocks * g.bins * 3 * (g.c + g.k) * g.vectors,
+        "filters read": blocks * filters,
+        "filters": g.groups * -(-g.k // g.lanes) * g.c * transform,
+        "filters in memory": g.groups * filters,
+    }
+
+
+def _gradient(g: Cut) -> dict[str, float]:
+    vectors, transform = -(-g.c // g.lanes), _transform(g)
+    blocks = g.groups * -(-g.tiles // g.vectors)
+    transforms = g.tiles * (vectors + 1.5 * -(-g.k // g.lanes)) + g.k * vectors
+    return {
+        "products": g.groups * g.bins * 3 * multiply(g.k, vectors, g.tiles, g.itemsize),
+        "transform": g.groups * transforms * transform,
+        "spectra": blocks * sum(gradient_parts(g)) / g.lanes,
+        "blocks": blocks,
+    }

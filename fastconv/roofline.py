@@ -1,0 +1,265 @@
+"""What a convolution costs: multiplications at the rate of the FMA units, all else in cycles, and memory.
+
+    seconds = launches * launch + sum over parts of (amount * cycles) / (clock * cores) + bytes / bandwidth
+
+Each algorithm counts the parts of its work by closed forms: multiplications as cycles of the GEMM tile
+(`multiply`), everything else as vectors that are copied, transposed, transformed, stored.  What a vector of each kind
+takes is in `CYCLES`, fitted over the suite ``core`` (``bench/fit_costs.py``).  Cycles carry over from CPU to CPU far better
+than seconds do: a second FMA unit doubles the rate of multiplications and of nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
+
+from fastconv import machine
+from fastconv.problem import ConvProblem, Direction
+from fastconv.threads import SERIAL_FLOPS
+
+# Cycles a core takes for one of each part.  "memory": the share of the bytes' time that arithmetic does not hide.
+CYCLES: dict[str, dict[str, float]] = {
+    "depthwise": {
+        "planes": 107,
+        "copy": 4.91,
+        "copy strided": 7.57,
+        "single row": 1,
+        "taps": 0.629,
+        "woven": 23.3,
+        "launches": 1,
+        "memory": 0.423,
+    },
+    "depthwise weight_grad": {
+        "planes": 153,
+        "copy": 4.84,
+        "copy strided": 7.84,
+        "single row": 1,
+        "taps": 0.67,
+        "sums": 1.78,
+        "launches": 1,
+        "memory": 0.341,
+    },
+    "direct": {
+        "products": 1.12,
+        "fill": 3.89,
+        "fill strided": 9.34,
+        "weights": 7.24,
+        "store": 3.88,
+        "store woven": 9.68,
+        "tasks": 106,
+        "launches": 1,
+        "memory": 0.782,
+    },
+    "direct weight_grad": {
+        "products": 1.38,
+        "fill": 9.28,
+        "fill strided": 13.4,
+        "turn": 5.83,
+        "sums": 5.53,
+        "tasks": 526,
+        "launches": 1,
+        "memory": 0.756,
+    },
+    "fft": {
+        "products": 1.41,
+        "transform": 1.61,
+        "spectra": 3.27,
+        "filters read": 4.17,
+        "filters": 0,
+        "filters in memory": 2.46,
+        "launches": 2,
+        "memory": 2.34,
+    },
+    "fft depthwise": {
+        "transform": 11.2,
+        "filters": 9.66,
+        "launches": 2,
+        "memory": 0,
+    },
+    "fft depthwise weight_grad": {
+        "transform": 7.9,
+        "launches": 2,
+        "memory": 0,
+    },
+    "fft signal": {
+        "levels": 0.734,
+        "samples": 6.36,
+        "lines": 90.5,
+        "products": 0.366,
+        "pieces": 69100,
+        "launches": 20,
+        "memory": 0,
+    },
+    "fft weight_grad": {
+        "products": 3.34,
+        "transform": 6.44,
+        "spectra": 0.719,
+        "blocks": 38800,
+        "launches": 2,
+        "memory": 1.09,
+    },
+    "im2col": {
+        "products": 1.31,
+        "lower": 8.69,
+        "lower strided": 12.8,
+        "weights": 4.2,
+        "store": 4.3,
+        "store woven": 13.4,
+        "tasks": 153,
+        "launches": 1,
+        "memory": 0.547,
+    },
+    "im2col weight_grad": {
+        "products": 1.35,
+        "lower": 10.5,
+        "lower strided": 11.9,
+        "turn": 7.35,
+        "sums": 4.58,
+        "tasks": 625,
+        "launches": 1,
+        "memory": 0.523,
+    },
+    "winograd": {
+        "products": 1.34,
+        "source": 7.77,
+        "result": 8.91,
+        "filters": 7.71,
+        "filters in memory": 7.49,
+        "tiles in memory": 8.29,
+        "launches": 2,
+        "memory": 0.844,
+    },
+    "winograd weight_grad": {
+        "products": 1.53,
+        "transform": 21.2,
+        "filters": 7.65,
+        "sums": 7.66,
+        "launches": 2,
+        "memory": 1.66,
+    },
+}
+
+
+# Cores that have two FMA units of 512 bits.  The name alone does not tell: a virtual machine may give another.
+TWO_UNITS = {"skylake-avx512", "cascadelake", "cooperlake", "icelake-server", "znver5"}
+TWO_UNITS_FEATURES = {"+avx512fp16", "+amx-tile"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """The machine's few numbers."""
+
+    clock: float  #      cycles of a core a second, under vector load
+    units: int  #        vector FMAs that a core begins in a cycle
+    bandwidth: float  #  of memory, bytes/s that all cores copy together, read and written
+    launch: float  #     seconds to start a parallel region
+
+    def flops(self, itemsize: int = 4) -> float:
+        """Return the peak of one core, flop/s."""
+        return self.clock * self.units * 2 * machine.tile(itemsize).vl
+
+
+def typical() -> Rates:
+    """Return rates by the kind of CPU.
+
+    Measured by independent FMAs of 512 bits: 124 GFLOP/s on Zen 4 at 3.8 GHz, one a cycle; 227 on an Intel
+    server, two.  Copying from memory: 20 GB/s by two cores of Zen 4, 13 and 26 by one and two of the Intel.
+    """
+    _, name, features = machine.cpu()
+    unit = machine.simd()
+    if unit is machine.AVX512:
+        units = 2 if name in TWO_UNITS or TWO_UNITS_FEATURES & set(features.split(",")) else 1
+    else:
+        units = 1 if unit is machine.SSE else 2  # without FMA: a multiplication and an addition
+    return Rates(3.5e9, units, 1e10 * machine.machine().cores, 5e-6)
+
+
+@functools.cache
+def rates() -> Rates:
+    """Return what ``python -m fastconv tune --machine`` has measured here, or what is typical."""
+    from fastconv import database
+
+    return database.rates() or typical()
+
+
+class Sizes(NamedTuple):
+    """A dense correlation as numbers: forward, or the input gradient as phases computed side by side."""
+
+    n: int
+    groups: int
+    c: int  #      channels of the source, in a group
+    m: int  #      and of the result
+    taps: int  #   of all phases
+    phases: int
+    p: int  #      positions of a phase over all axes but the last, and along the last
+    q: int
+    stride_h: int  # source pixels from position to position
+    stride_w: int
+    reach_h: int  # source pixels that results read beyond one each
+    reach_w: int
+    width: int  #  pixels of a row of the result
+    lines: int  #  and rows of a channel of it
+
+
+def sizes(problem: ConvProblem, direction: Direction) -> Sizes:
+    """Return the numbers of the forward direction, which are the weight gradient's too, or of the input gradient."""
+    axes, kernel, g = problem.axes, problem.kernel, problem.groups
+    c, k, taps, last = problem.c // g, problem.k // g, prod(kernel), axes[-1]
+    above = axes[-2] if len(axes) > 1 else None
+    if direction is not Direction.INPUT_GRAD:
+        q = last.output
+        p = prod(problem.output[:-1])
+        if taps == 1 and p * q == prod(problem.input_shape[2:]):  # a row of pixels
+            return Sizes(problem.n, g, c, k, 1, 1, 1, p * q, 1, 1, 0, 0, p * q, 1)
+        down, right = (above.extent - 1 if above else 0), last.extent - 1
+        return Sizes(
+            problem.n, g, c, k, taps, 1, p, q, above.stride if above else 1, last.stride, down, right, q, p
+        )
+    steps = [min(a.stride, a.size) for a in axes]
+    lines = prod(a.size for a in axes[:-1])
+    if taps == 1 and lines * last.size == prod(problem.output):
+        return Sizes(problem.n, g, k, c, 1, 1, 1, lines * last.size, 1, 1, 0, 0, lines * last.size, 1)
+    p = prod(-(-a.size // step) for a, step in zip(axes[:-1], steps, strict=False))
+    down = -(-(above.extent - 1) // above.stride) if above else 0
+    right = -(-(last.extent - 1) // last.stride)
+    return Sizes(
+        problem.n,
+        g,
+        k,
+        c,
+        taps,
+        prod(steps),
+        p,
+        -(-last.size // steps[-1]),
+        1,
+        1,
+        down,
+        right,
+        last.size,
+        lines,
+    )
+
+
+def multiply(m: float, vectors: float, steps: float, itemsize: int) -> float:
+    """Cycles of a product of m rows and ``vectors`` vectors of columns, summed over ``steps``.
+
+    A step of a tile takes its FMAs, but not less than its loads (a row of B may straddle cache lines), nor than
+    the latency of 4 cycles that its sums wait for.
+    """
+    t, units = machine.tile(itemsize), rates().units
+    panels, groups = -(-m // t.mr), -(-vectors // t.nr)
+    rows, nr = m / panels, vectors / groups
+    return steps * panels * groups * max(rows * nr / units, 1.5 * nr + rows / 2, 4.0)
+
+
+def seconds(kind: str, problem: ConvProblem, parts: dict[str, float]) -> float:
+    """Add up the parts of a problem's work; those named "memory" (bytes) and "launches" are not of a core."""
+    r, cycles = rates(), CYCLES[kind]
+    total = 0.0
+    for name, amount in parts.items():
+        total += amount * cycles[name]
+    cores = machine.machine().cores if problem.flops > SERIAL_FLOPS else 1
+    memory = cycles["memory"] * problem.bytes / r.bandwidth
+    return cycles["launches"] * r.launch + total / (r.clock * cores) + memory
