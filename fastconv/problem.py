@@ -139,8 +139,7 @@ class ConvProblem:
     @cached_property
     def bytes(self) -> int:
         """Size of input, weight and output together: what must move at the least."""
-        shapes = (self.input_shape, self.weight_shape, self.output_shape)
-        return self.itemsize * sum(map(prod, shapes))
+        return self.itemsize * (prod(self.input_shape) + prod(self.weight_shape) + prod(self.output_shape))
 
     def __str__(self) -> str:
         def field(letter: str, values: list[str], default: str) -> str:

@@ -203,6 +203,7 @@ class Sizes(NamedTuple):
     lines: int  #  and rows of a channel of it
 
 
+@functools.lru_cache(maxsize=16)  # direct and im2col ask for the same
 def sizes(problem: ConvProblem, direction: Direction) -> Sizes:
     """Return the numbers of the forward direction, which are the weight gradient's too, or of the input gradient."""
     axes, kernel, g = problem.axes, problem.kernel, problem.groups

@@ -70,7 +70,7 @@ def ranked(
     if settings.algorithm != "auto":
         selection = select(problem, direction, settings, device)
         return selection.problem, [selection.algorithm]
-    problem = _in_served_layout(problem, direction, "auto") if device == "cpu" else problem
+    problem = _in_served_layout(problem, direction, "auto", device)
     asked, carried = registry() if device == "cpu" else on_gpu(), core(problem)
     costs = {
         name: a.cost(carried, direction)

@@ -7,9 +7,11 @@ import fastconv
 from fastconv import select as selecting
 from fastconv.algorithms import find, registry
 from fastconv.algorithms.base import Algorithm
+from fastconv.bench import corpus
 from fastconv.config import Settings
+from fastconv.plan import Plan
 from fastconv.problem import ConvProblem, Direction
-from fastconv.select import admitted, select
+from fastconv.select import admitted, ranked, select
 
 PROBLEM = ConvProblem.parse("n8 c64 k64 i56x56 f3x3 p1")
 
@@ -98,6 +100,34 @@ def test_prints_a_table():
         "  plain          3.000 ms             -     2.0 KiB      1x",
         "  slow        9000.000 ms             -     0.0 KiB      1x",
     ]
+
+
+def test_ranked_by_cost_without_what_is_out():
+    assert ranked(PROBLEM, Direction.FORWARD, Settings())[1] == ["rough", "greedy", "plain", "slow"]
+    assert ranked(PROBLEM, Direction.FORWARD, Settings("slow"))[1] == ["slow"]
+    assert ranked(PROBLEM, Direction.FORWARD, Settings(precision="strict"))[1] == ["greedy", "plain", "slow"]
+
+
+LAYERS = [layer.problem for layer in corpus.load("core")][::3]
+
+
+def test_a_choice_builds_nothing(monkeypatch):
+    monkeypatch.undo()
+    for algorithm in registry().values():
+        monkeypatch.setattr(type(algorithm), "build", None)
+    for problem in LAYERS:
+        for direction in Direction:
+            assert ranked(problem, direction, Settings())[1][0] != "reference"
+
+
+@pytest.mark.parametrize("settings", [Settings(), Settings(precision="strict"), Settings(workspace=2**20)])
+def test_a_call_chooses_what_is_explained(monkeypatch, settings):
+    monkeypatch.undo()
+    for problem in [*LAYERS[::2], ConvProblem.parse("n2 c8 k8 i9x9 f3x3 p1 nhwc")]:
+        for direction in Direction:
+            assert (
+                Plan(problem, direction, settings).algorithm == select(problem, direction, settings).algorithm
+            )
 
 
 def test_admitted(stand_ins):

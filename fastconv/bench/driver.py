@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--memory", action="store_true", help="measure the memory a call takes at its peak (Linux)")
     add("-o", "--output", metavar="JSON", help="write all that was measured")
     add("--baseline", metavar="JSON", help="list what became more than 10 %% slower since")
-    add("--overhead", action="store_true", help="measure a very small call")
+    add("--overhead", action="store_true", help="measure a very small call, and choosing")
     add("--startup", action="store_true", help="measure import and first calls in fresh processes")
     add("--scaling", action="store_true", help="measure all threads against one")
     add("--render", metavar="JSON", help="measure nothing; write the table of a run into --readme")
@@ -228,6 +228,7 @@ def _measure_special(results: Results, peers: Sequence[Peer], options: argparse.
     from fastconv.bench import special
 
     if options.overhead:
+        results.special["decisions"] = special.decisions()
         results.special["overhead"] = special.overhead(peers)
     if options.startup:
         results.special["startup"] = special.startup()

@@ -126,6 +126,9 @@ def _special(results: Results) -> None:
     if calls := special.get("overhead"):
         rows = [[name, number(s, ".2f", 1e6), number(calls["fastconv"] / s)] for name, s in calls.items()]
         table("a small call", ["", "us", "ours / theirs"], rows)
+    if steps := special.get("decisions"):
+        rows = [[name, *(number(s, ".1f", 1e6) for s in of.values())] for name, of in steps.items()]
+        table("before the kernels, first time and later: us", ["", *next(iter(steps.values()))], rows)
     if start := special.get("startup"):
         rows = [[state, *(number(v, ".3f") for v in times.values())] for state, times in start.items()]
         titles = ["", "import beyond Numba's", "first call", "whole process"]

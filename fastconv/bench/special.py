@@ -1,4 +1,4 @@
-"""What no layer shows: the cost of a small call, of starting, and what a second thread brings."""
+"""What no layer shows: the cost of a small call, of a choice, of starting, and what a second thread brings."""
 
 from __future__ import annotations
 
@@ -7,14 +7,25 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
+import numpy as np
+
+from fastconv import plan
+from fastconv.arguments import walk as read_walk
+from fastconv.bench import corpus
 from fastconv.bench.measure import race
-from fastconv.bench.peers import Call, Operands, Ours, Peer
-from fastconv.config import config
+from fastconv.bench.peers import Call, Operands, Ours, Peer, arguments
+from fastconv.config import config, current
 from fastconv.explain import algorithms
 from fastconv.problem import ConvProblem, Direction
+from fastconv.select import ranked
 
 SMALL = "n1 c3 k8 i8x8 f3x3"
 FIRST = "n1 c64 k64 i56x56 f3x3 p1"
@@ -54,6 +65,40 @@ def overhead(peers: Sequence[Peer]) -> dict[str, float]:
         if peer.applies(problem, Direction.FORWARD)
     }
     return {name: sample.best for name, sample in race(contestants, budget=2.0).items()}
+
+
+def decisions(repeats: int = 3) -> dict[str, dict[str, float]]:
+    """Return seconds of what precedes a call's kernels: median, 95th percentile and most over the suite ``core``.
+
+    ``choice`` asks the algorithms; ``plan``, of which it is a part, checks the arguments and builds the winner too;
+    ``look-up`` finds the plan again.  Each repetition has a batch of its own, since what is chosen is kept.
+    """
+    seconds: dict[str, list[float]] = {"choice": [], "plan": [], "look-up": []}
+    for layer in corpus.load("core"):
+        for direction in Direction:
+            best = dict.fromkeys(seconds, float("inf"))
+            for i in range(repeats):
+                p = replace(layer.problem, n=layer.problem.n + i).checked()
+                walk = read_walk(len(p.axes), *arguments(p).values())
+                key = (direction, p.input_shape, p.weight_shape, np.dtype(p.dtype), walk, "auto", None)
+                find: Callable[[], object] = partial(plan.find, *key)
+                steps = (partial(ranked, p, direction, current()), find, find)
+                times = [time.perf_counter()]
+                for step in steps:
+                    step()
+                    times.append(time.perf_counter())
+                for name, (start, end) in zip(best, pairwise(times), strict=True):
+                    best[name] = min(best[name], end - start)
+            for name, least in best.items():
+                seconds[name].append(least)
+    return {
+        name: {
+            "median": median(values),
+            "95th percentile": sorted(values)[int(0.95 * (len(values) - 1))],
+            "most": max(values),
+        }
+        for name, values in seconds.items()
+    }
 
 
 def startup(repeats: int = 3) -> dict[str, dict[str, float]]:

@@ -107,6 +107,7 @@ class Signal(Execution):
         self.original = problem
         self.cut = spans(self.problem)
         self.blocks = blocks(self.problem, self.cut, limit)
+        self.workspace = self.blocks.bytes
         self.lengths = tuple(s.length for s in self.cut)
         self.spatial = tuple(range(-len(self.lengths), 0))
 

@@ -12,6 +12,7 @@ F(r, m) of the same tiles: m x m pixels of grad_output take the part of the kern
 
 from __future__ import annotations
 
+import functools
 import re
 from itertools import product
 from math import prod
@@ -76,17 +77,7 @@ class Winograd(Algorithm):
 
     def _cheapest(self, problem: ConvProblem, direction: Direction) -> tuple[float, Tiles]:
         """Return the seconds of the cheapest admissible tiles, and these."""
-        kernel = (1, *problem.kernel)[-2:]
-        table = LONG_CHOICES if 1 in kernel else CHOICES
-
-        def choices(r: int) -> tuple[tuple[int, int], ...]:
-            if r == 1:
-                return ((1, 1),)
-            return (self.given,) if self.given else tuple((m, r) for m in table[r])
-
-        pairs: list[Tiles] = [
-            pair for pair in product(*map(choices, kernel)) if kernel[0] != kernel[1] or pair[0] == pair[1]
-        ]
+        pairs = _pairs((1, *problem.kernel)[-2:], self.given)
         if current().precision == "strict":
             exact = [t for t in pairs if growth(problem, direction, t) <= STRICT]
             pairs = exact or pairs
@@ -122,6 +113,20 @@ class Winograd(Algorithm):
         from fastconv.algorithms.winograd.correlation import correlation
 
         return correlation(problem, direction, tiles, limit)
+
+
+@functools.cache
+def _pairs(kernel: tuple[int, int], given: tuple[int, int] | None) -> list[Tiles]:
+    """Return the tiles that 'winograd' chooses from; those of a square kernel are square."""
+    table = LONG_CHOICES if 1 in kernel else CHOICES
+
+    def choices(r: int) -> tuple[tuple[int, int], ...]:
+        if r == 1:
+            return ((1, 1),)
+        return (given,) if given else tuple((m, r) for m in table[r])
+
+    pairs = product(*map(choices, kernel))
+    return [pair for pair in pairs if kernel[0] != kernel[1] or pair[0] == pair[1]]
 
 
 def growth(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:

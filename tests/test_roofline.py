@@ -1,0 +1,77 @@
+"""The parts of a cost, against what the kernels' own tables say."""
+
+import pytest
+
+from fastconv import database, machine, roofline
+from fastconv.algorithms import registry
+from fastconv.algorithms.correlation import pass_of
+from fastconv.bench import corpus
+from fastconv.problem import ConvProblem, Direction
+from fastconv.roofline import multiply, sizes
+
+LAYERS = [layer.problem for layer in corpus.load("core")]
+BOTH = [Direction.FORWARD, Direction.INPUT_GRAD]
+
+
+@pytest.mark.parametrize("direction", BOTH)
+def test_sizes_are_those_of_the_pass(direction):
+    for problem in LAYERS:
+        s, p = sizes(problem, direction), pass_of(problem, direction)
+        assert (s.n, s.groups, s.c, s.m, s.phases) == (p.n, p.groups, p.channels, p.m, p.phases)
+        assert s.n * s.p * s.q == p.columns
+        assert s.n * s.groups * s.m * s.lines * s.width == p.results
+        reach = [a.offsets[-1] - a.offsets[0] for a in p.axes if a.offsets]
+        assert abs(s.reach_w - reach[-1]) <= 1  # rounded up where phases read different pixels
+
+
+def test_a_product_takes_its_multiplications_and_its_loads():
+    t, units = machine.tile(4), roofline.rates().units
+    whole = multiply(t.mr, t.nr, 100, 4)
+    assert whole >= 100 * t.mr * t.nr / units
+    assert multiply(10 * t.mr, 4 * t.nr, 100, 4) == 40 * whole
+    assert multiply(1, t.nr, 100, 4) > whole / t.mr  # a row alone loads as much
+
+
+@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize("name", [name for name in registry() if name != "reference"])
+def test_costs_are_seconds_for_every_layer(name, direction):
+    for problem in LAYERS:
+        algorithm = registry()[name]
+        if algorithm.reject(problem, direction) is None:
+            assert 1e-7 < algorithm.cost(problem, direction) < 100
+
+
+def test_costs_know_the_vector_width():
+    layer = ConvProblem.parse("n8 c64 k64 i56x56 f3x3 p1")
+    wide = ConvProblem.parse("n8 c64 k64 i56x56 f3x3 p1 float64")
+    for algorithm in registry().values():
+        assert algorithm.cost(layer, Direction.FORWARD) <= algorithm.cost(wide, Direction.FORWARD)
+
+
+@pytest.mark.parametrize(
+    ("simd", "name", "features", "units"),
+    [
+        (machine.AVX512, "sapphirerapids", "+avx512f,+avx512fp16,+amx-tile", 2),
+        (machine.AVX512, "cascadelake", "+avx512f", 2),
+        (machine.AVX512, "znver4", "+avx512f,+avx512bf16", 1),
+        (machine.AVX2, "haswell", "+avx2,+fma", 2),
+        (machine.SSE, "nehalem", "+sse4.2", 1),
+        (machine.NEON, "neoverse-n1", "+neon", 2),
+    ],
+)
+def test_typical_rates(monkeypatch, simd, name, features, units):
+    monkeypatch.setattr(machine, "cpu", lambda: ("any", name, features))
+    monkeypatch.setattr(machine, "simd", lambda: simd)
+    rates = roofline.typical()
+    assert rates.units == units
+    assert 1e9 < rates.flops() / (2 * units * machine.tile(4).vl) < 6e9
+
+
+def test_measured_rates_are_taken_for_typical_ones(monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTCONV_TUNE_FOLDER", str(tmp_path))
+    assert database.rates() is None
+    measured = {"clock": 2e9, "units": 2, "bandwidth": 3e10, "launch": 4e-6}
+    database.write(database.machine_key(), measured)
+    assert database.rates() == roofline.Rates(**measured)
+    database.write(database.machine_key(), {"clock": 2e9})
+    assert database.rates() is None
