@@ -15,9 +15,21 @@ TASKS = 8
 def cost(problem: ConvProblem, direction: Direction) -> float:
     """Predict seconds."""
     s = sizes(problem, direction)
+    if problem.layout == "nhwc":
+        return seconds("direct pixels", problem, pixels(s, problem.itemsize))
     if direction is Direction.WEIGHT_GRAD:
         return seconds("direct weight_grad", problem, weight_grad(s, problem.itemsize))
     return seconds("direct", problem, correlation(s, direction, problem.itemsize))
+
+
+def pixels(s: Sizes, itemsize: int) -> dict[str, float]:
+    """Count any direction of images held pixel by pixel: lanes are channels, read where they stand."""
+    vl, count = machine.tile(itemsize).vl, s.n * s.p * s.q * s.phases
+    return {
+        "products": s.groups * multiply(count, -(-s.m // vl), s.c * s.taps / s.phases, itemsize),
+        "rows": s.groups * count * (-(-s.m // vl) + -(-s.c // vl)),
+        "weights": s.groups * s.m * s.c * s.taps / vl,
+    }
 
 
 def correlation(s: Sizes, direction: Direction, itemsize: int) -> dict[str, float]:
