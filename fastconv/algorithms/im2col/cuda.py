@@ -77,11 +77,10 @@ class Im2col(Algorithm):
     exact = True
 
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
-        if problem.layout != "nchw":
-            return f"kernels on a GPU read channels first, got {problem.layout}"
         p = pass_of(problem, Direction.FORWARD if direction is Direction.WEIGHT_GRAD else direction)
         image = max(prod(s[1:]) for s in (problem.input_shape, problem.output_shape))
-        if max(image + farthest(p), p.columns, prod(problem.weight_shape)) >= LIMIT:
+        far = farthest(p) * (p.groups * p.channels if problem.layout == "nhwc" else 1)
+        if max(image + far, p.columns, prod(problem.weight_shape)) >= LIMIT:
             return "an image with its borders, the positions in the batch or the weights have 2**31 elements"
         return None
 
@@ -116,7 +115,7 @@ def farthest(p: Pass) -> int:
     return far
 
 
-def tables(p: Pass, even: bool) -> tuple[np.ndarray, np.ndarray, int, int]:
+def tables(p: Pass, tile: Tile, even: bool, last: bool) -> tuple[np.ndarray, np.ndarray, int, int]:
     """Return the kernel's table, the taps of the packed rows, their number, and the most stages of a phase.
 
     A phase begins with its line (first row, stages, 0, 0); a row is (source offset, dz, dy, dx).  Rows that
@@ -124,20 +123,23 @@ def tables(p: Pass, even: bool) -> tuple[np.ndarray, np.ndarray, int, int]:
     """
     axes = three(p.axes)
     sizes = [a.source for a in axes]
-    channel = prod(sizes)
+    channel, pixel = (1, p.groups * p.channels) if last else (prod(sizes), 1)
     lines, rows, taps = [], [], []
+    # of a stage: where channels stand behind the pixels, those that a thread loads are neighbours
+    own = BK * tile.bn // tile.threads
+    stage = [row * own % BK + row * own // BK for row in range(BK)] if last else range(BK)
     for phase in product(*(a.taps for a in axes)):
         found = [
             (int(np.ravel_multi_index([r for r, _ in tap][-len(p.kernel):], p.kernel)), [o for _, o in tap])
             for tap in product(*phase)
         ]  # fmt: skip
         if even:
-            order = [(c, tap) for b in range(0, p.channels, BK) for tap in found for c in range(b, b + BK)]
+            order = [(b + c, tap) for b in range(0, p.channels, BK) for tap in found for c in stage]
         else:
             order = [(c, tap) for c in range(p.channels) for tap in found]
         begin = len(rows)
         for c, (index, (dz, dy, dx)) in order:
-            rows.append((c * channel + (dz * sizes[1] + dy) * sizes[2] + dx, dz, dy, dx))
+            rows.append((c * channel + ((dz * sizes[1] + dy) * sizes[2] + dx) * pixel, dz, dy, dx))
             taps.append(c * p.channel_stride + index)
         spare = -len(order) % BK
         rows += [(-1, OUTSIDE, OUTSIDE, OUTSIDE)] * spare
@@ -177,7 +179,8 @@ def plan(problem: ConvProblem, direction: Direction, limit: int) -> Blocks:
     p = pass_of(problem, direction)
     axes = three(p.axes)
     pixels = prod(a.outputs for a in axes)
-    identity = all(a.is_identity for a in p.axes)
+    identity, last = all(a.is_identity for a in p.axes), problem.layout == "nhwc"
+    even = p.channels % BK == 0
     solid = all(
         o >= 0 and a.stride * (a.outputs - 1) + o < a.source
         for a in axes
@@ -186,15 +189,16 @@ def plan(problem: ConvProblem, direction: Direction, limit: int) -> Blocks:
     )
     traits = Traits(
         deep=axes[0].source > 1 or axes[0].offsets != [0],
-        even=p.channels % BK == 0,
-        solid=solid and p.channels % BK != 0,
-        dense=identity and p.channels % BK == 0 and pixels % 4 == 0,
+        even=even,
+        solid=solid and not even,
+        dense=even if last else identity and even and pixels % 4 == 0,
         plain=p.phases == 1,
-        vector=p.phases == 1 and pixels % 4 == 0,
+        vector=p.m % 4 == 0 if last else p.phases == 1 and pixels % 4 == 0,
+        last=last,
     )
     tiles = TILES[problem.dtype]
-    if not (traits.even or traits.dense) and len(tiles) > 2:
-        tiles = tiles[1:]  # the table's look-ups need the registers
+    if (last or not (traits.even or traits.dense)) and len(tiles) > 2:
+        tiles = tiles[1:]  # the table's look-ups need the registers, and so do four channels at once
     processors = backend().processors()
 
     def blocks(tile: Tile) -> int:
@@ -207,7 +211,7 @@ def plan(problem: ConvProblem, direction: Direction, limit: int) -> Blocks:
         )
 
     tile = min(tiles, key=area)
-    table, taps, rows, stages = tables(p, traits.even)
+    table, taps, rows, stages = tables(p, tile, even, last)
     m_ld = -(-p.m // tile.bm) * tile.bm
     packed = p.groups * rows * m_ld
     wanted = processors * tile.blocks // max(1, blocks(tile))
@@ -231,19 +235,25 @@ class Run(Execution):
         positions = [a.outputs for a in axes]
         sources, results = [a.source for a in axes], [a.result for a in axes]
         pixels, plane = prod(positions), prod(positions[1:])
+        last, inner, outer = b.traits.last, prod(sources), prod(results)
+        channels, m = p.groups * p.channels, p.groups * p.m
+        # elements from one pixel, group, image and channel to the next
+        source = (
+            (channels, p.channels, channels * inner, 1)
+            if last
+            else (1, p.channels * inner, channels * inner, inner)
+        )
+        result = (p.m, m * outer, 1, m) if last else (p.m * outer, m * outer, outer, 1)
         column_tiles, m_tiles = -(-p.columns // b.tile.bn), b.m_ld // b.tile.bm
         self.geometry = Geometry(
             p.m, b.m_ld, m_tiles, column_tiles, p.phases, b.splits, b.rows, p.columns, pixels, *magic(pixels),
             plane, *magic(plane), positions[2], *magic(positions[2]), *(a.stride for a in axes), *sources,
-            p.channels * prod(sources), p.groups * p.channels * prod(sources), prod(sources),
-            p.m * prod(results), p.groups * p.m * prod(results), prod(results), *results,
+            *source, *result, *results,
             *(a.step for a in axes), -(-p.results // 4), 0, 0,
         )  # fmt: skip
         self.blocks = m_tiles * column_tiles * b.splits * p.phases * p.groups
         self.packing = PackGeometry(b.packed, p.m, b.m_ld, b.rows, p.group_stride, p.row_stride)
-        self.summing = SumGeometry(
-            p.results, -(-p.results // 4) * 4, b.splits, prod(results), p.groups * p.m, 0, 0
-        )
+        self.summing = SumGeometry(p.results, -(-p.results // 4) * 4, b.splits, 1 if last else outer, m, 0, 0)
 
     def run(self, first, second, out, bias, activation, residual=None):
         engine, stream, b, dtype = backend(), out.stream(), self.b, self.dtype

@@ -25,11 +25,17 @@ from fastconv.problem import Axis, ConvProblem
 MOST_SPLITS, FEWEST_STAGES = 256, 16
 
 
-def kernel(dtype: str, tile: Tile, deep: bool, vector: bool) -> Kernel:
+def kernel(dtype: str, tile: Tile, deep: bool, vector: bool, linked: bool = False) -> Kernel:
     """Return the kernel of a tile."""
     pointers = (dtype, dtype, "int32", dtype)
     return Kernel(
-        correlation, (dtype, tile, deep, vector), pointers, Geometry, "uint32", tile.threads, tile.blocks
+        correlation,
+        (dtype, tile, deep, vector, linked),
+        pointers,
+        Geometry,
+        "uint32",
+        tile.threads,
+        tile.blocks,
     )
 
 
@@ -69,14 +75,17 @@ def plan(problem: ConvProblem, limit: int) -> Blocks:
     return Blocks(tile, splits, stages, partial, partial * problem.itemsize)
 
 
-def table(problem: ConvProblem, columns: int) -> np.ndarray:
+def table(problem: ConvProblem, columns: int, linked: bool) -> np.ndarray:
     """Return (offset, dz, dy, dx) of each column, and of those that only fill the last tile."""
-    axes = three(problem)
-    channel = prod(a.size for a in axes)
+    axes, channels = three(problem), problem.c // problem.groups
+    channel, pixel = (1, problem.c) if problem.layout == "nhwc" else (prod(a.size for a in axes), 1)
+    taps = list(product(*([r * a.dilation - a.lo for r in range(a.kernel)] for a in axes)))
+    order = [(c, tap) for tap in taps for c in range(channels)]
+    if not linked:
+        order = [(c, tap) for c in range(channels) for tap in taps]
     lines = [
-        (c * channel + (dz * axes[1].size + dy) * axes[2].size + dx, dz, dy, dx)
-        for c in range(problem.c // problem.groups)
-        for dz, dy, dx in product(*([r * a.dilation - a.lo for r in range(a.kernel)] for a in axes))
+        (c * channel + ((dz * axes[1].size + dy) * axes[2].size + dx) * pixel, dz, dy, dx)
+        for c, (dz, dy, dx) in order
     ]
     lines += [(-1, OUTSIDE, OUTSIDE, OUTSIDE)] * (columns - len(lines))
     return np.array(lines, np.int32)
@@ -95,14 +104,23 @@ class WeightRun(Execution):
         axes = three(problem)
         m, columns = problem.k // problem.groups, problem.c // problem.groups * prod(problem.kernel)
         m_tiles, column_tiles = -(-m // b.tile.bm), -(-columns // b.tile.bn)
-        self.table = backend().Buffer(table(problem, column_tiles * b.tile.bn))
         output, sizes = [a.output for a in axes], [a.size for a in axes]
         pixels, plane, weights = prod(output), prod(output[1:]), prod(problem.weight_shape)
+        last, channels, inner = problem.layout == "nhwc", problem.c // problem.groups, prod(sizes)
+        self.linked = last and channels % 4 == m % 4 == 0
+        self.tables = [
+            backend().Buffer(table(problem, column_tiles * b.tile.bn, way))
+            for way in ([False, True] if self.linked else [False])
+        ]  # the second one for arrays that begin on 16 bytes
+        # elements from one pixel, group and image to the next, and in the gradient from one channel
+        source = (problem.c, channels) if last else (1, channels * inner)
+        gradient = (
+            (problem.k, m, problem.k * pixels, 1) if last else (1, m * pixels, problem.k * pixels, pixels)
+        )
         self.geometry = Geometry(
             m, m_tiles, columns, column_tiles, b.splits, b.stages // b.splits, b.stages % b.splits,
             problem.n * pixels, pixels, *magic(pixels), plane, *magic(plane), output[2], *magic(output[2]),
-            *(a.stride for a in axes), *sizes, problem.c // problem.groups * prod(sizes),
-            problem.c * prod(sizes), m * pixels, problem.k * pixels, -(-weights // 4),
+            *(a.stride for a in axes), *sizes, *source, problem.c * inner, *gradient, channels, -(-weights // 4),
         )  # fmt: skip
         self.deep, self.vector = sizes[0] > 1 or axes[0].kernel > 1 or axes[0].lo != 0, columns % 4 == 0
         self.blocks = m_tiles * column_tiles * b.splits * problem.groups
@@ -111,8 +129,10 @@ class WeightRun(Execution):
     def run(self, first, second, out, bias, activation, residual=None):
         engine, stream, b = backend(), out.stream(), self.b
         to = out.empty((b.partial,), out.dtype) if b.partial else out
-        code = kernel(self.dtype, b.tile, self.deep, self.vector and to.pointer % 16 == 0)
-        engine.launch(code, self.blocks, stream, first, second, self.table, to, self.geometry)
+        aligned = [m.pointer % 16 == 0 for m in (first, second, to)]
+        linked = self.linked and all(aligned[:2])
+        code = kernel(self.dtype, b.tile, self.deep, self.vector and aligned[2] and not linked, linked)
+        engine.launch(code, self.blocks, stream, first, second, self.tables[linked], to, self.geometry)
         if b.partial:
             blocks = -(-self.summing.count // THREADS)
             engine.launch(sum_kernel(self.dtype, "none"), blocks, stream, to, None, None, out, self.summing)

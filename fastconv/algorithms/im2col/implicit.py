@@ -43,12 +43,14 @@ class Geometry(NamedTuple):
     depth: int  # source pixels
     height: int
     width: int
-    group_source: int  # elements of the source in a group's channels
+    pixel_source: int  # elements of the source from one pixel to the next
+    group_source: int  # and from one group's channels to the next
     image_source: int
     channel_source: int
     group_result: int
     image_result: int
     channel_result: int
+    pixel_result: int
     result_z: int  # result pixels
     result_y: int
     result_x: int
@@ -66,9 +68,10 @@ class Traits(NamedTuple):
     deep: bool  # there are three axes
     even: bool  # a stage is BK channels of one tap
     solid: bool  # no tap looks outside the source
-    dense: bool  # the same, of the pixel at its position, and positions come in whole vectors
+    dense: bool  # the source is read by 16 bytes: four positions of one tap without borders, or four channels
     plain: bool  # results lie side by side: one phase
-    vector: bool  # and come in whole vectors
+    vector: bool  # results are written by 16 bytes: four positions, or four channels
+    last: bool = False  # channels stand behind the pixels
 
 
 def loader(dtype, tile: Tile, traits: Traits):
@@ -121,8 +124,19 @@ def loader(dtype, tile: Tile, traits: Traits):
             to = uint64(at) + uint64(4 * i * threads)
             store4(b_tile, to, regs[4 * i], regs[4 * i + 1], regs[4 * i + 2], regs[4 * i + 3])
 
+    @inline
+    def fetch_linked(x, table, at, base, channels, z, y, xx, g, regs):
+        delta, dz, dy, dx = load4(table, at)
+        for i in range(loads):
+            regs[i] = zero
+        if U(xx + dx) < g.width and U(y + dy) < g.height and (not deep or U(z + dz) < g.depth):
+            begin = base + int64(delta)
+            for i in range(loads // 4):
+                j = 4 * i
+                regs[j], regs[j + 1], regs[j + 2], regs[j + 3] = load4(x, begin + int64(j))
+
     if traits.dense:
-        return fetch_dense, place_dense, 4 * quads
+        return (fetch_linked, place, loads) if traits.last else (fetch_dense, place_dense, 4 * quads)
     return fetch_even if traits.even else fetch, place, loads
 
 
@@ -150,7 +164,7 @@ def weight_loader(tile: Tile):
 
 def writer(dtype, tile: Tile, traits: Traits, name):
     """Return the device function that adds bias and residual, activates and stores a thread's results."""
-    zero, act = DTYPES[dtype](0), activation(name)
+    real, zero, act = DTYPES[dtype], DTYPES[dtype](0), activation(name)
     tm, half_m = tile.tm, tile.bm // 2
     plain, vector = traits.plain, traits.vector
 
@@ -163,7 +177,7 @@ def writer(dtype, tile: Tile, traits: Traits, name):
         at = int64(n) * int64(g.image_result) + int64(group) * int64(g.group_result)
         rest = U(column - n * g.positions)
         if plain:
-            return at + int64(rest)
+            return at + int64(rest) * int64(g.pixel_result)
         z = divided(rest, g.plane_m, g.plane_s)
         rest = U(rest - z * g.plane)
         y = divided(rest, g.row_m, g.row_s)
@@ -171,8 +185,35 @@ def writer(dtype, tile: Tile, traits: Traits, name):
         y = U(y * g.step_y + U(phase // g.step_x) % g.step_y)
         z = U(z * g.step_z + U(phase // g.step_x) // g.step_y)
         if x < g.result_x and y < g.result_y and z < g.result_z:
-            return at + int64(U(U(U(z * g.result_y) + y) * g.result_x + x))
+            return at + int64(U(U(U(z * g.result_y) + y) * g.result_x + x)) * int64(g.pixel_result)
         return int64(-1)
+
+    @inline
+    def write_linked(out, bias, residual, acc, part, m_first, column, phase, group, split, g):
+        """Store the four columns of ``acc`` from ``part``, four channels at once."""
+        begin = int64(split) * int64(g.split_result) * int64(4)
+        at = cuda.local.array(4, int64)
+        shift = cuda.local.array(4, real)
+        for j in range(4):
+            at[j] = place_of(U(column + U(j)), phase, group, g)
+        for i in range(tm // 4):
+            k = U(m_first + U(i * half_m))
+            if k < g.m:
+                shift[0], shift[1], shift[2], shift[3] = zero, zero, zero, zero
+                if g.has_bias:
+                    for v in range(4):
+                        shift[v] = bias[int64(U(group * g.m + k)) + int64(v)]
+                for j in range(4):
+                    if at[j] >= 0:
+                        to, a = begin + at[j] + int64(k), 4 * i
+                        r0, r1, r2, r3 = shift[0], shift[1], shift[2], shift[3]
+                        if g.has_residual:
+                            v0, v1, v2, v3 = load4(residual, to)
+                            r0, r1, r2, r3 = r0 + v0, r1 + v1, r2 + v2, r3 + v3
+                        store4(
+                            out, to, act(acc[a, part + j] + r0), act(acc[a + 1, part + j] + r1),
+                            act(acc[a + 2, part + j] + r2), act(acc[a + 3, part + j] + r3),
+                        )  # fmt: skip
 
     @inline
     def write(out, bias, residual, acc, part, m_first, column, phase, group, split, g):
@@ -208,7 +249,7 @@ def writer(dtype, tile: Tile, traits: Traits, name):
                                 more += residual[to + at[j]]
                             out[to + at[j]] = act(acc[i, part + j] + more)
 
-    return write
+    return write_linked if traits.last and vector else write
 
 
 def correlation(dtype, tile: Tile, traits: Traits, name):
@@ -216,11 +257,13 @@ def correlation(dtype, tile: Tile, traits: Traits, name):
     real, zero = DTYPES[dtype], DTYPES[dtype](0)
     bm, bn, tm, threads = tile.bm, tile.bn, tile.tm, tile.threads
     a_size, b_size, a_stage, b_stage = 2 * BK * bm, 2 * BK * bn, BK * bm, BK * bn
-    half_n, step = bn // 2, threads // (bn // 4 if traits.dense else bn)
+    dense, linked = traits.dense and not traits.last, traits.even and traits.last
+    half_n, step = bn // 2, threads // (bn // 4 if dense else bn)
+    own = BK // step  # channels of a thread, side by side where channels stand behind the pixels
     fetch_b, place_b, b_count = loader(dtype, tile, traits)
     fetch_a, place_a, a_count = weight_loader(tile)
     write, multiply = writer(dtype, tile, traits, name), multiplier(tile, bm, bn)
-    dense, even, across = traits.dense, traits.even, bn // 8
+    even, across = traits.even, bn // 8
 
     def implicit_gemm(x, packed, table, bias, residual, out, g):
         a_tile = cuda.shared.array(a_size, real, alignment=16)
@@ -253,7 +296,7 @@ def correlation(dtype, tile: Tile, traits: Traits, name):
         xx = U(U(rest - y * g.row) * g.stride_x)
         z, y = U(z * g.stride_z), U(y * g.stride_y)
         base = int64(n) * int64(g.image_source) + int64(group) * int64(g.group_source)
-        base += int64(U(U(U(z * g.height) + y) * g.width + xx))
+        base += int64(U(U(U(z * g.height) + y) * g.width + xx)) * int64(g.pixel_source)
         if column >= g.columns:
             xx = U(OUTSIDE)
         channels = int64(U(step)) * int64(g.channel_source)
@@ -265,6 +308,9 @@ def correlation(dtype, tile: Tile, traits: Traits, name):
         table_at = (int64(g.phases) + row) * int64(4)
         if dense:
             base += int64(U(U(first * U(BK)) + b_row)) * int64(g.channel_source)
+        elif linked:
+            base += int64(U(b_row * U(own)))
+            channels = int64(1)
         elif even:
             base += int64(U(b_row * g.channel_source))
         else:
