@@ -148,12 +148,13 @@ CYCLES: dict[str, dict[str, float]] = {
         "memory": 0.844,
     },
     "winograd weight_grad": {
-        "products": 1.53,
-        "transform": 21.2,
-        "filters": 7.65,
-        "sums": 7.66,
-        "launches": 2,
-        "memory": 1.66,
+        "products": 1.3,
+        "turn": 8,
+        "transform": 8,
+        "back": 8,
+        "sums": 3,
+        "launches": 1,
+        "memory": 0.5,
     },
 }
 

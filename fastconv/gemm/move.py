@@ -193,7 +193,7 @@ def lanes(typing, array):
 
 @intrinsic
 def _transpose_block(typing, dst, d, ldd, src, s, lds):
-    """Write the transpose of an 8 x 8 block: three butterflies of shuffles."""
+    """Write the transpose of an 8 x 8 block."""
 
     def codegen(context, builder, signature, arguments):
         dst_type, _, _, src_type, *_ = signature.args
@@ -202,42 +202,93 @@ def _transpose_block(typing, dst, d, ldd, src, s, lds):
         dst, d, ldd, src, s, lds = arguments
         to = data(context, builder, dst_type, dst, d)
         source = data(context, builder, src_type, src, s)
-        rows = [
+        lines = [
             load(builder, builder.gep(source, [builder.mul(lds, I64(i))]), 0, vector, itemsize)
             for i in range(BLOCK)
         ]
-        half = BLOCK // 2
-        while half:
-            new = list(rows)
-            for i in range(BLOCK):
-                if i & half:
-                    continue
-                low = [j if not j & half else BLOCK + j - half for j in range(BLOCK)]
-                high = [j + half if not j & half else BLOCK + j for j in range(BLOCK)]
-                for target, picks in ((i, low), (i + half, high)):
-                    indices = ir.Constant(ir.VectorType(I32, BLOCK), picks)
-                    new[target] = builder.shuffle_vector(rows[i], rows[i + half], indices)
-            rows = new
-            half //= 2
-        for j in range(BLOCK):
-            store(builder, rows[j], builder.gep(to, [builder.mul(ldd, I64(j))]), 0, itemsize)
+        for j, value in enumerate(_butterflies(builder, lines)):
+            store(builder, value, builder.gep(to, [builder.mul(ldd, I64(j))]), 0, itemsize)
         return context.get_dummy_value()
 
     i = types.int64
     return types.void(dst, i, i, src, i, i), codegen
 
 
+@intrinsic
+def _transpose_corner(typing, dst, d, ldd, src, s, lds, rows, columns):
+    """Write the transpose of a block of 1 to 8 rows and columns."""
+
+    def codegen(context, builder, signature, arguments):
+        dst_type, _, _, src_type, *_ = signature.args
+        itemsize = src_type.dtype.bitwidth // 8
+        vector = ir.VectorType(element(src_type), BLOCK)
+        dst, d, ldd, src, s, lds, rows, columns = arguments
+        to = data(context, builder, dst_type, dst, d)
+        source = data(context, builder, src_type, src, s)
+        wide, high = (
+            lanes_between(builder, I64(0), I64(0), count, list(range(BLOCK))) for count in (columns, rows)
+        )
+        last = builder.sub(rows, I64(1))
+        lines = []
+        for i in range(BLOCK):
+            row = builder.select(builder.icmp_signed("<", I64(i), rows), I64(i), last)
+            line = builder.gep(source, [builder.mul(lds, row)])
+            lines.append(masked_load(builder, line, wide, vector, itemsize))
+        for j, value in enumerate(_butterflies(builder, lines)):
+            with builder.if_then(builder.icmp_signed("<", I64(j), columns)):
+                masked_store(builder, value, builder.gep(to, [builder.mul(ldd, I64(j))]), high, itemsize)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(dst, i, i, src, i, i, i, i), codegen
+
+
+def _butterflies(builder: Any, rows: list[Any]) -> list[Any]:
+    """Return the columns of an 8 x 8 block: three butterflies of shuffles."""
+    half = BLOCK // 2
+    while half:
+        new = list(rows)
+        for i in range(BLOCK):
+            if i & half:
+                continue
+            low = [j if not j & half else BLOCK + j - half for j in range(BLOCK)]
+            high = [j + half if not j & half else BLOCK + j for j in range(BLOCK)]
+            for target, picks in ((i, low), (i + half, high)):
+                indices = ir.Constant(ir.VectorType(I32, BLOCK), picks)
+                new[target] = builder.shuffle_vector(rows[i], rows[i + half], indices)
+        rows = new
+        half //= 2
+    return rows
+
+
 @jit.inner
 def transpose(dst, d, ldd, src, s, lds, rows, columns):
-    """Set ``dst[d + j*ldd + i] = src[s + i*lds + j]`` for i < rows, j < columns."""
-    whole_rows = rows - rows % BLOCK
-    whole_columns = columns - columns % BLOCK
-    for i in range(0, whole_rows, BLOCK):
-        for j in range(0, whole_columns, BLOCK):
+    """Set ``dst[d + j*ldd + i] = src[s + i*lds + j]`` for i < rows, j < columns; nothing else of dst changes.
+
+    The last blocks overlap those before them: what that moves twice costs less than masks.
+    """
+    if rows < BLOCK or columns < BLOCK:
+        _transpose_narrow(dst, d, ldd, src, s, lds, rows, columns)
+        return
+    for block in range(0, rows, BLOCK):
+        i = min(block, rows - BLOCK)
+        for j in range(0, columns - BLOCK + 1, BLOCK):
             _transpose_block(dst, d + j * ldd + i, ldd, src, s + i * lds + j, lds)
-        for j in range(whole_columns, columns):
-            for k in range(i, i + BLOCK):
-                dst[d + j * ldd + k] = src[s + k * lds + j]
-    for i in range(whole_rows, rows):
-        for j in range(columns):
-            dst[d + j * ldd + i] = src[s + i * lds + j]
+        if columns % BLOCK:
+            j = columns - BLOCK
+            _transpose_block(dst, d + j * ldd + i, ldd, src, s + i * lds + j, lds)
+
+
+@jit.inner
+def _transpose_narrow(dst, d, ldd, src, s, lds, rows, columns):
+    for i in range(0, rows, BLOCK):
+        high = min(BLOCK, rows - i)
+        for j in range(0, columns, BLOCK):
+            wide = min(BLOCK, columns - j)
+            to, at = d + j * ldd + i, s + i * lds + j
+            if high * wide > 2 * BLOCK:
+                _transpose_corner(dst, to, ldd, src, at, lds, high, wide)
+            else:
+                for k in range(high):
+                    for e in range(wide):
+                        dst[to + e * ldd + k] = src[at + k * lds + e]

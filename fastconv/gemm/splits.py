@@ -16,9 +16,10 @@ def add_splits(workers, partial, out, splits):
     for worker in numba.prange(workers):
         last = part(out.size, workers, worker + 1)
         for begin in range(part(out.size, workers, worker), last, BLOCK):
-            end = min(begin + BLOCK, last)
-            out[begin:end] = partial[begin:end]
+            total = out[begin : min(begin + BLOCK, last)]
+            total[:] = partial[begin : begin + total.size]
             for split in range(1, splits):
-                at = split * out.size
-                for i in range(begin, end):
-                    out[i] += partial[at + i]
+                at = split * out.size + begin
+                terms = partial[at : at + total.size]
+                for i in range(total.size):  # from 0 on, that no index can be negative: vectors of sums
+                    total[i] += terms[i]

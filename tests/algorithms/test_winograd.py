@@ -65,15 +65,19 @@ def test_every_way_has_the_same_bits(direction):
         np.testing.assert_array_equal(out, results[0][2])
 
 
-@pytest.mark.parametrize("line", ["n1 c6 k11 i50x45 f3x3 p1", "n40 c130 k20 i6x7 f3x3 p1"])
-def test_weight_gradient_in_runs_of_tiles(line):
+@pytest.mark.parametrize(
+    "line", ["n1 c6 k11 i50x45 f3x3 p1", "n40 c130 k20 i6x7 f3x3 p1", "n3 c9 k70 i21x34 f3x3 p0:2"]
+)
+def test_weight_gradient_in_blocks_of_any_size(line):
     problem = ConvProblem.parse(line)
-    for most in (2**30, 2**18, 0):
-        execution = WeightGrad(problem, F4, most)
+    blocks = set()
+    for cache in (2**20, 2**16, 2**13):
+        execution = WeightGrad(problem, F4, cache)
         testing.assert_right(
             problem, Direction.WEIGHT_GRAD, *run(execution, problem, Direction.WEIGHT_GRAD), growth=4
         )
-    assert execution.sums.runs > 1
+        blocks.add(execution.geometry)
+    assert len(blocks) > 1
 
 
 def test_blocks_shrink_to_the_limit():

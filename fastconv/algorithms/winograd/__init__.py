@@ -21,6 +21,7 @@ from fastconv import machine
 from fastconv.algorithms.base import CHANNELS_FIRST, Algorithm, Execution
 from fastconv.algorithms.winograd.transforms import Tiles
 from fastconv.config import current
+from fastconv.gemm.blocking import within
 from fastconv.problem import ConvProblem, Direction
 from fastconv.roofline import multiply, seconds
 
@@ -105,7 +106,7 @@ class Winograd(Algorithm):
         if direction is Direction.WEIGHT_GRAD:
             from fastconv.algorithms.winograd.weight_grad import weight_grad
 
-            return weight_grad(problem, tiles, limit)
+            return within(limit, functools.partial(weight_grad, problem, tiles))
         if problem.layout == "nhwc":
             from fastconv.algorithms.winograd.pixels import correlation as over_pixels
 
@@ -150,6 +151,10 @@ def cost(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
 
 def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, float]:
     """Count vectors transformed at each position of a tile, and the products of every position."""
+    if direction is Direction.WEIGHT_GRAD:
+        from fastconv.algorithms.winograd import weight_grad
+
+        return weight_grad.work(problem, tiles)
     itemsize, g, n = problem.itemsize, problem.groups, problem.n
     vl = machine.tile(itemsize).vl
     c, k = problem.c // g, problem.k // g
@@ -161,14 +166,6 @@ def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, 
     half = vl >= 4 and across <= vl // 2  # of a row of tiles fills a vector: two rows share one
     vectors = positions * rows * (0.5 if half else -(-across // vl))
     filters = c * k / vl
-    if direction is Direction.WEIGHT_GRAD:
-        products = multiply(k, -(-c // vl), rows * across, itemsize)
-        return {
-            "products": positions * products,
-            "transform": vectors * 8 * (-(-c // 8) + -(-k // 8)),  # eight channels at a time
-            "filters": filters * (positions + g * rh * rw),
-            "sums": filters * positions,
-        }
     source, result = (k, c) if back else (c, k)
     if problem.layout == "nhwc":  # lanes are channels
         tiles_all = rows * across

@@ -2,7 +2,7 @@
 
 * `transform_input`   alpha x alpha pixels of every tile -> one vector for each of the alpha**2 positions;
 * `transform_output`  such vectors -> m x m pixels of every tile;
-* `unpack_filters`, `transform_filters`: the same for kernels, whose lanes are filters.
+* `unpack_filters`: kernels side by side, for `pixels.lanes.transform_filters`.
 
 Pixels of neighbouring tiles are m apart, so a row is loaded as whole vectors, masked where it leaves the
 image (padding costs nothing), and split into its m phases by shuffles; the r - 1 pixels that a tile
@@ -124,14 +124,9 @@ def transform_input(typing, v, v0, step, whole, count, x, x0, row, rows, column,
 
     The plane of ``rows x columns`` pixels is at ``x[x0]``; the first tile's corner is (row, column), which
     may lie outside.  All lanes are stored where ``whole``, else the first ``count``.
-    A fifth member of ``variant`` says that x is grad_output: tiles of m x m pixels, which F(r, m) takes for
-    kernels, so that G takes the place of B.
     """
     mh, rh, mw, rw = _mr(variant)
-    if len(variant.types) == 5:
-        left, right = matrices(rh, mh)[1], matrices(rw, mw)[1]
-    else:
-        left, right = matrices(mh, rh)[2], matrices(mw, rw)[2]
+    left, right = matrices(mh, rh)[2], matrices(mw, rw)[2]
 
     def codegen(context, builder, signature, arguments):
         v, v0, step, whole, count, x, x0, row, rows, column, columns, shrink, _ = arguments
@@ -340,57 +335,3 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
         rows = new
         half //= 2
     return rows
-
-
-@intrinsic
-def transform_filters(typing, u, u0, u_step, t, t0, t_step, count, variant):
-    """Set ``u[u0 + position*u_step + i] = (G g G^T)[position]``, ``g[tap] = t[t0 + tap*t_step + i]``.
-
-    i runs over ``count`` filters, rounded up to whole vectors.
-    """
-    mh, rh, mw, rw = _mr(variant)
-    return _lane_by_lane(u, t, variant, matrices(mh, rh)[1], matrices(mw, rw)[1])
-
-
-@intrinsic
-def transform_sums(typing, t, t0, t_step, u, u0, u_step, count, variant):
-    """Set ``t[t0 + tap*t_step + i] = (A s A^T)[tap]`` of F(r, m), ``s[position] = u[u0 + position*u_step + i]``."""
-    mh, rh, mw, rw = _mr(variant)
-    return _lane_by_lane(t, u, variant, matrices(rh, mh)[0], matrices(rw, mw)[0])
-
-
-def _lane_by_lane(result: Any, source: Any, variant: Any, left: Matrix, right: Matrix) -> Any:
-    """Return typing and code of ``left @ x @ right^T`` over vectors of independent x."""
-
-    def codegen(context, builder, signature, arguments):
-        u, u0, u_step, t, t0, t_step, count, _ = arguments
-        itemsize = signature.args[0].dtype.bitwidth // 8
-        vector = ir.VectorType(element(signature.args[0]), machine.tile(itemsize).vl)
-        to = data(context, builder, signature.args[0], u, u0)
-        source = data(context, builder, signature.args[3], t, t0)
-        high, wide = len(left[0]), len(right[0])
-        with cgutils.for_range_slice(builder, I64(0), count, I64(vector.count), I64) as (i, _):
-            at = builder.gep(source, [i])
-            place = builder.gep(to, [i])
-            columns = []
-            for s in range(wide):
-                column = [
-                    load(
-                        builder,
-                        builder.gep(at, [builder.mul(t_step, I64(r * wide + s))]),
-                        0,
-                        vector,
-                        itemsize,
-                    )
-                    for r in range(high)
-                ]
-                columns.append(apply(Vectors(builder, vector), left, column))
-            for h in range(len(left)):
-                outputs = apply(Vectors(builder, vector), right, [column[h] for column in columns])
-                for j, value in enumerate(outputs):
-                    where = builder.gep(place, [builder.mul(u_step, I64(h * len(right) + j))])
-                    store(builder, value, where, 0, itemsize)
-        return context.get_dummy_value()
-
-    i = types.int64
-    return types.void(result, i, i, source, i, i, i, variant), codegen

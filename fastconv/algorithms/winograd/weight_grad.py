@@ -2,20 +2,22 @@
 
     gw = A [ sum over tiles of (G gy G^T) * (B x B^T) ] A^T        gy: m x m pixels, x: alpha x alpha pixels
 
-At each position the sum is a matrix product over tiles, which the tile wants outermost:
+At each position the sum is a matrix product over tiles:
 
-    S[position][k][c] += W[panel][position][tile][mr] * V[chunk of c][position][tile][c in chunk]
+    S[position][k][c] += W[position][tile][k] * V[position][tile][c]
 
-So tiles are transformed eight channels at a time into L1, and transposed on their way out.  A task of the
-product owns a chunk of k and c whose S at all positions stays in L2, and transforms it back from there.
-
-Where V and W of all tiles are too large, runs of tiles are added one after another and S goes through memory.
-Where they are cut depends on the problem, the machine and the workspace, never on the number of threads.
+A task owns a chunk of k and c whose S at all positions stays in L2.  It goes through areas of tiles: their
+pixels are turned so that channels are neighbours (`gemm/turn.py`), transformed a vector of channels at a time
+into V and W, which stay in L2 too, and multiplied.  Several chunks turn and transform the same pixels again:
+at 64 x 64 channels that is a sixth of the products, and less than to read V and W from where chunks could share
+them.  Where there are few chunks, tiles are cut into splits, a number that depends on the problem and the
+caches alone; their gradients are added in one fixed order.
 """
 
 from __future__ import annotations
 
-from math import prod
+import functools
+from math import isqrt
 from typing import Any, NamedTuple
 
 import numba
@@ -23,203 +25,278 @@ import numpy as np
 
 from fastconv import jit, machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat
-from fastconv.algorithms.winograd.correlation import geometry
-from fastconv.algorithms.winograd.cpu import block_part, input_block
-from fastconv.algorithms.winograd.lanes import ROWS, transform_sums, unpack_filters
+from fastconv.algorithms.winograd.pixels.lanes import transform_gradients, transform_pixels, transform_sums
 from fastconv.algorithms.winograd.transforms import Tiles
-from fastconv.gemm.move import SLACK
+from fastconv.gemm.gathered import tile_over_pixels
+from fastconv.gemm.move import SLACK, transpose
+from fastconv.gemm.record import record
 from fastconv.gemm.schedule import next_task, part
-from fastconv.gemm.tile import tile
-from fastconv.problem import ConvProblem, Direction
+from fastconv.gemm.splits import add_splits
+from fastconv.gemm.turn import turn_area
+from fastconv.problem import ConvProblem
+from fastconv.roofline import multiply as cycles
+
+TASKS = 8  # wanted at least; never taken from the machine's cores, for the result's bits' sake
+
+THIN = 1.5  # vectors: what tiles of one vector cost
 
 
-class Sums(NamedTuple):
-    """Where things are; steps in elements."""
+class Geometry(NamedTuple):
+    """A weight gradient, its tiles and its blocks, as numbers."""
 
-    runs: int  #     of blocks of tiles
-    parts_c: int  # eight channels of x each
-    panels: int  #   of k
-    chunks_k: int  # of panels
+    n: int
+    groups: int
+    c: int  # of a group
+    k: int
+    h: int
+    w: int
+    p: int
+    q: int
+    lo_h: int
+    lo_w: int
+    mh: int  # pixels of grad_output in a tile
+    mw: int
+    alpha_h: int  # pixels of x in a tile
+    alpha_w: int
+    tiles_h: int
+    tiles_w: int
+    positions: int  # alpha_h * alpha_w
+    taps: int
+    image_blocks: int  # areas are images x rows x columns of tiles
+    row_blocks: int
+    column_blocks: int
+    splits: int
+    turned: bool  #  whether rows of S are c and columns k
+    unit_c: int  #   channels that are not parted: a panel of rows or a vector of columns
+    unit_k: int
     chunks_c: int
-    width: int  #    of a chunk of c: the row length of V and S
-    v_step: int  #   from position to position
+    chunks_k: int
+    width_c: int  #  row length of V: a chunk in whole vectors
+    width_k: int  #  of W
+    v_step: int  #   between positions
     w_step: int
     s_step: int
-    s_chunk: int  #  elements of a chunk
-    t_start: int  #  where the transformed rows of a chunk begin in a worker's scratch
-    scratch: int  #  elements of a worker
+    w_start: int  #  where W, S and turned pixels begin in a worker's scratch; V is first
+    s_start: int
+    area_start: int
+    scratch: int
+    pixels: int  #   of x in an area of an image
+    mr: int
+    nr: int
+    vl: int
 
 
 @jit.kernel
-def transform_x(workers, counter, x, v, scratch, geo, sums, run, mh, rh, mw, rw):
-    """Write V of a run of tiles; tasks are eight channels."""
+def accumulate(workers, counter, x, gy, partial, scratch, geos, row, mh, rh, mw, rw):
+    """Compute every split's partial gw; tasks are splits x groups x chunks of k x chunks of c."""
     for worker in numba.prange(workers):
-        task = next_task(counter)
-        while task < geo.groups * sums.parts_c:
-            group, c = task // sums.parts_c, task % sums.parts_c * 8
-            to = (group * sums.chunks_c + c // sums.width) * geo.positions * sums.v_step + c % sums.width
-            transposed(
-                v, to, sums.v_step, sums.width, x, scratch, worker * sums.scratch, geo, sums, run, group,
-                c, min(c + 8, geo.c), (mh, rh, mw, rw),
-            )  # fmt: skip
-            task = next_task(counter)
-
-
-@jit.kernel
-def transform_gy(workers, counter, gy, w, scratch, geo, sums, run, mh, rh, mw, rw):
-    """Write W of a run of tiles; tasks are panels.  ``geo`` has grad_output as its source."""
-    for worker in numba.prange(workers):
-        task = next_task(counter)
-        while task < geo.groups * sums.panels:
-            group, panel = task // sums.panels, task % sums.panels
-            first, last = part(geo.c, sums.panels, panel), part(geo.c, sums.panels, panel + 1)
-            transposed(
-                w, task * geo.positions * sums.w_step, sums.w_step, last - first, gy, scratch,
-                worker * sums.scratch, geo, sums, run, group, first, last, (mh, rh, mw, rw, mh),
-            )  # fmt: skip
-            task = next_task(counter)
+        _work(worker, counter, x, gy, partial, scratch, row, geos[0], (mh, rh, mw, rw))
 
 
 @jit.inner
-def transposed(to, to0, step, row, x, local, local0, geo, sums, run, group, c0, c1, variant):
-    """Transform channels c0..c1 (at most eight) of a run of tiles; write tile after tile, ``row`` apart."""
-    first = part(geo.blocks, sums.runs, run)
-    start = block_part(geo, first)
-    for block in range(first, part(geo.blocks, sums.runs, run + 1)):
-        t0, t1 = block_part(geo, block), block_part(geo, block + 1)
-        input_block(local, local0 - c0 * geo.ld, x, geo, group, block, c0, c1, variant)
-        for position in range(geo.positions):
-            at = local0 + position * geo.v_step
-            place = to0 + position * step + (t0 - start) * row
-            for t in range(0, t1 - t0, 8):
-                unpack_filters(
-                    to, place + t * row, row, local, at + t, geo.ld, c1 - c0,
-                    ((0,), (0,), (0,), (0, 0, 0, 0, 0, 0, 0, 0)),
+def _work(worker, counter, x, gy, partial, scratch, row, geo, variant):
+    v0 = worker * geo.scratch
+    w0, s0, area = v0 + geo.w_start, v0 + geo.s_start, v0 + geo.area_start
+    areas = geo.image_blocks * geo.row_blocks * geo.column_blocks
+    task = next_task(counter)
+    while task < geo.splits * geo.groups * geo.chunks_k * geo.chunks_c:
+        rest = task // geo.chunks_c
+        c0, c = _chunk(geo.c, geo.unit_c, geo.chunks_c, task % geo.chunks_c)
+        k0, k = _chunk(geo.k, geo.unit_k, geo.chunks_k, rest % geo.chunks_k)
+        split, group = rest // geo.chunks_k // geo.groups, rest // geo.chunks_k % geo.groups
+        begin = part(areas, geo.splits, split)
+        for i in range(begin, part(areas, geo.splits, split + 1)):
+            block = i // geo.column_blocks
+            n0, images = _chunk(geo.n, 1, geo.image_blocks, block // geo.row_blocks)
+            i0, rows = _chunk(geo.tiles_h, 1, geo.row_blocks, block % geo.row_blocks)
+            j0, columns = _chunk(geo.tiles_w, 1, geo.column_blocks, i % geo.column_blocks)
+            for image in range(images):
+                plane = (n0 + image) * geo.groups + group
+                tile = image * rows * columns
+                _transform(
+                    scratch, v0 + tile * geo.width_c, geo.v_step, geo.width_c, x, (plane * geo.c + c0) * geo.h * geo.w,
+                    c, geo.h, geo.w, i0 * geo.mh - geo.lo_h, j0 * geo.mw - geo.lo_w, rows, columns,
+                    geo.alpha_h, geo.alpha_w, area, geo, False, variant,
                 )  # fmt: skip
-
-
-@jit.kernel
-def multiply(workers, counter, gw, s, w, v, scratch, geo, sums, run, mh, rh, mw, rw):
-    """Add a run's products to S, the last one's to gw; tasks are groups x chunks of k x chunks of c."""
-    for worker in numba.prange(workers):
-        tiles = block_part(geo, part(geo.blocks, sums.runs, run + 1))
-        tiles -= block_part(geo, part(geo.blocks, sums.runs, run))
+                _transform(
+                    scratch, w0 + tile * geo.width_k, geo.w_step, geo.width_k, gy, (plane * geo.k + k0) * geo.p * geo.q,
+                    k, geo.p, geo.q, i0 * geo.mh, j0 * geo.mw, rows, columns,
+                    geo.mh, geo.mw, area, geo, True, variant,
+                )  # fmt: skip
+            _multiply(scratch, s0, w0, v0, c, k, images * rows * columns, i > begin, row, geo)
+        to = (((split * geo.groups + group) * geo.k + k0) * geo.c + c0) * geo.taps
+        _transform_back(partial, to, scratch, s0, area, c, k, geo, variant)
         task = next_task(counter)
-        while task < geo.groups * sums.chunks_k * sums.chunks_c:
-            rest, chunk_c = task // sums.chunks_c, task % sums.chunks_c
-            group, chunk_k = rest // sums.chunks_k, rest % sums.chunks_k
-            p0, p1 = part(sums.panels, sums.chunks_k, chunk_k), part(sums.panels, sums.chunks_k, chunk_k + 1)
-            c0, c1 = chunk_c * sums.width, min((chunk_c + 1) * sums.width, geo.c)
-            v0 = (group * sums.chunks_c + chunk_c) * geo.positions * sums.v_step
-            to, s0 = (scratch, worker * sums.scratch) if sums.runs == 1 else (s, task * sums.s_chunk)
-            add_products(to, s0, w, v, v0, geo, sums, group, p0, p1, c1 - c0, tiles, run > 0)
-            if run == sums.runs - 1:
-                t0 = worker * sums.scratch + sums.t_start
-                transform_back(gw, to, s0, scratch, t0, geo, sums, group, p0, p1, c0, c1, (mh, rh, mw, rw))
-            task = next_task(counter)
 
 
 @jit.inner
-def add_products(s, s0, w, v, v0, geo, sums, group, p0, p1, channels, tiles, more):
-    """S (+)= W V for panels p0..p1 of k and a chunk of c."""
-    first = part(geo.k, sums.panels, p0)
-    vectors = -(-channels // geo.vl)
-    columns = -(-vectors // geo.nr)
+def _chunk(total, unit, chunks, i):
+    """Return where chunk i begins, and its length; all but the last are multiples of a unit."""
+    units = -(-total // unit)
+    begin = part(units, chunks, i) * unit
+    return begin, min(part(units, chunks, i + 1) * unit, total) - begin
+
+
+@jit.inner
+def _transform(to, to0, step, width, x, x0, channels, h, w, row, column, rows, columns, high, wide, area, geo,
+               gradient, variant):  # fmt: skip
+    """Turn the pixels of rows x columns tiles of one image and transform them, ``width`` apart."""
+    high, wide = (rows - 1) * geo.mh + high, (columns - 1) * geo.mw + wide
+    pitch = wide * width
+    turn_area(to, area, pitch, width, x, x0, channels, h, w, row, high, column, wide)
+    for i in range(rows):
+        for j in range(columns):
+            at, place = area + i * geo.mh * pitch + j * geo.mw * width, to0 + (i * columns + j) * width
+            if gradient:
+                transform_gradients(to, place, step, to, at, pitch, width, channels, variant)
+            else:
+                transform_pixels(to, place, step, to, at, pitch, width, channels, variant)
+
+
+@jit.inner
+def _multiply(scratch, s0, w0, v0, c, k, tiles, more, row, geo):
+    """S (+)= W V at all positions, or V W."""
+    a0, a_step, lda, high = (
+        (v0, geo.v_step, geo.width_c, c) if geo.turned else (w0, geo.w_step, geo.width_k, k)
+    )
+    b0, b_step, ldb, wide = (
+        (w0, geo.w_step, geo.width_k, k) if geo.turned else (v0, geo.v_step, geo.width_c, c)
+    )
+    panels, vectors = -(-high // geo.mr), -(-wide // geo.vl)
+    blocks = -(-vectors // geo.nr)
     for position in range(geo.positions):
-        b0 = v0 + position * sums.v_step
-        for panel in range(p0, p1):
-            row = part(geo.k, sums.panels, panel)
-            rows = part(geo.k, sums.panels, panel + 1) - row
-            a0 = ((group * sums.panels + panel) * geo.positions + position) * sums.w_step
-            c0 = s0 + position * sums.s_step + (row - first) * sums.width
-            for column in range(columns):
-                j = part(vectors, columns, column)
-                tile(
-                    s, c0 + j * geo.vl, sums.width, w, a0, v, b0 + j * geo.vl, sums.width,
-                    tiles, rows, part(vectors, columns, column + 1) - j, more,
+        for panel in range(panels):
+            m = part(high, panels, panel)
+            mr = part(high, panels, panel + 1) - m
+            for block in range(blocks):
+                v = part(vectors, blocks, block)
+                tile_over_pixels(
+                    scratch, s0 + position * geo.s_step + m * ldb + v * geo.vl, ldb,
+                    scratch, a0 + position * a_step + m, 1, lda,
+                    scratch, b0 + position * b_step + v * geo.vl, ldb,
+                    row, 1, tiles, mr, part(vectors, blocks, block + 1) - v, more,
                 )  # fmt: skip
 
 
 @jit.inner
-def transform_back(gw, s, s0, t, t0, geo, sums, group, p0, p1, c0, c1, variant):
-    """Write gw of panels p0..p1 and channels c0..c1."""
-    first = part(geo.k, sums.panels, p0)
-    for k in range(first, part(geo.k, sums.panels, p1)):
-        transform_sums(t, t0, sums.width, s, s0 + (k - first) * sums.width, sums.s_step, c1 - c0, variant)
-        to = ((group * geo.k + k) * geo.c + c0) * geo.taps
-        for c in range(c1 - c0):
-            for tap in range(geo.taps):
-                gw[to + c * geo.taps + tap] = t[t0 + tap * sums.width + c]
+def _transform_back(gw, to, s, s0, t0, c, k, geo, variant):
+    """Write gw of a chunk; the taps of a row of S stand one below the other at ``s[t0]`` before."""
+    high, wide, width = (c, k, geo.width_k) if geo.turned else (k, c, geo.width_c)
+    down, across = (geo.taps, geo.c * geo.taps) if geo.turned else (geo.c * geo.taps, geo.taps)
+    for row in range(high):
+        transform_sums(s, t0, width, s, s0 + row * width, geo.s_step, wide, variant)
+        transpose(gw, to + row * down, across, s, t0, width, geo.taps, wide)
+
+
+def geometry(problem: ConvProblem, tiles: Tiles, cache: int) -> Geometry:
+    """Choose blocks for ``cache`` bytes: S may fill a third, V and W another, turned pixels what they need."""
+    unit, itemsize = machine.tile(problem.itemsize), problem.itemsize
+    c, k = problem.c // problem.groups, problem.k // problem.groups
+    h, w = (1, *(a.size for a in problem.axes))[-2:]
+    p, q = (1, *problem.output)[-2:]
+    lo_h, lo_w = (0, *(a.lo for a in problem.axes))[-2:]
+    (mh, rh), (mw, rw) = tiles
+    alpha_h, alpha_w = mh + rh - 1, mw + rw - 1
+    positions = alpha_h * alpha_w
+    third = cache // 3 // (positions * itemsize)  # elements at each position
+
+    # A tile one vector wide is bound by its loads: rather k has the columns then.
+    turned = k * max(THIN, -(-c // unit.vl)) > c * max(THIN, -(-k // unit.vl))
+    chunks_wide, width, chunks_high, height = _chunks(*((k, c) if turned else (c, k)), third, unit)
+    padded = -(-height // unit.vl) * unit.vl
+    width_c, width_k = (padded, width) if turned else (width, padded)
+    chunks_c, chunks_k = (chunks_high, chunks_wide) if turned else (chunks_wide, chunks_high)
+    chunks = problem.groups * chunks_c * chunks_k
+
+    tiles_h, tiles_w = -(-p // mh), -(-q // mw)
+    room = min(third // (width_c + width_k), -(-problem.n * tiles_h * tiles_w * chunks // TASKS))
+    column_blocks = -(-tiles_w // max(1, room))
+    columns = -(-tiles_w // column_blocks)
+    row_blocks = -(-tiles_h // max(1, room // columns))
+    rows = -(-tiles_h // row_blocks)
+    image_blocks = -(-problem.n // max(1, room // (tiles_h * tiles_w)))
+    areas = image_blocks * row_blocks * column_blocks
+
+    capacity = -(-problem.n // image_blocks) * rows * columns  # tiles of an area
+    pixels = ((rows - 1) * mh + alpha_h) * ((columns - 1) * mw + alpha_w)
+    v_step, w_step = (capacity * width + unit.vl for width in (width_c, width_k))
+    s_step = height * width + unit.vl
+    s_start = positions * (v_step + w_step)
+    area_start = s_start + positions * s_step
+    scratch = area_start + max(pixels, rh * rw) * max(width_c, width_k) + SLACK
+    return Geometry(
+        n=problem.n, groups=problem.groups, c=c, k=k, h=h, w=w, p=p, q=q, lo_h=lo_h, lo_w=lo_w, mh=mh, mw=mw,
+        alpha_h=alpha_h, alpha_w=alpha_w, tiles_h=tiles_h, tiles_w=tiles_w, positions=positions, taps=rh * rw,
+        image_blocks=image_blocks, row_blocks=row_blocks, column_blocks=column_blocks,
+        splits=max(1, min(areas, -(-TASKS // chunks))), turned=turned, unit_c=unit.mr if turned else unit.vl,
+        unit_k=unit.vl if turned else unit.mr, chunks_c=chunks_c, chunks_k=chunks_k, width_c=width_c,
+        width_k=width_k, v_step=v_step, w_step=w_step, s_step=s_step, w_start=positions * v_step,
+        s_start=s_start, area_start=area_start, scratch=-(-scratch // 16) * 16, pixels=pixels, mr=unit.mr,
+        nr=unit.nr, vl=unit.vl,
+    )  # fmt: skip
+
+
+def _chunks(wide: int, high: int, elements: int, unit: machine.Tile) -> tuple[int, int, int, int]:
+    """Cut columns and rows of S into (chunks, length) each; whole tiles of NR vectors run 5 % faster."""
+    vectors, panels = -(-wide // unit.vl), -(-high // unit.mr)
+    widest = max(1, isqrt(elements) // unit.vl)
+    if vectors > widest > unit.nr:
+        widest -= widest % unit.nr
+    chunks_wide = -(-vectors // widest)
+    width = -(-vectors // chunks_wide) * unit.vl
+    chunks_high = -(-panels // max(1, elements // width // unit.mr))
+    return chunks_wide, width, chunks_high, min(high, -(-panels // chunks_high) * unit.mr)
 
 
 class WeightGrad(Execution):
-    """The weight gradient by runs of tiles whose V and W take at most ``most`` bytes."""
+    """The weight gradient; blocks for ``cache`` bytes."""
 
-    def __init__(self, problem: ConvProblem, tiles: Tiles, most: int) -> None:
+    def __init__(self, problem: ConvProblem, tiles: Tiles, cache: int) -> None:
         self.problem = problem
         self.variant = tuple((0,) * length for axis in tiles for length in axis)
-        unit, cores = machine.tile(problem.itemsize), machine.machine().cores
-        g = geometry(problem, Direction.FORWARD, tiles, False, unit.nr, 0)
-        ld = -(-g.ld // ROWS) * ROWS
-        g = g._replace(ld=ld, v_step=ROWS * ld + unit.vl)
-        rows = -(-g.k // g.panels)
-        lines = max(unit.vl, ROWS)
-        chunks_c = -(-g.c // (2 * unit.nr * lines))
-        width = -(-g.c // (chunks_c * lines)) * lines
-        chunks_c = -(-g.c // width)
-        most_rows = machine.machine().l2 // 2 // (g.positions * width * problem.itemsize)
-        chunks_k = max(-(-g.k // max(1, most_rows)), -(-4 * cores // (g.groups * chunks_c)))
-        chunks_k = min(g.panels, chunks_k)
+        self.geometry = g = geometry(problem, tiles, cache)
+        weights = problem.groups * g.k * g.c * g.taps
+        self.partial = 0 if g.splits == 1 else -(-g.splits * weights // 16) * 16
+        self.workspace = (self.partial + machine.machine().cores * g.scratch) * problem.itemsize
 
-        per_tile = problem.groups * g.positions * (chunks_c * width + g.k) * problem.itemsize
-        runs = min(g.blocks, -(-g.blocks * g.ld * per_tile // max(1, most)))
-        capacity = -(-g.blocks // runs) * g.ld + ROWS  # the last tile's eight lanes may pass its row's end
-        v_step, w_step = capacity * width + unit.vl, capacity * rows + unit.vl
-        s_step = -(-g.panels // chunks_k) * rows * width + unit.vl
-        s_chunk = g.positions * s_step
-        t_start = s_chunk if runs == 1 else 0
-        scratch = max(g.positions * g.v_step, t_start + g.taps * width) + SLACK
-        self.geometry = g
-        self.gradient = g._replace(c=g.k, h=g.p, w=g.q, lo_h=0, lo_w=0)
-        self.sums = Sums(
-            runs, -(-g.c // ROWS), g.panels, chunks_k, chunks_c, width, v_step, w_step, s_step, s_chunk,
-            t_start, scratch,
-        )  # fmt: skip
-        self.sizes = (
-            g.groups * chunks_c * g.positions * v_step,
-            g.groups * g.panels * g.positions * w_step,
-            0 if runs == 1 else g.groups * chunks_k * chunks_c * s_chunk,
-        )
-        self.workspace = (sum(self.sizes) + cores * scratch) * problem.itemsize
+    @functools.cached_property
+    def described(self) -> tuple[Array, Array]:
+        """Geometry and where rows of tiles begin, for the kernel: to its products an area is one row."""
+        return record(self.geometry), np.zeros(2, np.int64)
 
     def run(
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
-        geo, sums, flops = self.geometry, self.sums, self.problem.flops / self.sums.runs
-        scratch = workspace.take(sum(self.sizes) + threads.count() * sums.scratch, self.problem.dtype)
-        v, w, s, scratch = np.split(scratch, np.cumsum(self.sizes))
-
-        def launch(kernel: Any, *arguments: Any) -> None:
-            threads.launch(kernel, flops, np.zeros(1, np.int64), *arguments, *self.variant)
-
-        for run in range(sums.runs):
-            launch(transform_x, flat(first), v, scratch, geo, sums, run)
-            launch(transform_gy, flat(second), w, scratch, self.gradient, sums, run)
-            launch(multiply, flat(out), s, w, v, scratch, geo, sums, run)
+        geo, flops = self.geometry, self.problem.flops
+        scratch = workspace.take(self.partial + threads.workers(flops) * geo.scratch, self.problem.dtype)
+        partial = scratch[: self.partial] if self.partial else flat(out)
+        threads.launch(
+            accumulate, flops, np.zeros(1, np.int64), flat(first), flat(second), partial,
+            scratch[self.partial :], *self.described, *self.variant,
+        )  # fmt: skip
+        if self.partial:
+            threads.launch(add_splits, float(self.partial), partial, flat(out), geo.splits)
 
 
-def weight_grad(problem: ConvProblem, tiles: Tiles, limit: int) -> WeightGrad:
-    """Return the one with the best runs that stays within the limit, or that with the shortest.
+def work(problem: ConvProblem, tiles: Tiles) -> dict[str, float]:
+    """Count vectors of pixels turned, positions transformed, sums transformed back and added, and the products."""
+    g = geometry(problem, tiles, machine.machine().l2)
+    wide, high = (g.k, g.c) if g.turned else (g.c, g.k)
+    vectors, chunks = -(-wide // g.vl), g.chunks_k if g.turned else g.chunks_c
+    count = g.n * g.tiles_h * g.tiles_w
+    # every chunk of one operand turns and transforms the other again
+    transformed = g.groups * (-(-g.c // g.vl) * g.chunks_k + -(-g.k // g.vl) * g.chunks_c)
+    steps = g.groups * g.positions * count * chunks
+    return {
+        "products": cycles(high, -(-vectors // chunks), steps, problem.itemsize),
+        "turn": g.n * g.row_blocks * g.column_blocks * g.pixels * transformed,
+        "transform": g.positions * count * transformed,
+        "back": g.groups * g.splits * g.positions * high * vectors,
+        "sums": g.groups * g.splits * g.k * g.c * g.taps / g.vl if g.splits > 1 else 0,
+    }
 
-    V and W of a run come from the last-level cache (4 MB of 32 were best), but should not be smaller than S,
-    which every run reads and writes.
-    """
-    positions = prod(m + r - 1 for m, r in tiles)
-    most = max(
-        machine.machine().l3 // 8, positions * problem.k * problem.c * problem.itemsize // problem.groups
-    )
-    execution = WeightGrad(problem, tiles, most)
-    while execution.workspace > limit and most:
-        most //= 2
-        execution = WeightGrad(problem, tiles, most)
-    return execution
+
+@functools.lru_cache(maxsize=256)
+def weight_grad(problem: ConvProblem, tiles: Tiles, cache: int) -> WeightGrad:
+    """Return the weight gradient by blocks for ``cache`` bytes, made once."""
+    return WeightGrad(problem, tiles, cache)

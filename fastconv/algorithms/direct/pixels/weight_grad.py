@@ -136,7 +136,7 @@ def _multiply(c, c0, gy, m0, x, b0, rows, count, length, mr, vectors, more, geo,
             v = part(vectors, blocks, block)
             nr = part(vectors, blocks, block + 1) - v
             tile_over_pixels(
-                c, c0 + run * geo.ld + v * geo.vl, geo.runs * geo.ld, gy, m0, geo.groups * geo.m, x,
+                c, c0 + run * geo.ld + v * geo.vl, geo.runs * geo.ld, gy, m0, 1, geo.groups * geo.m, x,
                 b0 + offsets[run] + v * geo.vl, geo.stride_w * geo.pixel, rows, count, length, mr, nr, more,
             )  # fmt: skip
 

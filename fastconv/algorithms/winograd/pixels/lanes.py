@@ -1,4 +1,4 @@
-"""The transforms of tiles whose lanes are channels: ``left @ x @ right^T`` for vectors of independent x."""
+"""The transforms of tiles whose lanes are channels, or filters: ``left @ x @ right^T`` for vectors of independent x."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import machine
+from fastconv.algorithms.straight import Vectors
 from fastconv.algorithms.winograd.transforms import Matrix, apply, matrices
 from fastconv.gemm.tile import I64, data, element, load, store
 
@@ -23,8 +24,17 @@ def transform_pixels(typing, v, v0, step, x, x0, row, column, count, variant):
     i runs over ``count`` channels, rounded up to whole vectors, here and below.
     """
     mh, rh, mw, rw = (t.count for t in variant.types)
-    left, right = matrices(mh, rh)[2], matrices(mw, rw)[2]
+    return _from_image(v, x, variant, matrices(mh, rh)[2], matrices(mw, rw)[2])
 
+
+@intrinsic
+def transform_gradients(typing, v, v0, step, x, x0, row, column, count, variant):
+    """Do the same with G of F(r, m), which takes m x m pixels of grad_output for kernels."""
+    mh, rh, mw, rw = (t.count for t in variant.types)
+    return _from_image(v, x, variant, matrices(rh, mh)[1], matrices(rw, mw)[1])
+
+
+def _from_image(result: Any, source: Any, variant: Any, left: Matrix, right: Matrix) -> Any:
     def codegen(context, builder, signature, arguments):
         v, v0, step, x, x0, row, column, count, _ = arguments
         to, source = (data(context, builder, signature.args[i], *a) for i, a in ((0, (v, v0)), (3, (x, x0))))
@@ -35,7 +45,35 @@ def transform_pixels(typing, v, v0, step, x, x0, row, column, count, variant):
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(v, i, i, x, i, i, i, i, variant), codegen
+    return types.void(result, i, i, source, i, i, i, i, variant), codegen
+
+
+@intrinsic
+def transform_filters(typing, u, u0, u_step, t, t0, t_step, count, variant):
+    """Set ``u[u0 + position*u_step + i] = (G g G^T)[position]``, ``g[tap] = t[t0 + tap*t_step + i]``."""
+    mh, rh, mw, rw = (t.count for t in variant.types)
+    return _from_table(u, t, variant, matrices(mh, rh)[1], matrices(mw, rw)[1])
+
+
+@intrinsic
+def transform_sums(typing, t, t0, t_step, s, s0, s_step, count, variant):
+    """Set ``t[t0 + tap*t_step + i] = (A p A^T)[tap]`` of F(r, m), ``p[position] = s[s0 + position*s_step + i]``."""
+    mh, rh, mw, rw = (t.count for t in variant.types)
+    return _from_table(t, s, variant, matrices(rh, mh)[0], matrices(rw, mw)[0])
+
+
+def _from_table(result: Any, source: Any, variant: Any, left: Matrix, right: Matrix) -> Any:
+    def codegen(context, builder, signature, arguments):
+        u, u0, u_step, t, t0, t_step, count, _ = arguments
+        to, source = (data(context, builder, signature.args[i], *a) for i, a in ((0, (u, u0)), (3, (t, t0))))
+        _emit(
+            builder, signature.args[0], left, right, count, to, _table(builder, u_step, len(right)),
+            source, _table(builder, t_step, len(right[0])), None,
+        )  # fmt: skip
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(result, i, i, source, i, i, i, variant), codegen
 
 
 @intrinsic
@@ -81,11 +119,17 @@ def _emit(
     with cgutils.for_range_slice(builder, I64(0), count, I64(vector.count), I64) as (i, _):
         at, place = builder.gep(source, [i]), builder.gep(to, [i])
         columns = [
-            apply(builder, left, [load(builder, builder.gep(at, [o]), 0, vector, itemsize) for o in offsets])
+            apply(
+                Vectors(builder, vector),
+                left,
+                [load(builder, builder.gep(at, [o]), 0, vector, itemsize) for o in offsets],
+            )
             for offsets in sources
         ]
         added = load(builder, builder.gep(start, [i]), 0, vector, itemsize) if start else None
         for r, offsets in enumerate(results):
-            for value, offset in zip(apply(builder, right, [c[r] for c in columns]), offsets, strict=True):
+            for value, offset in zip(
+                apply(Vectors(builder, vector), right, [c[r] for c in columns]), offsets, strict=True
+            ):
                 value = builder.fadd(value, added) if added else value
                 store(builder, value, builder.gep(place, [offset]), 0, itemsize)
