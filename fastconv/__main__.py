@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import import_module
 
 from fastconv import database
@@ -44,7 +45,10 @@ def _parser() -> argparse.ArgumentParser:
     warm.add_argument("problem", nargs="*", help="lines in quotation marks; by default all kinds")
 
     tune = commands.add_parser("tune", help="time the likeliest algorithms of each layer, and keep the times")
-    tune.add_argument("suite", help="of fastconv bench: a name, or a text file of problem lines")
+    tune.add_argument("suite", nargs="?", help="of fastconv bench: a name, or a text file of problem lines")
+    tune.add_argument(
+        "--machine", action="store_true", help="measure the rates that times are predicted from"
+    )
     tune.add_argument("--directions", choices=[*map(str, Direction), "all"], default="all")
     tune.add_argument("--force", action="store_true", help="time again what has been timed")
 
@@ -67,6 +71,12 @@ def _tune(options: argparse.Namespace) -> int:
     from fastconv.bench import corpus
     from fastconv.bench.progress import progress
 
+    if options.machine:
+        _tune_machine()
+    if not options.suite:
+        if options.machine:
+            return 0
+        raise ValueError(f"name a suite: {', '.join(corpus.names())}, or a file; or ask for --machine")
     directions = list(Direction) if options.directions == "all" else [Direction(options.directions)]
     jobs = [(layer.problem, direction) for layer in corpus.load(options.suite) for direction in directions]
     changed = 0
@@ -79,6 +89,20 @@ def _tune(options: argparse.Namespace) -> int:
             shown.end(tuned.algorithm)
     print(f"{len(jobs)} tuned, {changed} otherwise than predicted; kept in {database.folder()}")
     return 0
+
+
+def _tune_machine() -> None:
+    """Measure the machine's rates and keep them for later processes, and for the rest of this one."""
+    from fastconv import roofline
+    from fastconv.bench import peak
+
+    measured = peak.rates()
+    database.write(database.machine_key(), asdict(measured))
+    roofline.rates.cache_clear()
+    print(
+        f"{measured.units} FMAs a cycle at {measured.clock / 1e9:.2f} GHz, copying {measured.bandwidth / 1e9:.1f} GB/s, "
+        f"{measured.launch * 1e6:.1f} us to start threads"
+    )
 
 
 def _warmup(options: argparse.Namespace) -> int:

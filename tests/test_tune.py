@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import database, plan, tune
+from fastconv import database, plan, roofline, tune
 from fastconv.__main__ import main
+from fastconv.bench import peak
 from fastconv.config import Settings
 from fastconv.problem import ConvProblem, Direction
 
@@ -162,6 +163,19 @@ def test_command(tmp_path, measured, capsys):
     assert "1 tuned, 1 otherwise than predicted" in capsys.readouterr().out
     assert main(["tune", "nothing"]) == 2
     assert "suite must be a file" in capsys.readouterr().err
+
+
+def test_machine(monkeypatch, capsys):
+    """Rates are measured, kept, and taken at once; the rest of the session has typical ones again."""
+    monkeypatch.setattr(peak, "COPIED", 2**20)
+    assert main(["tune", "--machine"]) == 0
+    assert "FMAs a cycle at" in capsys.readouterr().out
+    measured = database.rates()
+    assert roofline.rates() == measured
+    assert measured.units >= 1
+    roofline.rates.cache_clear()
+    assert main(["tune"]) == 2
+    assert "name a suite" in capsys.readouterr().err
 
 
 def test_refuses_other_words():

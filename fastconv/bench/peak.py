@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured beside the layers: multiply-adds, and copying.
+"""What this machine can do at most: multiply-adds, and copying; measured beside the layers, and for the choice.
 
 The tile of the GEMM on operands that stay in L1: one row of B read again and again, so that nothing
 but the FMA units can be the limit.
@@ -13,11 +13,13 @@ import numpy as np
 
 from fastconv import jit, machine, threads
 from fastconv.bench.measure import race
+from fastconv.gemm.move import stream_row
 from fastconv.gemm.tile import tile
+from fastconv.roofline import Rates, typical
 
 DEPTH = 256  # steps of a tile: A's panel is 8 KiB
 REPEATS = 64
-COPIED = 2**24  # elements of float32, 64 MiB: beyond every cache
+COPIED = 2**28  # bytes of an array, and as many of its copy: a virtual machine may hide a cache of 480 MB
 
 
 @jit.kernel
@@ -32,7 +34,7 @@ def _multiply(workers, c, a, b, depth, repeats, mr, nr):  # type: ignore[no-unty
 def _copy(workers, to, source):  # type: ignore[no-untyped-def]
     for worker in numba.prange(workers):
         begin, end = len(to) * worker // workers, len(to) * (worker + 1) // workers
-        to[begin:end] = source[begin:end]
+        stream_row(to, begin, source, begin, end - begin)
 
 
 def multiply(dtype: str) -> tuple[Callable[[], None], int]:
@@ -50,7 +52,23 @@ def multiply(dtype: str) -> tuple[Callable[[], None], int]:
 
 
 def bandwidth() -> float:
-    """Return bytes a second, read and written, of copying from memory to memory."""
-    to, source = np.ones(COPIED, "float32"), np.ones(COPIED, "float32")
+    """Return bytes a second, read and written, of copying from memory to memory, past the caches."""
+    to, source = np.ones(COPIED // 4, "float32"), np.ones(COPIED // 4, "float32")
     sample = race({"copy": lambda: threads.launch(_copy, COPIED, to, source)}, budget=0.5)["copy"]
-    return 2 * to.nbytes / sample.best
+    return 2 * COPIED / sample.best
+
+
+def rates() -> Rates:
+    """Measure what `roofline` predicts from.
+
+    The clock follows from the peak; so does the number of FMA units where the kind of CPU misleads, as no clock is
+    beyond 6 GHz, nor one under load below 1.5.
+    """
+    call, flops = multiply("float32")
+    little, copied = np.ones(64, "float32"), np.ones(64, "float32")
+    samples = race({"peak": call, "launch": lambda: threads.launch(_copy, flops, copied, little)}, budget=0.5)
+    units = typical().units
+    clock = flops / samples["peak"].best / threads.count() / (2 * machine.tile(4).vl * units)
+    if clock > 6e9 or (clock < 1.5e9 and units > 1):
+        clock, units = (clock / 2, 2 * units) if clock > 6e9 else (2 * clock, units // 2)
+    return Rates(clock, units, bandwidth(), samples["launch"].best)
