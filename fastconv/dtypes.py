@@ -28,15 +28,6 @@ PARTS = {"complex64": "float32", "complex128": "float64"}
 SAFE = 1 + 2.0**-30  # covers the rounding of a bound itself
 
 
-def core(problem: ConvProblem) -> ConvProblem:
-    """Return the problem that an algorithm is asked about: in float32 or float64, among zeros."""
-    return (
-        replace(carrier(problem), padding_mode="zeros")
-        if problem.padding_mode != "zeros"
-        else carrier(problem)
-    )
-
-
 def carrier(problem: ConvProblem) -> ConvProblem:
     """Return the problem in float32 or float64 that carries a problem."""
     if problem.dtype in REAL:
@@ -50,7 +41,7 @@ def build(algorithm: Algorithm, problem: ConvProblem, direction: Direction, limi
     """Make ready to run on operands of the problem's dtype."""
     if problem.dtype == "int64":
         return Exact(algorithm, problem, direction, limit)
-    execution = borders.build(algorithm, carrier(problem), direction, limit)
+    execution = algorithm.build(carrier(problem), direction, limit)
     if problem.dtype in REAL:
         return Widened(execution)
     return Planar(execution, direction) if problem.dtype in PARTS else execution
@@ -152,7 +143,7 @@ class Exact(Execution):
 
         @functools.cache
         def make(dtype: str) -> Execution:
-            return borders.build(algorithm, replace(problem, dtype=dtype), direction, limit)
+            return algorithm.build(replace(problem, dtype=dtype), direction, limit)
 
         self.make = make
         self.workspace = make("float64").workspace

@@ -16,7 +16,7 @@ positions of the kernel.  Negative padding crops.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from math import prod
@@ -209,7 +209,7 @@ class ConvProblem:
         return cls(n, c, k, axes, groups, dtype or "float32", mode or "zeros", layout or "nchw").checked()
 
     def checked(self) -> ConvProblem:
-        """Return self, or raise ValueError with the rule that is broken and its numbers."""
+        """Return the problem, or raise ValueError with the rule that is broken and its numbers."""
         if self.n < 0:
             raise ValueError(f"batch size must be at least 0, got {self.n}")
         for name, value in (
@@ -245,4 +245,6 @@ class ConvProblem:
         largest = max(prod(self.input_shape), prod(self.weight_shape), prod(self.output_shape))
         if largest * self.itemsize >= 2**62:
             raise ValueError(f"problem too large: an array would hold {largest} elements")
+        if self.padding_mode != "zeros" and not any(a.lo or a.hi for a in self.axes):
+            return replace(self, padding_mode="zeros")  # nothing is padded
         return self

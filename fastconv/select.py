@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fastconv.algorithms import find, on_gpu, registry
 from fastconv.algorithms.base import Algorithm
 from fastconv.config import Settings
-from fastconv.dtypes import core
+from fastconv.dtypes import carrier
 from fastconv.errors import AlgorithmError, WorkspaceError
 from fastconv.problem import ConvProblem, Direction
 
@@ -71,7 +71,7 @@ def ranked(
         selection = select(problem, direction, settings, device)
         return selection.problem, [selection.algorithm]
     problem = _in_served_layout(problem, direction, "auto", device)
-    asked, carried = registry() if device == "cpu" else on_gpu(), core(problem)
+    asked, carried = registry() if device == "cpu" else on_gpu(), carrier(problem)
     costs = {
         name: a.cost(carried, direction)
         for name, a in asked.items()
@@ -127,7 +127,7 @@ def _against(
 def _ask(
     name: str, algorithm: Algorithm, problem: ConvProblem, direction: Direction, settings: Settings
 ) -> Candidate:
-    carried = core(problem)
+    carried = carrier(problem)
     if reason := _against(algorithm, problem, carried, direction, settings):
         return Candidate(name, reason=reason)
     growth = algorithm.error_growth(carried, direction)

@@ -11,13 +11,16 @@ one phase i (s = stride) only taps with  r*dilation = i + lo  (mod s)  reach a w
 p = j + (i + lo - r*dilation)/s: a unit-stride correlation of grad_output, written s pixels apart.
 So there are s phases along an axis, together as much work as the forward pass, and all of them read the
 same source: they are computed side by side and woven together as they are written.
+
+Where borders repeat the image, the source of the forward pass has a ``border``; the input gradient is that among
+zeros, to which `frame` adds.
 """
 
 from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -25,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import machine, threads, workspace
+from fastconv import borders, machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.gemm.pack import WeightView, pack_weights
 from fastconv.gemm.record import record
@@ -41,6 +44,7 @@ class AxisPass:
     source: int  #  pixels of the source
     stride: int  #  source pixels from one position to the next
     taps: tuple[tuple[tuple[int, int], ...], ...]  # of each phase: (index in the kernel, source offset)
+    border: tuple[tuple[int, int], ...] = ()  # (coordinate outside the source, the pixel that it repeats)
 
     @property
     def step(self) -> int:
@@ -67,12 +71,26 @@ class AxisPass:
         pixels = np.arange(self.step)[:, None] + self.step * np.arange(self.outputs)
         return np.where(pixels < self.result, pixels, -1)
 
+    def sources(self, at: Array) -> Array:
+        """Return the source pixel that stands at each coordinate, or -1 for a zero."""
+        return borders.sources(at, self.source, self.border)
 
-def axis_pass(axis: Axis, direction: Direction) -> AxisPass:
+    def edges(self, offsets: Sequence[int]) -> list[int]:
+        """Return the table of `segments.add_edges`: the positions that read the border from each offset."""
+        found = [
+            [((at - o) // self.stride, pixel) for at, pixel in self.border if (at - o) % self.stride == 0]
+            for o in offsets
+        ]
+        starts = np.cumsum([len(offsets) + 1, *(2 * len(pairs) for pairs in found)])
+        return [*starts.tolist(), *(number for pairs in found for pair in pairs for number in pair)]
+
+
+def axis_pass(axis: Axis, direction: Direction, padding_mode: str) -> AxisPass:
     """Describe one axis of the forward direction or of the input gradient."""
     if direction is Direction.FORWARD:
         taps = tuple((r, r * axis.dilation - axis.lo) for r in range(axis.kernel))
-        return AxisPass(axis.output, axis.output, axis.size, axis.stride, (taps,))
+        border = borders.edges(axis, padding_mode)
+        return AxisPass(axis.output, axis.output, axis.size, axis.stride, (taps,), border)
     phases = tuple(
         tuple(
             (r, (phase + axis.lo - r * axis.dilation) // axis.stride)
@@ -141,6 +159,13 @@ class Pass:
         source = self.n * self.groups * self.channels * prod(a.source for a in self.axes)
         return itemsize * (source + self.results + self.groups * self.m * self.reduction)
 
+    def weights(self, itemsize: int) -> WeightView:
+        """Describe the weights where they are."""
+        return WeightView(
+            self.groups, self.m, self.channels, prod(self.kernel), self.group_stride, self.row_stride,
+            self.channel_stride, machine.tile(itemsize).mr, False,
+        )  # fmt: skip
+
     def collapsed(self) -> Pass:
         """Return a pass over pixels in one row where no axis looks beside its own pixel."""
         # of a larger kernel one tap alone may reach a pixel, but its weights stay apart in memory
@@ -159,7 +184,7 @@ def pass_of(problem: ConvProblem, direction: Direction) -> Pass:
     c, k = problem.c // problem.groups, problem.k // problem.groups
     taps = prod(problem.kernel)
     forward = direction is Direction.FORWARD
-    axes = tuple(axis_pass(a, direction) for a in problem.axes)
+    axes = tuple(axis_pass(a, direction, problem.padding_mode) for a in problem.axes)
     return Pass(
         problem.n, problem.groups, c if forward else k, k if forward else c, axes, problem.kernel,
         k * c * taps, c * taps if forward else taps, taps if forward else c * taps,
@@ -187,10 +212,7 @@ class BlockedPass(ABC):
         taps = prod(p.kernel)
         self.flops = p.flops
         self.packed = p.groups * p.m * p.channels * taps  # elements of the packed weights
-        view = WeightView(
-            p.groups, p.m, p.channels, taps, p.group_stride, p.row_stride, p.channel_stride,
-            machine.tile(itemsize).mr, False,
-        )  # fmt: skip
+        view = p.weights(itemsize)
         self.view = record(view)
         self.packed_view = record(view._replace(packed=True))
 
@@ -229,6 +251,13 @@ def phase_tables(p: Pass, views: dict[tuple[int, ...], int], channels: int, size
         steps.append(table.reshape(-1))
         at += table.size
     return {"steps": np.concatenate(steps), "phases": phases}
+
+
+def combined(rows: Array, pixels: Array, size: int) -> Array:
+    """Add an axis of ``size`` pixels to a table of rows; what is outside on one axis is outside."""
+    both = rows[:, None, :, None], pixels[None, :, None, :]
+    combined = np.where(np.minimum(*both) >= 0, both[0] * size + both[1], -1)
+    return combined.reshape(rows.shape[0] * pixels.shape[0], -1)
 
 
 class Correlation(Execution):

@@ -11,6 +11,9 @@ lo <= 2*j + i < hi.
 
 Whole vectors are written and the next segment overwrites what was too much, so segments come in the order
 of ``to``, and a destination needs ``SLACK`` elements after its end; nothing outside a source row is read.
+
+Where the border repeats the image, the pixels left and right of a row come from elsewhere in it.  They are few, so
+they are listed one by one, ``dst[d + to] = src[s + from]``, and copied when all segments are.
 """
 
 from __future__ import annotations
@@ -108,6 +111,28 @@ def _copy(stride: int, phases: int) -> Any:
 _copy_unit = _copy(1, 1)
 _copy_second = _copy(2, 1)
 _copy_split = _copy(2, 2)
+
+
+@jit.inner
+def add_edges(pixels, n, to, source, first, count, tables, at, view):
+    """Append those of positions first .. first + count of a row that read the border; return their new number.
+
+    ``tables[at:]`` begins with where the pairs (position, pixel of the row) of each view begin and end.
+    """
+    for e in range(at + tables[at + view], at + tables[at + view + 1], 2):
+        j = tables[e] - first
+        if 0 <= j < count:
+            pixels[2 * n] = to + j
+            pixels[2 * n + 1] = source + tables[e + 1]
+            n += 1
+    return n
+
+
+@jit.inner
+def copy_pixels(dst, d, src, s, pixels, first, last):
+    """Copy pixels first .. last of a list from the channel that begins at ``src[s]``."""
+    for i in range(2 * first, 2 * last, 2):
+        dst[d + pixels[i]] = src[s + pixels[i + 1]]
 
 
 @jit.inner

@@ -2,7 +2,7 @@
 
 A tile that sums over pixels broadcasts one operand and takes vectors of the other (`gathered.py`).  What is
 broadcast may stand anywhere; the vectors have to be neighbouring channels of one pixel.  So one operand is
-turned on its way into cache, area by area, and zeros are put around it where an area leaves the image.
+turned on its way into cache, area by area, and what is around the image is put where an area leaves it.
 """
 
 from __future__ import annotations
@@ -14,26 +14,31 @@ CHANNELS = 16  # turned at a time, row after row of an area: whole cache lines a
 
 
 @jit.inner
-def turn_area(to, to0, pitch, pixel, x, x0, channels, h, w, row, rows, column, columns):
-    """Set ``to[to0 + i*pitch + j*pixel + c] = x[x0 + (c*h + row + i)*w + column + j]``, zero outside of the image.
+def turn_area(to, to0, pitch, pixel, x, x0, channels, h, w, border, row, rows, pairs, edges, column, columns):
+    """Set ``to[to0 + i*pitch + j*pixel + c] = x[x0 + (c*h + border[row + i])*w + column + j]``.
 
-    i < rows, j < columns, c < channels; what else a pixel has room for is set to anything.
+    i < rows, j < columns, c < channels; what else a pixel has room for is set to anything.  Outside of the image,
+    where a row is -1 as well, stand zeros, and in ``edges`` columns others of it: ``border[pairs:]`` has pairs of
+    these columns.
     """
-    first, last = min(max(0, -row), rows), max(0, min(rows, h - row))
     left, right = min(max(0, -column), columns), max(0, min(columns, w - column))
     for i in range(rows):
         line = to0 + i * pitch
-        if first <= i < last and left < right:
+        if border[row + i] >= 0 and left < right:
             to[line : line + left * pixel] = 0
             to[line + right * pixel : line + columns * pixel] = 0
         else:
             to[line : line + columns * pixel] = 0
-    if left < right:
-        for c in range(0, channels, CHANNELS):
-            source = x0 + (c * h + row) * w + column + left
-            at = to0 + left * pixel + c
-            for i in range(first, last):
-                transpose(
-                    to, at + i * pitch, pixel, x, source + i * w, h * w, min(CHANNELS, channels - c),
-                    right - left,
-                )  # fmt: skip
+    for c in range(0, channels, CHANNELS):
+        count = min(CHANNELS, channels - c)
+        for i in range(rows):
+            if border[row + i] >= 0:
+                at, line = to0 + i * pitch + c, x0 + (c * h + border[row + i]) * w
+                if left < right:
+                    transpose(
+                        to, at + left * pixel, pixel, x, line + column + left, h * w, count, right - left
+                    )
+                for pair in range(pairs, pairs + 2 * edges, 2):
+                    j = border[pair] - column
+                    if 0 <= j < columns:
+                        transpose(to, at + j * pixel, pixel, x, line + border[pair + 1], h * w, count, 1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
-from fastconv.algorithms.base import Algorithm, Execution
+from fastconv.algorithms.base import ZEROS_AROUND, Algorithm, Execution
 from fastconv.algorithms.direct import depthwise, pixels
 from fastconv.algorithms.direct.cost import cost
 from fastconv.gemm.blocking import within
@@ -20,6 +21,8 @@ class Direct(Algorithm):
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
         if len(problem.axes) > 2:
             return f"{len(problem.axes)} spatial axes; direct walks one or two"
+        if problem.is_depthwise and problem.padding_mode != "zeros":
+            return f"depthwise, {ZEROS_AROUND}"
         return pixels.reject(problem, direction) if problem.layout == "nhwc" else None
 
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
@@ -45,6 +48,10 @@ def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
         from fastconv.algorithms.direct.weight_grad import WeightGrad
 
         return WeightGrad(problem, cache)
+    if direction is Direction.INPUT_GRAD and problem.padding_mode != "zeros":
+        from fastconv.algorithms.frame import framed
+
+        return framed(_make(replace(problem, padding_mode="zeros"), direction, cache), problem, cache)
     from fastconv.algorithms.correlation import Correlation
     from fastconv.algorithms.direct.dense import DensePass
 

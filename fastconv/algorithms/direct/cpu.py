@@ -1,8 +1,7 @@
 """The kernels of direct convolution: the tile runs over shifted views of a padded stripe of the input.
 
 A task owns some result rows of one image and a block of result channels.  For each chunk of channels it
-copies the source rows it needs into scratch once, with zeros for the padding and split by phase of the
-stride, so that pixel (row, q) of every tap is at ``row*pitch + q`` from where the tap begins:
+copies the source rows it needs into scratch once, with the padding and split by phase of the stride, so that pixel (row, q) of every tap is at ``row*pitch + q`` from where the tap begins:
 
     stripe[channel][row phase][column phase][row][pitch]     source pixel of (phase, i) = i*stride + phase + first
 
@@ -22,7 +21,7 @@ from fastconv.activations import finish
 from fastconv.gemm.move import stream_row, weave_row
 from fastconv.gemm.pack import load_panel
 from fastconv.gemm.schedule import next_task, part
-from fastconv.gemm.segments import add_segment, copy_segments
+from fastconv.gemm.segments import add_edges, add_segment, copy_pixels, copy_segments
 from fastconv.gemm.tile import tile_indexed
 
 
@@ -61,10 +60,13 @@ class Geometry(NamedTuple):
     panel: int  #     where the panel of weights and C begin in a worker's scratch
     c_start: int
     scratch: int
-    segments: int  #  numbers in a worker's list
+    segments: int  #  numbers in a worker's list,
+    pixels: int  #    and where their number and the pixels of the border begin in it
     phases_at: int  # where tables begin: [phase of the result] -> (taps, where its steps begin)
     phase_h_at: int  # [phase in use] -> phase
     phase_w_at: int
+    source_row_at: int  # [row, counted from the first] -> row of the source, or -1
+    edges_at: int  #      what `add_edges` reads, by column phase
     result_row_at: int  # [phase, row] -> row of the result, or -1
     stream: bool  #  whether the result is written past the caches
     vl: int
@@ -126,10 +128,11 @@ def area_of(geo, block):
 
 @jit.inner
 def plan_stripe(segments, area, geo, tables):
-    """List the segments of a channel that the stripe under an area of results is made of."""
+    """List the segments of a channel, and the pixels of its border, of the stripe under an area of results."""
     p0, rows, q0, _ = area
     split = geo.stride_w == geo.phases_w == 2
-    n = 0
+    pixels = segments[geo.pixels + 1 :]
+    n = m = 0
     for i in range(geo.phases_h):
         for k in range(1 if split else geo.phases_w):
             to = (i * geo.phases_w + k) * geo.phase_size
@@ -138,17 +141,24 @@ def plan_stripe(segments, area, geo, tables):
             stride = 1 if split else geo.stride_w
             lo, hi = max(0, -(first // stride)), (geo.source_w - 1 - first) // stride + 1
             for row in range(rows + geo.stripe_rows - geo.block_rows):
-                h = (p0 + row) * geo.stride_h + geo.first_h + tables[geo.phase_h_at + i]
-                outside = h < 0 or h >= geo.source_h
-                source = 0 if outside else h * geo.source_w + first
-                n = add_segment(segments, n, to, source, geo.pitch, lo, lo if outside else hi)
+                h = tables[geo.source_row_at + (p0 + row) * geo.stride_h + tables[geo.phase_h_at + i]]
+                source = 0 if h < 0 else h * geo.source_w + first
+                n = add_segment(segments, n, to, source, geo.pitch, lo, lo if h < 0 else hi)
+                for phase in range(k, geo.phases_w if split else k + 1):
+                    if h >= 0:
+                        at = to + (phase - k) * geo.phase_size
+                        m = add_edges(
+                            pixels, m, at, h * geo.source_w, q0, geo.pitch, tables, geo.edges_at, phase
+                        )
                 to += geo.pitch
+    segments[geo.pixels] = m
     return n
 
 
 @jit.inner
 def fill(b, b0, x, source, channels, geo, segments, n):
-    """Copy the segments of some channels into the stripe."""
+    """Copy the segments of some channels, and the pixels of their border, into the stripe."""
+    pixels = segments[geo.pixels + 1 :]
     split = geo.stride_w == geo.phases_w == 2
     size, step = geo.source_h * geo.source_w, geo.phases_h * geo.phases_w * geo.phase_size
     for c in range(channels):
@@ -156,6 +166,7 @@ def fill(b, b0, x, source, channels, geo, segments, n):
         copy_segments(
             b, at, x, (source + c) * size, segments, n, geo.stride_w, geo.phase_size if split else 0
         )
+        copy_pixels(b, at, x, (source + c) * size, pixels, 0, segments[geo.pixels])
 
 
 @jit.inner

@@ -48,6 +48,7 @@ class Stripe:
     """The stripe of a pass over one or two axes, and the area of results that one stripe serves."""
 
     rows: AxisPass
+    columns: AxisPass
     h: StripeAxis
     w: StripeAxis
     block_rows: int
@@ -73,7 +74,7 @@ class Stripe:
         most = max(1, min(most, columns // min(pitch, in_rows), rows.outputs))
         row_blocks = -(-rows.outputs // most)
         return cls(
-            rows, h, w, -(-rows.outputs // row_blocks), row_blocks, block_q, q_blocks, pitch, flattened
+            rows, last, h, w, -(-rows.outputs // row_blocks), row_blocks, block_q, q_blocks, pitch, flattened
         )
 
     @property
@@ -82,9 +83,15 @@ class Stripe:
         return (self.block_rows + self.h.extra) * self.pitch + SLACK
 
     @property
-    def segments(self) -> int:
-        """Numbers in the list of a channel's segments."""
+    def pixels(self) -> int:
+        """Numbers in the list of a channel's segments; its pixels follow."""
         return SEGMENT * len(self.h.phases) * len(self.w.phases) * (self.block_rows + self.h.extra)
+
+    @property
+    def segments(self) -> int:
+        """Numbers in a worker's list."""
+        edges = len(self.h.phases) * (self.block_rows + self.h.extra) * len(self.columns.border)
+        return self.pixels + 1 + 2 * edges
 
     @property
     def channel_size(self) -> int:
@@ -105,8 +112,14 @@ class Stripe:
 
 
 def tables_of(s: Stripe) -> dict[str, Any]:
-    """Return the tables of phases."""
-    return {"phase_h": s.h.phases, "phase_w": s.w.phases}
+    """Return the tables of phases, and of what is read of the source and its border."""
+    last = (s.rows.outputs - 1 + s.h.extra) * s.rows.stride + s.h.phases[-1]
+    return {
+        "phase_h": s.h.phases,
+        "phase_w": s.w.phases,
+        "source_row": s.rows.sources(s.h.first + np.arange(last + 1)),
+        "edges": s.columns.edges([s.w.first + phase for phase in s.w.phases]),
+    }
 
 
 def describe(p: Pass, s: Stripe, itemsize: int, starts: dict[str, int], **blocks: int) -> Array:
@@ -120,7 +133,7 @@ def describe(p: Pass, s: Stripe, itemsize: int, starts: dict[str, int], **blocks
         pitch=s.pitch, phase_size=s.phase_size, block_rows=s.block_rows, block_q=s.block_q, flattened=s.flattened,
         row_blocks=s.row_blocks, q_blocks=s.q_blocks, steps_h=s.rows.step, steps_w=last.step,
         result_w=last.result, result_size=prod(a.result for a in p.axes), vl=tile.vl, mr=tile.mr, nr=tile.nr,
-        segments=s.segments, phases_at=starts.get("phases", 0), phase_h_at=starts["phase_h"], phase_w_at=starts["phase_w"],
+        segments=s.segments, pixels=s.pixels, source_row_at=starts["source_row"], edges_at=starts["edges"], phases_at=starts.get("phases", 0), phase_h_at=starts["phase_h"], phase_w_at=starts["phase_w"],
         result_row_at=starts.get("result_row", 0), stream=last.step == 1 and streams(p.results, itemsize),
         **blocks,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from math import prod
 
-from fastconv.algorithms.base import CHANNELS_FIRST, Algorithm, Execution
+from fastconv.algorithms.base import CHANNELS_FIRST, ZEROS_AROUND, Algorithm, Execution
 from fastconv.algorithms.fft import cut, signal, tiles
 from fastconv.problem import ConvProblem, Direction
 
@@ -27,6 +27,8 @@ class Fft(Algorithm):
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
         if problem.layout == "nhwc":
             return CHANNELS_FIRST
+        if problem.padding_mode != "zeros":
+            return ZEROS_AROUND
         if not problem.unit_stride:
             return "stride > 1: a product of spectra gives every position of the kernel"
         return None

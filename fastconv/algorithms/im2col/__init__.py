@@ -9,6 +9,7 @@ into cache and multiplied there (`cpu.py`).  A 1x1 convolution is the same produ
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from itertools import product
 from math import prod
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 
 from fastconv import machine, threads
 from fastconv.algorithms.base import CHANNELS_FIRST, Algorithm, Array, Execution
-from fastconv.algorithms.correlation import BlockedPass, Correlation, Pass, phase_tables
+from fastconv.algorithms.correlation import BlockedPass, Correlation, Pass, combined, phase_tables
 from fastconv.algorithms.im2col.cost import cost
 from fastconv.algorithms.im2col.cpu import Geometry, correlate
 from fastconv.gemm.blocking import streams, within
@@ -55,6 +56,10 @@ def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
         from fastconv.algorithms.im2col.weight_grad import WeightGrad
 
         return WeightGrad(problem, cache)
+    if direction is Direction.INPUT_GRAD and problem.padding_mode != "zeros":
+        from fastconv.algorithms.frame import framed
+
+        return framed(_make(replace(problem, padding_mode="zeros"), direction, cache), problem, cache)
     return Correlation(problem, direction, LoweredPass, cache)
 
 
@@ -94,10 +99,11 @@ class LoweredPass(BlockedPass):
         c_start = -(-(panel + per_chunk * prod(p.kernel) * tile.mr + SLACK) // 16) * 16
         size = c_start + -(-panels // row_blocks) * tile.mr * phases * widest + SLACK
         self.scratch = -(-size // 16) * 16
-        self.segments = segments_of(lowered, last.outputs, widest)
+        self.pixels, self.segments = lists_of(p, widest)
         self.column_blocks = column_blocks
 
         def values() -> tuple[Geometry, Array]:
+            edges = last.edges(last.offsets)
             offsets = np.array(last.offsets, np.int64)
             # position j reads pixel j*stride + offset: inside for lo <= j < hi
             lo = np.clip(-(offsets // last.stride), 0, last.outputs)
@@ -105,6 +111,7 @@ class LoweredPass(BlockedPass):
             tables, starts = joined(
                 **phase_tables(p, {o: i * widest for o, i in views.items()}, per_chunk, lowered * widest),
                 source_row=_source_rows(outer), result_row=_result_rows(outer), offset=offsets, lo=lo, hi=hi,
+                edges=edges,
             )  # fmt: skip
             geometry = Geometry(
                 groups=p.groups, channels=p.channels, m=p.m, outer=lowered // max(1, len(offsets)),
@@ -113,9 +120,9 @@ class LoweredPass(BlockedPass):
                 outer_steps=phases // last.step, step=last.step, result_width=last.result,
                 result_size=prod(a.result for a in p.axes), column_blocks=column_blocks,
                 row_blocks=row_blocks, chunks=chunks, ld=widest, panel=panel, c_start=c_start,
-                scratch=self.scratch, segments=self.segments, phases_at=starts["phases"], source_row_at=starts["source_row"],
+                scratch=self.scratch, segments=self.segments, pixels=self.pixels, phases_at=starts["phases"], source_row_at=starts["source_row"],
                 result_row_at=starts["result_row"], offset_at=starts["offset"], lo_at=starts["lo"],
-                hi_at=starts["hi"], stream=last.step == 1 and streams(p.results, itemsize),
+                hi_at=starts["hi"], edges_at=starts["edges"], stream=last.step == 1 and streams(p.results, itemsize),
                 vl=tile.vl, mr=tile.mr, nr=tile.nr,
             )  # fmt: skip
             return geometry, tables
@@ -136,9 +143,12 @@ class LoweredPass(BlockedPass):
         )  # fmt: skip
 
 
-def segments_of(views: int, row: int, columns: int) -> int:
-    """Return the numbers in a list of segments for ``columns`` columns in rows of ``row``."""
-    return SEGMENT * views * (columns // max(1, row) + 2)
+def lists_of(p: Pass, columns: int) -> tuple[int, int]:
+    """Return the numbers in the list of segments for ``columns`` columns, and those with the pixels behind."""
+    last = p.axes[-1]
+    views, rows = prod(len(a.offsets) for a in p.axes), columns // max(1, last.outputs) + 2
+    segments = SEGMENT * views * rows
+    return segments, segments + views + 1 + 2 * views * rows * len(last.border)
 
 
 def _source_rows(outer) -> Array:
@@ -146,7 +156,7 @@ def _source_rows(outer) -> Array:
     rows = np.zeros((1, 1), np.int64)
     for a in outer:
         pixel = np.array(a.offsets, np.int64).reshape(-1, 1) + a.stride * np.arange(a.outputs)
-        rows = _combined(rows, np.where(pixel < a.source, pixel, -1), a.source)
+        rows = combined(rows, a.sources(pixel), a.source)
     return rows
 
 
@@ -154,12 +164,5 @@ def _result_rows(outer) -> Array:
     """Return [phase, row] -> row of the result, or -1 past its end."""
     rows = np.zeros((1, 1), np.int64)
     for a in outer:
-        rows = _combined(rows, a.pixels, a.result)
+        rows = combined(rows, a.pixels, a.result)
     return rows
-
-
-def _combined(rows, pixels, size) -> Array:
-    """Add an axis of ``size`` pixels to a table of rows; what is outside on one axis is outside."""
-    both = rows[:, None, :, None], pixels[None, :, None, :]
-    combined = np.where(np.minimum(*both) >= 0, both[0] * size + both[1], -1)
-    return combined.reshape(rows.shape[0] * pixels.shape[0], -1)

@@ -18,7 +18,7 @@ from fastconv.activations import finish
 from fastconv.gemm.move import stream_row, weave_row
 from fastconv.gemm.pack import load_panel
 from fastconv.gemm.schedule import next_task, part
-from fastconv.gemm.segments import SEGMENT, add_segment, copy_segments
+from fastconv.gemm.segments import SEGMENT, add_edges, add_segment, copy_pixels, copy_segments
 from fastconv.gemm.tile import tile, tile_indexed
 
 
@@ -47,13 +47,15 @@ class Geometry(NamedTuple):
     panel: int  #     where the panel of weights and C begin in a worker's scratch
     c_start: int
     scratch: int  #   elements of a worker
-    segments: int  #  numbers in its list
+    segments: int  #  numbers in its list,
+    pixels: int  #    and where the pixels of the border begin in it
     phases_at: int  # where tables begin: [phase] -> (taps, where its steps begin)
     source_row_at: int  # [outer offset, row] -> row of the source, or -1
     result_row_at: int  # [outer phase, row] -> row of the result, or -1
     offset_at: int  # [inner] -> source offset
     lo_at: int  #     [inner] -> first position that reads inside the source
     hi_at: int  #     [inner] -> one past the last
+    edges_at: int  #  what `add_edges` reads, by inner
     stream: bool  #  whether the result is written past the caches
     vl: int
     mr: int
@@ -128,8 +130,12 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
 def plan_rows(segments, geo, tables, j0, columns):
     """List the segments of a channel that its rows of B are made of; return their number in each row.
 
-    They are relative to the channel in the image of column j0.
+    They are relative to the channel in the image of column j0.  The pixels of the border are listed behind: where
+    those of each view begin, then they.
     """
+    starts = segments[geo.pixels :]
+    pixels = starts[geo.outer * geo.inner + 1 :]
+    edges = 0
     image_step = geo.groups * geo.channels * geo.source_rows * geo.source_width
     n = 0
     for outer in range(geo.outer):
@@ -138,6 +144,7 @@ def plan_rows(segments, geo, tables, j0, columns):
             to = (outer * geo.inner + inner) * geo.ld
             row, q = (j0 % (geo.rows * geo.q)) // geo.q, j0 % geo.q
             plane, done = 0, 0
+            starts[outer * geo.inner + inner] = edges
             while done < columns:
                 count = min(geo.q - q, columns - done)
                 source_row = tables[geo.source_row_at + outer * geo.rows + row]
@@ -146,12 +153,16 @@ def plan_rows(segments, geo, tables, j0, columns):
                 )
                 lo, hi = (first - q, last - q) if source_row >= 0 else (0, 0)
                 n = add_segment(segments, n, to + done, source, count, lo, hi)
+                if source_row >= 0:
+                    line = plane + source_row * geo.source_width
+                    edges = add_edges(pixels, edges, to + done, line, q, count, tables, geo.edges_at, inner)
                 done += count
                 q = 0
                 row += 1
                 if row == geo.rows:
                     row = 0
                     plane += image_step
+    starts[geo.outer * geo.inner] = edges
     return n // max(1, geo.outer * geo.inner)
 
 
@@ -161,14 +172,16 @@ def lower(b, b0, x, geo, group, j0, t0, t1, segments, n):
     views = geo.outer * geo.inner
     size = geo.source_rows * geo.source_width
     first = (j0 // (geo.rows * geo.q) * geo.groups + group) * geo.channels
+    starts = segments[geo.pixels :]
+    pixels = starts[views + 1 :]
     t = t0
     while t < t1:
         channel, view = t // views, t % views
         count = min(views - view, t1 - t)
         own = segments[SEGMENT * n * view :]
-        copy_segments(
-            b, b0 + (channel * views - t0) * geo.ld, x, (first + channel) * size, own, n * count, geo.stride
-        )
+        to, source = b0 + (channel * views - t0) * geo.ld, (first + channel) * size
+        copy_segments(b, to, x, source, own, n * count, geo.stride)
+        copy_pixels(b, to, x, source, pixels, starts[view], starts[view + count])
         t += count
 
 

@@ -10,7 +10,6 @@ depends on the problem alone; their partial sums are added in one fixed order.
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any, NamedTuple
 
 import numba
@@ -19,7 +18,7 @@ import numpy as np
 from fastconv import jit, machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.correlation import pass_of
-from fastconv.algorithms.im2col import LoweredPass, segments_of
+from fastconv.algorithms.im2col import LoweredPass, lists_of
 from fastconv.algorithms.im2col.cpu import lower, multiply, plan_rows
 from fastconv.gemm.blocking import odd_lines
 from fastconv.gemm.move import SLACK, transpose, write_row
@@ -146,8 +145,8 @@ class WeightGrad(Execution):
         panel = 2 * block
         c_start = panel + unit.mr * kc_ld + SLACK
         scratch = -(-(c_start + -(-panels // m_blocks) * unit.mr * ld + SLACK) // 16) * 16
-        self.segments = segments_of(prod(problem.kernel), geometry.q, kc)
-        self.geometry = record(geometry._replace(ld=kc_ld, segments=self.segments))
+        pixels, self.segments = lists_of(p, kc)
+        self.geometry = record(geometry._replace(ld=kc_ld, segments=self.segments, pixels=pixels))
         self.scratch, self.splits = scratch, splits
         self.blocks = record(
             Blocks(t_blocks, m_blocks, splits, kc, ld, identity, block, panel, c_start, scratch)

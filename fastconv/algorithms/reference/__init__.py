@@ -9,7 +9,8 @@ survive.  For each tap (r, s) the pixels of x under it are a strided view of the
     input_grad    view[n, c, p, q] += w[k, c, r, s] . gy[n, k, p, q]       for each r, s
     weight_grad   gw[k, c, r, s] = gy[n, k, p, q] . view[n, c, p, q]       for each r, s
 
-where a dot sums over the letters that the left side lacks.
+where a dot sums over the letters that the left side lacks.  Borders are pixels of x again, or zeros: padding copies
+pixels, and its adjoint adds what the copies receive.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from fastconv import borders
 from fastconv.algorithms.base import Algorithm, Array, Execution
 from fastconv.problem import ConvProblem, Direction
 
@@ -87,7 +89,7 @@ def input_grad(problem: ConvProblem, gy: Array, w: Array) -> Array:
     g = problem.groups
     w = w.reshape(g, problem.k // g, *w.shape[1:])
     gy = gy.reshape(problem.n, g, problem.k // g, *problem.output)
-    padded = _padded(problem, np.zeros(problem.input_shape, gy.dtype))
+    padded = np.zeros((problem.n, problem.c, *(a.lo + a.size + a.hi for a in problem.axes)), gy.dtype)
     for tap, view in _views(problem, padded):
         view += np.einsum("gkc,ngk...->ngc...", w[(..., *tap)], gy)
     return _unpadded(problem, padded)
@@ -123,19 +125,23 @@ def _views(problem: ConvProblem, padded: Array) -> Any:
 
 
 def _padded(problem: ConvProblem, x: Array) -> Array:
-    """Copy x with its borders of zeros; negative padding crops."""
-    borders = [(max(a.lo, 0), max(a.hi, 0)) for a in problem.axes]
-    crops = [slice(max(-a.lo, 0), a.size - max(-a.hi, 0)) for a in problem.axes]
-    return np.pad(x[(..., *crops)], [(0, 0), (0, 0), *borders])
+    """Copy x with its borders; negative padding crops."""
+    for i, axis in enumerate(problem.axes, 2):
+        source = borders.pixels(axis, problem.padding_mode)
+        x = np.take(x, source, axis=i)
+        x[(slice(None),) * i + (source < 0,)] = 0
+    return x
 
 
 def _unpadded(problem: ConvProblem, padded: Array) -> Array:
-    """Undo `_padded`: pixels that were cropped away have no influence, so their gradient is 0."""
-    x = np.zeros(problem.input_shape, padded.dtype)
-    crops = [slice(max(-a.lo, 0), a.size - max(-a.hi, 0)) for a in problem.axes]
-    inner = [
-        slice(max(a.lo, 0), length - max(a.hi, 0))
-        for a, length in zip(problem.axes, padded.shape[2:], strict=True)
-    ]
-    x[(..., *crops)] = padded[(..., *inner)]
-    return x
+    """Undo `_padded`: a pixel receives what all its copies do; one that was cropped away has none."""
+    for i, axis in enumerate(problem.axes, 2):
+        source = borders.pixels(axis, problem.padding_mode)
+        x = np.zeros((*padded.shape[:i], axis.size, *padded.shape[i + 1 :]), padded.dtype)
+        to, kept = ((slice(None),) * i + (index,) for index in (source[source >= 0], source >= 0))
+        if problem.padding_mode == "zeros":
+            x[to] = padded[kept]
+        else:
+            np.add.at(x, to, padded[kept])
+        padded = x
+    return padded

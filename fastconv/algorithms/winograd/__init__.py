@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import replace
 from itertools import product
 from math import prod
 
 from fastconv import machine
-from fastconv.algorithms.base import CHANNELS_FIRST, Algorithm, Execution
+from fastconv.algorithms.base import CHANNELS_FIRST, ZEROS_AROUND, Algorithm, Execution
 from fastconv.algorithms.winograd.transforms import Tiles
 from fastconv.config import current
 from fastconv.gemm.blocking import within
@@ -57,6 +58,8 @@ class Winograd(Algorithm):
         return type(self)(given)
 
     def reject(self, problem, direction):
+        if problem.layout == "nhwc" and problem.padding_mode != "zeros":
+            return ZEROS_AROUND
         if problem.layout == "nhwc" and direction is Direction.WEIGHT_GRAD:
             return f"the weight gradient {CHANNELS_FIRST}"
         if len(problem.axes) > 2:
@@ -113,6 +116,11 @@ class Winograd(Algorithm):
             return over_pixels.correlation(problem, direction, tiles, limit)
         from fastconv.algorithms.winograd.correlation import correlation
 
+        if direction is Direction.INPUT_GRAD and problem.padding_mode != "zeros":
+            from fastconv.algorithms.frame import framed
+
+            zeros = replace(problem, padding_mode="zeros")
+            return framed(correlation(zeros, direction, tiles, limit), problem, limit)
         return correlation(problem, direction, tiles, limit)
 
 

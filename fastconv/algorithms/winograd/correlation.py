@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import machine, threads, workspace
+from fastconv import borders, machine, threads, workspace
 from fastconv.activations import NONE
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.winograd.cpu import (
@@ -20,7 +20,7 @@ from fastconv.algorithms.winograd.cpu import (
 from fastconv.algorithms.winograd.lanes import widths
 from fastconv.algorithms.winograd.transforms import Tiles
 from fastconv.gemm.move import SLACK
-from fastconv.problem import ConvProblem, Direction
+from fastconv.problem import Axis, ConvProblem, Direction
 
 
 def correlation(problem: ConvProblem, direction: Direction, tiles: Tiles, limit: int) -> Correlation:
@@ -64,6 +64,11 @@ class Correlation(Execution):
         self.dtype, self.flops = problem.dtype, problem.flops
         self.variant = tuple((0,) * length for axis in tiles for length in axis)
         self.geometry = g = geometry(problem, direction, tiles, by_tiles, most, chunk)
+        self.border = (
+            borders.sources(np.arange(g.edges_at) - g.lo_h, g.h, ())
+            if g.flipped
+            else border_table(problem, g.edges_at)
+        )
         self.u_size = problem.groups * g.panels * g.positions * g.u_step
         self.v_size = 0 if by_tiles else problem.groups * g.blocks * g.positions * g.v_step
         self.shared = self.u_size if by_tiles else self.v_size
@@ -104,11 +109,12 @@ class Correlation(Execution):
         x, w, y = flat(x), flat(w), flat(y)
         if not self.geometry.by_tiles:
             threads.launch(
-                transform_tiles, 4.0 * self.v_size, np.zeros(1, np.int64), x, v, self.geometry, *self.variant
-            )
+                transform_tiles, 4.0 * self.v_size, np.zeros(1, np.int64), x, v, self.border, self.geometry,
+                *self.variant,
+            )  # fmt: skip
         plain = bias.size == residual.size == 0 and isinstance(activation, int) and activation == NONE
         threads.launch(
-            convolve, self.flops, np.zeros(1, np.int64), x, w, u, v, y, scratch, bias, activation, flat(residual),
+            convolve, self.flops, np.zeros(1, np.int64), x, w, u, v, y, scratch, self.border, bias, activation, flat(residual),
             plain, fused, self.geometry, *self.variant,
         )  # fmt: skip
 
@@ -149,9 +155,19 @@ def geometry(
     u_start = m_start + positions * m_step + unit.vl
     t_start = u_start + (0 if by_tiles else chunk_panels * positions * u_step)
     scratch = -(-(t_start + taps * t_step) // 16) * 16
+    edges = 0 if turned else len(borders.edges(problem.axes[-1], problem.padding_mode))
     return Geometry(
         problem.groups, c, k, h, w, p, q, lo_h, lo_w, mh, mw, tiles_h, tiles_w, total, positions, taps,
         c * k * taps, *strides, turned, by_tiles, blocks, ld, panels, chunks, -(-c // 8),
-        v_step, m_step, u_step, t_step, m_start, u_start, t_start, scratch,
+        v_step, m_step, u_step, t_step, m_start, u_start, t_start, scratch, tiles_h * mh + rh - 1, edges,
         int(len(widths(unit.vl)) > 1 and tiles_w <= unit.vl // 2), unit.vl, unit.mr, unit.nr,
     )  # fmt: skip
+
+
+def border_table(problem: ConvProblem, rows: int) -> Array:
+    """Return the table that tiles read x by: ``rows`` rows of it from the padding's first on, the pairs of its edges."""
+    above, beside = (Axis(1, 1), *problem.axes)[-2:]
+    pairs = borders.edges(beside, problem.padding_mode)
+    edges = borders.edges(above, problem.padding_mode)
+    found = borders.sources(np.arange(rows) - above.lo, above.size, edges)
+    return np.array([*found, *(n for pair in pairs for n in pair)], np.int64)

@@ -68,6 +68,8 @@ class Geometry(NamedTuple):
     u_start: int
     t_start: int
     scratch: int
+    edges_at: int  # of the border's table, behind [row of the padded source] -> row of the source, or -1
+    edges: int  #     pairs (column outside, the column that it repeats)
     shrink: int  # index of the transforms' vector width
     vl: int
     mr: int
@@ -99,7 +101,7 @@ def transform_weights(workers, counter, w, u, scratch, geo, mh, rh, mw, rw):
 
 
 @jit.kernel
-def transform_tiles(workers, counter, x, v, geo, mh, rh, mw, rw):
+def transform_tiles(workers, counter, x, v, border, geo, mh, rh, mw, rw):
     """Transform all tiles; tasks are groups x blocks x parts of the channels."""
     for _ in numba.prange(workers):
         task = next_task(counter)
@@ -108,14 +110,17 @@ def transform_tiles(workers, counter, x, v, geo, mh, rh, mw, rw):
             first = part(geo.c, geo.channel_parts, channels)
             last = part(geo.c, geo.channel_parts, channels + 1)
             v0 = block * geo.positions * geo.v_step
-            input_block(v, v0, x, geo, block // geo.blocks, block % geo.blocks, first, last, (mh, rh, mw, rw))
+            input_block(
+                v, v0, x, border, geo, block // geo.blocks, block % geo.blocks, first, last, (mh, rh, mw, rw)
+            )  # fmt: skip
             task = next_task(counter)
 
 
 @jit.kernel
 def convolve(
-    workers, counter, x, w, u, v, y, scratch, bias, activation, residual, plain, fused, geo, mh, rh, mw, rw
-):
+    workers, counter, x, w, u, v, y, scratch, border, bias, activation, residual, plain, fused, geo, mh, rh, mw,
+    rw,
+):  # fmt: skip
     """Multiply and transform back; V (by tiles) or U (by outputs, if ``fused``) is made on the way.
 
     Its parts are compiled once more for every function that they are called through, so there is none between.
@@ -131,7 +136,7 @@ def convolve(
             chunk, last_chunk = (0, geo.chunks) if geo.by_tiles else (number, number + 1)
             block, last_block = (number, number + 1) if geo.by_tiles else (0, geo.blocks)
             if geo.by_tiles:
-                input_block(scratch, base, x, geo, group, number, 0, geo.c, (mh, rh, mw, rw))
+                input_block(scratch, base, x, border, geo, group, number, 0, geo.c, (mh, rh, mw, rw))
             for i in range(chunk, last_chunk):
                 p0, p1 = part(geo.panels, geo.chunks, i), part(geo.panels, geo.chunks, i + 1)
                 if fused:
@@ -174,7 +179,7 @@ def block_part(geo, block):
 
 
 @jit.inner
-def input_block(v, v0, x, geo, group, block, c0, c1, variant):
+def input_block(v, v0, x, border, geo, group, block, c0, c1, variant):
     """Write channels c0..c1 of a block of V."""
     t0, t1 = block_part(geo, block), block_part(geo, block + 1)
     lanes = geo.vl >> geo.shrink
@@ -188,7 +193,7 @@ def input_block(v, v0, x, geo, group, block, c0, c1, variant):
             at = v0 + c * geo.ld + t - t0
             transform_input(
                 v, at, geo.v_step, t - t0 + lanes <= geo.ld, count, x, plane,
-                i * geo.mh - geo.lo_h, geo.h, j * geo.mw - geo.lo_w, geo.w, geo.shrink, variant,
+                border, i * geo.mh, geo.edges_at, geo.edges, j * geo.mw - geo.lo_w, geo.w, geo.shrink, variant,
             )  # fmt: skip
             t += count
             j += count

@@ -5,8 +5,8 @@
 * `unpack_filters`: kernels side by side, for `pixels.lanes.transform_filters`.
 
 Pixels of neighbouring tiles are m apart, so a row is loaded as whole vectors, masked where it leaves the
-image (padding costs nothing), and split into its m phases by shuffles; the r - 1 pixels that a tile
-shares with the next one are the next lane's.  Both passes of a transform meet in a small table on the stack.
+image (zeros cost nothing; pixels that a border repeats are put in one by one), and split into its m phases
+by shuffles; the r - 1 pixels that a tile shares with the next one are the next lane's.  Both passes of a transform meet in a small table on the stack.
 
 F(m, r) of both axes is known when code is generated: it travels in the *type* of ``variant``, a tuple of four tuples
 whose lengths are (m, r) of the rows and (m, r) of the columns.  One kernel thus serves all
@@ -25,7 +25,7 @@ from fastconv import machine
 from fastconv.algorithms.straight import Vectors
 from fastconv.algorithms.winograd.transforms import Matrix, apply, matrices
 from fastconv.gemm.move import I32, lanes_between, masked_load, masked_store
-from fastconv.gemm.tile import I64, data, element, load, store
+from fastconv.gemm.tile import I64, data, element, load, splat, store
 
 
 def widths(vl: int) -> list[int]:
@@ -119,37 +119,43 @@ def _for_each_width(context: Any, builder: Any, array: Any, shrink: Any, emit: A
 
 
 @intrinsic
-def transform_input(typing, v, v0, step, whole, count, x, x0, row, rows, column, columns, shrink, variant):
+def transform_input(
+    typing, v, v0, step, whole, count, x, x0, border, row, edges_at, edges, column, columns, shrink, variant
+):
     """Set ``v[v0 + position*step + tile] = (B d B^T)[position]`` for the tiles of one group of lanes.
 
-    The plane of ``rows x columns`` pixels is at ``x[x0]``; the first tile's corner is (row, column), which
-    may lie outside.  All lanes are stored where ``whole``, else the first ``count``.
+    The plane, whose rows have ``columns`` pixels, is at ``x[x0]``; the first tile's first pixel is in column
+    ``column`` of it, which may lie outside, and in row ``border[row]``, or -1.  All lanes are stored where
+    ``whole``, else the first ``count``.
     """
     mh, rh, mw, rw = _mr(variant)
     left, right = matrices(mh, rh)[2], matrices(mw, rw)[2]
 
     def codegen(context, builder, signature, arguments):
-        v, v0, step, whole, count, x, x0, row, rows, column, columns, shrink, _ = arguments
+        v, v0, step, whole, count, x, x0, border, row, edges_at, edges, column, columns, shrink, _ = arguments
         to = data(context, builder, signature.args[0], v, v0)
-        plane = builder.gep(data(context, builder, signature.args[5], x, x0), [column])
+        plane = data(context, builder, signature.args[5], x, x0)
+        rows = data(context, builder, signature.args[7], border, row)
+        pairs = data(context, builder, signature.args[7], border, edges_at)
 
         def emit(vector, itemsize):
             entry = _table(builder, vector, len(left[0]) * len(right))
             _emit_rows(
-                builder, vector, itemsize, entry, right, mw, len(left[0]), plane, row, rows, column, columns
-            )
+                builder, vector, itemsize, entry, right, mw, len(left[0]), plane, rows, pairs, edges, column,
+                columns,
+            )  # fmt: skip
             _emit_columns(builder, vector, itemsize, entry, left, len(right), to, step, whole, count)
 
         _for_each_width(context, builder, signature.args[0], shrink, emit)
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(v, i, i, types.boolean, i, x, i, i, i, i, i, i, variant), codegen
+    return types.void(v, i, i, types.boolean, i, x, i, border, i, i, i, i, i, i, variant), codegen
 
 
 def _emit_rows(
     builder: Any, vector: Any, itemsize: int, entry: Any, matrix: Matrix, m: int, high: int,
-    plane: Any, row: Any, rows: Any, column: Any, columns: Any,
+    plane: Any, rows: Any, pairs: Any, edges: Any, column: Any, columns: Any,
 ) -> None:  # fmt: skip
     """Emit the loop over the ``high`` pixel rows of the tiles: load, split, transform along the row."""
     lanes, wide = vector.count, len(matrix[0])
@@ -158,23 +164,26 @@ def _emit_rows(
         lanes_between(builder, builder.add(column, I64(p * lanes)), I64(0), columns, list(range(lanes)))
         for p in range(parts)
     ]
+    row = [cgutils.alloca_once(builder, vector) for _ in range(parts)]
     interior = builder.and_(
         builder.icmp_signed(">=", column, I64(0)),
         builder.icmp_signed("<=", builder.add(column, I64(parts * lanes)), columns),
     )
     with cgutils.for_range(builder, I64(high)) as loop:
-        h = builder.add(row, loop.index)
-        inside = builder.and_(builder.icmp_signed(">=", h, I64(0)), builder.icmp_signed("<", h, rows))
-        line = builder.gep(plane, [builder.mul(h, columns)])
+        h = builder.load(builder.gep(rows, [loop.index]))
+        inside = builder.icmp_signed(">=", h, I64(0))
+        first = builder.gep(plane, [builder.mul(h, columns)])
+        line = builder.gep(first, [column])
 
         def whole_parts():
             return [load(builder, line, p * lanes, vector, itemsize) for p in range(parts)]
 
         def masked_parts():
-            return [
-                masked_load(builder, builder.gep(line, [I64(p * lanes)]), masks[p], vector, itemsize)
-                for p in range(parts)
-            ]
+            for p, held in enumerate(row):
+                at = builder.gep(line, [I64(p * lanes)])
+                builder.store(masked_load(builder, at, masks[p], vector, itemsize), held)
+            _put_edges(builder, row, first, pairs, edges, column)
+            return [builder.load(held) for held in row]
 
         def inside_parts():
             return _choose(builder, interior, whole_parts, masked_parts)
@@ -187,6 +196,22 @@ def _emit_rows(
         for j, value in enumerate(outputs):
             at = builder.add(builder.mul(loop.index, I64(len(matrix))), I64(j))
             builder.store(value, entry(at))
+
+
+def _put_edges(builder: Any, row: list[Any], first: Any, pairs: Any, edges: Any, column: Any) -> None:
+    """Emit the loop that puts pixels of the border to their places in a row of vectors on the stack."""
+    vector = row[0].type.pointee
+    with cgutils.for_range(builder, edges) as loop:
+        pair = builder.gep(pairs, [builder.shl(loop.index, I64(1))])
+        lane = builder.sub(builder.load(pair), column)
+        source = builder.load(builder.gep(pair, [I64(1)]))
+        value = splat(builder, builder.load(builder.gep(first, [source])), vector)
+        for p, held in enumerate(row):
+            begin = builder.sub(lane, I64(p * vector.count))
+            here = lanes_between(
+                builder, I64(0), begin, builder.add(begin, I64(1)), list(range(vector.count))
+            )
+            builder.store(builder.select(here, value, builder.load(held)), held)
 
 
 def _emit_columns(

@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from fastconv import jit, machine, threads, workspace
+from fastconv import borders, jit, machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat
+from fastconv.algorithms.winograd.correlation import border_table
 from fastconv.algorithms.winograd.pixels.lanes import transform_gradients, transform_pixels, transform_sums
 from fastconv.algorithms.winograd.transforms import Tiles
 from fastconv.gemm.gathered import tile_over_pixels
@@ -52,7 +53,6 @@ class Geometry(NamedTuple):
     w: int
     p: int
     q: int
-    lo_h: int
     lo_w: int
     mh: int  # pixels of grad_output in a tile
     mw: int
@@ -81,20 +81,23 @@ class Geometry(NamedTuple):
     area_start: int
     scratch: int
     pixels: int  #   of x in an area of an image
+    edges_at: int  # in the table of the border, behind [row of the padded x] -> row of x, or -1
+    edges: int  #     pairs (column outside, the column that it repeats)
+    gradient_at: int  # [row of grad_output] -> the same, or -1 past its end
     mr: int
     nr: int
     vl: int
 
 
 @jit.kernel
-def accumulate(workers, counter, x, gy, partial, scratch, geos, row, mh, rh, mw, rw):
+def accumulate(workers, counter, x, gy, partial, scratch, geos, row, border, mh, rh, mw, rw):
     """Compute every split's partial gw; tasks are splits x groups x chunks of k x chunks of c."""
     for worker in numba.prange(workers):
-        _work(worker, counter, x, gy, partial, scratch, row, geos[0], (mh, rh, mw, rw))
+        _work(worker, counter, x, gy, partial, scratch, row, border, geos[0], (mh, rh, mw, rw))
 
 
 @jit.inner
-def _work(worker, counter, x, gy, partial, scratch, row, geo, variant):
+def _work(worker, counter, x, gy, partial, scratch, row, border, geo, variant):
     v0 = worker * geo.scratch
     w0, s0, area = v0 + geo.w_start, v0 + geo.s_start, v0 + geo.area_start
     areas = geo.image_blocks * geo.row_blocks * geo.column_blocks
@@ -115,12 +118,12 @@ def _work(worker, counter, x, gy, partial, scratch, row, geo, variant):
                 tile = image * rows * columns
                 _transform(
                     scratch, v0 + tile * geo.width_c, geo.v_step, geo.width_c, x, (plane * geo.c + c0) * geo.h * geo.w,
-                    c, geo.h, geo.w, i0 * geo.mh - geo.lo_h, j0 * geo.mw - geo.lo_w, rows, columns,
+                    c, geo.h, geo.w, border, i0 * geo.mh, j0 * geo.mw - geo.lo_w, rows, columns,
                     geo.alpha_h, geo.alpha_w, area, geo, False, variant,
                 )  # fmt: skip
                 _transform(
                     scratch, w0 + tile * geo.width_k, geo.w_step, geo.width_k, gy, (plane * geo.k + k0) * geo.p * geo.q,
-                    k, geo.p, geo.q, i0 * geo.mh, j0 * geo.mw, rows, columns,
+                    k, geo.p, geo.q, border, geo.gradient_at + i0 * geo.mh, j0 * geo.mw, rows, columns,
                     geo.mh, geo.mw, area, geo, True, variant,
                 )  # fmt: skip
             _multiply(scratch, s0, w0, v0, c, k, images * rows * columns, i > begin, row, geo)
@@ -138,12 +141,15 @@ def _chunk(total, unit, chunks, i):
 
 
 @jit.inner
-def _transform(to, to0, step, width, x, x0, channels, h, w, row, column, rows, columns, high, wide, area, geo,
-               gradient, variant):  # fmt: skip
+def _transform(to, to0, step, width, x, x0, channels, h, w, border, row, column, rows, columns, high, wide, area,
+               geo, gradient, variant):  # fmt: skip
     """Turn the pixels of rows x columns tiles of one image and transform them, ``width`` apart."""
     high, wide = (rows - 1) * geo.mh + high, (columns - 1) * geo.mw + wide
     pitch = wide * width
-    turn_area(to, area, pitch, width, x, x0, channels, h, w, row, high, column, wide)
+    edges = 0 if gradient else geo.edges
+    turn_area(
+        to, area, pitch, width, x, x0, channels, h, w, border, row, high, geo.edges_at, edges, column, wide
+    )
     for i in range(rows):
         for j in range(columns):
             at, place = area + i * geo.mh * pitch + j * geo.mw * width, to0 + (i * columns + j) * width
@@ -194,7 +200,7 @@ def geometry(problem: ConvProblem, tiles: Tiles, cache: int) -> Geometry:
     c, k = problem.c // problem.groups, problem.k // problem.groups
     h, w = (1, *(a.size for a in problem.axes))[-2:]
     p, q = (1, *problem.output)[-2:]
-    lo_h, lo_w = (0, *(a.lo for a in problem.axes))[-2:]
+    lo_w = problem.axes[-1].lo
     (mh, rh), (mw, rw) = tiles
     alpha_h, alpha_w = mh + rh - 1, mw + rw - 1
     positions = alpha_h * alpha_w
@@ -222,17 +228,18 @@ def geometry(problem: ConvProblem, tiles: Tiles, cache: int) -> Geometry:
     v_step, w_step = (capacity * width + unit.vl for width in (width_c, width_k))
     s_step = height * width + unit.vl
     s_start = positions * (v_step + w_step)
+    edges_at, edges = tiles_h * mh + rh - 1, len(borders.edges(problem.axes[-1], problem.padding_mode))
     area_start = s_start + positions * s_step
     scratch = area_start + max(pixels, rh * rw) * max(width_c, width_k) + SLACK
     return Geometry(
-        n=problem.n, groups=problem.groups, c=c, k=k, h=h, w=w, p=p, q=q, lo_h=lo_h, lo_w=lo_w, mh=mh, mw=mw,
+        n=problem.n, groups=problem.groups, c=c, k=k, h=h, w=w, p=p, q=q, lo_w=lo_w, mh=mh, mw=mw,
         alpha_h=alpha_h, alpha_w=alpha_w, tiles_h=tiles_h, tiles_w=tiles_w, positions=positions, taps=rh * rw,
         image_blocks=image_blocks, row_blocks=row_blocks, column_blocks=column_blocks,
         splits=max(1, min(areas, -(-TASKS // chunks))), turned=turned, unit_c=unit.mr if turned else unit.vl,
         unit_k=unit.vl if turned else unit.mr, chunks_c=chunks_c, chunks_k=chunks_k, width_c=width_c,
         width_k=width_k, v_step=v_step, w_step=w_step, s_step=s_step, w_start=positions * v_step,
         s_start=s_start, area_start=area_start, scratch=-(-scratch // 16) * 16, pixels=pixels, mr=unit.mr,
-        nr=unit.nr, vl=unit.vl,
+        nr=unit.nr, vl=unit.vl, edges_at=edges_at, edges=edges, gradient_at=edges_at + 2 * edges,
     )  # fmt: skip
 
 
@@ -260,9 +267,12 @@ class WeightGrad(Execution):
         self.workspace = (self.partial + machine.machine().cores * g.scratch) * problem.itemsize
 
     @functools.cached_property
-    def described(self) -> tuple[Array, Array]:
-        """Geometry and where rows of tiles begin, for the kernel: to its products an area is one row."""
-        return record(self.geometry), np.zeros(2, np.int64)
+    def described(self) -> tuple[Array, Array, Array]:
+        """Geometry, where rows of tiles begin (to the kernel's products an area is one row), and the border."""
+        g = self.geometry
+        gradient = borders.sources(np.arange(g.tiles_h * g.mh), g.p, ())
+        table = np.concatenate((border_table(self.problem, g.edges_at), gradient))
+        return record(g), np.zeros(2, np.int64), table
 
     def run(
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array

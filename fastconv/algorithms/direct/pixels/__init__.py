@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import functools
 
-from fastconv.algorithms.base import CHANNELS_FIRST, Execution
+from fastconv.algorithms.base import CHANNELS_FIRST, ZEROS_AROUND, Execution
 from fastconv.gemm.blocking import within
 from fastconv.problem import ConvProblem, Direction
 
 
 def reject(problem: ConvProblem, direction: Direction) -> str | None:
     """Return why these kernels cannot serve a problem, or None."""
+    if problem.padding_mode != "zeros":
+        return ZEROS_AROUND
     if problem.is_depthwise and (direction is Direction.WEIGHT_GRAD or problem.k != problem.c):
         return (
             f"depthwise with {problem.k} results of {problem.c} channels in this direction {CHANNELS_FIRST}"

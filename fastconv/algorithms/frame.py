@@ -1,0 +1,328 @@
+"""The input gradient where borders repeat the image: what the frame around it adds to the pixels inside.
+
+The gradient of the padded image is the usual correlation of grad_output; inside, that is the input gradient among
+zeros, by any algorithm.  Each pixel of the frame then hands what it receives to the one it repeats.
+
+The frame is cut into strips, one for each padded pixel outside along an axis (corners belong to the first axis),
+and these into pieces of at most COLUMNS pixels.  All pixels of a strip are reached by the same taps along its axis,
+mostly few of them, so that a piece is a product of its own:
+
+    C[c, j] = sum over k, t of  w[k, c, taps[t]] * gy[k, sources[t, j]]        gx[c, targets[j]] += C[c, j]
+
+Everything about the geometry is in these three tables.  A task owns channels of an image and adds all pieces to them one
+after the other, so the order of its sums is always the same.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from math import prod
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from fastconv import borders, jit, machine, threads, workspace
+from fastconv.activations import NONE, finish_all
+from fastconv.algorithms.base import Array, Execution, flat
+from fastconv.algorithms.correlation import combined, pass_of
+from fastconv.gemm.blocking import within
+from fastconv.gemm.move import SLACK
+from fastconv.gemm.pack import load_panel
+from fastconv.gemm.record import record
+from fastconv.gemm.schedule import next_task, part
+from fastconv.gemm.segments import SEGMENT, copy_pixels, copy_segments
+from fastconv.gemm.tile import tile_indexed
+from fastconv.problem import ConvProblem, Direction
+
+COLUMNS = 256  # pixels of a piece at the most, and of a batch of pieces at the least: C stays in L2
+MOST_SHIFTED = 64  # pixels that rows of B are shifted, a dilation
+ROWS = 576  # of a panel of weights: with 8 columns 18 KB of L1
+
+
+class Geometry(NamedTuple):
+    """The frame and its blocks, as numbers."""
+
+    n: int
+    groups: int
+    channels: int  # of grad_output, in a group
+    m: int  #         of the result, in a group
+    source_size: int
+    result_size: int
+    m_blocks: int
+    chunks: int  #  of channels
+    panel: int  #   where the panel of weights and C begin in a worker's scratch
+    c_start: int
+    ldc: int
+    scratch: int
+    vl: int
+    mr: int
+    nr: int
+
+
+class Batch(NamedTuple):
+    """Some pieces whose C is held at once; where their tables begin, and how long they are."""
+
+    size: int  # elements of a channel in B
+    segments_at: int
+    segments: int
+    pixels_at: int
+    pixels: int
+    pieces_at: int  # [piece] -> (taps, where its steps begin, first column, vectors)
+    pieces: int
+    targets_at: int  # [run] -> (column, pixel of the result, how many)
+    targets: int
+
+
+class Piece(NamedTuple):
+    """Some pixels of a strip."""
+
+    taps: Array  # numbers in the kernel
+    sources: Array  # [tap, pixel] -> pixel of grad_output, or -1
+    targets: Array  # [pixel] -> pixel of the result
+
+
+@jit.kernel
+def add_frame(workers, counter, gy, w, views, gx, scratch, geos, batches, tables):
+    """Add the frame's gradient; tasks are images x groups x blocks of channels."""
+    for worker in numba.prange(workers):
+        _work(worker, counter, gy, w, views[0], gx, scratch, geos[0], batches, tables)
+
+
+@jit.inner
+def _work(worker, counter, gy, w, view, gx, scratch, geo, batches, tables):
+    b0 = worker * geo.scratch
+    a0, c0 = b0 + geo.panel, b0 + geo.c_start
+    panels = -(-geo.m // geo.mr)
+    task = next_task(counter)
+    while task < geo.n * geo.groups * geo.m_blocks:
+        plane, m_block = task // geo.m_blocks, task % geo.m_blocks
+        first, last = part(panels, geo.m_blocks, m_block), part(panels, geo.m_blocks, m_block + 1)
+        top = part(geo.m, panels, first)
+        for number in range(batches.size):
+            batch = batches[number]
+            for i in range(b0, a0):
+                scratch[i] = 0  # what lies outside grad_output stays so for all channels
+            for chunk in range(geo.chunks):
+                ch0, ch1 = part(geo.channels, geo.chunks, chunk), part(geo.channels, geo.chunks, chunk + 1)
+                _fill(
+                    scratch,
+                    b0,
+                    gy,
+                    (plane * geo.channels + ch0) * geo.source_size,
+                    ch1 - ch0,
+                    geo,
+                    batch,
+                    tables,
+                )
+                for p in range(first, last):
+                    load_panel(scratch, a0, w, view, plane % geo.groups, p, panels, ch0, ch1)
+                    m0, m1 = part(geo.m, panels, p), part(geo.m, panels, p + 1)
+                    at = c0 + (m0 - top) * geo.ldc
+                    _multiply(scratch, at, a0, b0, geo, batch, tables, ch1 - ch0, m1 - m0, chunk > 0)
+            for m in range(top, part(geo.m, panels, last)):
+                to, at = (plane * geo.m + m) * geo.result_size, c0 + (m - top) * geo.ldc
+                _add(gx, to, scratch, at, tables[batch.targets_at :], batch.targets)
+        task = next_task(counter)
+
+
+@jit.inner
+def _fill(b, b0, gy, source, channels, geo, batch, tables):
+    """Write the rows of B of some channels: runs of pixels, then single ones."""
+    for c in range(channels):
+        to, at = b0 + c * batch.size, source + c * geo.source_size
+        copy_segments(b, to, gy, at, tables[batch.segments_at :], batch.segments, 1)
+        copy_pixels(b, to, gy, at, tables[batch.pixels_at :], 0, batch.pixels)
+
+
+@jit.inner
+def _add(gx, to, c, at, targets, n):
+    """Add a row of C to the pixels that its runs repeat."""
+    for i in range(0, 3 * n, 3):
+        column, pixel, count = targets[i], targets[i + 1], targets[i + 2]
+        for j in range(count):
+            gx[to + pixel + j] += c[at + column + j]
+
+
+@jit.inner
+def _multiply(scratch, c0, a0, b0, geo, batch, tables, channels, mr, more):
+    """C (+)= panel * B, piece by piece."""
+    for piece in range(batch.pieces_at, batch.pieces_at + 4 * batch.pieces, 4):
+        length, steps, column, vectors = (
+            channels * tables[piece],
+            tables[piece + 1],
+            tables[piece + 2],
+            tables[piece + 3],
+        )
+        groups = -(-vectors // geo.nr)
+        for g in range(groups):
+            v = part(vectors, groups, g)
+            tile_indexed(
+                scratch, c0 + column + v * geo.vl, geo.ldc, scratch, a0, scratch, b0 + v * geo.vl, tables, steps,
+                length, mr, part(vectors, groups, g + 1) - v, more,
+            )  # fmt: skip
+
+
+def pieces(problem: ConvProblem) -> Iterator[Piece]:
+    """Cut the frame into pieces that some tap reaches."""
+    for i, axis in enumerate(problem.axes):
+        for at, pixel in borders.edges(axis, problem.padding_mode):
+            taps, targets, sources = np.zeros(1, int), np.zeros(1, int), np.zeros((1, 1), int)
+            for j, a in enumerate(problem.axes):
+                if j == i:
+                    where, lands = np.array([at]), np.array([pixel])
+                elif j < i:
+                    where = lands = np.arange(a.size)
+                else:
+                    lands = borders.pixels(a, problem.padding_mode)
+                    where = np.arange(len(lands)) - a.lo
+                reached = where + a.lo - a.dilation * np.arange(a.kernel)[:, None]
+                position = reached // a.stride
+                hit = (reached % a.stride == 0) & (position >= 0) & (position < a.output)
+                taps = (taps[:, None] * a.kernel + np.arange(a.kernel)).reshape(-1)
+                targets = (targets[:, None] * a.size + lands).reshape(-1)
+                sources = combined(sources, np.where(hit, position, -1), a.output)
+            for begin in range(0, len(targets), COLUMNS):
+                columns = slice(begin, begin + COLUMNS)
+                used = (sources[:, columns] >= 0).any(axis=1)
+                if used.any():
+                    yield Piece(taps[used], sources[used, columns], targets[columns])
+
+
+def batches(found: Iterator[Piece], vl: int) -> list[list[Piece]]:
+    """Put pieces together until C has COLUMNS columns."""
+    batched: list[list[Piece]] = []
+    width = COLUMNS
+    for piece in found:
+        if width >= COLUMNS:
+            batched.append([])
+            width = 0
+        batched[-1].append(piece)
+        width += wide(len(piece.targets), vl)
+    return batched
+
+
+def lines(sources: Array) -> tuple[Array, Array]:
+    """Put rows of B that are one another shifted into one line; return the lines' sources and where rows begin.
+
+    At stride 1 the taps along a line of pixels read the same line.
+    """
+    count = sources.shape[1]
+    found: list[Array] = [sources[0]]
+    begin = [0]
+    for row in sources[1:]:
+        line, at = found[-1], sum(map(len, found[:-1]))
+        for shift in range(1, min(count, MOST_SHIFTED)):
+            if begin[-1] == at and np.array_equal(row[shift:], line[: count - shift]):
+                found[-1] = np.r_[row[:shift], line]
+                begin = [b + shift if b >= at else b for b in begin] + [at]
+                break
+        else:
+            begin.append(at + len(line))
+            found.append(row)
+    return np.concatenate(found), np.array(begin)
+
+
+def runs(places: Array, pixels: Array) -> list[tuple[int, int, int]]:
+    """Return (place, pixel, how many) of pixels that stand side by side in both."""
+    begin = np.flatnonzero(np.r_[True, (np.diff(places) != 1) | (np.diff(pixels) != 1)][: len(places)])
+    count = np.diff(np.r_[begin, len(places)])
+    return list(zip(places[begin].tolist(), pixels[begin].tolist(), count.tolist(), strict=True))
+
+
+class Framed(Execution):
+    """The input gradient among zeros, and what the frame adds."""
+
+    def __init__(self, inner: Execution, problem: ConvProblem, cache: int) -> None:
+        self.inner, self.dtype, itemsize = inner, problem.dtype, problem.itemsize
+        tile, cores = machine.tile(itemsize), machine.machine().cores
+        p = pass_of(problem, Direction.INPUT_GRAD)
+        self.view = record(p.weights(itemsize))
+        batched, kernel = batches(pieces(problem), tile.vl), prod(p.kernel)
+        ldc = max((sum(wide(len(piece.targets), tile.vl) for piece in batch) for batch in batched), default=0)
+        laid = [[lines(piece.sources) for piece in batch] for batch in batched]
+        sizes = [sum(wide(len(line), tile.vl) + tile.vl for line, _ in batch) for batch in laid]
+        size = max(sizes, default=0)
+        per_chunk = min(ROWS // kernel, cache // 3 // itemsize // max(1, size))
+        chunks = -(-p.channels // max(1, per_chunk))
+        per_chunk = -(-p.channels // chunks)
+        panels, planes = -(-p.m // tile.mr), p.n * p.groups
+        m_blocks = 1 if planes % cores == 0 or planes >= 4 * cores else cores
+        m_blocks = min(panels, max(m_blocks, -(-p.m * ldc * itemsize // (cache // 2))))
+        panel = -(-(per_chunk * size + SLACK) // 16) * 16
+        c_start = -(-(panel + per_chunk * kernel * tile.mr + SLACK) // 16) * 16
+        self.scratch = -(-(c_start + -(-panels // m_blocks) * tile.mr * ldc + SLACK) // 16) * 16
+        self.workspace = max(inner.workspace, cores * self.scratch * itemsize)
+        self.flops = 2.0 * planes * p.m * p.channels * sum(piece.sources.size for b in batched for piece in b)
+        tables: list[int] = []
+        described = [
+            _described(*both, size, tables, tile.vl, kernel, per_chunk)
+            for *both, size in zip(batched, laid, sizes, strict=True)
+        ]
+        self.tables = np.array(tables, np.int64)
+        self.batches = np.concatenate([record(d) for d in described]) if described else None
+        self.geometry = record(
+            Geometry(
+                p.n, p.groups, p.channels, p.m, prod(problem.output), prod(a.size for a in problem.axes),
+                m_blocks, chunks, panel, c_start, ldc, self.scratch, tile.vl, tile.mr, tile.nr,
+            )
+        )  # fmt: skip
+
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
+        self.inner.run(first, second, out, bias, NONE, residual)
+        if self.batches is not None:
+            scratch = workspace.take(threads.workers(self.flops) * self.scratch, self.dtype)
+            threads.launch(
+                add_frame, self.flops, np.zeros(1, np.int64), flat(first), flat(second), self.view, flat(out),
+                scratch, self.geometry, self.batches, self.tables,
+            )  # fmt: skip
+        if not isinstance(activation, int) or activation != NONE:
+            threads.launch(finish_all, float(out.size), flat(out), activation, bias[:0])
+
+
+def wide(count: int, vl: int) -> int:
+    """Return the elements of as few whole vectors."""
+    return -(-count // vl) * vl
+
+
+def framed(inner: Execution, problem: ConvProblem, limit: int) -> Execution:
+    """Add the frame's gradient to a gradient among zeros, if possible within ``limit`` bytes of scratch."""
+    return within(limit, functools.partial(Framed, inner, problem))
+
+
+def _described(
+    batch: list[Piece], laid: list[tuple[Array, Array]], size: int, tables: list[int], vl: int, kernel: int,
+    channels: int,
+) -> Batch:  # fmt: skip
+    """Append the tables of a batch; return where they are."""
+
+    def append(values: Any) -> int:
+        tables.extend(values)
+        return len(tables) - len(values)
+
+    segments: list[int] = []
+    single: list[int] = []
+    numbers: list[int] = []
+    targets: list[int] = []
+    row = column = 0
+    for piece, (line, begin) in zip(batch, laid, strict=True):
+        taps = np.stack((piece.taps, row + begin), axis=1)
+        steps = np.arange(channels)[:, None, None] * (kernel, size) + taps
+        count = wide(len(piece.targets), vl)
+        numbers += [len(taps), append(steps.reshape(-1).tolist()), column, count // vl]
+        inside = np.flatnonzero(line >= 0)
+        for place, pixel, length in runs(row + inside, line[inside]):
+            if length >= 4:
+                segments += [place, pixel, length, 0, length]
+            else:
+                single += [n for i in range(length) for n in (place + i, pixel + i)]
+        targets += [n for run in runs(column + np.arange(len(piece.targets)), piece.targets) for n in run]
+        column += count
+        row += wide(len(line), vl) + vl  # the last row's whole vectors may pass the line's end
+    return Batch(
+        size, append(segments), len(segments) // SEGMENT, append(single), len(single) // 2,
+        append(numbers), len(batch), append(targets), len(targets) // 3,
+    )  # fmt: skip
