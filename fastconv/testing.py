@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
+from dataclasses import replace
 from math import prod, sqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastconv import jit
+from fastconv import borders, jit
 from fastconv.algorithms import reference
 from fastconv.algorithms.base import Array
 from fastconv.problem import Axis, ConvProblem, Direction
@@ -73,6 +74,12 @@ def definition(problem: ConvProblem, direction: Direction, first: Array, second:
 
 def naive(problem: ConvProblem, direction: Direction, first: Array, second: Array) -> Array:
     """Return the result of seven loops in the operands' own precision, products added one by one."""
+    if problem.padding_mode != "zeros":
+        axes = tuple(replace(a, size=a.lo + a.size + a.hi, lo=0, hi=0) for a in problem.axes)
+        bare = replace(problem, axes=axes, padding_mode="zeros")
+        if direction is Direction.INPUT_GRAD:
+            return reference.unpadded(problem, naive(bare, direction, first, second))
+        return naive(bare, direction, reference.padded(problem, first), second)
     axes = (*[Axis(1, 1)] * (3 - len(problem.axes)), *problem.axes)
     geometry = np.array([(a.size, a.kernel, a.output, a.stride, a.dilation, a.lo) for a in axes])
     x, w, y = (
@@ -116,7 +123,7 @@ def terms(problem: ConvProblem, direction: Direction) -> int:
     """Return how many products make one element of the result, at most."""
     return {
         Direction.FORWARD: problem.reduction,
-        Direction.INPUT_GRAD: problem.k // problem.groups * prod(problem.kernel),
+        Direction.INPUT_GRAD: problem.k // problem.groups * prod(problem.kernel) * borders.repeats(problem),
         Direction.WEIGHT_GRAD: problem.n * prod(problem.output),
     }[direction]
 

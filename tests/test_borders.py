@@ -60,7 +60,11 @@ def test_the_reference(line, mode):
         for i, s in enumerate((problem.input_shape, problem.weight_shape, problem.output_shape))
     )
     bordered = replace(problem, padding_mode=mode)
-    ours = reference.forward(bordered, x, w), reference.input_grad(bordered, gy, w), reference.weight_grad(bordered, x, gy)
+    ours = (
+        reference.forward(bordered, x, w),
+        reference.input_grad(bordered, gy, w),
+        reference.weight_grad(bordered, x, gy),
+    )
     for a, b in zip(ours, expected(problem, x, w, gy, mode), strict=True):
         np.testing.assert_array_equal(a, b)
 

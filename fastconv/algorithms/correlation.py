@@ -85,7 +85,7 @@ class AxisPass:
         return [*starts.tolist(), *(number for pairs in found for pair in pairs for number in pair)]
 
 
-def axis_pass(axis: Axis, direction: Direction, padding_mode: str) -> AxisPass:
+def axis_pass(axis: Axis, direction: Direction, padding_mode: str = "zeros") -> AxisPass:
     """Describe one axis of the forward direction or of the input gradient."""
     if direction is Direction.FORWARD:
         taps = tuple((r, r * axis.dilation - axis.lo) for r in range(axis.kernel))

@@ -79,7 +79,7 @@ def forward(problem: ConvProblem, x: Array, w: Array) -> Array:
     g = problem.groups
     w = w.reshape(g, problem.k // g, *w.shape[1:])
     y = np.zeros((problem.n, g, problem.k // g, *problem.output), x.dtype)
-    for tap, view in _views(problem, _padded(problem, x)):
+    for tap, view in _views(problem, padded(problem, x)):
         y += np.einsum("gkc,ngc...->ngk...", w[(..., *tap)], view)
     return y.reshape(problem.output_shape)
 
@@ -89,10 +89,10 @@ def input_grad(problem: ConvProblem, gy: Array, w: Array) -> Array:
     g = problem.groups
     w = w.reshape(g, problem.k // g, *w.shape[1:])
     gy = gy.reshape(problem.n, g, problem.k // g, *problem.output)
-    padded = np.zeros((problem.n, problem.c, *(a.lo + a.size + a.hi for a in problem.axes)), gy.dtype)
-    for tap, view in _views(problem, padded):
+    whole = np.zeros((problem.n, problem.c, *(a.lo + a.size + a.hi for a in problem.axes)), gy.dtype)
+    for tap, view in _views(problem, whole):
         view += np.einsum("gkc,ngk...->ngc...", w[(..., *tap)], gy)
-    return _unpadded(problem, padded)
+    return unpadded(problem, whole)
 
 
 def weight_grad(problem: ConvProblem, x: Array, gy: Array) -> Array:
@@ -101,7 +101,7 @@ def weight_grad(problem: ConvProblem, x: Array, gy: Array) -> Array:
     pixels = prod(problem.output)
     gy = gy.reshape(problem.n, g, problem.k // g, pixels)
     gw = np.zeros((g, problem.k // g, *problem.weight_shape[1:]), x.dtype)
-    for tap, view in _views(problem, _padded(problem, x)):
+    for tap, view in _views(problem, padded(problem, x)):
         gw[(..., *tap)] = np.einsum("ngkx,ngcx->gkc", gy, view.reshape(*view.shape[:3], pixels))
     return gw.reshape(problem.weight_shape)
 
@@ -124,7 +124,7 @@ def _views(problem: ConvProblem, padded: Array) -> Any:
         )
 
 
-def _padded(problem: ConvProblem, x: Array) -> Array:
+def padded(problem: ConvProblem, x: Array) -> Array:
     """Copy x with its borders; negative padding crops."""
     for i, axis in enumerate(problem.axes, 2):
         source = borders.pixels(axis, problem.padding_mode)
@@ -133,8 +133,8 @@ def _padded(problem: ConvProblem, x: Array) -> Array:
     return x
 
 
-def _unpadded(problem: ConvProblem, padded: Array) -> Array:
-    """Undo `_padded`: a pixel receives what all its copies do; one that was cropped away has none."""
+def unpadded(problem: ConvProblem, padded: Array) -> Array:
+    """Undo `padded`: a pixel receives what all its copies do; one that was cropped away has none."""
     for i, axis in enumerate(problem.axes, 2):
         source = borders.pixels(axis, problem.padding_mode)
         x = np.zeros((*padded.shape[:i], axis.size, *padded.shape[i + 1 :]), padded.dtype)
