@@ -103,6 +103,24 @@ def _activate_overload(row, activation):
     return own
 
 
+def code_of(activation: Any) -> Any:
+    """Return the code of a built-in activation, -1 for a function of the user's; in jitted code."""
+    raise RuntimeError("only callable from jitted code")
+
+
+@overload(code_of)
+def _code_of_overload(activation):
+    if isinstance(activation, types.Integer):
+        return lambda activation: activation
+    return lambda activation: -1
+
+
+@jit.inner
+def is_plain(activation, residual):
+    """Tell whether no more than bias and ReLU are applied, as the tile does it in registers."""
+    return residual.size == 0 and (code_of(activation) == NONE or code_of(activation) == RELU)
+
+
 @jit.inner
 def finish(block, i, count, bias, channel, activation, residual, at):
     """Add ``bias[channel]`` and ``residual[at:]``, if there are any, to ``block[i : i + count]``; activate it.

@@ -36,6 +36,14 @@ def masked_store(builder: Any, value: Any, pointer: Any, mask: Any, itemsize: in
     builder.call(function, [value, address, I32(itemsize), mask])
 
 
+def store_past(builder: Any, value: Any, pointer: Any, itemsize: int) -> None:
+    """Store a whole vector past the caches, to a boundary of memory."""
+    vector = value.type
+    address = builder.bitcast(pointer, vector.as_pointer())
+    past_caches = builder.module.add_metadata([I32(1)])
+    builder.store(value, address, align=vector.count * itemsize).set_metadata("nontemporal", past_caches)
+
+
 def _broadcast(builder: Any, scalar: Any, count: int) -> Any:
     vector = ir.VectorType(scalar.type, count)
     first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, I32(0))
@@ -85,7 +93,7 @@ def write_row(typing, dst, d, src, s, count):
 
 
 @intrinsic
-def _to_boundary(typing, array, i):
+def to_boundary(typing, array, i):
     """Return how many elements after ``array[i]`` the next vector boundary of memory is."""
 
     def codegen(context, builder, signature, arguments):
@@ -111,11 +119,9 @@ def _stream_vectors(typing, dst, d, src, s, count):
         dst, d, src, s, count = arguments
         to = data(context, builder, dst_type, dst, d)
         source = data(context, builder, src_type, src, s)
-        past_caches = builder.module.add_metadata([I32(1)])
         with cgutils.for_range_slice(builder, I64(0), count, I64(vl), I64) as (v, _):
             value = load(builder, builder.gep(source, [v]), 0, vector, itemsize)
-            address = builder.bitcast(builder.gep(to, [v]), vector.as_pointer())
-            builder.store(value, address, align=vl * itemsize).set_metadata("nontemporal", past_caches)
+            store_past(builder, value, builder.gep(to, [v]), itemsize)
         return context.get_dummy_value()
 
     i = types.int64
@@ -125,7 +131,7 @@ def _stream_vectors(typing, dst, d, src, s, count):
 @jit.inner
 def stream_row(dst, d, src, s, count):
     """Do as `write_row`, past the caches: a result larger than they are is not read into them first."""
-    head = min(_to_boundary(dst, d), count)
+    head = min(to_boundary(dst, d), count)
     body = (count - head) // lanes(dst) * lanes(dst)
     write_row(dst, d, src, s, head)
     _stream_vectors(dst, d + head, src, s + head, body)

@@ -5,9 +5,9 @@ element stands at ``w[group*group_stride + m*row_stride + channel*channel_stride
 input gradient differ only in these strides.  Panels have at most MR rows and are equalised: 20 rows
 become 7 + 7 + 6, so no tile works on padding.
 
-A panel is loaded into L1 right before it is used.  Where few blocks of columns use it, that is all the
-packing there is: a packed copy of the weights would be written to memory and read back (at 512 x 512 x
-3 x 3 and 7 x 7 pixels, 2.5 ms beside 3.5 ms of arithmetic).  Else they are packed once, ahead.
+Where few blocks of columns use them, panels are loaded into cache right before: a packed copy of all weights
+would be written to memory and read back (at 512 x 512 x 3 x 3 and 7 x 7 pixels, 2.5 ms beside 3.5 ms of
+arithmetic).  Else they are packed once, ahead, and read where they stand.
 """
 
 from __future__ import annotations
@@ -63,6 +63,24 @@ def _pack_share(worker, workers, w, packed, view):
 def panel_start(view, group, panel, panels):
     """Return where a panel begins among the packed ones."""
     return (group * view.m + part(view.m, panels, panel)) * view.channels * view.taps
+
+
+@jit.inner
+def load_panels(dst, to, w, view, group, p0, p1, panels, c0, c1):
+    """Write channels c0..c1 of panels p0..p1 to ``dst[to:]``, if they are not packed."""
+    if not view.packed:
+        first = part(view.m, panels, p0)
+        for p in range(p0, p1):
+            at = panel_at(view, to, group, first, part(view.m, panels, p), 0, c0, c1)
+            load_panel(dst, at, w, view, group, p, panels, c0, c1)
+
+
+@jit.inner
+def panel_at(view, to, group, first, m0, rows, c0, c1):
+    """Return where channels c0..c1 of the panel of rows m0.. begin: packed, or loaded from row ``first`` on."""
+    if view.packed:
+        return ((group * view.m + m0) * view.channels + c0 * rows) * view.taps
+    return to + (m0 - first) * (c1 - c0) * view.taps
 
 
 @jit.inner

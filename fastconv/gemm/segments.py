@@ -25,7 +25,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import jit, machine
-from fastconv.gemm.move import I1, I32, lanes_between, masked_load
+from fastconv.gemm.move import I1, I32, lanes_between, masked_load, masked_store
 from fastconv.gemm.tile import I64, data, element, load, store
 
 SEGMENT = 5  # numbers of a segment: to, from, count, lo, hi
@@ -42,26 +42,27 @@ def add_segment(segments, n, to, source, count, lo, hi):
     return n + 1
 
 
+def _pixels(
+    builder: Any, at: Any, first: Any, bounds: Any, vector: ir.VectorType, itemsize: int, stride: int, phases: int
+) -> list[Any]:  # fmt: skip
+    """Load ``stride`` vectors side by side, masked where bounds are given."""
+    vl, parts = vector.count, []
+    for part in range(stride):
+        where = builder.gep(at, [I64(part * vl)])
+        if bounds is None:
+            parts.append(load(builder, where, 0, vector, itemsize))
+            continue
+        lanes = [(part * vl + e) * phases // stride for e in range(vl)]  # as bounds count
+        mask = lanes_between(builder, first, *bounds, lanes)
+        if stride > phases:  # the last pixel of a source row may be followed by nothing
+            even = ir.Constant(ir.VectorType(I1, vl), [int(e % 2 == 0) for e in range(vl)])
+            mask = builder.and_(mask, even)
+        parts.append(masked_load(builder, where, mask, vector, itemsize))
+    return parts
+
+
 def _copy(stride: int, phases: int) -> Any:
     """Make the intrinsic that copies a list of segments by stride 1 or 2, of one or both phases."""
-
-    def pixels(
-        builder: Any, at: Any, first: Any, bounds: Any, vector: ir.VectorType, itemsize: int
-    ) -> list[Any]:
-        """Load ``stride`` vectors side by side, masked where bounds are given."""
-        vl, parts = vector.count, []
-        for part in range(stride):
-            where = builder.gep(at, [I64(part * vl)])
-            if bounds is None:
-                parts.append(load(builder, where, 0, vector, itemsize))
-                continue
-            lanes = [(part * vl + e) * phases // stride for e in range(vl)]  # as bounds count
-            mask = lanes_between(builder, first, *bounds, lanes)
-            if stride > phases:  # the last pixel of a source row may be followed by nothing
-                even = ir.Constant(ir.VectorType(I1, vl), [int(e % 2 == 0) for e in range(vl)])
-                mask = builder.and_(mask, even)
-            parts.append(masked_load(builder, where, mask, vector, itemsize))
-        return parts
 
     @intrinsic
     def copy(typing, dst, d, src, s, segments, n, apart):
@@ -91,7 +92,7 @@ def _copy(stride: int, phases: int) -> Any:
                     with builder.if_else(inside) as (whole, edge):
                         for branch, bounds in ((whole, None), (edge, (lo, hi))):
                             with branch:
-                                parts = pixels(builder, at, first, bounds, vector, itemsize)
+                                parts = _pixels(builder, at, first, bounds, vector, itemsize, stride, phases)
                                 for phase in range(phases):
                                     value = parts[0]
                                     if stride == 2:
@@ -149,3 +150,95 @@ def copy_segments(dst, d, src, s, segments, n, stride, apart=0):
             to, source, lo, hi = d + segments[i], s + segments[i + 1], segments[i + 3], segments[i + 4]
             for j in range(segments[i + 2]):
                 dst[to + j] = src[source + j * stride] if lo <= j < hi else 0
+
+
+def _copy_all(stride: int) -> Any:
+    """Make the intrinsic that copies a list of segments of many channels by stride 1 or 2."""
+
+    @intrinsic
+    def copy(typing, dst, d, dst_step, src, s, src_step, channels, segments, n):
+        def codegen(context, builder, signature, arguments):
+            dst_type, _, _, src_type, _, _, _, list_type, _ = signature.args
+            itemsize = src_type.dtype.bitwidth // 8
+            vl, nr = machine.tile(itemsize).vl, machine.tile(itemsize).nr
+            vector = ir.VectorType(element(src_type), vl)
+            dst, d, dst_step, src, s, src_step, channels, segments, n = arguments
+            to = data(context, builder, dst_type, dst, d)
+            source = data(context, builder, src_type, src, s)
+            entries = data(context, builder, list_type, segments, I64(0))
+
+            def copy_vectors(out, row, first, bounds, count):
+                """Copy ``count`` vectors of every channel; of the pixels between bounds, if there are any."""
+                mask = (
+                    None
+                    if bounds is None
+                    else lanes_between(builder, first, I64(0), bounds[2], list(range(vl)))
+                )
+                with cgutils.for_range(builder, channels, intp=I64) as loop:
+                    at = builder.gep(row, [builder.mul(loop.index, src_step)])
+                    place = builder.gep(out, [builder.mul(loop.index, dst_step)])
+                    for v in range(count):
+                        pixel = builder.gep(at, [I64(v * vl * stride)])
+                        parts = _pixels(
+                            builder, pixel, first, bounds and bounds[:2], vector, itemsize, stride, 1
+                        )
+                        value = parts[0]
+                        if stride == 2:
+                            picks = ir.Constant(ir.VectorType(I32, vl), [2 * e for e in range(vl)])
+                            value = builder.shuffle_vector(*parts, picks)
+                        if mask is None:
+                            store(builder, value, place, v * vl, itemsize)
+                        else:
+                            masked_store(builder, value, builder.gep(place, [I64(v * vl)]), mask, itemsize)
+
+            with cgutils.for_range(builder, n, intp=I64) as loop:
+                entry = builder.gep(entries, [builder.mul(loop.index, I64(SEGMENT))])
+                begin, pixel, count, lo, hi = (
+                    builder.load(builder.gep(entry, [I64(i)])) for i in range(SEGMENT)
+                )
+                row, out = builder.gep(source, [pixel]), builder.gep(to, [begin])
+                end = builder.select(builder.icmp_signed("<", hi, count), hi, count)
+                # the last pixel of a source row may be followed by nothing
+                last = end if stride == 1 else builder.sub(end, I64(1))
+                inside = builder.icmp_signed("<=", lo, I64(0))
+                wide = builder.and_(inside, builder.icmp_signed(">=", last, I64(nr * vl)))
+                wide = builder.and_(wide, builder.icmp_signed("==", count, I64(nr * vl)))
+                with builder.if_else(wide) as (whole, pieces):
+                    with whole:
+                        copy_vectors(out, row, I64(0), None, nr)
+                    with pieces, cgutils.for_range_slice(builder, I64(0), count, I64(vl), I64) as (v, _):
+                        place, at = builder.gep(out, [v]), builder.gep(row, [builder.mul(v, I64(stride))])
+                        inside = builder.and_(
+                            builder.icmp_signed(">=", v, lo),
+                            builder.icmp_signed("<=", builder.add(v, I64(vl)), last),
+                        )
+                        with builder.if_else(inside) as (all_lanes, edge):
+                            with all_lanes:
+                                copy_vectors(place, at, v, None, 1)
+                            with edge:
+                                copy_vectors(place, at, v, (lo, hi, count), 1)
+            return context.get_dummy_value()
+
+        i = types.int64
+        return types.void(dst, i, i, src, i, i, i, segments, i), codegen
+
+    return copy
+
+
+_copy_all_unit = _copy_all(1)
+_copy_all_second = _copy_all(2)
+
+
+@jit.inner
+def copy_channels(dst, d, dst_step, src, s, src_step, channels, segments, n, stride):
+    """Copy ``n`` segments of channels that are ``src_step`` apart to places ``dst_step`` apart, nothing beyond.
+
+    Channel by channel only within a segment: what it is, and its masks, are looked at once for all of them.
+    """
+    if stride == 1:
+        _copy_all_unit(dst, d, dst_step, src, s, src_step, channels, segments, n)
+    elif stride == 2:
+        _copy_all_second(dst, d, dst_step, src, s, src_step, channels, segments, n)
+    else:
+        for c in range(channels):
+            copy_segments(dst, d + c * dst_step, src, s + c * src_step, segments, n, stride)

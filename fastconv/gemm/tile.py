@@ -11,10 +11,11 @@ LLVM's loop vectoriser does not find this tile, so it is emitted as vector IR.  
     ======== =====================================================================================
 
 `tile_indexed` takes the rows from a table instead: step t multiplies row ``steps[2*t]`` of A with the row
-of B at ``b0 + steps[2*t + 1]``.
+of B at ``b0 + steps[2*t + 1]``.  `tile_result` (`result.py`)
+does so too and finishes what it writes.
 
-At 8 x 3 vectors a step is 24 FMAs on 3 loads and 8 broadcasts: bound by the FMA units as long as
-A's panel is in L1 and B streams from L2 at 8 bytes a cycle.
+At 8 x 3 vectors a step is 24 FMAs on 3 loads and 8 broadcasts: bound by the FMA units as long as the rows
+of B are in L1, or near each other in L2, and A's panels stream from L2 at 3 bytes a cycle.
 """
 
 from __future__ import annotations
@@ -73,13 +74,12 @@ def store(builder: Any, value: Any, pointer: Any, offset: int, itemsize: int) ->
     builder.store(value, builder.bitcast(address, value.type.as_pointer()), align=itemsize)
 
 
-def _emit_tile(
-    builder: Any, rows: Any, operands: Any, length: Any, accumulate: Any,
-    shape: tuple[int, int], vector: ir.VectorType, itemsize: int,
-) -> None:  # fmt: skip
-    """Emit the loop over t for one (mr, nr), then the stores."""
+def emit_sums(
+    builder: Any, operands: Any, length: Any, start: list[Any], shape: tuple[int, int], itemsize: int
+) -> list[list[Any]]:
+    """Emit the loop over t for one (mr, nr), from ``start`` [mr] on; return the sums."""
     mr, nr = shape
-    zero = ir.Constant(vector, [0.0] * vector.count)
+    vector = start[0].type
     before, loop = builder.block, builder.append_basic_block(f"tile_{mr}x{nr}")
     after = builder.append_basic_block(f"tile_{mr}x{nr}_done")
     builder.cbranch(builder.icmp_signed(">", length, I64(0)), loop, after)
@@ -96,55 +96,43 @@ def _emit_tile(
         new.append([fma(builder, scalar, columns[j], sums[m][j]) for j in range(nr)])
     following = builder.add(t, I64(1))
     t.add_incoming(following, loop)
-    for row, new_row in zip(sums, new, strict=True):
-        for phi, value in zip(row, new_row, strict=True):
-            phi.add_incoming(zero, before)
-            phi.add_incoming(value, loop)
     builder.cbranch(builder.icmp_signed("<", following, length), loop, after)
 
     builder.position_at_end(after)
-    results = []
-    for new_row in new:
-        results.append([builder.phi(vector) for _ in range(nr)])
-        for phi, value in zip(results[-1], new_row, strict=True):
-            phi.add_incoming(zero, before)
-            phi.add_incoming(value, loop)
-    with builder.if_else(accumulate) as (add, overwrite):
-        for branch, adding in ((add, True), (overwrite, False)):
-            with branch:
-                for m in range(mr):
-                    for j in range(nr):
-                        value = results[m][j]
-                        at = j * vector.count
-                        if adding:
-                            old = load(builder, rows[m], at, vector, itemsize)
-                            value = builder.fadd(old, value)
-                        store(builder, value, rows[m], at, itemsize)
+    results = [[builder.phi(vector) for _ in range(nr)] for _ in range(mr)]
+    for m in range(mr):
+        for j in range(nr):
+            for phi in (sums[m][j], results[m][j]):
+                phi.add_incoming(start[m], before)
+                phi.add_incoming(new[m][j], loop)
+    return results
 
 
-def _emit_family(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    """Emit a switch with one tile for each (mr, nr)."""
-    c_type, _, _, a_type, _, b_type, _, stepping_type, *_ = signature.args
-    c, c0, ldc, a, a0, b, b0, stepping, *begin, length, mr, nr, accumulate = arguments
-    scalar = element(c_type)
-    itemsize = c_type.dtype.bitwidth // 8
-    shape = machine.tile(itemsize)
-    vector = ir.VectorType(scalar, shape.vl)
-    c_pointer = data(context, builder, c_type, c, c0)
-    a_pointer = data(context, builder, a_type, a, a0)
-    b_pointer = data(context, builder, b_type, b, b0)
-    steps = data(context, builder, stepping_type, stepping, begin[0]) if begin else None
+def emit_added(
+    builder: Any, rows: list[Any], results: list[list[Any]], when: Any, itemsize: int
+) -> list[list[Any]]:
+    """Emit the addition of what stands in ``rows`` already, ``when`` that is asked for."""
+    vector, before = results[0][0].type, builder.block
+    with builder.if_then(when):
+        new = [
+            [
+                builder.fadd(load(builder, row, j * vector.count, vector, itemsize), value)
+                for j, value in enumerate(values)
+            ]
+            for row, values in zip(rows, results, strict=False)
+        ]
+        adding = builder.block
+    added = []
+    for values, new_values in zip(results, new, strict=True):
+        added.append([builder.phi(vector) for _ in values])
+        for phi, value, new_value in zip(added[-1], values, new_values, strict=True):
+            phi.add_incoming(value, before)
+            phi.add_incoming(new_value, adding)
+    return added
 
-    def operands(t: Any, mr: int) -> tuple[Any, Any]:
-        """Return where step t finds its rows of A and of B."""
-        if steps is None:
-            a_row, b_offset = t, builder.mul(t, stepping)
-        else:
-            entry = builder.gep(steps, [builder.shl(t, I64(1))])
-            a_row, b_offset = builder.load(entry), builder.load(builder.gep(entry, [I64(1)]))
-        return builder.gep(a_pointer, [builder.mul(a_row, I64(mr))]), builder.gep(b_pointer, [b_offset])
 
-    rows = [builder.gep(c_pointer, [builder.mul(ldc, I64(m))]) for m in range(shape.mr)]
+def emit_family(builder: Any, mr: Any, nr: Any, shape: machine.Tile, emit: Any) -> None:
+    """Emit a switch with one tile for each (mr, nr): ``emit(mr, nr)``."""
     done = builder.append_basic_block("tile_end")
     which = builder.add(builder.mul(mr, I64(shape.nr)), nr)  # mr * NR + nr: unique for nr in 1..NR
     switch = builder.switch(which, done)
@@ -153,9 +141,58 @@ def _emit_family(context: Any, builder: Any, signature: Any, arguments: Any) -> 
             block = builder.append_basic_block(f"case_{m}x{j}")
             switch.add_case(I64(m * shape.nr + j), block)
             builder.position_at_end(block)
-            _emit_tile(builder, rows, operands, length, accumulate, (m, j), vector, itemsize)
+            emit(m, j)
             builder.branch(done)
     builder.position_at_end(done)
+
+
+def rows_at(builder: Any, first: Any, apart: Any, count: int) -> list[Any]:
+    """Return pointers to rows that are ``apart`` elements apart."""
+    return [builder.gep(first, [builder.mul(apart, I64(m))]) for m in range(count)]
+
+
+def by_steps(builder: Any, a: Any, b: Any, steps: Any) -> Any:
+    """Return the function of (t, mr) that finds the rows of A and of B in a table."""
+
+    def operands(t: Any, mr: int) -> tuple[Any, Any]:
+        entry = builder.gep(steps, [builder.shl(t, I64(1))])
+        a_row, b_offset = builder.load(entry), builder.load(builder.gep(entry, [I64(1)]))
+        return builder.gep(a, [builder.mul(a_row, I64(mr))]), builder.gep(b, [b_offset])
+
+    return operands
+
+
+def _by_rows(builder: Any, a: Any, b: Any, ldb: Any) -> Any:
+    """Return the function of (t, mr) that finds row t of A and of B."""
+
+    def operands(t: Any, mr: int) -> tuple[Any, Any]:
+        return builder.gep(a, [builder.mul(t, I64(mr))]), builder.gep(b, [builder.mul(t, ldb)])
+
+    return operands
+
+
+def _emit_product(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Emit the tiles that write, or add to, whole vectors of C."""
+    c_type, _, _, a_type, _, b_type, _, stepping_type, *_ = signature.args
+    c, c0, ldc, a, a0, b, b0, stepping, *begin, length, mr, nr, accumulate = arguments
+    itemsize = c_type.dtype.bitwidth // 8
+    shape = machine.tile(itemsize)
+    vector = ir.VectorType(element(c_type), shape.vl)
+    zero = ir.Constant(vector, [0.0] * shape.vl)
+    pointers = data(context, builder, a_type, a, a0), data(context, builder, b_type, b, b0)
+    if begin:
+        operands = by_steps(builder, *pointers, data(context, builder, stepping_type, stepping, begin[0]))
+    else:
+        operands = _by_rows(builder, *pointers, stepping)
+    rows = rows_at(builder, data(context, builder, c_type, c, c0), ldc, shape.mr)
+
+    def emit(m: int, j: int) -> None:
+        sums = emit_sums(builder, operands, length, [zero] * m, (m, j), itemsize)
+        for row, values in zip(rows, emit_added(builder, rows, sums, accumulate, itemsize), strict=False):
+            for column, value in enumerate(values):
+                store(builder, value, row, column * shape.vl, itemsize)
+
+    emit_family(builder, mr, nr, shape, emit)
     return context.get_dummy_value()
 
 
@@ -164,7 +201,7 @@ def tile(typing: Any, c: Any, c0: Any, ldc: Any, a: Any, a0: Any, b: Any, b0: An
          length: Any, mr: Any, nr: Any, accumulate: Any) -> Any:  # fmt: skip
     """Multiply with B's rows ``ldb`` apart."""
     i = types.int64
-    return types.void(c, i, i, a, i, b, i, i, i, i, i, types.boolean), _emit_family
+    return types.void(c, i, i, a, i, b, i, i, i, i, i, types.boolean), _emit_product
 
 
 @intrinsic
@@ -172,4 +209,4 @@ def tile_indexed(typing: Any, c: Any, c0: Any, ldc: Any, a: Any, a0: Any, b: Any
                  steps: Any, begin: Any, length: Any, mr: Any, nr: Any, accumulate: Any) -> Any:  # fmt: skip
     """Multiply by the table that begins at ``steps[begin]``, of int64."""
     i = types.int64
-    return types.void(c, i, i, a, i, b, i, steps, i, i, i, i, types.boolean), _emit_family
+    return types.void(c, i, i, a, i, b, i, steps, i, i, i, i, types.boolean), _emit_product

@@ -9,7 +9,8 @@ import numba
 import numpy as np
 import pytest
 
-from fastconv import jit, machine
+from fastconv import jit, machine, workspace
+from fastconv.gemm.result import tile_result
 from fastconv.gemm.tile import tile, tile_indexed
 
 CPUS = {
@@ -26,6 +27,16 @@ def multiply(c, ldc, a, b, ldb, length, mr, nr, accumulate):
 @numba.njit(**jit.OPTIONS)
 def multiply_indexed(c, ldc, a, b, steps, begin, length, mr, nr, accumulate):
     tile_indexed(c, 0, ldc, a, 0, b, 0, steps, begin, length, mr, nr, accumulate)
+
+
+@numba.njit(**jit.OPTIONS)
+def multiply_result(
+    out, ldo, columns, past_caches, c, ldc, accumulate, bias, biased, floor, a, b, steps, length, mr, nr
+):
+    tile_result(
+        out, 0, ldo, columns, past_caches, c, 0, ldc, accumulate, bias, 1, biased, floor, a, 0, b, 0, steps, 1,
+        length, mr, nr,
+    )  # fmt: skip
 
 
 def operands(mr, columns, length, dtype):
@@ -60,6 +71,36 @@ def check(dtype):
                     np.testing.assert_array_equal(c, expected, f"{mr} x {nr}, {length} steps, indexed")
 
 
+def check_results(dtype):
+    """Every (mr, nr): with bias, sums of before and a floor, or not; whole rows, edges and past the caches."""
+    shape = machine.tile(np.dtype(dtype).itemsize)
+    bias = np.arange(-1, shape.mr).astype(dtype)
+    for mr in range(1, shape.mr + 1):
+        for nr in range(1, shape.nr + 1):
+            for length, columns in ((0, nr * shape.vl), (7, nr * shape.vl), (5, nr * shape.vl - 1)):
+                a, b = operands(mr, nr * shape.vl, length, dtype)
+                steps = np.r_[-1, np.c_[np.arange(length), np.arange(length) * b.shape[1]].reshape(-1)]
+                partial = np.random.default_rng(2).integers(-9, 10, (mr, nr * shape.vl)).astype(dtype)
+                for i in range(8):
+                    biased, accumulate, floored = i % 2 > 0, i // 2 % 2 > 0, i // 4 > 0
+                    expected = (
+                        a.T @ b[:, : nr * shape.vl] + biased * bias[1 : mr + 1, None] + accumulate * partial
+                    )[:, :columns]
+                    expected = np.maximum(expected, 0 if floored else -np.inf)
+                    for past_caches in (False, True)[: 1 + (columns % shape.vl == 0)]:
+                        out = workspace.aligned(mr * (nr + 1) * shape.vl, dtype).reshape(mr, -1)
+                        out[:] = 77
+                        multiply_result(
+                            out.reshape(-1), out.shape[1], columns, past_caches, partial.reshape(-1), nr * shape.vl,
+                            accumulate, bias, biased, np.dtype(dtype).type(0 if floored else -np.inf), a.reshape(-1),
+                            b.reshape(-1), steps, length, mr, nr,
+                        )  # fmt: skip
+                        np.testing.assert_array_equal(
+                            out[:, :columns], expected, f"{mr} x {nr}, {length} steps"
+                        )
+                        assert (out[:, columns:] == 77).all()
+
+
 def loops(assembly):
     """Return the innermost loops: stretches from a label to the first jump back to it, without others inside."""
     found, lines = [], assembly.splitlines()
@@ -83,23 +124,44 @@ def check_machine_code(dtype):
     multiply(
         c.reshape(-1), c.shape[1], a.reshape(-1), b.reshape(-1), b.shape[1], 4, shape.mr, shape.nr, False
     )
-    signature = next(s for s in multiply.signatures if s[0].dtype.name == dtype)
+    check_results(dtype)
     register = {"avx512": "%zmm", "avx2": "%ymm", "128-bit": "%xmm", "neon": "v"}[unit.name]
     operation = {"128-bit": "v?mulp[sd]", "neon": "fmla"}.get(unit.name, r"vfmadd\d*p[sd]")
-    full = [
-        body
-        for body in loops(multiply.inspect_asm(signature))
-        if sum(bool(re.search(rf"\s{operation}\s.*{register}", line)) for line in body) == shape.mr * shape.nr
-    ]
-    assert full, f"no loop of {shape.mr} x {shape.nr} {operation} on {register} registers"
-    for body in full:
-        spills = [line for line in body if re.search(r"%[re]sp|\[sp", line)]
-        assert not spills, "\n".join(spills)
+    for kernel in (multiply, multiply_result):
+        signature = next(s for s in kernel.signatures if s[0].dtype.name == dtype)
+        full = [
+            body
+            for body in loops(kernel.inspect_asm(signature))
+            if sum(bool(re.search(rf"\s{operation}\s.*{register}", line)) for line in body)
+            == shape.mr * shape.nr
+        ]
+        assert full, f"no loop of {shape.mr} x {shape.nr} {operation} on {register} registers"
+        for body in full:
+            spills = [line for line in body if re.search(r"%[re]sp|\[sp", line)]
+            assert not spills, "\n".join(spills)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_shape(dtype):
     check(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_results(dtype):
+    check_results(dtype)
+
+
+def test_results_keep_what_is_no_number():
+    """Neither the floor nor a product with zero may turn it into a number."""
+    shape = machine.tile(4)
+    a, b = np.ones((2, 1), "f"), np.full((2, shape.vl), np.nan, "f")
+    out, nothing = np.zeros((1, shape.vl), "f"), np.zeros(1, "f")
+    steps = np.array([-1, 0, 0, 1, shape.vl])
+    multiply_result(
+        out.reshape(-1), shape.vl, shape.vl, False, nothing, 0, False, nothing, False, np.float32(0), a.reshape(-1),
+        b.reshape(-1), steps, 2, 1, 1,
+    )  # fmt: skip
+    assert np.isnan(out).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -115,7 +177,7 @@ from fastconv import machine
 assert machine.simd().name == sys.argv[2], machine.simd()
 for dtype in ("float32", "float64"):
     test_tile.check(dtype)
-    test_tile.check_machine_code(dtype)
+    test_tile.check_machine_code(dtype)  # checks results too
 """
 
 

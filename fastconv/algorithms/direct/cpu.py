@@ -7,7 +7,8 @@ copies the source rows it needs into scratch once, with the padding and split by
 
 Nothing is lowered: the rows of matrix B are these views, found through a table of steps for each phase of
 the result (`correlation`).  A tile's columns run on from row to row where that wastes fewer lanes (``runs = 1``: the pitch - q pixels
-between rows are computed and dropped), else each row is a run of its own.
+between rows are computed and dropped), else each row is a run of its own.  Each slice of a run, as wide as the
+tile, is multiplied by every panel of the weights: its views stay in L1 while the weights stream from L2.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from typing import NamedTuple
 import numba
 
 from fastconv import jit
-from fastconv.activations import finish
-from fastconv.gemm.move import stream_row, weave_row
-from fastconv.gemm.pack import load_panel
+from fastconv.activations import finish, is_plain
+from fastconv.gemm.move import to_boundary, weave_row
+from fastconv.gemm.pack import load_panels
+from fastconv.gemm.result import multiply_panels
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.segments import add_edges, add_segment, copy_pixels, copy_segments
-from fastconv.gemm.tile import tile_indexed
 
 
 class Geometry(NamedTuple):
@@ -56,9 +57,10 @@ class Geometry(NamedTuple):
     steps_w: int
     result_w: int
     result_size: int
+    phases: int
     ld: int  #        row length of C for one phase
-    panel: int  #     where the panel of weights and C begin in a worker's scratch
-    c_start: int
+    panel: int  #     where panels of weights begin in a worker's scratch
+    c_start: int  #   and C
     scratch: int
     segments: int  #  numbers in a worker's list,
     pixels: int  #    and where their number and the pixels of the border begin in it
@@ -87,10 +89,9 @@ def correlate(workers, counter, x, w, views, out, scratch, lists, geos, tables, 
 def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, activation, residual):
     segments = lists[worker * geo.segments : (worker + 1) * geo.segments]
     b0 = worker * geo.scratch
-    c0 = b0 + geo.c_start
     panels = -(-geo.m // geo.mr)
     blocks = geo.row_blocks * geo.q_blocks
-    ldc = geo.steps_h * geo.steps_w * geo.ld
+    lead = -to_boundary(out, 0) % geo.vl if geo.stream else 0  # then vectors of columns are those of memory
     tasks = geo.n * geo.groups * blocks * geo.m_blocks
     task = next_task(counter)
     while task < tasks:
@@ -98,22 +99,36 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
         plane, block = block // blocks, block % blocks
         image, group = plane // geo.groups, plane % geo.groups
         area = area_of(geo, block)
-        first = part(panels, geo.m_blocks, m_block)
-        last = part(panels, geo.m_blocks, m_block + 1)
+        p0 = part(panels, geo.m_blocks, m_block)
+        p1 = part(panels, geo.m_blocks, m_block + 1)
+        m0, m1 = part(geo.m, panels, p0), part(geo.m, panels, p1)
+        runs, width = runs_of(geo, area)
+        vectors = -(-(width + lead) // geo.vl)
+        slices = -(-vectors // geo.nr)
         n = plan_stripe(segments, area, geo, tables)
         for chunk in range(geo.chunks):
             ch0, ch1 = part(geo.channels, geo.chunks, chunk), part(geo.channels, geo.chunks, chunk + 1)
             source = (image * geo.groups + group) * geo.channels + ch0
             fill(scratch, b0, x, source, ch1 - ch0, geo, segments, n)
-            for p in range(first, last):
-                load_panel(scratch, b0 + geo.panel, w, view, group, p, panels, ch0, ch1)
-                m0 = part(geo.m, panels, p)
-                at = c0 + (m0 - part(geo.m, panels, first)) * ldc
-                mr = part(geo.m, panels, p + 1) - m0
-                multiply(scratch, at, b0 + geo.panel, b0, geo, tables, area, ch1 - ch0, mr, chunk > 0)
-        store(
-            scratch, c0, out, geo, tables, image, group, area, first, last, panels, bias, activation, residual
-        )
+            load_panels(scratch, b0 + geo.panel, w, view, group, p0, p1, panels, ch0, ch1)
+            for i in range(runs * slices):
+                run, j = i // slices, i % slices
+                j0 = max(0, part(vectors, slices, j) * geo.vl - lead)
+                columns = min(width, part(vectors, slices, j + 1) * geo.vl - lead) - j0
+                row, q = (j0 // geo.pitch, j0 % geo.pitch) if geo.flattened else (run, j0)
+                straight = chunk == geo.chunks - 1 and geo.phases == 1 and q + columns <= area[3]
+                channel = (image * geo.groups + group) * geo.m + m0
+                place = channel * geo.result_size + (area[0] + row) * geo.result_w + area[2] + q
+                c0 = b0 + geo.c_start + (i if geo.chunks > 1 else 0) * (m1 - m0) * geo.phases * geo.ld
+                done = multiply_panels(
+                    w, view, out, scratch, b0 + geo.panel, b0 + run * geo.pitch + j0, c0, geo, tables, group,
+                    chunk, p0, p1, columns, straight, place, bias, activation, residual,
+                )  # fmt: skip
+                if not done:
+                    store(
+                        scratch, c0, out, geo, tables, channel, m1 - m0, area, row, q, columns, straight,
+                        activation, residual,
+                    )  # fmt: skip
         task = next_task(counter)
 
 
@@ -170,55 +185,36 @@ def fill(b, b0, x, source, channels, geo, segments, n):
 
 
 @jit.inner
-def multiply(scratch, c0, a0, b0, geo, tables, area, channels, mr, more):
-    """C (+)= panel * the stripe, for every phase."""
+def runs_of(geo, area):
+    """Return in how many runs tiles go over an area, and how many columns a run has."""
     _, rows, _, columns = area
-    runs = 1 if geo.flattened else rows
-    width = (rows - 1) * geo.pitch + columns if geo.flattened else columns
-    vectors = -(-width // geo.vl)
-    groups = -(-vectors // geo.nr)
-    phases = geo.steps_h * geo.steps_w
-    for phase in range(phases):
-        length, steps = channels * tables[geo.phases_at + 2 * phase], tables[geo.phases_at + 2 * phase + 1]
-        for run in range(runs):
-            for g in range(groups):
-                v = part(vectors, groups, g)
-                nr = part(vectors, groups, g + 1) - v
-                tile_indexed(
-                    scratch, c0 + phase * geo.ld + (run * vectors + v) * geo.vl, phases * geo.ld, scratch, a0,
-                    scratch, b0 + run * geo.pitch + v * geo.vl, tables, steps, length, mr, nr, more,
-                )  # fmt: skip
+    return (1, (rows - 1) * geo.pitch + columns) if geo.flattened else (rows, columns)
 
 
 @jit.inner
-def store(c, c0, out, geo, tables, image, group, area, first, last, panels, bias, activation, residual):
-    """Finish the rows of C, weave their phases and write them to their places in the result.
+def store(c, c0, out, geo, tables, channel, channels, area, row, q, columns, straight, activation, residual):
+    """Weave the phases of some rows of C and write them to their places, unless they are there already.
 
-    With a residual they are finished there, where its elements stand in the same order.
+    Their columns begin at ``q`` of an area's ``row``.  There what the tile did not do is done: a residual,
+    whose elements stand in the same order, and activations.
     """
-    p0, rows, q0, columns = area
-    pitch = geo.pitch if geo.flattened else -(-columns // geo.vl) * geo.vl
-    top = part(geo.m, panels, first)
-    phases = geo.steps_h * geo.steps_w
-    at = c0
-    to_w = q0 * geo.steps_w
-    count = min(columns * geo.steps_w, geo.result_w - to_w)
-    for m in range(top, part(geo.m, panels, last)):
-        channel = group * geo.m + m
-        plane = (image * geo.groups * geo.m + channel) * geo.result_size
-        for _ in range(phases):
-            if not residual.size:
-                finish(c, at, (rows - 1) * pitch + columns, bias, channel, activation, residual, 0)
-            at += geo.ld
-        for phase in range(geo.steps_h):
-            phase_at = at + (phase - geo.steps_h) * geo.steps_w * geo.ld
-            for row in range(rows):
-                result_row = tables[geo.result_row_at + phase * geo.p + p0 + row]
-                if result_row >= 0:
-                    to = plane + result_row * geo.result_w + to_w
-                    if geo.stream and not residual.size:
-                        stream_row(out, to, c, phase_at + row * pitch, count)
-                    else:
-                        weave_row(out, to, c, phase_at + row * pitch, geo.ld, geo.steps_w, count)
-                    if residual.size:
-                        finish(out, to, count, bias, channel, activation, residual, to)
+    plain = is_plain(activation, residual)
+    done = 0
+    while done < columns:
+        count = min(columns - done, area[3] - q)  # less than one between rows
+        to_w = (area[2] + q) * geo.steps_w
+        wide = min(count * geo.steps_w, geo.result_w - to_w)
+        for phase in range(geo.steps_h if wide > 0 else 0):
+            result_row = tables[geo.result_row_at + phase * geo.p + area[0] + row]
+            to = channel * geo.result_size + result_row * geo.result_w + to_w
+            at = c0 + phase * geo.steps_w * geo.ld + done
+            for _ in range(channels if result_row >= 0 else 0):
+                if not straight:
+                    weave_row(out, to, c, at, geo.ld, geo.steps_w, wide)
+                if not plain:
+                    finish(out, to, wide, residual[:0], 0, activation, residual, to)
+                at += geo.phases * geo.ld
+                to += geo.result_size
+        done += geo.pitch - q
+        q = 0
+        row += 1

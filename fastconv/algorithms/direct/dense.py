@@ -98,6 +98,17 @@ class Stripe:
         """Elements of a channel."""
         return len(self.h.phases) * len(self.w.phases) * self.phase_size
 
+    def stream(self, p: Pass, vl: int) -> bool:
+        """Tell whether all runs of results can begin at the same place within a vector of memory."""
+        return p.phases == 1 and not self.flattened and p.axes[-1].result % vl == 0
+
+    def slices(self, tile: machine.Tile) -> int:
+        """Slices as wide as the tile that a block of results is at most cut into."""
+        rows, width = self.block_rows, self.block_q
+        if self.flattened:
+            rows, width = 1, (rows - 1) * self.pitch + width
+        return rows * -(-(width + tile.vl - 1) // (tile.vl * tile.nr))
+
     def views(self, p: Pass) -> dict[tuple[int, ...], int]:
         """Return where the view of a channel begins that a tap with these source offsets has."""
         rows = (None,) if len(p.axes) == 1 else self.rows.offsets
@@ -131,10 +142,10 @@ def describe(p: Pass, s: Stripe, itemsize: int, starts: dict[str, int], **blocks
         stride_h=s.rows.stride, stride_w=last.stride, first_h=s.h.first, first_w=s.w.first,
         phases_h=len(s.h.phases), phases_w=len(s.w.phases), stripe_rows=s.block_rows + s.h.extra,
         pitch=s.pitch, phase_size=s.phase_size, block_rows=s.block_rows, block_q=s.block_q, flattened=s.flattened,
-        row_blocks=s.row_blocks, q_blocks=s.q_blocks, steps_h=s.rows.step, steps_w=last.step,
+        row_blocks=s.row_blocks, q_blocks=s.q_blocks, steps_h=s.rows.step, steps_w=last.step, phases=p.phases,
         result_w=last.result, result_size=prod(a.result for a in p.axes), vl=tile.vl, mr=tile.mr, nr=tile.nr,
         segments=s.segments, pixels=s.pixels, source_row_at=starts["source_row"], edges_at=starts["edges"], phases_at=starts.get("phases", 0), phase_h_at=starts["phase_h"], phase_w_at=starts["phase_w"],
-        result_row_at=starts.get("result_row", 0), stream=last.step == 1 and streams(p.results, itemsize),
+        result_row_at=starts.get("result_row", 0), stream=s.stream(p, tile.vl) and streams(p.results, itemsize),
         **blocks,
     )  # fmt: skip
     return record(geometry)
@@ -149,23 +160,28 @@ class DensePass(BlockedPass):
         taps, phases = prod(p.kernel), p.phases
         chunks = max(1, min(p.channels, -(-p.channels * taps // KC)))
         per_chunk = -(-p.channels // chunks)
-        # The stripe of a task may fill a third of L2 and C another; writing longer runs is cheaper.
-        third = cache // 3 // itemsize
+        # The stripe of a task may fill a third of L2, a chunk of its weights a quarter, and sums another.
+        third, quarter = cache // 3 // itemsize, cache // 4 // itemsize
         columns = min(max(min(COLUMNS, third) // phases, third // (p.m * phases)), 8 * COLUMNS)
         s = Stripe.of(p, columns, third // per_chunk, tile.vl)
-        if s.flattened:
-            ld = -(-((s.block_rows - 1) * s.pitch + s.block_q) // tile.vl) * tile.vl
-        else:
-            ld = s.block_rows * -(-s.block_q // tile.vl) * tile.vl
-        panels = -(-p.m // tile.mr)
+        ld, panels = tile.nr * tile.vl, -(-p.m // tile.mr)
+        kept = s.slices(tile) if chunks > 1 else 1
         tasks = p.n * p.groups * s.row_blocks * s.q_blocks
-        m_blocks = max(-(-p.m * phases * ld // third), -(-cores // max(1, tasks)))
+        m_blocks = max(
+            -(-p.m * phases * ld * kept // quarter),
+            -(-p.m * per_chunk * taps // quarter),
+            -(-cores // max(1, tasks)),
+        )
         m_blocks = min(panels, m_blocks)
-        panel = -(-(per_chunk * s.channel_size + tile.nr * tile.vl + SLACK) // 16) * 16
-        c_start = -(-(panel + per_chunk * taps * tile.mr + SLACK) // 16) * 16
-        scratch = c_start + -(-panels // m_blocks) * tile.mr * phases * ld + SLACK
-        self.scratch, self.segments = -(-scratch // 16) * 16, s.segments
+        rows = -(-panels // m_blocks) * tile.mr
         self.column_blocks = tasks // max(1, p.groups)
+        sizes = (
+            per_chunk * s.channel_size + ld + SLACK,
+            0 if self.pack_ahead else rows * per_chunk * taps + SLACK,
+            kept * rows * phases * ld + SLACK,
+        )
+        panel, c_start, self.scratch = np.cumsum([-(-size // 16) * 16 for size in sizes]).tolist()
+        self.segments = s.segments
 
         def described() -> tuple[Array, Array]:
             tables, starts = joined(

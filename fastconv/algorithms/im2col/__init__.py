@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 from itertools import product
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import joined, record
 from fastconv.gemm.segments import SEGMENT
 from fastconv.problem import ConvProblem, Direction
+from fastconv.roofline import multiply
 
 
 class Im2col(Algorithm):
@@ -64,6 +65,7 @@ def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
 
 
 KC = 160  # rows of B in a chunk: with 8 rows of A, a sixth of a 32 KB L1
+LOWER, LOAD = 2, 0.5  # cycles to lower a vector of B, and to load a weight that is not packed
 TASKS = 4  # for each core, where columns and panels give as many: a late core costs an eighth
 
 
@@ -72,35 +74,32 @@ class LoweredPass(BlockedPass):
 
     def __init__(self, p: Pass, itemsize: int, cache: int) -> None:
         super().__init__(p, itemsize)
-        tile, m = machine.tile(itemsize), machine.machine()
+        tile = machine.tile(itemsize)
         outer, last = p.axes[:-1], p.axes[-1]
         rows = prod(a.outputs for a in outer)
         views = {offset: i for i, offset in enumerate(product(*(a.offsets for a in p.axes)))}
 
-        # Blocks of columns are as wide as fit: the source is read in longer runs.  B may fill a third
-        # of L2 and C half.
         lowered, phases = len(views), p.phases
         chunks = max(1, min(p.channels, -(-p.channels * lowered // KC)))
         per_chunk = -(-p.channels // chunks)
-        kc = per_chunk * lowered
-        vectors = max(1, -(-p.columns // tile.vl))
-        panels = -(-p.m // tile.mr)
-        most = max(1, cache // 3 // (max(1, kc) * itemsize) // tile.vl)
-        column_blocks = min(vectors, -(-vectors // (most * m.cores)) * m.cores)
-        if column_blocks == m.cores and panels >= TASKS * m.cores:  # share out the weights instead
-            column_blocks = -(-vectors // most)
-        widest = -(-vectors // column_blocks) * tile.vl
-        row_blocks = max(
-            -(-p.m * phases * widest * itemsize // (cache // 2)),
-            -(-m.cores // (p.groups * column_blocks)),
+        stream = (
+            phases == 1 and prod(a.result for a in p.axes) % tile.vl == 0 and streams(p.results, itemsize)
         )
-        row_blocks = min(panels, row_blocks)
-        panel = -(-(kc * widest + SLACK) // 16) * 16
-        c_start = -(-(panel + per_chunk * prod(p.kernel) * tile.mr + SLACK) // 16) * 16
-        size = c_start + -(-panels // row_blocks) * tile.mr * phases * widest + SLACK
-        self.scratch = -(-size // 16) * 16
-        self.pixels, self.segments = lists_of(p, widest)
-        self.column_blocks = column_blocks
+        width = tile.nr * tile.vl
+        panels = -(-p.m // tile.mr)
+        row_blocks, column_blocks = self._divide(p, itemsize, cache, lowered, chunks)
+        slices = -(-(p.columns + (tile.vl - 1) * stream) // width)
+        slices = -(-slices // column_blocks)
+        sums = -(-panels // row_blocks) * tile.mr * phases * width
+        sizes = {
+            "b": per_chunk * lowered * width + SLACK,
+            "panel": 0 if self.pack_ahead else -(-panels // row_blocks) * tile.mr * per_chunk * prod(p.kernel) + SLACK,
+            "c_start": (slices if chunks > 1 else 1) * sums + SLACK,
+        }  # fmt: skip
+        starts = np.cumsum([0] + [-(-size // 16) * 16 for size in sizes.values()])
+        places = dict(zip(sizes, starts.tolist(), strict=False))
+        self.scratch = int(starts[-1])
+        self.pixels, self.segments = lists_of(p, width)
 
         def values() -> tuple[Geometry, Array]:
             edges = last.edges(last.offsets)
@@ -109,7 +108,7 @@ class LoweredPass(BlockedPass):
             lo = np.clip(-(offsets // last.stride), 0, last.outputs)
             hi = np.clip((last.source - 1 - offsets) // last.stride + 1, lo, last.outputs)
             tables, starts = joined(
-                **phase_tables(p, {o: i * widest for o, i in views.items()}, per_chunk, lowered * widest),
+                **phase_tables(p, {o: i * width for o, i in views.items()}, per_chunk, lowered * width),
                 source_row=_source_rows(outer), result_row=_result_rows(outer), offset=offsets, lo=lo, hi=hi,
                 edges=edges,
             )  # fmt: skip
@@ -119,10 +118,10 @@ class LoweredPass(BlockedPass):
                 source_rows=prod(a.source for a in outer), source_width=last.source, stride=last.stride,
                 outer_steps=phases // last.step, step=last.step, result_width=last.result,
                 result_size=prod(a.result for a in p.axes), column_blocks=column_blocks,
-                row_blocks=row_blocks, chunks=chunks, ld=widest, panel=panel, c_start=c_start,
-                scratch=self.scratch, segments=self.segments, pixels=self.pixels, phases_at=starts["phases"], source_row_at=starts["source_row"],
+                row_blocks=row_blocks, chunks=chunks, phases=phases, ld=width, panel=places["panel"],
+                c_start=places["c_start"], scratch=self.scratch, segments=self.segments, pixels=self.pixels, phases_at=starts["phases"], source_row_at=starts["source_row"],
                 result_row_at=starts["result_row"], offset_at=starts["offset"], lo_at=starts["lo"],
-                hi_at=starts["hi"], edges_at=starts["edges"], stream=last.step == 1 and streams(p.results, itemsize),
+                hi_at=starts["hi"], edges_at=starts["edges"], stream=stream,
                 vl=tile.vl, mr=tile.mr, nr=tile.nr,
             )  # fmt: skip
             return geometry, tables
@@ -132,6 +131,33 @@ class LoweredPass(BlockedPass):
             return record(geometry), tables
 
         self.values, self.describe = values, described
+
+    def _divide(self, p: Pass, itemsize: int, cache: int, lowered: int, chunks: int) -> tuple[int, int]:
+        """Return into how many blocks of panels and of columns the work is cut: what takes the fewest cycles.
+
+        A chunk of a task's weights, which each slice of B reads again, may fill a quarter of L2, and so may
+        the sums that wait for the next chunk.
+        """
+        tile, cores = machine.tile(itemsize), machine.machine().cores
+        quarter = cache // 4 // itemsize
+        width, panels = tile.nr * tile.vl, -(-p.m // tile.mr)
+        slices = max(1, -(-p.columns // width))
+        weights = p.channels * prod(p.kernel)  # of a row of A
+        row_blocks = min(panels, -(-panels * tile.mr * weights // (chunks * quarter)))
+        best = (inf, 1, 1)
+        while row_blocks <= panels:
+            rows = -(-panels // row_blocks) * tile.mr
+            most = max(1, quarter // (rows * p.phases * width)) if chunks > 1 else slices
+            wanted = -(-TASKS * cores // (p.groups * row_blocks))
+            self.column_blocks = min(slices, max(-(-slices // most), wanted))
+            product = p.channels * lowered * LOWER * tile.nr + multiply(rows, tile.nr, p.reduction, itemsize)
+            loaded = rows * weights * LOAD * (not self.pack_ahead)
+            rounds = -(-p.groups * row_blocks * self.column_blocks // cores)
+            cycles = rounds * (-(-slices // self.column_blocks) * product + loaded)
+            best = min(best, (cycles, row_blocks, self.column_blocks))
+            row_blocks *= 2
+        _, row_blocks, self.column_blocks = best
+        return row_blocks, self.column_blocks
 
     def correlate(
         self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any,

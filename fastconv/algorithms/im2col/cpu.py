@@ -1,10 +1,10 @@
 """The kernels of im2col: lower a block of columns into cache, multiply, finish and store it.
 
-Matrix B has a row per (channel, source offset that a tap has) and a column per position (n, row, q).  A task owns a block of
-columns and of result channels.  It goes through the reduction in chunks of KC rows: the chunk of B is
-lowered into the worker's scratch (KC x NC, a fifth of L2) and multiplied by every panel of the weights,
-each panel staying in L1 while B streams from L2.  C stays in scratch as well until bias and activation
-are applied and it is written to its place once.
+Matrix B has a row per (channel, source offset that a tap has) and a column per position (n, row, q).  A task
+owns a block of columns and of result channels.  It goes through the reduction in chunks of KC rows, and in
+each through slices of B as wide as the tile: a slice is lowered into scratch (KC x NR vectors, half of L1) and
+multiplied by every panel of the weights, which stream from L2.  Sums of a chunk stay in scratch; the last
+chunk's tiles add them, apply bias and activation and write results to their places.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import NamedTuple
 import numba
 
 from fastconv import jit
-from fastconv.activations import finish
-from fastconv.gemm.move import stream_row, weave_row
-from fastconv.gemm.pack import load_panel
+from fastconv.activations import finish, is_plain
+from fastconv.gemm.move import to_boundary, weave_row
+from fastconv.gemm.pack import load_panels
+from fastconv.gemm.result import multiply_panels
 from fastconv.gemm.schedule import next_task, part
-from fastconv.gemm.segments import SEGMENT, add_edges, add_segment, copy_pixels, copy_segments
-from fastconv.gemm.tile import tile, tile_indexed
+from fastconv.gemm.segments import SEGMENT, add_edges, add_segment, copy_channels, copy_pixels, copy_segments
+from fastconv.gemm.tile import tile
 
 
 class Geometry(NamedTuple):
@@ -43,9 +44,10 @@ class Geometry(NamedTuple):
     column_blocks: int
     row_blocks: int
     chunks: int  #    of source channels
+    phases: int
     ld: int  #        row length of B, and of C for one phase, in scratch
-    panel: int  #     where the panel of weights and C begin in a worker's scratch
-    c_start: int
+    panel: int  #     where in a worker's scratch panels of weights begin
+    c_start: int  #   and C
     scratch: int  #   elements of a worker
     segments: int  #  numbers in its list,
     pixels: int  #    and where the pixels of the border begin in it
@@ -75,10 +77,11 @@ def correlate(workers, counter, x, w, views, out, scratch, lists, geos, tables, 
 def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, activation, residual):
     segments = lists[worker * geo.segments : (worker + 1) * geo.segments]
     b0 = worker * geo.scratch
-    c0 = b0 + geo.c_start
     panels = -(-geo.m // geo.mr)
-    vectors = -(-geo.columns // geo.vl)
-    phases = geo.outer_steps * geo.step
+    lead = -to_boundary(out, 0) % geo.vl if geo.stream else 0  # then vectors of columns are those of memory
+    vectors = -(-(geo.columns + lead) // geo.vl)
+    slices = -(-vectors // geo.nr)
+    pixels = geo.rows * geo.q
     tasks = geo.groups * geo.column_blocks * geo.row_blocks
     task = next_task(counter)
     while task < tasks:
@@ -86,43 +89,29 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
         group, block = block // geo.column_blocks, block % geo.column_blocks
         p0 = part(panels, geo.row_blocks, task % geo.row_blocks)
         p1 = part(panels, geo.row_blocks, task % geo.row_blocks + 1)
-        j0 = part(vectors, geo.column_blocks, block)
-        j1 = part(vectors, geo.column_blocks, block + 1)
-        columns = min(j1 * geo.vl, geo.columns) - j0 * geo.vl
-        per_channel = geo.outer * geo.inner
-        n = plan_rows(segments, geo, tables, j0 * geo.vl, columns)
+        first = part(slices, geo.column_blocks, block)
+        last = part(slices, geo.column_blocks, block + 1)
+        m0, m1 = part(geo.m, panels, p0), part(geo.m, panels, p1)
         for chunk in range(geo.chunks):
             ch0, ch1 = part(geo.channels, geo.chunks, chunk), part(geo.channels, geo.chunks, chunk + 1)
-            t0, t1 = ch0 * per_channel, ch1 * per_channel
-            lower(scratch, b0, x, geo, group, j0 * geo.vl, t0, t1, segments, n)
-            for p in range(p0, p1):
-                load_panel(scratch, b0 + geo.panel, w, view, group, p, panels, ch0, ch1)
-                m0 = part(geo.m, panels, p)
-                at = c0 + (m0 - part(geo.m, panels, p0)) * phases * geo.ld
-                mr = part(geo.m, panels, p + 1) - m0
-                for phase in range(phases):
-                    length = (ch1 - ch0) * tables[geo.phases_at + 2 * phase]
-                    steps = tables[geo.phases_at + 2 * phase + 1]
-                    _multiply_phase(
-                        scratch, at + phase * geo.ld, b0 + geo.panel, b0, phases * geo.ld, geo, tables, steps,
-                        j1 - j0, length, mr, chunk > 0,
+            load_panels(scratch, b0 + geo.panel, w, view, group, p0, p1, panels, ch0, ch1)
+            for i in range(first, last):
+                j0 = max(0, part(vectors, slices, i) * geo.vl - lead)
+                j1 = min(geo.columns, part(vectors, slices, i + 1) * geo.vl - lead)
+                n = plan_rows(segments, geo, tables, j0, j1 - j0)
+                lower_channels(scratch, b0, x, geo, group, j0, ch0, ch1, segments, n)
+                image, pixel = j0 // pixels, j0 % pixels
+                straight = chunk == geo.chunks - 1 and geo.phases == 1 and pixel + j1 - j0 <= pixels
+                place = (image * geo.groups * geo.m + group * geo.m + m0) * geo.result_size + pixel
+                c0 = b0 + geo.c_start + (i - first if geo.chunks > 1 else 0) * (m1 - m0) * geo.phases * geo.ld
+                done = multiply_panels(
+                    w, view, out, scratch, b0 + geo.panel, b0, c0, geo, tables, group, chunk, p0, p1, j1 - j0,
+                    straight, place, bias, activation, residual,
+                )  # fmt: skip
+                if not done:
+                    store(
+                        scratch, c0, out, geo, tables, group, j0, j1 - j0, m0, m1, straight, activation, residual
                     )  # fmt: skip
-        store(
-            scratch,
-            c0,
-            out,
-            geo,
-            tables,
-            group,
-            j0 * geo.vl,
-            columns,
-            p0,
-            p1,
-            panels,
-            bias,
-            activation,
-            residual,
-        )
         task = next_task(counter)
 
 
@@ -167,6 +156,19 @@ def plan_rows(segments, geo, tables, j0, columns):
 
 
 @jit.inner
+def lower_channels(b, b0, x, geo, group, j0, ch0, ch1, segments, n):
+    """Write the rows of B of channels ch0..ch1 for the columns from j0 on, each of ``n`` segments."""
+    views, size = geo.outer * geo.inner, geo.source_rows * geo.source_width
+    first = (j0 // (geo.rows * geo.q) * geo.groups + group) * geo.channels + ch0
+    copy_channels(b, b0, views * geo.ld, x, first * size, size, ch1 - ch0, segments, n * views, geo.stride)
+    starts = segments[geo.pixels :]
+    if starts[views] > 0:
+        for c in range(ch1 - ch0):
+            at = b0 + c * views * geo.ld
+            copy_pixels(b, at, x, (first + c) * size, starts[views + 1 :], 0, starts[views])
+
+
+@jit.inner
 def lower(b, b0, x, geo, group, j0, t0, t1, segments, n):
     """Write rows t0..t1 of B for the columns from j0 on, whose rows have ``n`` segments."""
     views = geo.outer * geo.inner
@@ -197,51 +199,35 @@ def multiply(scratch, c0, a0, b0, ld, geo, vectors, length, mr, more):
 
 
 @jit.inner
-def _multiply_phase(scratch, c0, a0, b0, ldc, geo, tables, steps, vectors, length, mr, more):
-    """C (+)= panel * B, by the steps of one phase."""
-    groups = -(-vectors // geo.nr)
-    for g in range(groups):
-        v = part(vectors, groups, g)
-        nr = part(vectors, groups, g + 1) - v
-        at = v * geo.vl
-        tile_indexed(
-            scratch, c0 + at, ldc, scratch, a0, scratch, b0 + at, tables, steps, length, mr, nr, more
-        )
+def store(c, c0, out, geo, tables, group, j0, columns, m0, m1, straight, activation, residual):
+    """Weave the phases of some rows of C and write them to their places, unless they are there already.
 
-
-@jit.inner
-def store(c, c0, out, geo, tables, group, j0, columns, p0, p1, panels, bias, activation, residual):
-    """Finish the rows of C, weave their phases and write them to their places in the result.
-
-    With a residual they are finished there, where its elements stand in the same order.
+    There what the tile did not do is done: a residual, whose elements stand in the same order, and activations.
     """
-    per_image = geo.rows * geo.q
-    first, last = part(geo.m, panels, p0), part(geo.m, panels, p1)
-    at = c0
-    for m in range(first, last):
-        channel = group * geo.m + m
-        for phase in range(geo.outer_steps):
-            for i in range(0 if residual.size else geo.step):
-                finish(c, at + i * geo.ld, columns, bias, channel, activation, residual, 0)
-            image, row, q = j0 // per_image, (j0 % per_image) // geo.q, j0 % geo.q
-            done = 0
-            while done < columns:
-                count = min(geo.q - q, columns - done)
-                result_row = tables[geo.result_row_at + phase * geo.rows + row]
-                if result_row >= 0:
-                    plane = (image * geo.groups * geo.m + channel) * geo.result_size
-                    to = plane + result_row * geo.result_width + q * geo.step
-                    wide = min(count * geo.step, geo.result_width - q * geo.step)
-                    if geo.stream and not residual.size:
-                        stream_row(out, to, c, at + done, wide)
-                    else:
-                        weave_row(out, to, c, at + done, geo.ld, geo.step, wide)
-                    if residual.size:
-                        finish(out, to, wide, bias, channel, activation, residual, to)
-                done += count
-                q = 0
-                row += 1
-                if row == geo.rows:
-                    row = 0
-                    image += 1
-            at += geo.step * geo.ld
+    rows, q = (geo.rows, geo.q) if geo.phases > 1 else (1, geo.rows * geo.q)
+    plain = is_plain(activation, residual)
+    for outer in range(geo.outer_steps):
+        image, row, column = j0 // (rows * q), j0 % (rows * q) // q, j0 % q
+        done = 0
+        while done < columns:
+            count = min(q - column, columns - done)
+            to, wide = column * geo.step, count * geo.step
+            inside = True
+            if geo.phases > 1:
+                result_row = tables[geo.result_row_at + outer * geo.rows + row]
+                inside = result_row >= 0
+                wide = min(wide, geo.result_width - to)
+                to += result_row * geo.result_width
+            for m in range(m0, m1 if inside else m0):
+                at = (image * geo.groups * geo.m + group * geo.m + m) * geo.result_size + to
+                if not straight:
+                    from_c = c0 + (m - m0) * geo.phases * geo.ld + outer * geo.step * geo.ld + done
+                    weave_row(out, at, c, from_c, geo.ld, geo.step, wide)
+                if not plain:
+                    finish(out, at, wide, residual[:0], 0, activation, residual, at)
+            done += count
+            column = 0
+            row += 1
+            if row == rows:
+                row = 0
+                image += 1

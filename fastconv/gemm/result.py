@@ -1,0 +1,150 @@
+"""The tile that finishes results in registers and writes them to their place.
+
+``out[m, :columns] = max(floor, start[m] + A[T, m] * B[T, :] (+ C[m]))``: the bias is where the sums begin,
+ReLU the floor, C what earlier chunks of the reduction left.  Stores straight to the result are still on
+their way to memory while the next tile multiplies; a pass over finished results would wait for them (64 ->
+128 channels, 16 x 56 x 56, one thread: 7.0 -> 4.9 ms).  So no kernel may use an atomic instruction, such as
+counting an array's references, from tile to tile: it waits until all stores have arrived.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from fastconv import jit, machine
+from fastconv.activations import RELU, code_of, is_plain
+from fastconv.gemm.move import lanes_between, masked_store, store_past, to_boundary
+from fastconv.gemm.pack import panel_at
+from fastconv.gemm.schedule import part
+from fastconv.gemm.tile import (
+    I64,
+    by_steps,
+    data,
+    element,
+    emit_added,
+    emit_family,
+    emit_sums,
+    rows_at,
+    splat,
+    store,
+)
+
+
+def _emit_stores(
+    builder: Any, rows: list[Any], results: list[list[Any]], itemsize: int, mask: Any = None,
+    past_caches: bool = False,
+) -> None:  # fmt: skip
+    """Emit the stores of all vectors; of the last of each row what is under the mask."""
+    last, vl = len(results[0]) - 1, results[0][0].type.count
+    for row, values in zip(rows, results, strict=False):
+        for j, value in enumerate(values):
+            if mask is not None and j == last:
+                masked_store(builder, value, builder.gep(row, [I64(j * vl)]), mask, itemsize)
+            elif past_caches:
+                store_past(builder, value, builder.gep(row, [I64(j * vl)]), itemsize)
+            else:
+                store(builder, value, row, j * vl, itemsize)
+
+
+@intrinsic
+def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_caches: Any, c: Any, c0: Any,
+                ldc: Any, accumulate: Any, bias: Any, channel: Any, biased: Any, floor: Any, a: Any, a0: Any, b: Any,
+                b0: Any, steps: Any, begin: Any, length: Any, mr: Any, nr: Any) -> Any:  # fmt: skip
+    """Set ``out[m, :columns]`` to ``max(floor, bias[channel + m] + sums + C[m])``, by the table of steps.
+
+    Bias and C are left out unless ``biased`` and ``accumulate``.  Past the caches only where ``columns`` are
+    whole vectors and rows of out begin at vectors of memory.  A NaN stays one.
+    """
+    i, flag = types.int64, types.boolean
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        out, o0, ldo, columns, past_caches, c, c0, ldc, more, bias, channel, biased, floor = arguments[:13]
+        a, a0, b, b0, steps, begin, length, mr, nr = arguments[13:]
+        kinds = signature.args
+        scalar = element(kinds[0])
+        itemsize = kinds[0].dtype.bitwidth // 8
+        shape = machine.tile(itemsize)
+        vector = ir.VectorType(scalar, shape.vl)
+        operands = by_steps(
+            builder, data(context, builder, kinds[13], a, a0), data(context, builder, kinds[15], b, b0),
+            data(context, builder, kinds[17], steps, begin),
+        )  # fmt: skip
+        rows = rows_at(builder, data(context, builder, kinds[0], out, o0), ldo, shape.mr)
+        partial = rows_at(builder, data(context, builder, kinds[5], c, c0), ldc, shape.mr)
+        none = ir.Constant(ir.ArrayType(scalar, shape.mr), [0.0] * shape.mr)
+        none = builder.bitcast(cgutils.global_constant(builder, "no_bias", none), scalar.as_pointer())
+        first = builder.select(biased, data(context, builder, kinds[9], bias, channel), none)
+        least = splat(builder, floor, vector)
+
+        def emit(m: int, j: int) -> None:
+            start = [splat(builder, builder.load(builder.gep(first, [I64(k)])), vector) for k in range(m)]
+            sums = emit_sums(builder, operands, length, start, (m, j), itemsize)
+            results = [
+                # the machine's maximum: of two operands the second, if one is no number
+                [builder.select(builder.fcmp_ordered(">", least, v), least, v) for v in values]
+                for values in emit_added(builder, partial, sums, more, itemsize)
+            ]
+            with builder.if_else(past_caches) as (far, near):
+                with far:
+                    _emit_stores(builder, rows, results, itemsize, past_caches=True)
+                with near:
+                    whole = builder.icmp_signed("==", columns, I64(j * shape.vl))
+                    with builder.if_else(whole) as (all_lanes, edge):
+                        with all_lanes:
+                            _emit_stores(builder, rows, results, itemsize)
+                        with edge:
+                            tail = I64((j - 1) * shape.vl)
+                            mask = lanes_between(builder, tail, I64(0), columns, list(range(shape.vl)))
+                            _emit_stores(builder, rows, results, itemsize, mask)
+
+        emit_family(builder, mr, nr, shape, emit)
+        return context.get_dummy_value()
+
+    number = out.dtype
+    return (
+        types.void(
+            out, i, i, i, flag, c, i, i, flag, bias, i, flag, number, a, i, b, i, steps, i, i, i, i
+        ),
+        codegen,
+    )  # fmt: skip
+
+
+@jit.inner
+def multiply_panels(
+    w, view, out, scratch, panels_at, b0, c0, geo, tables, group, chunk, p0, p1, columns, straight, place, bias,
+    activation, residual,
+):  # fmt: skip
+    """Multiply panels p0..p1 of a chunk with a slice of B, ``columns`` wide, that begins at ``b0``.
+
+    Sums of each panel row and phase are kept at ``c0``, in rows of ``geo.ld``, until the last chunk; there
+    results as well, unless a channel's are one run of the result: they are written ``straight`` to it, from
+    ``place`` on for the first channel.  Tell whether all is done then, and nothing left to store or to finish.
+    """
+    panels, apart = -(-geo.m // geo.mr), geo.phases * geo.ld
+    ch0, ch1 = part(geo.channels, geo.chunks, chunk), part(geo.channels, geo.chunks, chunk + 1)
+    first, last = chunk == 0, chunk == geo.chunks - 1
+    plain = is_plain(activation, residual)
+    floor = out.dtype.type(0 if last and plain and code_of(activation) == RELU else -np.inf)
+    vectors = -(-columns // geo.vl)
+    width = columns if straight else vectors * geo.vl
+    past_caches = geo.stream > 0 and straight and plain and columns == vectors * geo.vl
+    past_caches = past_caches and to_boundary(out, place) == 0
+    top = m1 = part(geo.m, panels, p0)
+    for p in range(p0, p1):
+        m0, m1 = m1, part(geo.m, panels, p + 1)
+        a0 = panel_at(view, panels_at, group, top, m0, m1 - m0, ch0, ch1)
+        c = c0 + (m0 - top) * apart
+        for phase in range(geo.phases):
+            to = place + (m0 - top) * geo.result_size if straight else c + phase * geo.ld
+            tile_result(
+                out if straight else scratch, to, geo.result_size if straight else apart, width, past_caches,
+                scratch, c + phase * geo.ld, apart, not first, bias, group * geo.m + m0, first and bias.size > 0,
+                floor, w if view.packed else scratch, a0, scratch, b0, tables, tables[geo.phases_at + 2 * phase + 1],
+                (ch1 - ch0) * tables[geo.phases_at + 2 * phase], m1 - m0, vectors,
+            )  # fmt: skip
+    return not last or (straight and plain)
