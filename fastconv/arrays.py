@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fastconv import reuse
 from fastconv.config import current
 
 Array: TypeAlias = NDArray[Any]
@@ -86,8 +87,8 @@ def contiguous(array: Array, dtype: np.dtype[Any], layout: str = "nchw") -> Arra
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any], layout: str = "nchw") -> Array:
     """Return new memory for an array of shape (n, c, h, w) in either layout."""
     if layout == "nhwc":
-        return to_second(np.empty((shape[0], *shape[2:], shape[1]), dtype))
-    return np.empty(shape, dtype)
+        return to_second(reuse.empty((shape[0], *shape[2:], shape[1]), dtype))
+    return reuse.empty(shape, dtype)
 
 
 def to_last(array: Array) -> Array:

@@ -23,6 +23,7 @@ class Settings:
     threads: int | None = None  # None: as many as Numba has
     tune: Literal["off", "on", "force"] = "off"  # whether times measured on this machine decide
     device: Literal["cpu", "cuda"] = "cpu"  # where NumPy arrays are computed with
+    reuse: bool = False  # whether results take the memory of results that nobody holds any more
 
     def __post_init__(self) -> None:
         if not isinstance(self.algorithm, str):
@@ -33,6 +34,8 @@ class Settings:
             raise ValueError(f"tune must be 'off', 'on' or 'force', got {self.tune!r}")
         if self.device not in ("cpu", "cuda"):
             raise ValueError(f"device must be 'cpu' or 'cuda', got {self.device!r}")
+        if not isinstance(self.reuse, bool):
+            raise TypeError(f"reuse must be True or False, got {self.reuse!r}")
         object.__setattr__(self, "workspace", integer(self.workspace, "workspace", 0))
         if self.threads is not None:
             object.__setattr__(self, "threads", integer(self.threads, "threads", 1))
@@ -92,6 +95,10 @@ def config(**changes: Any) -> Iterator[Settings]:
         depends on the machine and on how many threads Numba was started with.
     device : {"cpu", "cuda"}, optional
         "cuda" copies NumPy arrays to a GPU, computes there and copies the result back.
+    reuse : bool, optional
+        Whether large results take the memory of earlier ones that no array refers to any more, for loops that make
+        the same arrays again and again, such as training.  The memory is kept until the process ends or
+        `fastconv.reuse.release` is called.
 
     Examples
     --------

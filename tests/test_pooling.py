@@ -70,6 +70,8 @@ def test_max(shape, kernel, arguments):
             assert y[(*map, *place)] == x[map].flat[first]
             expected[map].flat[first] += gy[(*map, *place)]
     np.testing.assert_array_equal(gx, expected)
+    again = function("max", shape, "_backward")(x, gy, kernel, **arguments, indices=indices)
+    np.testing.assert_array_equal(again, expected)
 
 
 @each_case

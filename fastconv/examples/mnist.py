@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+import fastconv
 from fastconv import nn
 from fastconv.arrays import Array
 from fastconv.examples import digits
@@ -165,7 +166,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rng = np.random.default_rng(options.seed)
     model = ARCHITECTURES[architecture](rng)
     task = task_of(architecture, data, rng)
-    history = train(model, task, options.epochs or EPOCHS[architecture], rng)
+    with fastconv.config(reuse=True):
+        history = train(model, task, options.epochs or EPOCHS[architecture], rng)
     images = len(data.images) * len(history.test)
     print(
         f"{architecture}: {sum(p.data.size for p in model.parameters()):,} parameters, test {task.name} "

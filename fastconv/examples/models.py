@@ -13,10 +13,10 @@ def lenet(rng: np.random.Generator) -> nn.Module:
     Y. LeCun et al., Gradient-based learning applied to document recognition, Proc. IEEE 86, 1998.
     """
     return nn.Sequential(
-        nn.Conv2d(1, 16, 5, padding=2, input_grad=False, rng=rng), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 5, rng=rng), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(800, 120, rng=rng), nn.ReLU(),
-        nn.Linear(120, 84, rng=rng), nn.ReLU(), nn.Linear(84, 10, rng=rng),
+        nn.Conv2d(1, 16, 5, padding=2, activation="relu", input_grad=False, rng=rng), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 5, activation="relu", rng=rng), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(800, 120, activation="relu", rng=rng),
+        nn.Linear(120, 84, activation="relu", rng=rng), nn.Linear(84, 10, rng=rng),
     )  # fmt: skip
 
 
@@ -26,15 +26,15 @@ def resnet(rng: np.random.Generator) -> nn.Module:
     K. He et al., Deep residual learning for image recognition, arXiv:1512.03385.
     """
     return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1, bias=False, input_grad=False, rng=rng), nn.BatchNorm2d(16), nn.ReLU(),
-        *_stage(16, 16, 1, rng), *_stage(16, 32, 2, rng), *_stage(32, 64, 2, rng),
+        _convolved(1, 16, rng, input_grad=False),
+        _block(16, 16, 1, rng), _block(16, 32, 2, rng), _block(32, 64, 2, rng),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10, rng=rng),
     )  # fmt: skip
 
 
-def _stage(before: int, channels: int, stride: int, rng: np.random.Generator) -> tuple[nn.Module, ...]:
+def _block(before: int, channels: int, stride: int, rng: np.random.Generator) -> nn.Module:
     body = nn.Sequential(
-        nn.Conv2d(before, channels, 3, stride, 1, bias=False, rng=rng), nn.BatchNorm2d(channels), nn.ReLU(),
+        _convolved(before, channels, rng, stride=stride),
         nn.Conv2d(channels, channels, 3, padding=1, bias=False, rng=rng), nn.BatchNorm2d(channels),
     )  # fmt: skip
     shortcut = None
@@ -42,7 +42,17 @@ def _stage(before: int, channels: int, stride: int, rng: np.random.Generator) ->
         shortcut = nn.Sequential(
             nn.Conv2d(before, channels, 1, stride, bias=False, rng=rng), nn.BatchNorm2d(channels)
         )
-    return nn.Residual(body, shortcut), nn.ReLU()
+    return nn.Residual(body, shortcut, activation="relu")
+
+
+def _convolved(
+    before: int, channels: int, rng: np.random.Generator, input_grad: bool = True, stride: int = 1
+) -> nn.Module:
+    """Return the part that both are made of: convolve, normalise, rectify."""
+    return nn.Sequential(
+        nn.Conv2d(before, channels, 3, stride, 1, bias=False, input_grad=input_grad, rng=rng),
+        nn.BatchNorm2d(channels, activation="relu"),
+    )
 
 
 def unet(rng: np.random.Generator) -> nn.Module:
@@ -65,13 +75,6 @@ def _level(
         nn.ConvTranspose2d(2 * channels, channels, 2, 2, rng=rng),
     )  # fmt: skip
     return nn.Sequential(first, nn.Concat(below), _convolved(2 * channels, channels, rng))
-
-
-def _convolved(before: int, channels: int, rng: np.random.Generator, input_grad: bool = True) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(before, channels, 3, padding=1, bias=False, input_grad=input_grad, rng=rng),
-        nn.BatchNorm2d(channels), nn.ReLU(),
-    )  # fmt: skip
 
 
 ARCHITECTURES = {"lenet": lenet, "resnet": resnet, "unet-like": unet}

@@ -8,19 +8,28 @@ import numpy as np
 
 from fastconv import jit
 from fastconv.arrays import Array
+from fastconv.nn import pointwise
 from fastconv.nn.module import Module
 
 
-class ReLU(Module):
-    """y = max(x, 0), whose slope is 1 where x > 0 and else 0."""
+class FromResult(Module):
+    """An activation whose slope is told by its result y alone.
+
+    So a layer can apply it where it writes its results, and keeps no x for it: ``Conv2d(..., activation="relu")``.
+    """
+
+    y: Array
+
+
+class ReLU(FromResult):
+    """y = max(x, 0), whose slope is 1 where y > 0 and else 0."""
 
     def forward(self, x: Array) -> Array:
-        self.y: Array = np.maximum(x, 0)
+        self.y = pointwise.rectified(x)
         return self.y
 
     def backward(self, gy: Array) -> Array:
-        gx: Array = gy * (self.y > 0)
-        return gx
+        return pointwise.kept(gy, self.y)
 
 
 class LeakyReLU(Module):
@@ -39,11 +48,11 @@ class LeakyReLU(Module):
         return gx
 
 
-class Sigmoid(Module):
+class Sigmoid(FromResult):
     """y = 1 / (1 + exp(-x)), whose slope is y (1 - y); by tanh, which does not overflow."""
 
     def forward(self, x: Array) -> Array:
-        self.y: Array = (1 + np.tanh(x / 2)) / 2
+        self.y = (1 + np.tanh(x / 2)) / 2
         return self.y
 
     def backward(self, gy: Array) -> Array:
@@ -51,11 +60,11 @@ class Sigmoid(Module):
         return gx
 
 
-class Tanh(Module):
+class Tanh(FromResult):
     """y = tanh(x), whose slope is 1 - y^2."""
 
     def forward(self, x: Array) -> Array:
-        self.y: Array = np.tanh(x)
+        self.y = np.tanh(x)
         return self.y
 
     def backward(self, gy: Array) -> Array:
@@ -107,3 +116,13 @@ class Softmax(Module):
     def backward(self, gy: Array) -> Array:
         gx: Array = self.y * (gy - (gy * self.y).sum(axis=self.dim, keepdims=True))
         return gx
+
+
+FUSED: dict[str, type[ReLU | Sigmoid | Tanh]] = {"relu": ReLU, "sigmoid": Sigmoid, "tanh": Tanh}
+
+
+def fused(name: str | None) -> FromResult | None:
+    """Return the activation that a layer applies itself."""
+    if name is not None and name not in FUSED:
+        raise ValueError(f"activation of a layer must be None or one of {', '.join(FUSED)}, got {name!r}")
+    return None if name is None else FUSED[name]()

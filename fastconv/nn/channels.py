@@ -2,6 +2,10 @@
 
 Arrays are x[n, c, pixel].  A channel is summed image upon image into a row of ``sums``, which vectorises
 without changing the order of any sum, and the row in float64.  Threads share out channels.
+
+What moves through memory takes the time: the gradient computes u from x once more, which saves writing and
+reading it, and a rectifier behind is no pass of its own.  ``floor`` is what results are raised to, 0 with a
+rectifier and else minus infinity; where it was met, no gradient comes back.
 """
 
 from __future__ import annotations
@@ -15,85 +19,95 @@ from fastconv.gemm.schedule import part
 
 
 @jit.kernel
-def normalise(workers, x, u, y, weight, bias, means, variances, eps, estimate, sums):
-    """Write u and y; means and variances are estimated from x, or given."""
+def normalise(workers, x, y, weight, bias, means, variances, eps, floor, estimate, sums):
+    """Write y; means and variances are estimated from x, or given."""
     for worker in numba.prange(workers):
-        first, last = part(x.shape[1], workers, worker), part(x.shape[1], workers, worker + 1)
-        for channel in range(first, last):
+        for channel in range(part(x.shape[1], workers, worker), part(x.shape[1], workers, worker + 1)):
             if estimate:
-                _estimate(x, u, channel, means, variances, sums, worker)
-            _normalise(x, u, y, channel, weight, bias, means, variances, eps)
+                _estimate(x, channel, means, variances, sums, worker)
+            _normalise(x, y, channel, weight, bias, means, variances, eps, floor)
 
 
 @jit.inner
-def _estimate(x, u, channel, means, variances, sums, worker):
+def _estimate(x, channel, means, variances, sums, worker):
     n, _, pixels = x.shape
     _clear(sums, worker)
     for i in range(n):
         for q in range(pixels):
-            sums[worker, q] += x[i, channel, q]
-    means[channel] = _total(sums, worker) / (n * pixels)
+            sums[worker, 0, q] += x[i, channel, q]
+    means[channel] = _total(sums, worker, 0) / (n * pixels)
     mean = x.dtype.type(means[channel])
     _clear(sums, worker)
     for i in range(n):
         for q in range(pixels):
             d = x[i, channel, q] - mean
-            sums[worker, q] += d * d
-    variances[channel] = _total(sums, worker) / (n * pixels)
+            sums[worker, 0, q] += d * d
+    variances[channel] = _total(sums, worker, 0) / (n * pixels)
 
 
 @jit.inner
-def _normalise(x, u, y, channel, weight, bias, means, variances, eps):
+def _normalise(x, y, channel, weight, bias, means, variances, eps, floor):
     n, _, pixels = x.shape
     mean, w, b = x.dtype.type(means[channel]), weight[channel], bias[channel]
-    scale = x.dtype.type(1 / math.sqrt(variances[channel] + eps))
+    scale, least = x.dtype.type(1 / math.sqrt(variances[channel] + eps)), x.dtype.type(floor)
     for i in range(n):
         for q in range(pixels):
-            v = (x[i, channel, q] - mean) * scale
-            u[i, channel, q] = v
-            y[i, channel, q] = v * w + b
+            v = (x[i, channel, q] - mean) * scale * w + b
+            y[i, channel, q] = max(v, least)
 
 
 @jit.kernel
-def gradient(workers, gy, u, gx, factor, by_bias, by_weight, estimated, sums):
+def gradient(
+    workers, gy, x, gx, weight, bias, means, variances, eps, floor, by_bias, by_weight, estimated, sums
+):
     """Write by_bias = sum(gy), by_weight = sum(gy * u), and from them gx."""
     for worker in numba.prange(workers):
-        first, last = part(u.shape[1], workers, worker), part(u.shape[1], workers, worker + 1)
-        for channel in range(first, last):
-            _gradient(gy, u, gx, channel, factor, by_bias, by_weight, estimated, sums, worker)
+        for channel in range(part(x.shape[1], workers, worker), part(x.shape[1], workers, worker + 1)):
+            mean, scale = x.dtype.type(means[channel]), x.dtype.type(1 / math.sqrt(variances[channel] + eps))
+            line = (weight[channel], bias[channel], x.dtype.type(floor))
+            _sum(gy, x, channel, mean, scale, line, by_bias, by_weight, sums, worker)
+            _gradient(gy, x, gx, channel, mean, scale, line, by_bias, by_weight, estimated)
 
 
 @jit.inner
-def _gradient(gy, u, gx, channel, factor, by_bias, by_weight, estimated, sums, worker):
-    n, _, pixels = u.shape
+def _sum(gy, x, channel, mean, scale, line, by_bias, by_weight, sums, worker):
+    n, _, pixels = x.shape
+    w, b, least = line
     _clear(sums, worker)
     for i in range(n):
         for q in range(pixels):
-            sums[worker, q] += gy[i, channel, q]
-    by_bias[channel] = _total(sums, worker)
-    _clear(sums, worker)
-    for i in range(n):
-        for q in range(pixels):
-            sums[worker, q] += gy[i, channel, q] * u[i, channel, q]
-    by_weight[channel] = _total(sums, worker)
-    f, mean, along = factor[channel], u.dtype.type(0), u.dtype.type(0)
+            u = (x[i, channel, q] - mean) * scale
+            g = x.dtype.type(0) if u * w + b <= least else gy[i, channel, q]
+            sums[worker, 0, q] += g
+            sums[worker, 1, q] += g * u
+    by_bias[channel], by_weight[channel] = _total(sums, worker, 0), _total(sums, worker, 1)
+
+
+@jit.inner
+def _gradient(gy, x, gx, channel, mean, scale, line, by_bias, by_weight, estimated):
+    n, _, pixels = x.shape
+    w, b, least = line
+    level, along = x.dtype.type(0), x.dtype.type(0)
     if estimated:
-        mean = u.dtype.type(by_bias[channel] / (n * pixels))
-        along = u.dtype.type(by_weight[channel] / (n * pixels))
+        level = x.dtype.type(by_bias[channel] / (n * pixels))
+        along = x.dtype.type(by_weight[channel] / (n * pixels))
     for i in range(n):
         for q in range(pixels):
-            gx[i, channel, q] = f * (gy[i, channel, q] - mean - u[i, channel, q] * along)
+            u = (x[i, channel, q] - mean) * scale
+            g = x.dtype.type(0) if u * w + b <= least else gy[i, channel, q]
+            gx[i, channel, q] = w * scale * (g - level - u * along)
 
 
 @jit.inner
 def _clear(sums, worker):
-    for q in range(sums.shape[1]):
-        sums[worker, q] = 0
+    for q in range(sums.shape[2]):
+        sums[worker, 0, q] = 0
+        sums[worker, 1, q] = 0
 
 
 @jit.inner
-def _total(sums, worker):
+def _total(sums, worker, row):
     total = 0.0
-    for q in range(sums.shape[1]):
-        total += sums[worker, q]
+    for q in range(sums.shape[2]):
+        total += sums[worker, row, q]
     return total

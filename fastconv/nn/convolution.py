@@ -8,35 +8,42 @@ from typing import Any, ClassVar
 import numpy as np
 
 import fastconv
-from fastconv.arguments import Padding, PerAxis, TransposedPadding, per_axis
+from fastconv.arguments import Padding, PaddingMode, PerAxis, TransposedPadding, per_axis
 from fastconv.arrays import Array
 from fastconv.convolve import Grads
+from fastconv.nn.activations import fused
 from fastconv.nn.initialisers import fans, kaiming_uniform, uniform
 from fastconv.nn.module import Module, Parameter
 
 
 class _Convolution(Module):
-    """A weight, a bias and the arguments of the engine's functions."""
+    """A weight, a bias, the arguments of the engine's functions, and an activation in the same store."""
 
     forward_call: ClassVar[Any]
     backward_call: ClassVar[Any]
 
     def __init__(
-        self, shape: tuple[int, ...], out_channels: int, bias: bool, input_grad: bool,
+        self, shape: tuple[int, ...], out_channels: int, bias: bool, activation: str | None, input_grad: bool,
         rng: np.random.Generator | None, arguments: dict[str, Any],
     ) -> None:  # fmt: skip
         rng = np.random.default_rng() if rng is None else rng
         self.weight = Parameter(kaiming_uniform(rng, shape, sqrt(5)))
         self.bias = Parameter(uniform(rng, (out_channels,), 1 / sqrt(fans(shape)[0]))) if bias else None
+        self.activation, self.activation_name = fused(activation), activation
         self.input_grad, self.arguments = input_grad, arguments
 
     def forward(self, x: Array) -> Array:
-        self.x = x
-        bias = None if self.bias is None else self.bias.data
-        y: Array = type(self).forward_call(x, self.weight.data, bias, **self.arguments)
+        self.x, bias = x, None if self.bias is None else self.bias.data
+        y: Array = type(self).forward_call(
+            x, self.weight.data, bias, **self.arguments, activation=self.activation_name
+        )
+        if self.activation is not None:
+            self.activation.y = y
         return y
 
     def backward(self, gy: Array) -> Array:
+        if self.activation is not None:
+            gy = self.activation.backward(gy)
         need = ["weight", *["input"] * self.input_grad, *["bias"] * (self.bias is not None)]
         grads: Grads = type(self).backward_call(self.x, self.weight.data, gy, **self.arguments, need=need)
         assert grads.weight is not None
@@ -51,17 +58,19 @@ class _Forward(_Convolution):
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: PerAxis, stride: PerAxis = 1, padding: Padding = 0,
-        dilation: PerAxis = 1, groups: int = 1, bias: bool = True, *, input_grad: bool = True,
-        rng: np.random.Generator | None = None,
+        dilation: PerAxis = 1, groups: int = 1, bias: bool = True, padding_mode: PaddingMode = "zeros", *,
+        activation: str | None = None, input_grad: bool = True, rng: np.random.Generator | None = None,
     ) -> None:  # fmt: skip
         if in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"channels must be divisible by groups: {in_channels}, {out_channels} % {groups}"
             )
         kernel = per_axis(kernel_size, self.rank, "kernel_size")
-        arguments = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        arguments = {
+            "stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "padding_mode": padding_mode
+        }  # fmt: skip
         shape = (out_channels, in_channels // groups, *kernel)
-        super().__init__(shape, out_channels, bias, input_grad, rng, arguments)
+        super().__init__(shape, out_channels, bias, activation, input_grad, rng, arguments)
 
 
 class Conv2d(_Forward):
@@ -77,8 +86,10 @@ class Conv2d(_Forward):
 
     Parameters
     ----------
-    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
+    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode
         As in ``torch.nn.Conv2d``; padding takes all that `fastconv.conv2d` does.
+    activation : {None, "relu", "sigmoid", "tanh"}
+        Applied to each result as it is written, which costs no pass of its own.
     input_grad : bool, default True
         False for the first layer of a network, whose gradient by the input nobody reads: `backward` then
         returns an empty array.
@@ -110,7 +121,7 @@ class ConvTranspose2d(_Convolution):
     ----------
     in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation
         As in ``torch.nn.ConvTranspose2d``.
-    input_grad, rng
+    activation, input_grad, rng
         As for `Conv2d`.
 
     Examples
@@ -126,7 +137,8 @@ class ConvTranspose2d(_Convolution):
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: PerAxis, stride: PerAxis = 1,
         padding: TransposedPadding = 0, output_padding: PerAxis = 0, groups: int = 1, bias: bool = True,
-        dilation: PerAxis = 1, *, input_grad: bool = True, rng: np.random.Generator | None = None,
+        dilation: PerAxis = 1, *, activation: str | None = None, input_grad: bool = True,
+        rng: np.random.Generator | None = None,
     ) -> None:  # fmt: skip
         if in_channels % groups or out_channels % groups:
             raise ValueError(
@@ -137,4 +149,4 @@ class ConvTranspose2d(_Convolution):
             "stride": stride, "padding": padding, "output_padding": output_padding, "groups": groups,
             "dilation": dilation,
         }  # fmt: skip
-        super().__init__(shape, out_channels, bias, input_grad, rng, arguments)
+        super().__init__(shape, out_channels, bias, activation, input_grad, rng, arguments)

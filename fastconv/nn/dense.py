@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from math import sqrt
+from typing import Any
 
 import numpy as np
 
 import fastconv
 from fastconv.arrays import Array
+from fastconv.nn.activations import fused
 from fastconv.nn.initialisers import kaiming_uniform, uniform
 from fastconv.nn.module import Module, Parameter
 
@@ -23,42 +25,43 @@ class Linear(Module):
     ----------
     in_features, out_features, bias
         As in ``torch.nn.Linear``.
-    rng : numpy.random.Generator, optional
-        Draws the first weights, distributed as PyTorch's.
+    activation, rng
+        As for `Conv2d`.
     """
 
     def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
+        self, in_features: int, out_features: int, bias: bool = True, *, activation: str | None = None,
         rng: np.random.Generator | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         rng = np.random.default_rng() if rng is None else rng
         self.weight = Parameter(kaiming_uniform(rng, (out_features, in_features), sqrt(5)))
         self.bias = Parameter(uniform(rng, (out_features,), 1 / sqrt(in_features))) if bias else None
+        self.activation = fused(activation)
+        self.activation_name: Any = activation
 
     def forward(self, x: Array) -> Array:
-        self.x = _pixels(x)
-        bias = None if self.bias is None else self.bias.data
-        y: Array = fastconv.conv1d(self.x, self.weight.data[:, :, None], bias)[0].T
+        self.x, bias = x, None if self.bias is None else self.bias.data
+        y: Array = fastconv.conv1d(
+            x[None], self._kernels(), bias, layout="NLC", activation=self.activation_name
+        )[0]
+        if self.activation is not None:
+            self.activation.y = y
         return y
 
     def backward(self, gy: Array) -> Array:
-        grads = fastconv.conv1d_backward(self.x, self.weight.data[:, :, None], _pixels(gy))
+        if self.activation is not None:
+            gy = self.activation.backward(gy)
+        grads = fastconv.conv1d_backward(self.x[None], self._kernels(), gy[None], layout="NLC")
         assert grads.weight is not None
         self.weight.accumulate(grads.weight[:, :, 0])
         if self.bias is not None and grads.bias is not None:
             self.bias.accumulate(grads.bias)
         assert grads.input is not None
-        gx: Array = grads.input[0].T
+        gx: Array = grads.input[0]
         return gx
 
-
-def _pixels(x: Array) -> Array:
-    """Lay a batch (N, C) out as one signal (1, C, N)."""
-    return np.ascontiguousarray(x.T)[None]
+    def _kernels(self) -> Array:
+        return self.weight.data[:, :, None]
 
 
 class Flatten(Module):

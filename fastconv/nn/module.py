@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.arrays import Array
+from fastconv.nn import pointwise
 
 
 class Parameter:
@@ -159,19 +160,26 @@ class Residual(Module):
     The gradient goes back through both and adds up: gx = body'(gy) + shortcut'(gy).  Through the identity
     it arrives undiminished, which is why deep networks of such blocks train (K. He et al., Deep residual
     learning for image recognition, arXiv:1512.03385).
+    With ``activation="relu"`` the sum is rectified in the same pass.
     """
 
-    def __init__(self, body: Module, shortcut: Module | None = None) -> None:
-        self.body = body
-        self.shortcut = shortcut
+    def __init__(
+        self, body: Module, shortcut: Module | None = None, *, activation: str | None = None
+    ) -> None:
+        if activation not in (None, "relu"):
+            raise ValueError(f"activation of a sum must be None or 'relu', got {activation!r}")
+        self.body, self.shortcut, self.activation_name = body, shortcut, activation
 
     def forward(self, x: Array) -> Array:
-        y: Array = self.body(x) + (x if self.shortcut is None else self.shortcut(x))
-        return y
+        other = x if self.shortcut is None else self.shortcut(x)
+        self.y = pointwise.added(self.body(x), other, rectify=self.activation_name == "relu")
+        return self.y
 
     def backward(self, gy: Array) -> Array:
-        gx: Array = self.body.backward(gy) + (gy if self.shortcut is None else self.shortcut.backward(gy))
-        return gx
+        if self.activation_name == "relu":
+            gy = pointwise.kept(gy, self.y)
+        other = gy if self.shortcut is None else self.shortcut.backward(gy)
+        return pointwise.added(self.body.backward(gy), other)
 
 
 class Concat(Module):

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from fastconv import threads
-from fastconv.arrays import Array
+from fastconv.arrays import Array, empty
 from fastconv.nn import channels
 from fastconv.nn.module import Module, Parameter
 
@@ -22,65 +22,66 @@ class _BatchNorm(Module):
         gx = weight / sqrt(var + eps) * (gy - mean(gy) - u * mean(gy * u))
 
     Inference uses running averages instead, which are constants (S. Ioffe, C. Szegedy, arXiv:1502.03167).
+    With ``activation="relu"`` what follows is max(y, 0), in the same pass.
     """
 
     dimensions: ClassVar[tuple[int, ...]]
     buffers = ("running_mean", "running_var")
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, *, activation: str | None = None
+    ) -> None:
+        if activation not in (None, "relu"):
+            raise ValueError(f"activation of a normalisation must be None or 'relu', got {activation!r}")
         self.weight = Parameter(np.ones(num_features, np.float32))
         self.bias = Parameter(np.zeros(num_features, np.float32))
         self.running_mean = np.zeros(num_features, np.float32)
         self.running_var = np.ones(num_features, np.float32)
         self.eps, self.momentum = eps, momentum
+        self.activation_name = activation
 
     def forward(self, x: Array) -> Array:
         if x.ndim not in self.dimensions or x.shape[1] != len(self.running_mean):
             raise ValueError(
                 f"input must have {len(self.running_mean)} channels on axis 1, got shape {x.shape}"
             )
-        dtype = np.result_type(x, self.weight.data)
-        flat: Array = np.ascontiguousarray(x, dtype).reshape(*x.shape[:2], -1)
-        count = flat[:, 0].size
+        count = x[:, 0].size
         if self.training and count < 2:
             raise ValueError(f"training needs more than one value a channel, got input {x.shape}")
-        mean, var = self.running_mean.astype(float), self.running_var.astype(float)
-        self.u, y = np.empty_like(flat), np.empty_like(flat)
-        weight, bias = self.weight.data.astype(dtype), self.bias.data.astype(dtype)
+        dtype = np.result_type(x, self.weight.data)
+        self.x = np.ascontiguousarray(x, dtype).reshape(*x.shape[:2], -1)
+        self.mean, self.var = self.running_mean.astype(float), self.running_var.astype(float)
+        y = empty(self.x.shape, dtype)
         threads.launch(
-            channels.normalise, 10.0 * x.size, flat, self.u, y, weight, bias, mean, var, self.eps, self.training,
-            _sums(flat),
-        )  # fmt: skip
+            channels.normalise, 10.0 * x.size, self.x, y, *self._line(), self.training, _sums(self.x)
+        )
         if self.training:
-            self.running_mean += self.momentum * (mean - self.running_mean)
-            self.running_var += self.momentum * (var * count / (count - 1) - self.running_var)
-        self.factor = (weight / np.sqrt(var + self.eps)).astype(dtype)
+            self.running_mean += self.momentum * (self.mean - self.running_mean)
+            self.running_var += self.momentum * (self.var * count / (count - 1) - self.running_var)
         return y.reshape(x.shape)
 
     def backward(self, gy: Array) -> Array:
-        g = np.ascontiguousarray(gy, self.u.dtype).reshape(self.u.shape)
-        gx = np.empty_like(g)
-        by_bias, by_weight = np.empty(len(self.factor)), np.empty(len(self.factor))
+        g = np.ascontiguousarray(gy, self.x.dtype).reshape(self.x.shape)
+        gx = empty(g.shape, g.dtype)
+        by_bias, by_weight = np.empty(len(self.mean)), np.empty(len(self.mean))
         threads.launch(
-            channels.gradient,
-            10.0 * g.size,
-            g,
-            self.u,
-            gx,
-            self.factor,
-            by_bias,
-            by_weight,
-            self.training,
+            channels.gradient, 10.0 * g.size, g, self.x, gx, *self._line(), by_bias, by_weight, self.training,
             _sums(g),
-        )
+        )  # fmt: skip
         self.bias.accumulate(by_bias.astype(g.dtype))
         self.weight.accumulate(by_weight.astype(g.dtype))
         return gx.reshape(gy.shape)
 
+    def _line(self) -> tuple[Array, Array, Array, Array, float, float]:
+        """Return what makes y of x, as the kernels take it; the last is what y is raised to."""
+        weight, bias = (p.data.astype(self.x.dtype, copy=False) for p in (self.weight, self.bias))
+        floor = 0.0 if self.activation_name else -np.inf
+        return weight, bias, self.mean, self.var, self.eps, floor
+
 
 def _sums(x: Array) -> Array:
-    """Return a row for each thread to sum the images of a channel in."""
-    return np.empty((threads.count(), x.shape[2]), x.dtype)
+    """Return two rows for each thread to sum the images of a channel in."""
+    return np.empty((threads.count(), 2, x.shape[2]), x.dtype)
 
 
 class BatchNorm1d(_BatchNorm):

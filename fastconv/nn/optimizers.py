@@ -1,4 +1,7 @@
-"""Optimizers: how parameters move along their gradients.  Formulas and defaults are PyTorch's."""
+"""Optimizers: how parameters move along their gradients.  Formulas and defaults are PyTorch's.
+
+A step is one pass over each parameter (`fastconv.nn.steps`): NumPy would make an array of every intermediate result.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from math import sqrt
 import numpy as np
 
 from fastconv.arrays import Array
+from fastconv.nn import steps
 from fastconv.nn.module import Parameter
 
 
@@ -33,19 +37,17 @@ class Optimizer(ABC):
         self.steps += 1
         for i, parameter in enumerate(self.parameters):
             if parameter.grad is not None:
-                self.move(i, parameter.data, parameter.grad)
-
-    def decayed(self, data: Array, grad: Array) -> Array:
-        """Return the gradient of the loss plus weight_decay / 2 times the squared length of the weights."""
-        return grad + self.weight_decay * data if self.weight_decay else grad
+                parameter.data = np.ascontiguousarray(parameter.data)  # as it is, but for a caller's view
+                grad = np.ascontiguousarray(parameter.grad, parameter.data.dtype)
+                self.move(i, parameter.data.reshape(-1), grad.reshape(-1))
 
     def zeros(self) -> list[Array]:
         """Return an array of zeros for each parameter."""
-        return [np.zeros_like(parameter.data) for parameter in self.parameters]
+        return [np.zeros(parameter.data.size, parameter.data.dtype) for parameter in self.parameters]
 
     @abstractmethod
     def move(self, i: int, data: Array, grad: Array) -> None:
-        """Change parameter number ``i`` in place."""
+        """Change parameter number ``i`` in place; its numbers and their gradients are rows."""
 
 
 class SGD(Optimizer):
@@ -76,13 +78,8 @@ class SGD(Optimizer):
         self.velocity = self.zeros() if momentum else []
 
     def move(self, i: int, data: Array, grad: Array) -> None:
-        grad = self.decayed(data, grad)
-        if self.momentum:
-            velocity = self.velocity[i]
-            velocity *= self.momentum
-            velocity += grad
-            grad = grad + self.momentum * velocity if self.nesterov else velocity
-        data -= self.lr * grad
+        velocity = self.velocity[i] if self.momentum else np.empty_like(data)
+        steps.run(steps.sgd, data, grad, velocity, self.lr, self.momentum, self.weight_decay, self.nesterov)
 
 
 class Adam(Optimizer):
@@ -103,15 +100,13 @@ class Adam(Optimizer):
         self.m, self.v = self.zeros(), self.zeros()
 
     def move(self, i: int, data: Array, grad: Array) -> None:
-        self.advance(i, data, self.decayed(data, grad))
+        self.advance(i, data, grad, decay=self.weight_decay)
 
-    def advance(self, i: int, data: Array, grad: Array) -> None:
-        """Take a step by the averages of gradients."""
-        (b1, b2), m, v = self.betas, self.m[i], self.v[i]
-        m += (1 - b1) * (grad - m)
-        v += (1 - b2) * (grad * grad - v)
-        size = self.lr / (1 - b1**self.steps)
-        data -= size * m / (np.sqrt(v) / sqrt(1 - b2**self.steps) + self.eps)
+    def advance(self, i: int, data: Array, grad: Array, decay: float = 0.0, shrink: float = 1.0) -> None:
+        """Take a step by the averages of gradients, from weights times ``shrink``."""
+        b1, b2 = self.betas
+        size, root = self.lr / (1 - b1**self.steps), 1 / sqrt(1 - b2**self.steps)
+        steps.run(steps.adam, data, grad, self.m[i], self.v[i], b1, b2, size, root, self.eps, decay, shrink)
 
 
 class AdamW(Adam):
@@ -124,8 +119,7 @@ class AdamW(Adam):
         super().__init__(parameters, lr, betas, eps, weight_decay)
 
     def move(self, i: int, data: Array, grad: Array) -> None:
-        data *= 1 - self.lr * self.weight_decay
-        self.advance(i, data, grad)
+        self.advance(i, data, grad, shrink=1 - self.lr * self.weight_decay)
 
 
 class RMSprop(Optimizer):
@@ -140,7 +134,4 @@ class RMSprop(Optimizer):
         self.square = self.zeros()
 
     def move(self, i: int, data: Array, grad: Array) -> None:
-        grad = self.decayed(data, grad)
-        square = self.square[i]
-        square += (1 - self.alpha) * (grad * grad - square)
-        data -= self.lr * grad / (np.sqrt(square) + self.eps)
+        steps.run(steps.rmsprop, data, grad, self.square[i], self.lr, self.alpha, self.eps, self.weight_decay)

@@ -19,15 +19,15 @@ class MaxPool2d(Module):
         ceil_mode: bool = False,
     ) -> None:  # fmt: skip
         self.window = (kernel_size, stride, padding, dilation, ceil_mode)
+        self.places: Array
 
     def forward(self, x: Array) -> Array:
         self.x = x
-        y = fastconv.max_pool2d(x, *self.window)
-        assert not isinstance(y, tuple)
+        y, self.places = fastconv.max_pool2d(x, *self.window, return_indices=True)
         return y
 
     def backward(self, gy: Array) -> Array:
-        return fastconv.max_pool2d_backward(self.x, gy, *self.window)
+        return fastconv.max_pool2d_backward(self.x, gy, *self.window, indices=self.places)
 
 
 class AvgPool2d(Module):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from fastconv import arguments, workspace
-from fastconv.arrays import Array, common, contiguous, floats
+from fastconv.arrays import Array, common, contiguous, empty, floats
 from fastconv.pooling.windows import Axes, check_rank, windows
 
 MAX, MEAN = 0, 1  # as in `cpu`
@@ -26,12 +25,19 @@ def max_forward(
 
 
 def max_backward(
-    rank: int, input: Any, grad_output: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any
+    rank: int, input: Any, grad_output: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any,
+    indices: Any = None,
 ) -> Array:  # fmt: skip
     """Return the gradient by the input."""
     x = floats(input, "input")
     axes = windows(rank, x.shape, kernel_size, stride, padding, dilation, ceil_mode)
-    return to_largest(x, grad_output, axes, rank)
+    if indices is None:
+        return to_largest(x, grad_output, axes, rank)
+    from fastconv.pooling.scatter import scattered
+
+    gy = floats(grad_output, "grad_output")
+    _check_grad_output(gy, x.shape, axes, rank)
+    return scattered(contiguous(gy, common(x, gy)), indices, x.shape[-rank:], rank, add=True)
 
 
 def mean_forward(
@@ -55,8 +61,8 @@ def mean_backward(
 
 def largest(x: Array, axes: Axes, rank: int, located: Any) -> tuple[Array, Array]:
     """Return the maxima of windows, and their places or an empty array."""
-    y = np.empty((*x.shape[:-rank], *(a.output for a in axes[-rank:])), common(x))
-    indices = np.empty(y.shape if located else 0, np.int64)
+    y = empty((*x.shape[:-rank], *(a.output for a in axes[-rank:])), common(x))
+    indices = empty(y.shape if located else (0,), np.dtype("int64"))
     _forward(MAX, axes, contiguous(x, y.dtype), y, indices)
     return y, indices
 
@@ -65,7 +71,7 @@ def to_largest(x: Array, grad_output: Any, axes: Axes, rank: int) -> Array:
     """Return the gradient by the input of maxima."""
     gy = floats(grad_output, "grad_output")
     _check_grad_output(gy, x.shape, axes, rank)
-    gx = np.empty(x.shape, common(x, gy))
+    gx = empty(x.shape, common(x, gy))
     _backward(MAX, axes, contiguous(x, gx.dtype), contiguous(gy, gx.dtype), gx)
     return gx
 
@@ -73,7 +79,7 @@ def to_largest(x: Array, grad_output: Any, axes: Axes, rank: int) -> Array:
 def means(x: Array, axes: Axes, rank: int, count_pad: bool = True, divisor: Any = None) -> Array:
     """Return the means of windows."""
     divides = _divisor(divisor)
-    y = np.empty((*x.shape[:-rank], *(a.output for a in axes[-rank:])), common(x))
+    y = empty((*x.shape[:-rank], *(a.output for a in axes[-rank:])), common(x))
     _forward(MEAN, axes, contiguous(x, y.dtype), y, np.empty(0, np.int64), count_pad, divides)
     return y
 
@@ -89,7 +95,7 @@ def to_all(
     """Return the gradient by the input of means."""
     gy, divides = floats(grad_output, "grad_output"), _divisor(divisor)
     _check_grad_output(gy, size, axes, rank)
-    gx = np.empty(size, common(gy))
+    gx = empty(size, common(gy))
     _backward(MEAN, axes, np.empty(0, gx.dtype), contiguous(gy, gx.dtype), gx, count_pad, divides)
     return gx
 
@@ -143,10 +149,10 @@ def unpool(
     rank: int, input: Any, indices: Any, kernel_size: Any, stride: Any, padding: Any, output_size: Any
 ) -> Array:  # fmt: skip
     """Return an image of zeros with the input's values where ``indices`` points."""
-    x, places = floats(input, "input"), np.asarray(indices)
+    from fastconv.pooling.scatter import scattered
+
+    x = floats(input, "input")
     check_rank(rank, x.shape)
-    if places.shape != x.shape or places.dtype != np.int64:
-        raise ValueError(f"indices must be int64 of shape {x.shape}, got {places.dtype} {places.shape}")
     kernels = arguments.per_axis(kernel_size, rank, "kernel_size")
     strides = kernels if stride is None else arguments.per_axis(stride, rank, "stride")
     pads = arguments.per_axis(padding, rank, "padding", 0)
@@ -158,9 +164,4 @@ def unpool(
         if len(wanted) != rank or any(abs(w - n) >= s for w, n, s in zip(wanted, size, strides, strict=True)):
             raise ValueError(f"output_size must be nearer than stride {strides} to {size}, got {wanted}")
         size = wanted
-    pixels, planes = prod(size), prod(x.shape[:-rank])
-    if x.size and not 0 <= places.min() <= places.max() < pixels:
-        raise ValueError(f"indices must be from 0 to {pixels - 1}, got {places.min()} to {places.max()}")
-    y = np.zeros((*x.shape[:-rank], *size), common(x))
-    np.put_along_axis(y.reshape(planes, pixels), places.reshape(planes, -1), x.reshape(planes, -1), axis=1)
-    return y
+    return scattered(contiguous(x, common(x)), indices, size, rank, add=False)

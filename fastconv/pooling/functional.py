@@ -117,6 +117,8 @@ def max_pool2d_backward(
     padding: PerAxis = 0,
     dilation: PerAxis = 1,
     ceil_mode: bool = False,
+    *,
+    indices: ArrayLike | None = None,
 ) -> Array:
     """Return the gradient of a loss by the input of `max_pool2d`: each window's goes to the pixel it took.
 
@@ -126,6 +128,9 @@ def max_pool2d_backward(
     grad_output : (N, C, P, Q) or (C, P, Q) array
     kernel_size, stride, padding, dilation, ceil_mode
         Those of the forward pass.
+    indices : array of int64, optional
+        What `max_pool2d` returned with ``return_indices``: the maxima are not searched again then, and of ``input``
+        only its shape and dtype are read.
 
     Returns
     -------
@@ -145,7 +150,9 @@ def max_pool2d_backward(
     array([[[ 0.,  0., 20.],
             [10.,  0.,  0.]]])
     """
-    return call.max_backward(2, input, grad_output, kernel_size, stride, padding, dilation, ceil_mode)
+    return call.max_backward(
+        2, input, grad_output, kernel_size, stride, padding, dilation, ceil_mode, indices
+    )
 
 
 def max_pool1d_backward(
@@ -156,6 +163,8 @@ def max_pool1d_backward(
     padding: PerAxis = 0,
     dilation: PerAxis = 1,
     ceil_mode: bool = False,
+    *,
+    indices: ArrayLike | None = None,
 ) -> Array:
     """Return the gradient by the input of maxima along one axis; see `max_pool2d_backward`.
 
@@ -166,7 +175,9 @@ def max_pool1d_backward(
     >>> fastconv.max_pool1d_backward(np.array([[1.0, 3, 2, 5]]), np.array([[1.0, 2.0]]), 2)
     array([[0., 1., 0., 2.]])
     """
-    return call.max_backward(1, input, grad_output, kernel_size, stride, padding, dilation, ceil_mode)
+    return call.max_backward(
+        1, input, grad_output, kernel_size, stride, padding, dilation, ceil_mode, indices
+    )
 
 
 def max_pool3d_backward(
@@ -177,6 +188,8 @@ def max_pool3d_backward(
     padding: PerAxis = 0,
     dilation: PerAxis = 1,
     ceil_mode: bool = False,
+    *,
+    indices: ArrayLike | None = None,
 ) -> Array:
     """Return the gradient by the input of maxima along three axes; see `max_pool2d_backward`.
 
@@ -189,7 +202,9 @@ def max_pool3d_backward(
     array([[0., 0.],
            [0., 1.]])
     """
-    return call.max_backward(3, input, grad_output, kernel_size, stride, padding, dilation, ceil_mode)
+    return call.max_backward(
+        3, input, grad_output, kernel_size, stride, padding, dilation, ceil_mode, indices
+    )
 
 
 def avg_pool2d(

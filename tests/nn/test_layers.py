@@ -26,6 +26,14 @@ def layers():
         (nn.BatchNorm2d(3), (4, 3, 3, 2)),
         (nn.BatchNorm1d(6), (5, 6)),
         (nn.BatchNorm2d(3).eval(), (4, 3, 2, 2)),
+        (nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect", activation="tanh", rng=rng), (2, 3, 4, 6)),
+        (nn.Conv2d(2, 4, 3, activation="relu", rng=rng), (2, 2, 5, 6)),
+        (nn.ConvTranspose2d(3, 2, 2, 2, activation="sigmoid", rng=rng), (2, 3, 3, 4)),
+        (nn.Linear(5, 4, activation="relu", rng=rng), (4, 5)),
+        (nn.BatchNorm2d(3, activation="relu"), (3, 3, 4, 2)),
+        (nn.BatchNorm1d(2, activation="relu").eval(), (5, 2, 19)),
+        (nn.Residual(nn.Conv2d(3, 3, 3, padding=1, rng=rng), activation="relu"), (2, 3, 4, 6)),
+        (nn.MaxPool2d(3, 2, 1, ceil_mode=True), (2, 2, 6, 5)),
         (nn.ReLU(), (3, 7)),
         (nn.LeakyReLU(), (3, 7)),
         (nn.Sigmoid(), (3, 7)),
@@ -206,6 +214,16 @@ def test_a_state_that_does_not_fit_changes_nothing(change, message):
         np.testing.assert_array_equal(array, before[name])
 
 
+def test_nothing_comes_back_through_a_rectifier_at_its_floor_and_nan_stays():
+    x, gy = np.array([[-1.0, 2, np.nan, 0]], "float32"), np.array([[1.0, 2, 3, 4]], "float32")
+    layer = nn.ReLU()
+    np.testing.assert_array_equal(layer(x), [[0, 2, np.nan, 0]])
+    np.testing.assert_array_equal(layer.backward(gy), [[0, 2, 3, 0]])
+    both = nn.Residual(nn.Flatten(), activation="relu")
+    np.testing.assert_array_equal(both(x), [[0, 4, np.nan, 0]])
+    np.testing.assert_array_equal(both.backward(gy), [[0, 4, 6, 0]])
+
+
 def test_dropout():
     """A share of p is dropped, the mean stays, the gradient has the same mask; inference does nothing."""
     layer, x = nn.Dropout(0.25, rng=np.random.default_rng(0)), np.ones((100, 100), "float32")
@@ -244,6 +262,16 @@ def test_initialisers_keep_the_size_of_signals():
     ("make", "message"),
     [
         (lambda: nn.Conv2d(3, 4, 3, groups=2), "channels must be divisible by groups: 3, 4 % 2"),
+        (lambda: nn.Conv2d(3, 4, 3, activation="gelu"), "None or one of relu, sigmoid, tanh, got 'gelu'"),
+        (
+            lambda: nn.BatchNorm2d(3, activation="tanh"),
+            "of a normalisation must be None or 'relu', got 'tanh'",
+        ),
+        (lambda: nn.Residual(nn.ReLU(), activation="tanh"), "of a sum must be None or 'relu', got 'tanh'"),
+        (
+            lambda: nn.Residual(nn.Linear(3, 2))(np.zeros((4, 3), "f4")),
+            r"one shape and dtype, got float32 \(4, 2\)",
+        ),
         (lambda: nn.Dropout(1.0), "p must be at least 0 and less than 1"),
         (lambda: nn.SGD([], lr=-1), "lr must be at least 0, got -1"),
         (lambda: nn.SGD([], nesterov=True), "needs momentum"),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from math import prod
 
+from fastconv import machine
 from fastconv.algorithms.base import ZEROS_AROUND, Algorithm, Execution
 from fastconv.algorithms.direct import depthwise, pixels
 from fastconv.algorithms.direct.cost import cost
 from fastconv.gemm.blocking import within
 from fastconv.problem import ConvProblem, Direction
+
+PASSING = 8  # second-level caches: results of so many and more are written past all caches
 
 
 class Direct(Algorithm):
@@ -29,16 +33,29 @@ class Direct(Algorithm):
         return self.build(problem, direction, limit).workspace
 
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
-        if problem.is_depthwise:
+        if problem.is_depthwise or (problem.layout == "nchw" and _by_plane(problem, direction)):
             return depthwise.cost(problem, direction)
         return cost(problem, direction)
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         if problem.layout == "nhwc":
             return pixels.build(problem, direction, limit)
-        if problem.is_depthwise:
+        if _by_plane(problem, direction):
             return depthwise.build(problem, direction, limit)
         return within(limit, functools.partial(_make, problem, direction))
+
+
+def _by_plane(problem: ConvProblem, direction: Direction) -> bool:
+    """Tell whether depthwise kernels serve the problem: one channel makes a depthwise layer of one group.
+
+    They take half the time of the dense ones (1 -> 16 channels 5x5, 64 x 28 x 28: 0.39 and 0.80 ms), until
+    results pass by the caches: from 25 MB on the dense ones, which store past them, are faster.
+    """
+    if problem.c > 1 or problem.padding_mode != "zeros":
+        return problem.is_depthwise
+    if direction is Direction.FORWARD:
+        return prod(problem.output_shape) * problem.itemsize <= PASSING * machine.machine().l2
+    return True
 
 
 @functools.lru_cache(maxsize=256)

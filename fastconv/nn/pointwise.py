@@ -1,0 +1,86 @@
+"""Passes over arrays, number by number: threads share them out, and results come in memory that is used again.
+
+NumPy's own run on one thread, where the rest of a step has all of them.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from fastconv import jit, threads
+from fastconv.arrays import Array, empty
+from fastconv.gemm.schedule import part
+
+WORK = 8.0  # flops that moving a number counts for
+
+
+def rectified(x: Array) -> Array:
+    """Return max(x, 0)."""
+    y = empty(x.shape, x.dtype)
+    threads.launch(_rectify, WORK * x.size, x.reshape(-1), y.reshape(-1))
+    return y
+
+
+def kept(gy: Array, y: Array) -> Array:
+    """Return gy where y > 0 (or NaN), and 0 elsewhere."""
+    gx = empty(gy.shape, gy.dtype)
+    threads.launch(_keep, WORK * gy.size, gy.reshape(-1), y.reshape(-1), gx.reshape(-1))
+    return gx
+
+
+def added(a: Array, b: Array, rectify: bool = False) -> Array:
+    """Return a + b, or max(a + b, 0)."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        raise ValueError(
+            f"both must have one shape and dtype, got {a.dtype} {a.shape} and {b.dtype} {b.shape}"
+        )
+    y = empty(a.shape, a.dtype)
+    floor = 0.0 if rectify else -np.inf
+    threads.launch(_add, WORK * a.size, a.reshape(-1), b.reshape(-1), y.reshape(-1), floor)
+    return y
+
+
+# Each worker views its part: an index that counts from 0 needs no test for a negative one, and so vectorises.
+
+
+@jit.kernel
+def _rectify(workers, x, y):
+    for worker in numba.prange(workers):
+        first, last = part(y.size, workers, worker), part(y.size, workers, worker + 1)
+        _rectify_part(x[first:last], y[first:last])
+
+
+@jit.inner
+def _rectify_part(x, y):
+    zero = y.dtype.type(0)
+    for i in range(y.size):
+        y[i] = max(x[i], zero)
+
+
+@jit.kernel
+def _keep(workers, gy, y, gx):
+    for worker in numba.prange(workers):
+        first, last = part(y.size, workers, worker), part(y.size, workers, worker + 1)
+        _keep_part(gy[first:last], y[first:last], gx[first:last])
+
+
+@jit.inner
+def _keep_part(gy, y, gx):
+    zero = y.dtype.type(0)
+    for i in range(y.size):
+        gx[i] = zero if y[i] <= zero else gy[i]
+
+
+@jit.kernel
+def _add(workers, a, b, y, floor):
+    for worker in numba.prange(workers):
+        first, last = part(y.size, workers, worker), part(y.size, workers, worker + 1)
+        _add_part(a[first:last], b[first:last], y[first:last], y.dtype.type(floor))
+
+
+@jit.inner
+def _add_part(a, b, y, least):
+    for i in range(y.size):
+        v = a[i] + b[i]
+        y[i] = max(v, least)
