@@ -30,12 +30,14 @@ def registry() -> dict[str, Algorithm]:
 def on_gpu() -> dict[str, Algorithm]:
     """Return the algorithms for arrays on a GPU by name."""
     from fastconv.algorithms.direct.cuda import Direct
+    from fastconv.algorithms.fft.cuda import Fft
     from fastconv.algorithms.im2col.cuda import Im2col
     from fastconv.algorithms.reference.cuda import Reference
     from fastconv.algorithms.winograd.cuda import Winograd
 
     algorithms: tuple[Algorithm, ...] = (
         Winograd(),  #  fewer multiplications for small kernels
+        Fft(),  #       few multiplications for large kernels
         Direct(),  #    few channels: sums in registers, each pixel from memory once
         Im2col(),  #    an implicit matrix product
         Reference(),  # the definition, a thread for each result

@@ -32,9 +32,11 @@ class Geometry(NamedTuple):
 
     tiles: int  # in all
     first: int  # of this block
-    tiles_padded: int  # of this block, in the transformed array
+    tiles_covered: (
+        int  # tiles of this block that are transformed: with those past the end that are summed over
+    )
     channels: int  # of a group
-    channels_padded: int
+    channels_covered: int
     tile_blocks: int  # of threads
     channel_blocks: int
     image_tiles: int
@@ -127,6 +129,9 @@ def correlated(
     return weights(problem, turned), source, image(problem, turned, steps, counts, (0, 0))
 
 
+Extents = tuple[int, int]  # tiles, channels
+
+
 class Transforms(ABC):
     """A domain where convolution is a product: what turns tiles into planes and back."""
 
@@ -135,30 +140,31 @@ class Transforms(ABC):
     per_block: int  # tiles times channels that one block of threads transforms
 
     @abstractmethod
-    def enter(self, role: str, lane: int) -> Kernel:
+    def enter(self, role: str, near: bool, lane: int) -> Kernel:
         """Return the kernel (array, planes, Geometry) for "weights", "source" or, of a weight gradient, "gradient"."""
 
     @abstractmethod
-    def leave(self, role: str, lane: int, activation: str, vector: bool) -> Kernel:
+    def leave(self, role: str, near: bool, lane: int, activation: str, vector: bool) -> Kernel:
         """Return the kernel (planes, bias, residual, array, Geometry) for "result" or "weights"."""
 
     def geometry(
-        self, array: Array, groups: int, first: int, tiles: int, channels: int, to_near: bool
+        self, array: Array, groups: int, first: int, padded: Extents, covered: Extents, to_near: bool
     ) -> tuple[Geometry, int, int]:
-        """Describe the launch for so many tiles and channels with their padding; and lanes and blocks of it.
+        """Describe the launch for tiles from ``first`` on, and return lanes and blocks of it.
 
-        ``to_near``: channels lie side by side in the transformed array.  Lanes are how many neighbouring threads
-        have channels of one tile, so that whole sectors of memory are touched on both sides.
+        ``padded`` are (tiles, channels) of the transformed array, of which those ``covered`` matter;
+        ``to_near``: channels lie side by side there.  Lanes are how many neighbouring threads have channels of one
+        tile, so that whole sectors of memory are touched on both sides.
         """
         lane = {(False, False): 1, (True, True): 32}.get((array.near, to_near), 8)
         lane = min(lane, self.per_block)
-        tile_blocks, channel_blocks = -(-tiles // (self.per_block // lane)), -(-channels // lane)
-        to_channel, to_tile = (1, channels) if to_near else (tiles, 1)
+        tile_blocks, channel_blocks = -(-covered[0] // (self.per_block // lane)), -(-covered[1] // lane)
+        to_channel, to_tile = (1, padded[1]) if to_near else (padded[0], 1)
         image_tiles = prod(array.counts)
         g = Geometry(
-            array.tiles, first, tiles, array.channels, channels, tile_blocks, channel_blocks,
+            array.tiles, first, covered[0], array.channels, covered[1], tile_blocks, channel_blocks,
             image_tiles, *magic(image_tiles), array.counts[1], *magic(array.counts[1]), *array.steps, *array.lo,
-            *array.sizes, *array.strides, array.start, groups * tiles * channels, tiles * channels, to_channel, to_tile,
+            *array.sizes, *array.strides, array.start, groups * prod(padded), prod(padded), to_channel, to_tile,
         )  # fmt: skip
         return g, lane, tile_blocks * channel_blocks * groups
 
@@ -171,21 +177,23 @@ class Staged(Execution):
         self.batches = transforms.planes * problem.groups
 
     def enter(
-        self, role: str, array: Array, first: int, tiles: int, channels: int, to_near: bool, source: Any, to: Any
+        self, role: str, array: Array, first: int, padded: Extents, covered: Extents, to_near: bool, source: Any,
+        to: Any,
     ) -> None:  # fmt: skip
         """Transform tiles of an array."""
-        g, lane, blocks = self.transforms.geometry(array, self.groups, first, tiles, channels, to_near)
-        backend().launch(self.transforms.enter(role, lane), blocks, to.stream(), source, to, g)
+        g, lane, blocks = self.transforms.geometry(array, self.groups, first, padded, covered, to_near)
+        backend().launch(self.transforms.enter(role, array.near, lane), blocks, to.stream(), source, to, g)
 
     def leave(
         self, role: str, array: Array, first: int, p: batched.Product, products: Any, out: Any, bias: Any = None,
         residual: Any = None, activation: str = "none",
     ) -> None:  # fmt: skip
         """Transform products back."""
-        g, lane, blocks = self.transforms.geometry(array, self.groups, first, p.n, p.m, False)
+        covered = min(p.n, array.tiles - first), array.channels
+        g, lane, blocks = self.transforms.geometry(array, self.groups, first, (p.n, p.m), covered, False)
         vector = array.steps[1] == 4 and array.sizes[1] % 4 == 0 and array.strides[4] == 1
         vector = vector and all(m is None or m.pointer % 16 == 0 for m in (out, residual))
-        kernel = self.transforms.leave(role, lane, activation, vector)
+        kernel = self.transforms.leave(role, array.near, lane, activation, vector)
         g = g._replace(
             splits=p.splits, split=self.batches * p.m * p.n, has_bias=int(bias is not None),
             has_residual=int(residual is not None),
@@ -229,9 +237,11 @@ class Correlation(Staged):
     def run(self, first, second, out, bias, activation, residual=None):
         scratch = out.empty((sum(self.sizes),), out.dtype)
         u, v, m = parts(scratch, self.sizes)
-        self.enter("weights", self.weights, 0, self.p.m, self.rows, False, second, u)
-        for begin in range(0, self.runs * self.tiles, self.tiles):
-            self.enter("source", self.source, begin, self.tiles, self.rows, False, first, v)
+        covered = self.weights.tiles, self.rows
+        self.enter("weights", self.weights, 0, (self.p.m, self.rows), covered, False, second, u)
+        for begin in range(0, self.source.tiles, self.tiles):
+            covered = min(self.tiles, self.source.tiles - begin), self.rows
+            self.enter("source", self.source, begin, (self.tiles, self.rows), covered, False, first, v)
             self.product(self.p, self.rows, u, v, m)
             self.leave("result", self.result, begin, self.p, m, out, bias, residual, activation)
 
@@ -267,9 +277,12 @@ class WeightGrad(Staged):
     def run(self, first, second, out, bias, activation, residual=None):
         scratch = out.empty((sum(self.sizes),), out.dtype)
         w, v, m = parts(scratch, self.sizes)
-        for begin in range(0, self.runs * self.tiles, self.tiles):
-            self.enter("gradient", self.gradient, begin, self.tiles, self.p.m, True, second, w)
-            self.enter("source", self.source, begin, self.tiles, self.p.n, True, first, v)
+        for begin in range(0, max(1, self.source.tiles), self.tiles):
+            for role, array, channels, source, to in (
+                ("gradient", self.gradient, self.p.m, second, w), ("source", self.source, self.p.n, first, v),
+            ):  # fmt: skip
+                covered = self.tiles, array.channels
+                self.enter(role, array, begin, (self.tiles, channels), covered, True, source, to)
             self.product(self.p, self.tiles, w, v, m, add=begin > 0)
         self.leave("weights", self.result, 0, self.p, m, out)
 

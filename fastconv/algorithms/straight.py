@@ -46,6 +46,9 @@ class Scalars(Vectors):
     def constant(self, value: float) -> Any:
         return ir.Constant(self.kind, value)
 
+    def negated(self, a: Any) -> Any:
+        return self.builder.fsub(self.constant(-0.0), a)  # NVVM reads the LLVM of 2018, without fneg
+
     def multiply_add(self, factor: float, a: Any, b: Any) -> Any:
         return self.builder.fma(self.constant(factor), a, b)
 

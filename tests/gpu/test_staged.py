@@ -11,6 +11,8 @@ import pytest
 pytest.importorskip("numba_cuda")
 from machine_code import TARGETS, loops, usage
 
+from fastconv.algorithms.fft.cuda import Spectra
+from fastconv.algorithms.fft.fourier import Fourier
 from fastconv.algorithms.winograd import cuda_fused
 from fastconv.algorithms.winograd.cuda import Points
 from fastconv.gemm import batched
@@ -24,17 +26,35 @@ CASES = {
         "winograd:F(2,3) n1 c4 k2 i5x5 f3x3 p2:0x-1:2 g2 nhwc",
         "winograd:F(2,3) n1 c3 k2 i5x4 f3x1 p1x0 float64",
     ],
+    "fft": [
+        "fft n1 c4 k2 i12 f3 d2 p2:0 g2 nhwc",
+        "fft n1 c1 k2 i20 f9 p3",  # tiles of 16
+    ],
 }
+SLOW = {
+    "fft": ["fft n1 c2 k2 i10x18 f9x5 p4:3x2 d1x2", "fft n2 c1 k1 i7x40 f1x5 nhwc"],
+    "winograd": ["winograd n1 c3 k2 i9x8 f5x4 p2", "winograd:F(4,3) n9 c2 k3 i8x8 f3x3 p1 tight"],
+}
+
+
+def run(*cases):
+    result = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("staged.py")), *cases],
+        check=False, capture_output=True, text=True, timeout=600, env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert result.stdout.endswith("done\n"), result.stdout[-500:] + result.stderr[-3000:]
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_simulated(name):
     """Right in every direction within the declared error; what is read before it is written would be NaN."""
-    result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("staged.py")), *CASES[name]],
-        check=False, capture_output=True, text=True, timeout=300, env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
-    assert result.stdout.endswith("done\n"), result.stdout[-500:] + result.stderr[-3000:]
+    run(*CASES[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_larger_tiles_simulated(name):
+    run(*SLOW[name])
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
@@ -83,9 +103,9 @@ def test_machine_code_of_winograds_transforms(target, direction, m, tmp_path):
     points = Points(((m, 3), (m, 3)), "float32", direction)
     forward = direction is Direction.FORWARD
     kernels = {
-        "source": points.enter("source", 1 if forward else 8),
-        "weights": points.enter("weights" if forward else "gradient", 8),
-        "result": points.leave("result", 1, "gelu" if forward else "none", m == 4 and forward),
+        "source": points.enter("source", False, 1 if forward else 8),
+        "weights": points.enter("weights" if forward else "gradient", False, 8),
+        "result": points.leave("result", False, 1, "gelu" if forward else "none", m == 4 and forward),
     }
     for role, kernel in kernels.items():
         (registers, stack, local), code = usage(kernel.cubin(target), tmp_path)
@@ -96,3 +116,38 @@ def test_machine_code_of_winograds_transforms(target, direction, m, tmp_path):
             assert ("FFMA" in code) == ("FMUL" in code) == (m == 4), "F(2, 3) only adds"
         if role == "result":
             assert ("STG.E.128" in code) == (m == 4 and forward)
+
+
+@pytest.mark.parametrize("t", [16, 32])
+def test_machine_code_of_the_fourier_transforms(t, tmp_path):
+    """Columns of complex numbers stay in registers; the straight-line code multiplies by no zeros and ones."""
+    spectra = Spectra(t, t, (t - 4, t - 4), (1, 1), "float32")
+    kernels = {
+        "source": spectra.enter("source", False, 1),
+        "gradient": spectra.enter("gradient", False, 4),
+        "result": spectra.leave("result", True, 4, "gelu", False),
+    }
+    for role, kernel in kernels.items():
+        (registers, stack, local), code = usage(kernel.cubin((9, 0)), tmp_path)
+        assert registers <= 255, role
+        assert stack == local == 0, role
+        assert not re.search(r"\b(LDL|STL)\b", code), role
+    # what a real row and a complex column of 16 or 32 take, radix 2 with fused multiplications
+    transforms = Fourier(counted := Counted())
+    transforms.real([0] * t)
+    transforms.complex([(0, 0)] * t)
+    (_, _, _), code = usage(kernels["source"].cubin((9, 0)), tmp_path)
+    found = sum(len(re.findall(rf"\b{name}\b", code)) for name in ("FADD", "FFMA", "FMUL"))
+    assert found <= counted.operations + t, "the third plane adds one for each frequency"
+
+
+class Counted:
+    """An arithmetic that counts."""
+
+    zero, operations = 0, 0
+
+    def operation(self, *_):
+        self.operations += 1
+        return 0
+
+    add = sub = negated = scaled = multiply_add = operation

@@ -86,11 +86,11 @@ class Points(Transforms):
             return tuple((which, r, m) for m, r in self.tiles)
         return tuple((which, m, r) for m, r in self.tiles)
 
-    def enter(self, role: str, lane: int) -> Kernel:
+    def enter(self, role: str, near: bool, lane: int) -> Kernel:
         axes = self.axes("B" if role == "source" else "G")
         return Kernel(entering, (self.dtype, *axes, lane), (self.dtype,) * 2, Geometry, "int64", THREADS)
 
-    def leave(self, role: str, lane: int, activation: str, vector: bool) -> Kernel:
+    def leave(self, role: str, near: bool, lane: int, activation: str, vector: bool) -> Kernel:
         constants = (self.dtype, *self.axes("A"), lane, activation, vector)
         return Kernel(leaving, constants, (self.dtype,) * 4, Geometry, "int64", THREADS)
 
@@ -126,11 +126,13 @@ class Fused(Execution):
         engine, stream = backend(), out.stream()
         u = out.empty((self.elements,), out.dtype)
         k, c = self.padded
-        g, lane, blocks = self.points.geometry(self.weights, self.groups, 0, k, c, False)
+        g, lane, blocks = self.points.geometry(
+            self.weights, self.groups, 0, (k, c), (self.weights.tiles, c), False
+        )
         g = g._replace(
             plane=k, to_group=c * 16 * k, to_channel=16 * k
         )  # all points of a channel side by side
-        engine.launch(self.points.enter("weights", lane), blocks, stream, second, u, g)
+        engine.launch(self.points.enter("weights", self.weights.near, lane), blocks, stream, second, u, g)
         g = self.geometry._replace(has_bias=int(bias is not None), has_residual=int(residual is not None))
         kernel = cuda_fused.kernel(activation, self.near)
         engine.launch(kernel, self.blocks, stream, first, u, bias, residual, out, g)

@@ -59,7 +59,7 @@ def entering(dtype, rows: Axis, columns: Axis, lane: int):
         c_block, block = U(block % U(g.channel_blocks)), U(block // U(g.channel_blocks))
         t_block, group = U(block % U(g.tile_blocks)), U(block // U(g.tile_blocks))
         c, t = U(c_block * U(lane) + tid % U(lane)), U(t_block * U(per_block) + tid // U(lane))
-        if c < U(g.channels_padded) and t < U(g.tiles_padded):
+        if c < U(g.channels_covered) and t < U(g.tiles_covered):
             n, y, xx = place_of(U(t + U(g.first)), g)
             if c >= U(g.channels) or U(t + U(g.first)) >= U(g.tiles):
                 n, y = int64(0), int64(OUTSIDE)
@@ -117,7 +117,7 @@ def leaving(dtype, rows: Axis, columns: Axis, lane: int, name, vector):
         c_block, block = U(block % U(g.channel_blocks)), U(block // U(g.channel_blocks))
         t_block, group = U(block % U(g.tile_blocks)), U(block // U(g.tile_blocks))
         c, t = U(c_block * U(lane) + tid % U(lane)), U(t_block * U(per_block) + tid // U(lane))
-        if c < U(g.channels) and t < U(g.tiles_padded) and U(t + U(g.first)) < U(g.tiles):
+        if c < U(g.channels) and t < U(g.tiles_covered):
             for i in range(planes):
                 values[i] = zero
             source = int64(group) * g.to_group + int64(c) * g.to_channel + int64(t) * g.to_tile
