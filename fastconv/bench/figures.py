@@ -81,9 +81,10 @@ def roofline(results: Results) -> Figure | None:
         min(r.flops / r.bytes for r in rows) / 1.5, max(r.flops / r.bytes for r in rows) * 1.5, 200
     )
     panel.plot(intensity, np.minimum(peak, copy * intensity), color=DARK, lw=1.6)
-    panel.text(intensity[-1], peak * 1.04, f"{peak:.0f} GFLOP/s, measured", ha="right", va="bottom", size=9)
+    over = {"size": 9, "color": DARK, "bbox": {"color": "white", "alpha": 0.8, "pad": 1}}  # legible over dots
+    panel.text(intensity[-1], peak * 1.12, f"{peak:.0f} GFLOP/s, measured", ha="right", va="bottom", **over)
     if copy * intensity[0] < peak / 2:
-        panel.text(intensity[0], copy * intensity[0] * 1.25, f"copying, {copy:.0f} GB/s", size=9, color=DARK)
+        panel.text(intensity[0], copy * intensity[0] * 1.7, f"copying, {copy:.0f} GB/s", ha="left", **over)
     for i, name in enumerate(categories):
         panel.plot([], [], "o", color=_spectrum(i / max(1, len(categories) - 1)), label=name)
     for direction, marker in markers.items():
@@ -246,7 +247,7 @@ FIGURES: dict[str, tuple[str, Callable[[Results], Figure | None]]] = {
         "Every layer under the machine's roofs, in operations of the definition: Winograd and FFT do fewer.",
         roofline,
     ),
-    "algorithms": ("The speed of every algorithm on every layer, and which one is chosen.", algorithms),
+    "algorithms": ("How near each algorithm comes to the fastest, layer by layer, and which one is chosen.", algorithms),
     "regret": ("How much longer the automatic choice takes than the best algorithm.", regret),
     "errors": ("Errors against float64; a line marks the median. Ours in blue.", errors),
     "memory": ("Memory of a call, its result included; a line marks the median. Ours in blue.", memory),
@@ -299,7 +300,7 @@ def _logarithmic(panel: Any, which: str, form: str, ticks: Sequence[float] = ())
     if ticks:
         axis.set_major_locator(FixedLocator(list(ticks)))
         axis.set_minor_locator(NullLocator())
-    elif high / low < 50:
+    elif high / low < 200:
         steps = [m * 10.0**e for e in range(-9, 9) for m in (1, 2, 5)]
         axis.set_major_locator(FixedLocator([s for s in steps if low / 1.01 <= s <= high * 1.01]))
         axis.set_minor_locator(NullLocator())

@@ -15,7 +15,7 @@ from fastconv.problem import ConvProblem, Direction
 from fastconv.roofline import multiply, rates, seconds
 
 LEVEL = 0.22  # of a transform: what it costs beside loading, transposing and storing
-BLOCKS = (128, 64, 32, 16)  # tiles summed at once in a dense weight gradient
+BLOCKS = (16, 32, 64, 128)  # tiles summed at once in a dense weight gradient
 
 
 def unsuited(problem: ConvProblem, direction: Direction) -> str | None:
@@ -74,46 +74,48 @@ def _fitting(extent: int, output: int, sizes: tuple[int, ...]) -> list[int]:
     return [a for a in fitting if not whole or a <= whole[0]]
 
 
-def _cheapest(extent: int, output: int, sizes: tuple[int, ...]) -> int:
-    """Return the size of least transforms along one axis, or 0 if none holds the kernel."""
-    return min(
-        _fitting(extent, output, sizes),
-        key=lambda a: -(-output // (a - extent + 1)) * a * (1 + 2 * LEVEL * log2(a)),
-        default=0,
-    )
-
-
 @functools.lru_cache(maxsize=256)
 def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | None:
-    """Return the size that transforms least, or else the cheapest that stays within the limit, or None."""
+    """Return the size of least work, or else the cheapest that stays within the limit, or None."""
     if unsuited(problem, direction):
         return None
     back = direction is Direction.INPUT_GRAD
     (e, p), (f, q) = ((1, 1), *((a.extent, a.size if back else a.output) for a in problem.axes))[-2:]
     c, k = (problem.k, problem.c) if back else (problem.c, problem.k)
     per_channel = c == problem.groups and (k == c or not back)
-    if per_channel:
-        blocks = (1,)
-    elif direction is Direction.WEIGHT_GRAD:
+    blocks, share = (1,), 1  # tiles to be taken at once, the fewest first, and those that make one
+    if direction is Direction.WEIGHT_GRAD and not per_channel:
         blocks = BLOCKS
-    else:
-        blocks = tuple(range(machine.tile(problem.itemsize).nr, 0, -1))
+    elif not per_channel:
+        unit = machine.tile(problem.itemsize)
+        blocks, share = tuple(range(1, unit.nr + 1)), unit.vl * machine.machine().cores
     columns = (1,) if e == 1 else CHANNEL_COLUMNS if per_channel else DENSE_COLUMNS
 
-    size = _cheapest(e, p, columns), _cheapest(f, q, SIZES)
-    if not all(size):
+    high, wide = _fitting(e, p, columns), _fitting(f, q, SIZES)
+    if not (high and wide):
         return None
+    kernels = k // problem.groups * c // problem.groups
+    channels = (c + k) // problem.groups
+
+    def work(size: tuple[int, int]) -> float:
+        """Weigh transforms of tiles and kernels, products, and kernels in memory; roughly, for there are many sizes."""
+        samples = size[0] * size[1]
+        tiles = problem.n * -(-p // (size[0] - e + 1)) * -(-q // (size[1] - f + 1))
+        levels = 10 * (1 + LEVEL * log2(samples))
+        return samples * (levels * (tiles * channels + 1.5 * kernels) + (tiles + 6) * kernels)
+
+    size = min(product(high, wide), key=work)
 
     def choice(size: tuple[int, int], block: int) -> Choice:
         return _choice(problem, direction, cut_of(problem, direction, size, block, per_channel))
 
-    first = choice(size, blocks[0])  # the more tiles share a load of U, or of the sums, the better
+    # the more tiles share a load of U, or of the sums, the better
+    tiles = problem.n * -(-p // (size[0] - e + 1)) * -(-q // (size[1] - f + 1))
+    first = choice(size, next((b for b in blocks if b * share >= tiles), blocks[-1]))
     if first.bytes(problem.itemsize) <= limit:
         return first
-    sizes = product(_fitting(e, p, columns), _fitting(f, q, SIZES))
-    within = [
-        o for o in itertools.starmap(choice, product(sizes, blocks)) if o.bytes(problem.itemsize) <= limit
-    ]
+    every = itertools.starmap(choice, product(product(high, wide), blocks))
+    within = [o for o in every if o.bytes(problem.itemsize) <= limit]
     return min(within, key=lambda o: o.seconds, default=None)
 
 
