@@ -167,10 +167,7 @@ def memory(results: Results) -> Figure | None:
         for name, taken in row.memory.items():
             if size >= 2**20:  # pages and allocators hide smaller ones
                 found.setdefault(name.removeprefix("fastconv:"), []).append(max(taken / size, 0.01))
-    return _strips(
-        found,
-        "peak memory of a call / size of its result (of 1 MiB and more; 0.01 and less: results in memory kept)",
-    )
+    return _strips(found, "peak memory of a call / size of its result")
 
 
 def _strips(found: dict[str, list[float]], label: str) -> Figure | None:
@@ -205,7 +202,8 @@ def growth(results: Results) -> Figure | None:
         for name in GROWING
         if (rows := results.select("forward", lambda row, name=name: row.category == SWEEP + name))  # type: ignore[misc]
     ]
-    threads = results.special.get("scaling", {}).get("seconds")
+    scaling = results.special.get("scaling", {})
+    threads = scaling["seconds"] if scaling.get("threads", 1) > 1 else None
     if not sweeps:
         return None
     figure, panels = _panels(len(sweeps) + bool(threads), 3.4, columns=3)
@@ -250,7 +248,10 @@ FIGURES: dict[str, tuple[str, Callable[[Results], Figure | None]]] = {
     "algorithms": ("How near each algorithm comes to the fastest, layer by layer, and which one is chosen.", algorithms),
     "regret": ("How much longer the automatic choice takes than the best algorithm.", regret),
     "errors": ("Errors against float64; a line marks the median. Ours in blue.", errors),
-    "memory": ("Memory of a call, its result included; a line marks the median. Ours in blue.", memory),
+    "memory": (
+        "Memory of a call and its result (of 1 MiB and more; 0.01 and less: in memory kept); a line marks the median.",
+        memory,
+    ),
     "growth": ("How cost grows with one number of a layer.", growth),
 }  # fmt: skip
 
