@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from itertools import product
-from math import log2
 from typing import NamedTuple
 
 from fastconv import machine
@@ -67,11 +64,15 @@ class Choice(NamedTuple):
         return (self.shared + machine.machine().cores * self.worker) * itemsize
 
 
-def _fitting(extent: int, output: int, sizes: tuple[int, ...]) -> list[int]:
-    """Return the sizes that hold a kernel, without those beyond the first that needs but one tile."""
-    fitting = [a for a in sizes if a >= extent]
-    whole = [a for a in fitting if a >= output + extent - 1]
-    return [a for a in fitting if not whole or a <= whole[0]]
+def _fitting(extent: int, output: int, sizes: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Return the sizes that hold a kernel, up to the first that needs but one tile, and the tiles each needs."""
+    fitting = []
+    for a in sizes:
+        if a >= extent:
+            fitting.append((a, -(-output // (a - extent + 1))))
+            if fitting[-1][1] == 1:
+                break
+    return fitting
 
 
 @functools.lru_cache(maxsize=256)
@@ -94,27 +95,26 @@ def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | N
     high, wide = _fitting(e, p, columns), _fitting(f, q, SIZES)
     if not (high and wide):
         return None
-    kernels = k // problem.groups * c // problem.groups
-    channels = (c + k) // problem.groups
+    kernels, channels = k // problem.groups * c // problem.groups, (c + k) // problem.groups
 
-    def work(size: tuple[int, int]) -> float:
-        """Weigh transforms of tiles and kernels, products, and kernels in memory; roughly, for there are many sizes."""
-        samples = size[0] * size[1]
-        tiles = problem.n * -(-p // (size[0] - e + 1)) * -(-q // (size[1] - f + 1))
-        levels = 10 * (1 + LEVEL * log2(samples))
-        return samples * (levels * (tiles * channels + 1.5 * kernels) + (tiles + 6) * kernels)
+    def work(ah: int, th: int, aw: int, tw: int) -> float:
+        """Weigh transforms of tiles and of kernels, products, and kernels in memory, roughly: there are many sizes."""
+        tiles, samples = problem.n * th * tw, ah * aw
+        return samples * (10 * _levels(samples) * (tiles * channels + 1.5 * kernels) + (tiles + 6) * kernels)
 
-    size = min(product(high, wide), key=work)
+    middle = high[len(high) // 2]
+    aw, tw = min(wide, key=lambda size: work(*middle, *size))
+    ah, th = min(high, key=lambda size: work(*size, aw, tw))
+    tiles = problem.n * th * tw
 
     def choice(size: tuple[int, int], block: int) -> Choice:
         return _choice(problem, direction, cut_of(problem, direction, size, block, per_channel))
 
     # the more tiles share a load of U, or of the sums, the better
-    tiles = problem.n * -(-p // (size[0] - e + 1)) * -(-q // (size[1] - f + 1))
-    first = choice(size, next((b for b in blocks if b * share >= tiles), blocks[-1]))
+    first = choice((ah, aw), next((b for b in blocks if b * share >= tiles), blocks[-1]))
     if first.bytes(problem.itemsize) <= limit:
         return first
-    every = itertools.starmap(choice, product(product(high, wide), blocks))
+    every = [choice((ah, aw), block) for ah, _ in high for aw, _ in wide for block in blocks]
     within = [o for o in every if o.bytes(problem.itemsize) <= limit]
     return min(within, key=lambda o: o.seconds, default=None)
 
@@ -160,10 +160,15 @@ def gradient_parts(g: Cut) -> tuple[int, int, int]:
     return tuple(g.bins * size for size in sizes)  # type: ignore[return-value]
 
 
+def _levels(samples: int) -> float:
+    """Of a transform, a power of two long: all levels, beside loading and storing."""
+    return 1 + LEVEL * (samples.bit_length() - 1)
+
+
 def _transform(g: Cut) -> float:
     """Vectors to load, transpose, take through all levels and store for one vector of tiles."""
     ah, aw = g.size
-    return ah * aw * (1 + LEVEL * log2(ah * aw))
+    return ah * aw * _levels(ah * aw)
 
 
 def _busy(units: int) -> float:

@@ -79,23 +79,28 @@ class Winograd(Algorithm):
             )
         return None
 
-    def _cheapest(self, problem: ConvProblem, direction: Direction) -> tuple[float, Tiles]:
-        """Return the seconds of the cheapest admissible tiles, and these."""
+    def tiles(self, problem: ConvProblem, direction: Direction) -> Tiles:
+        """Return the cheapest admissible tiles."""
         pairs = _pairs((1, *problem.kernel)[-2:], self.given)
         if current().precision == "strict":
             exact = [t for t in pairs if growth(problem, direction, t) <= STRICT]
             pairs = exact or pairs
-        return min((self.seconds(problem, direction, t), t) for t in pairs)
+        return pairs[0] if len(pairs) == 1 else min(pairs, key=lambda t: self.weigh(problem, direction, t))
 
-    def tiles(self, problem: ConvProblem, direction: Direction) -> Tiles:
-        """Return the cheapest admissible tiles."""
-        return self._cheapest(problem, direction)[1]
+    def weigh(self, problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
+        """Weigh tiles against each other: transforms, products and filters of each position, in rough cycles."""
+        sides = (1, *(a.size if direction is Direction.INPUT_GRAD else a.output for a in problem.axes))[-2:]
+        c, k, count, positions = problem.c // problem.groups, problem.k // problem.groups, problem.n, 1
+        for side, (m, r) in zip(sides, tiles, strict=True):
+            count *= -(-side // m)
+            positions *= m + r - 1
+        return positions * (count * (8 * (c + k) + 0.7 * c * k) + 15 * c * k)
 
     def error_growth(self, problem, direction):
         return growth(problem, direction, self.tiles(problem, direction))
 
     def cost(self, problem, direction):
-        return self._cheapest(problem, direction)[0]
+        return self.seconds(problem, direction, self.tiles(problem, direction))
 
     def seconds(self, problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
         """Predict the time with given tiles."""

@@ -45,6 +45,8 @@ class Winograd(winograd.Winograd):
     def seconds(self, problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
         return made(problem, direction, tiles, 2**62).seconds
 
+    weigh = seconds
+
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
         return made(problem, direction, self.tiles(problem, direction), limit).workspace
 
