@@ -90,7 +90,7 @@ def fit(runs: list[Results]) -> None:
         before = roofline.CYCLES[kind]
         names = [n for n in before if n != "launches" and before[n]]
         given = before["launches"]  # too small in these layers to be told from them
-        amounts = np.array([[parts[n] * before[n] / t for n in names] for parts, t in told])
+        amounts = np.array([[parts.get(n, 0.0) * before[n] / t for n in names] for parts, t in told])
         rest = np.array([1 - given * parts["launches"] / t for parts, t in told])
         pull = PULL * np.eye(len(names))
         times, _ = nnls(np.vstack((amounts, pull)), np.concatenate((rest, np.full(len(names), PULL))))

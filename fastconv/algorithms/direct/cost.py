@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastconv import machine
+from fastconv.gemm.blocking import streams
 from fastconv.problem import ConvProblem, Direction
 from fastconv.roofline import Sizes, multiply, seconds, sizes
 
@@ -48,23 +49,20 @@ def correlation(s: Sizes, direction: Direction, itemsize: int) -> dict[str, floa
     blocks = s.n * -(-s.p // rows) * -(-s.q // q)
     tasks = s.groups * blocks
     parts = -(-machine.machine().cores // tasks)  # of the result channels, each with a stripe of its own
-    filled = (
-        tasks
-        * parts
-        * s.c
-        * (rows * min(s.stride_h, s.taps) + s.reach_h)
-        * -(-(q * s.stride_w + s.reach_w) // vl)
-    )
+    lines = rows * min(s.stride_h, s.taps) + s.reach_h
+    filled = tasks * parts * s.c * lines * -(-(q * s.stride_w + s.reach_w) // vl)
     weights = s.groups * s.m * s.c * s.taps * (blocks + 3 * (direction is Direction.INPUT_GRAD)) / vl
     stored = s.n * s.groups * s.m * s.lines * -(-s.width // vl)
-    strided = s.stride_w > 1
+    far = streams(s.n * s.groups * s.m * s.lines * s.width, itemsize)
+    strided, woven = s.stride_w > 1, s.phases > 1
     return {
         "products": tasks * products,
         "fill": 0 if strided else filled,
         "fill strided": filled if strided else 0,
         "weights": weights,
-        "store": 0 if s.phases > 1 else stored,
-        "store woven": stored if s.phases > 1 else 0,
+        "store": 0 if woven or far else stored,
+        "store far": stored if far and not woven else 0,
+        "store woven": stored if woven else 0,
         "tasks": tasks * parts * -(-s.m // 8),
     }
 

@@ -179,11 +179,12 @@ def _busy(units: int) -> float:
 
 def _per_channel(g: Cut, grad: bool) -> tuple[str, dict[str, float]]:
     vectors, transform = -(-g.groups * g.k // g.lanes), _transform(g)
+    size = "transform" if g.scratch * g.itemsize <= machine.machine().l1 else "transform beyond L1"
     if grad:
-        transforms = vectors * (2 * g.tiles + 1) * _busy(vectors) * transform
-        return "fft depthwise weight_grad", {"transform": transforms}
-    transforms = 2 * vectors * g.tiles * _busy(vectors * g.tiles) * transform
-    return "fft depthwise", {"transform": transforms, "filters": vectors * transform}
+        transforms = vectors * (2 * g.tiles + 1) * _busy(vectors)
+        return "fft depthwise weight_grad", {size: transforms * transform}
+    transforms = 2 * vectors * g.tiles * _busy(vectors * g.tiles) + vectors
+    return "fft depthwise", {size: transforms * transform}
 
 
 def _dense(g: Cut) -> dict[str, float]:

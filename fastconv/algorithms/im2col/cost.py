@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastconv import machine
+from fastconv.gemm.blocking import streams
 from fastconv.problem import ConvProblem, Direction
 from fastconv.roofline import Sizes, multiply, seconds, sizes
 
@@ -30,14 +31,17 @@ def correlation(s: Sizes, direction: Direction, itemsize: int) -> dict[str, floa
     lowered = s.groups * row_blocks * s.c * rows * s.n * s.p * -(-s.q // vl)
     stored = s.n * s.groups * s.m * s.lines * -(-s.width // vl)
     weights = s.groups * s.m * s.c * s.taps * (blocks + 3 * (direction is Direction.INPUT_GRAD)) / vl
-    strided = s.stride_w > 1
+    far = streams(s.n * s.groups * s.m * s.lines * s.width, itemsize)
+    strided, woven = s.stride_w > 1, s.phases > 1
     return {
         "products": s.groups * s.phases * multiply(s.m, vectors, s.c * s.taps / s.phases, itemsize),
         "lower": 0 if strided else lowered,
         "lower strided": lowered if strided else 0,
         "weights": weights,
-        "store": 0 if s.phases > 1 else stored,
-        "store woven": stored if s.phases > 1 else 0,
+        "store": 0 if woven or far else stored,
+        "store far": stored if far and not woven else 0,
+        "store woven": stored if woven else 0,
+        "segments": s.groups * rows * s.n * s.p * -(-s.q // (3 * vl)),  # listed once for all channels
         "tasks": s.groups * blocks * row_blocks * -(-s.m // 8),
     }
 
