@@ -22,7 +22,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import machine
-from fastconv.gemm.move import lanes_between, masked_store
+from fastconv.gemm.move import lanes_between, masked_load, masked_store
 from fastconv.gemm.tile import I64, data, element, fma, load, splat, store
 
 ARGUMENTS = (
@@ -302,3 +302,60 @@ def tile_channelwise(typing: Any, c: Any, targets: Any, at: Any, column: Any, co
 
     i = types.int64
     return types.void(c, targets, i, i, i, x, heads, w, steps, i, i, i, start, i, i), codegen
+
+
+TAPS = 9  # that share a load of a pixel's vector in `sum_by_taps`: more than latency * FMA units
+
+
+@intrinsic
+def sum_by_taps(typing: Any, c: Any, c0: Any, ldc: Any, x: Any, x0: Any, x_row: Any, x_column: Any, g: Any,
+                g0: Any, g_row: Any, g_column: Any, lanes: Any, rows: Any, columns: Any, offsets: Any,
+                first: Any, taps: Any, accumulate: Any) -> Any:  # fmt: skip
+    """``C[tap, k] (+)= sum over pixels (i, j) of  x[pixel + offsets[first + tap] + k] * g[pixel + k]``: depthwise.
+
+    A pixel of x is at ``x0 + i*x_row + j*x_column``, of g alike; k runs over a vector, of which ``lanes`` are
+    read from g. Row tap of C is at ``c0 + tap*ldc``; taps <= TAPS.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        c_type, x_type, g_type, table_type = (signature.args[i] for i in (0, 3, 7, 14))
+        (c, c0, ldc, x, x0, x_row, x_column, g, g0, g_row, g_column, lanes, rows, columns, offsets, first,
+         taps, accumulate) = arguments  # fmt: skip
+        itemsize = c_type.dtype.bitwidth // 8
+        vector = ir.VectorType(element(c_type), machine.tile(itemsize).vl)
+        result, image = data(context, builder, c_type, c, c0), data(context, builder, x_type, x, x0)
+        gradient, table = (
+            data(context, builder, g_type, g, g0), data(context, builder, table_type, offsets, first)
+        )  # fmt: skip
+        mask = lanes_between(builder, I64(0), I64(0), lanes, list(range(vector.count)))
+        held = [cgutils.alloca_once(builder, vector) for _ in range(TAPS)]
+        done = builder.append_basic_block("taps_end")
+        switch = builder.switch(taps, done)
+        for count in range(1, TAPS + 1):
+            block = builder.append_basic_block(f"taps_{count}")
+            switch.add_case(I64(count), block)
+            builder.position_at_end(block)
+            sums, zero = held[:count], ir.Constant(vector, [0.0] * vector.count)
+            places = [builder.gep(result, [builder.mul(ldc, I64(i))]) for i in range(count)]
+            views = [builder.gep(image, [builder.load(builder.gep(table, [I64(i)]))]) for i in range(count)]
+            for total in sums:
+                builder.store(zero, total)
+            with cgutils.for_range(builder, rows) as row, cgutils.for_range(builder, columns) as column:
+                at = builder.add(builder.mul(row.index, g_row), builder.mul(column.index, g_column))
+                factor = masked_load(builder, builder.gep(gradient, [at]), mask, vector, itemsize)
+                at = builder.add(builder.mul(row.index, x_row), builder.mul(column.index, x_column))
+                for view, total in zip(views, sums, strict=True):
+                    pixel = load(builder, builder.gep(view, [at]), 0, vector, itemsize)
+                    builder.store(fma(builder, pixel, factor, builder.load(total)), total)
+            with builder.if_then(accumulate):
+                for place, total in zip(places, sums, strict=True):
+                    old = load(builder, place, 0, vector, itemsize)
+                    builder.store(builder.fadd(old, builder.load(total)), total)
+            for place, total in zip(places, sums, strict=True):
+                store(builder, builder.load(total), place, 0, itemsize)
+            builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(c, i, i, x, i, i, i, g, i, i, i, i, i, i, offsets, i, i, types.boolean), codegen

@@ -5,26 +5,31 @@
 The channels of a pixel are a row of matrix A as it stands in memory, for any kernel, stride and dilation,
 so nothing is lowered or transposed but the weights (`pack.py`); `correlation.py` computes the forward
 direction and the input gradient.  The weight gradient (`weight_grad.py`) reads both of its operands so.  Depthwise, lanes are the
-channels themselves (`depthwise.py`).
+channels themselves (`depthwise.py`, `depthwise_weight_grad.py`).
 """
 
 from __future__ import annotations
 
 import functools
+from math import prod
 
 from fastconv.algorithms.base import CHANNELS_FIRST, ZEROS_AROUND, Execution
 from fastconv.gemm.blocking import within
 from fastconv.problem import ConvProblem, Direction
+
+TAPS = 49  # of a depthwise weight gradient: beyond, the transforms of `fft` win even if images are reordered
 
 
 def reject(problem: ConvProblem, direction: Direction) -> str | None:
     """Return why these kernels cannot serve a problem, or None."""
     if problem.padding_mode != "zeros":
         return ZEROS_AROUND
-    if problem.is_depthwise and (direction is Direction.WEIGHT_GRAD or problem.k != problem.c):
-        return (
-            f"depthwise with {problem.k} results of {problem.c} channels in this direction {CHANNELS_FIRST}"
-        )
+    if not problem.is_depthwise:
+        return None
+    if problem.k != problem.c:
+        return f"depthwise with {problem.k} results of {problem.c} channels {CHANNELS_FIRST}"
+    if direction is Direction.WEIGHT_GRAD and prod(problem.kernel) > TAPS:
+        return f"the weight gradient of more than {TAPS} taps a channel {CHANNELS_FIRST}"
     return None
 
 
@@ -36,6 +41,10 @@ def build(problem: ConvProblem, direction: Direction, limit: int) -> Execution:
 @functools.lru_cache(maxsize=256)
 def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
     """Make ready to run with blocks for ``cache`` bytes."""
+    if direction is Direction.WEIGHT_GRAD and problem.is_depthwise:
+        from fastconv.algorithms.direct.pixels.depthwise_weight_grad import DepthwiseWeightGrad
+
+        return DepthwiseWeightGrad(problem, cache)
     if direction is Direction.WEIGHT_GRAD:
         from fastconv.algorithms.direct.pixels.weight_grad import WeightGrad
 

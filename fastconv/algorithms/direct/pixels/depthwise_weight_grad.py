@@ -1,0 +1,174 @@
+"""The weight gradient of depthwise images held pixel by pixel: lanes over channels.
+
+    gw[tap, c] = sum over pixels of  gy[pixel, c] * x[pixel + tap, c]
+
+A task owns a block of channels and a part of the pixels, area by area. Up to TAPS sums of a vector of channels
+stay in registers through an area, and share each load of gy.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from fastconv import jit, machine, threads, workspace
+from fastconv.algorithms.base import Array, Execution, flat, pixels
+from fastconv.algorithms.correlation import axis_pass
+from fastconv.algorithms.direct.pixels.correlation import ONE_ROW, leaves
+from fastconv.algorithms.direct.pixels.cpu import copy_rows
+from fastconv.gemm.gathered import TAPS, sum_by_taps
+from fastconv.gemm.move import SLACK, transpose
+from fastconv.gemm.record import record
+from fastconv.gemm.schedule import next_task, part
+from fastconv.gemm.splits import add_splits
+from fastconv.problem import ConvProblem, Direction
+
+PIXELS = 256  # of an area
+TASKS = 8  # wanted at least; they never depend on the machine, for the result's bits' sake
+
+
+class Geometry(NamedTuple):
+    """A weight gradient and its blocks, as numbers."""
+
+    groups: int  #    1: what `copy_rows` takes for channels are all of them
+    channels: int
+    taps: int
+    p: int
+    q: int
+    source_h: int
+    source_w: int
+    stride_h: int
+    stride_w: int
+    first_h: int  #   pixel of the first tap at position 0
+    first_w: int
+    span_h: int  #    pixels from the first tap to the last
+    span_w: int
+    row_blocks: int
+    block_q: int
+    q_blocks: int
+    areas: int  #     of all images
+    splits: int
+    vectors: int  #   of channels
+    c_blocks: int
+    copied: bool
+    pitch: int
+    pixel: int
+    ld: int  #        channels of the largest block
+    sums: int  #      where the sums begin in a worker's scratch
+    scratch: int
+    vl: int
+
+
+@jit.kernel
+def accumulate(workers, counter, x, gy, partial, scratch, geos, offsets):
+    """Compute every split's partial gw; tasks are splits x blocks of channels."""
+    for worker in numba.prange(workers):
+        _work(worker, counter, x, gy, partial, scratch, geos[0], offsets)
+
+
+@jit.inner
+def _work(worker, counter, x, gy, partial, scratch, geo, offsets):
+    base = worker * geo.scratch
+    source = scratch if geo.copied else x
+    per_image = geo.row_blocks * geo.q_blocks
+    task = next_task(counter)
+    while task < geo.splits * geo.c_blocks:
+        split, c_block = task // geo.c_blocks, task % geo.c_blocks
+        first = part(geo.vectors, geo.c_blocks, c_block) * geo.vl
+        count = min(part(geo.vectors, geo.c_blocks, c_block + 1) * geo.vl, geo.channels) - first
+        begin = part(geo.areas, geo.splits, split)
+        for i in range(begin, part(geo.areas, geo.splits, split + 1)):
+            image, row_block, q_block = i // per_image, i % per_image // geo.q_blocks, i % geo.q_blocks
+            p0, p1 = part(geo.p, geo.row_blocks, row_block), part(geo.p, geo.row_blocks, row_block + 1)
+            q0 = q_block * geo.block_q
+            q1 = min(q0 + geo.block_q, geo.q)
+            if geo.copied:
+                copy_rows(scratch, base, x, image, first, count, p0, p1, q0, q1, geo)
+                x0 = base
+            else:
+                row = image * geo.source_h + p0 * geo.stride_h + geo.first_h
+                x0 = (row * geo.source_w + q0 * geo.stride_w + geo.first_w) * geo.channels + first
+            g0 = ((image * geo.p + p0) * geo.q + q0) * geo.channels + first
+            _add_area(
+                scratch, base + geo.sums, source, x0, gy, g0, p1 - p0, q1 - q0, count, i > begin, geo, offsets
+            )
+        to = (split * geo.channels + first) * geo.taps
+        transpose(partial, to, geo.taps, scratch, base + geo.sums, geo.ld, geo.taps, count)
+        task = next_task(counter)
+
+
+@jit.inner
+def _add_area(sums, s0, x, x0, gy, g0, rows, columns, count, more, geo, offsets):
+    """Add the products of an area, vector by vector of channels."""
+    groups = -(-geo.taps // TAPS)
+    for v in range(0, count, geo.vl):
+        for group in range(groups):
+            tap = part(geo.taps, groups, group)
+            sum_by_taps(
+                sums, s0 + tap * geo.ld + v, geo.ld, x, x0 + v, geo.stride_h * geo.pitch,
+                geo.stride_w * geo.pixel, gy, g0 + v, geo.q * geo.channels, geo.channels, count - v, rows,
+                columns, offsets, tap, part(geo.taps, groups, group + 1) - tap, more,
+            )  # fmt: skip
+
+
+class DepthwiseWeightGrad(Execution):
+    """The weight gradient of as many channels as groups; blocks for ``cache`` bytes."""
+
+    def __init__(self, problem: ConvProblem, cache: int) -> None:
+        vl, cores = machine.tile(problem.itemsize).vl, machine.machine().cores
+        rows, last = (ONE_ROW, *(axis_pass(a, Direction.FORWARD) for a in problem.axes))[-2:]
+        c, taps = problem.c, prod(problem.kernel)
+        vectors = -(-c // vl)
+        third = cache // 3 // problem.itemsize
+        area = max(1, min(PIXELS, third // (last.stride * rows.stride * vl)))
+        q_blocks = -(-last.outputs // area)
+        block_q = -(-last.outputs // q_blocks)
+        row_blocks = -(-rows.outputs // max(1, area // block_q))
+        block_rows = -(-rows.outputs // row_blocks)
+        areas = problem.n * row_blocks * q_blocks
+        splits = min(areas, TASKS)
+        span_h, span_w = (a.offsets[-1] - a.offsets[0] + 1 for a in (rows, last))
+        stripe = ((block_rows - 1) * rows.stride + span_h) * ((block_q - 1) * last.stride + span_w)
+        c_blocks = min(vectors, max(-(-stripe * vectors * vl // third), -(-TASKS // splits)))
+        ld = -(-vectors // c_blocks) * vl
+        copied = leaves(rows) or leaves(last) or c % vl > 0
+        pixel = ld if copied else c
+        pitch = ((block_q - 1) * last.stride + span_w) * pixel if copied else last.source * pixel
+        sums = -(-(stripe * ld if copied else 0) // 16) * 16
+        self.scratch = -(-(sums + taps * ld + SLACK) // 16) * 16
+        self.offsets = np.array(
+            [
+                (h - rows.offsets[0]) * pitch + (w - last.offsets[0]) * pixel
+                for _, h in rows.taps[0]
+                for _, w in last.taps[0]
+            ],
+            np.int64,
+        )
+        self.splits, self.flops, self.dtype = splits, problem.flops, problem.dtype
+        self.geometry = record(
+            Geometry(
+                groups=1, channels=c, taps=taps, p=rows.outputs, q=last.outputs, source_h=rows.source,
+                source_w=last.source, stride_h=rows.stride, stride_w=last.stride, first_h=rows.offsets[0],
+                first_w=last.offsets[0], span_h=span_h, span_w=span_w, row_blocks=row_blocks, block_q=block_q,
+                q_blocks=q_blocks, areas=areas, splits=splits, vectors=vectors, c_blocks=c_blocks,
+                copied=copied, pitch=pitch, pixel=pixel, ld=ld, sums=sums, scratch=self.scratch, vl=vl,
+            )
+        )  # fmt: skip
+        self.partial = 0 if splits == 1 else -(-splits * c * taps // 16) * 16
+        self.workspace = (self.partial + cores * self.scratch) * problem.itemsize
+
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
+        workers = threads.workers(self.flops)
+        scratch = workspace.take(self.partial + workers * self.scratch, self.dtype)
+        partial = scratch[: self.partial] if self.partial else flat(out)
+        threads.launch(
+            accumulate, self.flops, np.zeros(1, np.int64), pixels(first), pixels(second), partial,
+            scratch[self.partial :], self.geometry, self.offsets,
+        )  # fmt: skip
+        if self.partial:
+            threads.launch(add_splits, float(self.partial), partial, flat(out), self.splits)
