@@ -297,3 +297,10 @@ class TestPage:
     def test_wrong_arguments(self, tmp_path, capsys):
         assert page.main([str(tmp_path / "missing.json")]) == 2
         assert "missing.json" in capsys.readouterr().err
+
+
+def test_decisions_are_measured_step_by_step():
+    found = special.decisions(repeats=1)
+    assert list(found) == ["choice", "plan", "look-up"]
+    for times in found.values():
+        assert 0 < times["median"] <= times["95th percentile"] <= times["most"]

@@ -106,6 +106,17 @@ def test_small_tiles_against_definition(line, dtype, direction):
 
 
 @pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize(
+    "line", ["n1 c64 k64 i56x56 f9x9 p4", "n1 c8 k8 i4x4 f3x3 p1", "n9 c4 k4 i90x90 f5x5"]
+)
+def test_takes_no_more_tiles_at_once_than_there_are(line, direction):
+    choice = cut.choose(ConvProblem.parse(line), direction, 2**40).cut
+    at_once = 1 if direction is Direction.WEIGHT_GRAD else choice.lanes
+    fewer = choice.vectors // 2 if direction is Direction.WEIGHT_GRAD else choice.vectors - 1
+    assert fewer * at_once < choice.tiles or choice.vectors in (1, min(cut.BLOCKS))
+
+
+@pytest.mark.parametrize("direction", list(Direction))
 def test_small_workspace_gives_the_same_within_its_limit(direction):
     problem = ConvProblem.parse("n3 c12 k10 i30x31 f9x7 p3 g2")
     limit = 200_000
