@@ -110,20 +110,18 @@ def algorithms(results: Results) -> Figure | None:
             at = lines.index(row.line)
             times = {a: row.best(f"fastconv:{a}") for a in ALGORITHMS}
             best = min(t for t in times.values() if t)
-            for i, (name, seconds) in enumerate(times.items()):
-                if seconds:
-                    chosen = name == row.algorithm.partition(":")[0]
-                    panel.plot(
-                        best / seconds, at, "o", color=COLOURS[i], ms=8 if chosen else 5, mec=DARK if chosen else "white",
-                        mew=1.4 if chosen else 0.4, zorder=3 if chosen else 2,
-                    )  # fmt: skip
-            panel.plot([0, 1], [at, at], color="#e3e6ea", lw=0.8, zorder=0)
-        panel.set(title=TITLES[Direction(direction)], xlabel="speed, best = 1", xlim=(0, 1.05))
+            shown = [(i, name, t) for i, (name, t) in enumerate(times.items()) if t]
+            for place, (i, name, seconds) in enumerate(shown):
+                y, speed = at + (place - (len(shown) - 1) / 2) * 0.2, best / seconds
+                panel.barh(y, speed, 0.16, color=COLOURS[i])
+                if name == row.algorithm.partition(":")[0]:
+                    panel.plot(speed + 0.03, y, "<", color=DARK, ms=4.5, mec="none")
+        panel.set(title=TITLES[Direction(direction)], xlabel="speed, best = 1", xlim=(0, 1.08))
         panel.set_yticks(range(len(lines)), lines, size=7.5)
         panel.set_ylim(len(lines) - 0.4, -0.6)
     for i, name in enumerate(ALGORITHMS):
-        panels[0].plot([], [], "o", color=COLOURS[i], label=name)
-    panels[0].plot([], [], "o", color="white", mec=DARK, mew=1.4, ms=8, label="chosen")
+        panels[0].bar(0, 0, color=COLOURS[i], label=name)
+    panels[0].plot([], [], "<", color=DARK, ms=5, mec="none", label="chosen")
     _legend(figure, panels)
     return figure
 
