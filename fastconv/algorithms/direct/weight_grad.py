@@ -12,6 +12,7 @@ for channels: (s, c) together; or those of several groups are, and of all their 
 
 from __future__ import annotations
 
+import functools
 from math import prod
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from fastconv import jit, machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat, pixels
-from fastconv.algorithms.correlation import AxisPass, pass_of
+from fastconv.algorithms.correlation import AxisPass, Pass, pass_of
 from fastconv.algorithms.direct.cost import PIXELS, TASKS, cut, mergeable
 from fastconv.algorithms.direct.pixels.correlation import ONE_ROW, leaves
 from fastconv.algorithms.direct.pixels.cpu import copy_rows
@@ -188,87 +189,100 @@ def _store(partial, split, group, k0, ch0, scratch, c0, rows, channels, geo):
             transpose(partial, to, geo.taps, scratch, source, geo.ld, geo.taps, channels)
 
 
+def geometry(problem: ConvProblem, p: Pass, cache: int) -> Geometry:
+    """Choose blocks for ``cache`` bytes: an area of x may fill a third, C another."""
+    planar, tile = problem.layout != "nhwc", machine.tile(problem.itemsize)
+    vl, third = tile.vl, cache // 3 // problem.itemsize
+    merged = mergeable(p.groups, p.channels, vl)
+    groups, channels, m = p.groups // merged, p.channels * merged, p.m * merged
+    n, rows, last = _axes(p, planar)
+    across, taps = len(last.taps[0]), prod(p.kernel)
+    joined = _joins(last, channels, p.groups, vl)
+    vectors = -(-(across * channels if joined else channels) // vl)
+    runs = len(rows.taps[0]) if joined else len(rows.taps[0]) * across
+    c_blocks, m_blocks = cut(m, vectors, taps, p.columns, groups, joined or merged > 1, planar, third, tile)
+    ld, panels = -(-vectors // c_blocks) * vl, -(-m // tile.mr)
+
+    copied = planar or leaves(rows) or leaves(last) or joined or channels % vl > 0
+    pixel = (channels if joined else ld) if copied else groups * channels
+    span_h, span_w = (a.offsets[-1] - a.offsets[0] + 1 for a in (rows, last))
+    row_step = 1 if planar and span_h == 1 else rows.stride
+    area = max(1, min(PIXELS, third // (max(1, last.stride * row_step) * pixel if copied else 1)))
+    q_blocks = -(-last.outputs // area)
+    block_q = -(-last.outputs // q_blocks)
+    row_blocks = -(-rows.outputs // max(1, area // block_q))
+    block_rows = -(-rows.outputs // row_blocks)
+    areas = n * row_blocks * q_blocks
+
+    pitch = ((block_q - 1) * last.stride + span_w) * pixel if copied else last.source * pixel
+    stripe = ((block_rows - 1) * row_step + span_h) * pitch if copied else 0
+    c_start = -(-(stripe + tile.nr * vl + SLACK) // 16) * 16
+    scratch = c_start + -(-panels // m_blocks) * tile.mr * runs * ld + SLACK
+    under = (rows.outputs - 1) * row_step + span_h  # rows of x, all areas one below the other
+    return Geometry(
+        n=n, groups=groups, channels=channels, m=m, p=rows.outputs, q=last.outputs, source_h=rows.source,
+        source_w=last.source, stride_h=rows.stride, stride_w=last.stride, first_h=rows.offsets[0],
+        first_w=last.offsets[0], span_h=span_h, span_w=span_w, row_blocks=row_blocks, block_q=block_q,
+        q_blocks=q_blocks, c_blocks=c_blocks, m_blocks=m_blocks,
+        splits=max(1, min(areas, -(-TASKS // (c_blocks * m_blocks * groups)))), taps=taps, runs=runs,
+        joined=joined, vectors=vectors, merged=merged, planar=planar, copied=copied, pitch=pitch, pixel=pixel,
+        row_step=row_step, rows_at=runs, edges_at=runs + under, edges=len(last.border), ld=ld, c_start=c_start,
+        scratch=-(-scratch // 16) * 16, rows=block_rows, mr=tile.mr, nr=tile.nr, vl=vl,
+    )  # fmt: skip
+
+
+def _axes(p: Pass, planar: bool) -> tuple[int, AxisPass, AxisPass]:
+    """Return the images and two axes; images that are a row of pixels each are one row if pixels are neighbours."""
+    rows, last = (ONE_ROW, *p.axes)[-2:]
+    if not planar and len(p.axes) == 1 and last.is_identity:
+        pixels = p.n * last.outputs
+        return 1, rows, AxisPass(pixels, pixels, pixels, 1, last.taps)
+    return p.n, rows, last
+
+
+def _joins(axis: AxisPass, channels: int, groups: int, vl: int) -> bool:
+    """Tell whether the taps of a row of the kernel are channels side by side, and fill fewer vectors so."""
+    taps = axis.taps[0]
+    if groups > 1 or len(taps) == 1 or taps[1][1] - taps[0][1] > 1:
+        return False
+    return -(-len(taps) * channels // vl) < len(taps) * -(-channels // vl)
+
+
 class WeightGrad(Execution):
     """The weight gradient; blocks for ``cache`` bytes."""
 
     def __init__(self, problem: ConvProblem, cache: int) -> None:
-        p = pass_of(problem, Direction.FORWARD)
-        planar = problem.layout != "nhwc"
-        tile, cores = machine.tile(problem.itemsize), machine.machine().cores
-        vl = tile.vl
-        merged = mergeable(p.groups, p.channels, vl)
-        n, groups, channels, m = p.n, p.groups // merged, p.channels * merged, p.m * merged
-        rows, last = (ONE_ROW, *p.axes)[-2:]
-        if not planar and len(p.axes) == 1 and last.is_identity:  # images are one row of pixels
-            count = n * last.outputs
-            n, last = 1, AxisPass(count, count, count, 1, last.taps)
-        taps_h, taps_w = rows.taps[0], last.taps[0]
-        across, taps = len(taps_w), prod(p.kernel)
-        adjacent = across > 1 and taps_w[1][1] - taps_w[0][1] == 1 and p.groups == 1
-        joined = adjacent and -(-across * channels // vl) < across * -(-channels // vl)
-        vectors = -(-(across * channels if joined else channels) // vl)
-        runs = len(taps_h) if joined else len(taps_h) * across
-        panels = -(-m // tile.mr)
-        # Halves of c first, while they keep 2 vectors; then halves of k, or splits of the pixels.
-        third = cache // 3 // problem.itemsize
-        c_blocks, m_blocks = cut(
-            m, vectors, taps, p.columns, groups, joined or merged > 1, planar, third, tile
-        )
-        ld = -(-vectors // c_blocks) * vl
+        self.walk = p = pass_of(problem, Direction.FORWARD)
+        self.geometry = g = geometry(problem, p, cache)
+        self.dtype, self.flops, cores = problem.dtype, p.flops, machine.machine().cores
+        weights = p.groups * p.m * p.channels * g.taps
+        self.partial = 0 if g.splits == 1 else -(-g.splits * weights // 16) * 16
+        self.workspace = (self.partial + cores * g.scratch) * problem.itemsize + 16 * cores * g.rows
 
-        copied = planar or leaves(rows) or leaves(last) or joined or channels % vl > 0
-        pixel = (channels if joined else ld) if copied else groups * channels
-        span_h, span_w = (a.offsets[-1] - a.offsets[0] + 1 for a in (rows, last))
-        row_step = 1 if planar and span_h == 1 else rows.stride
-        per_output = max(1, last.stride * row_step) * pixel if copied else 1
-        area = max(1, min(PIXELS, third // per_output))
-        q_blocks = -(-last.outputs // area)
-        block_q = -(-last.outputs // q_blocks)
-        row_blocks = -(-rows.outputs // max(1, area // block_q))
-        block_rows = -(-rows.outputs // row_blocks)
-        areas = n * row_blocks * q_blocks
-        splits = max(1, min(areas, -(-TASKS // (c_blocks * m_blocks * groups))))
-
-        pitch = ((block_q - 1) * last.stride + span_w) * pixel if copied else last.source * pixel
-        stripe = ((block_rows - 1) * row_step + span_h) * pitch if copied else 0
-        c_start = -(-(stripe + tile.nr * vl + SLACK) // 16) * 16
-        scratch = c_start + -(-panels // m_blocks) * tile.mr * runs * ld + SLACK
-        self.scratch = -(-scratch // 16) * 16
-        heads = taps_w[:1] if joined else taps_w
-        offsets = [
-            (h - rows.offsets[0]) * pitch + (w - last.offsets[0]) * pixel for _, h in taps_h for _, w in heads
-        ]
-        steps = rows.stride // row_step * np.arange((rows.outputs - 1) * row_step + span_h)
-        self.tables, starts = joined_tables(
-            offset=offsets, row=rows.sources(rows.offsets[0] + steps), edge=last.border
+    @functools.cached_property
+    def described(self) -> tuple[Array, Array]:
+        """Geometry and tables: where runs of taps begin, rows of x, and what columns outside of it repeat."""
+        g = self.geometry
+        _, rows, last = _axes(self.walk, g.planar)
+        (first_h, first_w), heads = (
+            (rows.offsets[0], last.offsets[0]),
+            last.taps[0][: 1 if g.joined else None],
         )
-        self.rows, self.splits, self.flops, self.dtype = block_rows, splits, p.flops, problem.dtype
-        self.view = flat if planar else pixels
-        self.geometry = record(
-            Geometry(
-                n=n, groups=groups, channels=channels, m=m, p=rows.outputs, q=last.outputs,
-                source_h=rows.source, source_w=last.source, stride_h=rows.stride, stride_w=last.stride,
-                first_h=rows.offsets[0], first_w=last.offsets[0], span_h=span_h, span_w=span_w,
-                row_blocks=row_blocks, block_q=block_q, q_blocks=q_blocks, c_blocks=c_blocks,
-                m_blocks=m_blocks, splits=splits, taps=taps, runs=runs, joined=joined, vectors=vectors,
-                merged=merged, planar=planar, copied=copied, pitch=pitch, pixel=pixel, row_step=row_step, rows_at=starts["row"],
-                edges_at=starts["edge"], edges=len(last.border), ld=ld,
-                c_start=c_start, scratch=self.scratch, rows=block_rows, mr=tile.mr, nr=tile.nr, vl=vl,
-            )
-        )  # fmt: skip
-        weights = p.groups * p.m * p.channels * taps
-        self.partial = 0 if splits == 1 else -(-splits * weights // 16) * 16
-        self.workspace = (self.partial + cores * self.scratch) * problem.itemsize + 16 * cores * block_rows
+        runs = [(h - first_h) * g.pitch + (w - first_w) * g.pixel for _, h in rows.taps[0] for _, w in heads]
+        under = first_h + rows.stride // g.row_step * np.arange(g.edges_at - g.rows_at)
+        tables, _ = joined_tables(runs=runs, rows=rows.sources(under), edges=last.border)
+        return record(g), tables
 
     def run(
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
-        workers = threads.workers(self.flops)
-        scratch = workspace.take(self.partial + workers * self.scratch, self.dtype)
+        geo, workers = self.geometry, threads.workers(self.flops)
+        view = flat if geo.planar else pixels
+        scratch = workspace.take(self.partial + workers * geo.scratch, self.dtype)
         partial = scratch[: self.partial] if self.partial else flat(out)
         threads.launch(
-            accumulate, self.flops, np.zeros(1, np.int64), self.view(first), self.view(second), partial,
-            scratch[self.partial :], np.empty(2 * workers * self.rows, np.int64), self.geometry, self.tables,
+            accumulate, self.flops, np.zeros(1, np.int64), view(first), view(second), partial,
+            scratch[self.partial :], np.empty(2 * workers * geo.rows, np.int64), *self.described,
         )  # fmt: skip
         if self.partial:
-            threads.launch(add_splits, float(self.partial), partial, flat(out), self.splits)
+            threads.launch(add_splits, float(self.partial), partial, flat(out), geo.splits)
