@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from math import inf
+from math import inf, prod
 from typing import NamedTuple
 
 from fastconv import machine
 from fastconv.algorithms.fft.codelets import CHANNEL_COLUMNS, DENSE_COLUMNS, SIZES
 from fastconv.algorithms.fft.tile2d import frequencies, scratch_size
 from fastconv.problem import ConvProblem, Direction
-from fastconv.roofline import multiply, rates, seconds
+from fastconv.roofline import CYCLES, multiply, rates, seconds
 
 LEVEL = 0.22  # of a transform: what it costs beside loading, transposing and storing
 BLOCKS = (16, 32, 64, 128)  # tiles summed at once in a dense weight gradient
@@ -140,6 +140,18 @@ def _cheapest(high: Fitting, wide: Fitting, n: int, channels: int, kernels: int)
     _, aw, tw = best(wide, *high[len(high) // 2])
     _, ah, th = best(high, aw, tw)
     return ah, aw, n * th * tw
+
+
+def floor(problem: ConvProblem) -> float:
+    """Return less seconds than any tiles take: pixels transformed once, and products of half a spectrum, no overlap."""
+    per_channel = problem.groups > 1 and problem.c == problem.k == problem.groups
+    kind = CYCLES["fft depthwise" if per_channel else "fft"]
+    moved = (prod(problem.input_shape) + prod(problem.output_shape)) * kind["transform"] * _levels(min(SIZES))
+    products = (
+        0.0 if per_channel else 0.75 * problem.flops / prod(problem.kernel) * kind["products"] / rates().units
+    )
+    m = machine.machine()
+    return (moved + products) / (machine.tile(problem.itemsize).vl * m.cores * rates().clock)
 
 
 def _choice(problem: ConvProblem, direction: Direction, cut: Cut) -> Choice:
