@@ -8,7 +8,6 @@ needs no scratch and rejects nothing, so a choice by cost never fails.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import inf
 
 from fastconv.algorithms import find, on_gpu, registry
 from fastconv.algorithms.base import Algorithm
@@ -73,14 +72,11 @@ def ranked(
         return selection.problem, [selection.algorithm]
     problem = _in_served_layout(problem, direction, "auto", device)
     asked, carried = registry() if device == "cpu" else on_gpu(), carrier(problem)
-    costs: dict[str, float] = {}
-    least = inf
-    for name, algorithm in asked.items():
-        if _against(algorithm, problem, carried, direction, settings):
-            continue
-        if algorithm.floor(carried, direction) < least:
-            costs[name] = algorithm.cost(carried, direction)
-            least = min(least, costs[name])
+    costs = {
+        name: a.cost(carried, direction)
+        for name, a in asked.items()
+        if not _against(a, problem, carried, direction, settings)
+    }
     return problem, sorted(costs, key=costs.__getitem__)
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -304,3 +305,24 @@ def test_decisions_are_measured_step_by_step():
     assert list(found) == ["choice", "plan", "look-up"]
     for times in found.values():
         assert 0 < times["median"] <= times["95th percentile"] <= times["most"]
+
+
+def test_pooling_is_checked_and_timed(monkeypatch, capsys):
+    from fastconv.bench import pooling
+
+    few = [
+        layer
+        for layer in pooling.LAYERS
+        if layer.network in ("LeNet", "global") or layer.function == "unfold"
+    ]
+    few = [replace(layer, shape=(2, 3, *layer.shape[2:])) for layer in few]
+    monkeypatch.setattr(pooling, "LAYERS", few)
+    assert pooling.main(["--seconds", "0.001", "--threads", "1"]) == 0
+    out = capsys.readouterr().out
+    for name in ("forward", "gradient", "gradient, places", "unpooling", "unfold 2x3x28x28"):
+        assert name in out
+    layer, x = few[0], np.random.default_rng(0).standard_normal(few[0].shape)
+    right = pooling.definition(layer, x)
+    pooling.check(layer, "itself", right, right)
+    with pytest.raises(ArithmeticError, match="another differs by"):
+        pooling.check(layer, "another", right, right + np.eye(14))

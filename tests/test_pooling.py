@@ -16,6 +16,7 @@ CASES = [
     ((1, 2, 13, 17), 3, {"stride": 2, "dilation": 2, "padding": 1}),
     ((1, 2, 2, 9), 2, {"stride": 1, "dilation": 3, "padding": 1}),
     ((3, 4, 7, 7), 7, {}),
+    ((2, 3, 9, 31), (9, 31), {}),
     ((1, 2, 20, 21), 5, {"stride": 4, "padding": 2, "ceil_mode": True}),
     ((1, 2, 5, 6, 7), 2, {}),
     ((2, 1, 6, 7, 20), (3, 2, 3), {"stride": (1, 2, 2), "padding": (1, 1, 0), "ceil_mode": True}),

@@ -38,9 +38,7 @@ def test_costs_are_seconds_for_every_layer(name, direction):
     for problem in LAYERS:
         algorithm = registry()[name]
         if algorithm.reject(problem, direction) is None:
-            cost = algorithm.cost(problem, direction)
-            assert 1e-7 < cost < 100
-            assert algorithm.floor(problem, direction) <= cost
+            assert 1e-7 < algorithm.cost(problem, direction) < 100
 
 
 def test_costs_know_the_vector_width():

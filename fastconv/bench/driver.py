@@ -51,7 +51,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="fastconv bench", description="Check layers and time them beside other libraries."
     )
     add = parser.add_argument
-    add("suite", nargs="?", help=f"a text file of problems, or one of {', '.join(corpus.names())}")
+    add(
+        "suite",
+        nargs="?",
+        help=f"a text file of problems, or one of {', '.join(corpus.names())}; or 'pooling'",
+    )
     add("--directions", default="all", help="all, or names with commas: forward, input_grad, weight_grad")
     add("--algorithms", default="", help="time these too, or 'all' that apply; tells the regret of auto")
     add("--prepared", action="store_true", help="time prepared weights, beside libraries that prepare theirs")

@@ -86,7 +86,14 @@ def train(model: nn.Module, task: Task, epochs: int, rng: np.random.Generator, l
     history = History()
     optimizer = nn.AdamW(model.parameters(), lr)
     steps = -(-len(task.epoch()[0]) // BATCH)
-    schedule = nn.CosineAnnealingLR(optimizer, T_max=epochs * steps, warmup=steps // 2)
+    schedule = nn.SequentialLR(
+        optimizer,
+        [
+            nn.LinearLR(optimizer, 0.01, total_iters=steps // 2),
+            nn.CosineAnnealingLR(optimizer, epochs * steps),
+        ],
+        milestones=[steps // 2],
+    )
     with _progress(epochs * steps) as show:
         for _ in range(epochs):
             scores = []

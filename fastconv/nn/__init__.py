@@ -46,7 +46,7 @@ from fastconv.nn.module import Concat, Module, Parameter, Residual, Sequential
 from fastconv.nn.normalisation import BatchNorm1d, BatchNorm2d
 from fastconv.nn.optimizers import SGD, Adam, AdamW, RMSprop
 from fastconv.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
-from fastconv.nn.schedules import CosineAnnealingLR, StepLR
+from fastconv.nn.schedules import CosineAnnealingLR, LinearLR, SequentialLR, StepLR
 
 __all__ = [
     "GELU",
@@ -70,6 +70,7 @@ __all__ = [
     "L1Loss",
     "LeakyReLU",
     "Linear",
+    "LinearLR",
     "Loss",
     "MSELoss",
     "MaxPool2d",
@@ -79,6 +80,7 @@ __all__ = [
     "ReLU",
     "Residual",
     "Sequential",
+    "SequentialLR",
     "Sigmoid",
     "Softmax",
     "StepLR",

@@ -18,8 +18,9 @@ class Linear(Module):
     """Connect every input with every output: y = x w^T + b.
 
     y[n, k] = b[k] + sum over c of x[n, c] w[k, c], so by the chain rule gx = gy w, gw = gy^T x, and gb sums
-    gy over the batch.  That is a convolution by a kernel of one tap whose pixels are the batch, and so the
-    engine computes it: the threads of a second library would wait for the same cores.
+    gy over the batch.  The engine computes these products as convolutions by kernels of one tap: the threads of
+    a second library would wait for the same cores.  A convolution is  y = w x  and its weight gradient  gy x^T,
+    so each product takes the form whose operands lie in memory as ours do.
 
     Parameters
     ----------
@@ -40,28 +41,27 @@ class Linear(Module):
         self.activation_name: Any = activation
 
     def forward(self, x: Array) -> Array:
-        self.x, bias = x, None if self.bias is None else self.bias.data
-        y: Array = fastconv.conv1d(
-            x[None], self._kernels(), bias, layout="NLC", activation=self.activation_name
-        )[0]
+        k, c = self.weight.data.shape
+        if x.shape[-1] != c:
+            raise ValueError(f"input must have {c} features on its last axis, got shape {x.shape}")
+        self.x = np.ascontiguousarray(x).reshape(-1, c)
+        y: Array = fastconv.conv1d_weight(self.weight.data[None], (len(self.x), k, 1), self.x[None])[:, :, 0]
+        if self.bias is not None:
+            y += self.bias.data
         if self.activation is not None:
-            self.activation.y = y
-        return y
+            y = self.activation(y)
+        return y.reshape(*x.shape[:-1], k)
 
     def backward(self, gy: Array) -> Array:
+        k, c = self.weight.data.shape
+        g = np.ascontiguousarray(gy).reshape(-1, k)
         if self.activation is not None:
-            gy = self.activation.backward(gy)
-        grads = fastconv.conv1d_backward(self.x[None], self._kernels(), gy[None], layout="NLC")
-        assert grads.weight is not None
-        self.weight.accumulate(grads.weight[:, :, 0])
-        if self.bias is not None and grads.bias is not None:
-            self.bias.accumulate(grads.bias)
-        assert grads.input is not None
-        gx: Array = grads.input[0]
-        return gx
-
-    def _kernels(self) -> Array:
-        return self.weight.data[:, :, None]
+            g = self.activation.backward(g)
+        self.weight.accumulate(fastconv.conv1d(self.x[None], np.ascontiguousarray(g.T)[:, :, None])[0])
+        if self.bias is not None:
+            self.bias.accumulate(g.sum(axis=0))
+        gx: Array = fastconv.conv1d(self.weight.data[None], g[:, :, None])[0]
+        return gx.reshape(*gy.shape[:-1], c)
 
 
 class Flatten(Module):

@@ -25,6 +25,7 @@ class Optimizer(ABC):
             if value < 0:
                 raise ValueError(f"{name} must be at least 0, got {value}")
         self.lr, self.weight_decay = lr, weight_decay
+        self.initial_lr = lr  # what schedules begin from
         self.steps = 0
 
     def zero_grad(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Sequence
 from math import cos, pi
 
 from fastconv.nn.optimizers import Optimizer
@@ -12,7 +14,7 @@ class Schedule(ABC):
     """Sets the optimizer's rate, now and at every `step`."""
 
     def __init__(self, optimizer: Optimizer) -> None:
-        self.optimizer, self.base = optimizer, optimizer.lr
+        self.optimizer, self.base = optimizer, optimizer.initial_lr
         self.done = 0
         optimizer.lr = self.rate(0)
 
@@ -37,29 +39,66 @@ class StepLR(Schedule):
         return float(self.base * self.gamma ** (done // self.step_size))
 
 
-class CosineAnnealingLR(Schedule):
-    """Go down to ``eta_min`` along half a cosine in ``T_max`` steps, after ``warmup`` steps straight up.
+class LinearLR(Schedule):
+    """Go from ``start_factor`` times the rate to ``end_factor`` times it along a line: a warm-up.
 
-    I. Loshchilov, F. Hutter, arXiv:1608.03983; the warm-up P. Goyal et al., arXiv:1706.02677.
+    P. Goyal et al., Accurate, large minibatch SGD, arXiv:1706.02677.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: int = 5
+    ) -> None:
+        if not 0 < start_factor <= 1 or not 0 <= end_factor <= 1:
+            raise ValueError(
+                f"factors must be from 0 to 1, the first more than 0, got {start_factor}, {end_factor}"
+            )
+        self.first, self.last, self.length = start_factor, end_factor, total_iters
+        super().__init__(optimizer)
+
+    def rate(self, done: int) -> float:
+        part = min(done, self.length) / max(self.length, 1)
+        return self.base * (self.first + (self.last - self.first) * part)
+
+
+class CosineAnnealingLR(Schedule):
+    """Go down to ``eta_min`` along half a cosine in ``T_max`` steps (I. Loshchilov, F. Hutter, arXiv:1608.03983)."""
+
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0) -> None:
+        self.length, self.least = T_max, eta_min
+        super().__init__(optimizer)
+
+    def rate(self, done: int) -> float:
+        part = min(done / self.length, 1)
+        return self.least + (self.base - self.least) * (1 + cos(pi * part)) / 2
+
+
+class SequentialLR(Schedule):
+    """Follow one schedule after the other; ``milestones`` are the steps at which the next begins.
 
     Examples
     --------
     >>> from fastconv import nn
     >>> optimizer = nn.SGD([], lr=1.0)
-    >>> schedule, rates = nn.CosineAnnealingLR(optimizer, T_max=2, warmup=1), []
-    >>> for _ in range(3):
+    >>> warm, cool = nn.LinearLR(optimizer, 0.5, total_iters=2), nn.CosineAnnealingLR(optimizer, T_max=2)
+    >>> schedule, rates = nn.SequentialLR(optimizer, [warm, cool], milestones=[2]), []
+    >>> for _ in range(5):
     ...     rates.append(round(optimizer.lr, 3))
     ...     schedule.step()
     >>> rates
-    [0.5, 1.0, 0.5]
+    [0.5, 0.75, 1.0, 0.5, 0.0]
     """
 
-    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, warmup: int = 0) -> None:
-        self.length, self.least, self.warmup = T_max, eta_min, warmup
+    def __init__(
+        self, optimizer: Optimizer, schedulers: Sequence[Schedule], milestones: Sequence[int]
+    ) -> None:
+        if len(schedulers) != len(milestones) + 1:
+            raise ValueError(
+                f"there must be a milestone between two schedules, got {len(schedulers)} schedules and "
+                f"{len(milestones)} milestones"
+            )
+        self.schedules, self.begins = list(schedulers), [0, *milestones]
         super().__init__(optimizer)
 
     def rate(self, done: int) -> float:
-        if done < self.warmup:
-            return self.base * (done + 1) / (self.warmup + 1)
-        part = min((done - self.warmup) / self.length, 1)
-        return self.least + (self.base - self.least) * (1 + cos(pi * part)) / 2
+        i = bisect_right(self.begins, done) - 1
+        return self.schedules[i].rate(done - self.begins[i])

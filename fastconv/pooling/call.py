@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,13 @@ def to_largest(x: Array, grad_output: Any, axes: Axes, rank: int) -> Array:
 def means(x: Array, axes: Axes, rank: int, count_pad: bool = True, divisor: Any = None) -> Array:
     """Return the means of windows."""
     divides = _divisor(divisor)
+    if all(axis.whole for axis in axes):
+        from fastconv.planes import sums  # imports Numba
+
+        pixels = prod(axis.size for axis in axes)
+        total = sums(contiguous(x, common(x)).reshape(prod(x.shape[:-rank]), pixels))
+        total /= divides or pixels
+        return total.reshape(*x.shape[:-rank], *(1,) * rank)
     y = empty((*x.shape[:-rank], *(a.output for a in axes[-rank:])), common(x))
     _forward(MEAN, axes, contiguous(x, y.dtype), y, np.empty(0, np.int64), count_pad, divides)
     return y
@@ -95,6 +103,11 @@ def to_all(
     """Return the gradient by the input of means."""
     gy, divides = floats(grad_output, "grad_output"), _divisor(divisor)
     _check_grad_output(gy, size, axes, rank)
+    if all(axis.whole for axis in axes):
+        from fastconv.planes import spread
+
+        pixels = prod(axis.size for axis in axes)
+        return spread((gy / gy.dtype.type(divides or pixels)).reshape(-1), pixels).reshape(size)
     gx = empty(size, common(gy))
     _backward(MEAN, axes, np.empty(0, gx.dtype), contiguous(gy, gx.dtype), gx, count_pad, divides)
     return gx

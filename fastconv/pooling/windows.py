@@ -39,6 +39,11 @@ class Axis(NamedTuple):
     pad: int
     dilation: int
 
+    @property
+    def whole(self) -> bool:
+        """Whether there is one window, all pixels of the axis."""
+        return self.output == 1 and self.kernel == self.size and not self.pad and self.dilation == 1
+
     def spans(self, count_pad: bool) -> Spans:
         """Return the windows; padding is counted up to the padded end only."""
         first = np.arange(self.output) * self.stride - self.pad
@@ -55,6 +60,11 @@ class Share(NamedTuple):
     size: int
     output: int
     dilation: int = 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is one window, all pixels of the axis."""
+        return self.output == 1
 
     def spans(self, count_pad: bool) -> Spans:
         """Return the windows."""

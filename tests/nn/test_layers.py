@@ -22,6 +22,7 @@ def layers():
         (nn.AdaptiveAvgPool2d(3), (2, 3, 4, 7)),
         (nn.Linear(5, 4, rng=rng), (3, 5)),
         (nn.Linear(5, 4, bias=False, rng=rng), (2, 5)),
+        (nn.Linear(3, 4, rng=rng), (2, 4, 3)),
         (nn.Flatten(), (2, 3, 4, 5)),
         (nn.BatchNorm2d(3), (4, 3, 3, 2)),
         (nn.BatchNorm1d(6), (5, 6)),
@@ -236,14 +237,27 @@ def test_dropout():
     assert layer.backward(x) is x
 
 
-def test_schedules():
-    optimizer = nn.SGD([], lr=1.0)
-    schedule = nn.StepLR(optimizer, 2, 0.5)
-    rates = []
-    for _ in range(5):
-        rates.append(optimizer.lr)
+SCHEDULES = {
+    "step": lambda o, lib: lib.StepLR(o, 2, 0.5),
+    "cosine": lambda o, lib: lib.CosineAnnealingLR(o, 6, 0.1),
+    "linear": lambda o, lib: lib.LinearLR(o, 0.1, total_iters=4),
+    "warm-up": lambda o, lib: lib.SequentialLR(
+        o, [lib.LinearLR(o, 0.25, total_iters=3), lib.CosineAnnealingLR(o, 4), lib.StepLR(o, 1)], [3, 7]
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter")
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_are_pytorchs(name):
+    torch = pytest.importorskip("torch")
+    ours, theirs = nn.SGD([], lr=2.0), torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule, other = SCHEDULES[name](ours, nn), SCHEDULES[name](theirs, torch.optim.lr_scheduler)
+    for step in range(9 if name == "warm-up" else 6):
+        assert ours.lr == pytest.approx(theirs.param_groups[0]["lr"], rel=1e-6), step
+        theirs.step()
         schedule.step()
-    assert rates == [1, 1, 0.5, 0.5, 0.25]
+        other.step()
 
 
 def test_initialisers_keep_the_size_of_signals():
@@ -273,6 +287,12 @@ def test_initialisers_keep_the_size_of_signals():
             r"one shape and dtype, got float32 \(4, 2\)",
         ),
         (lambda: nn.Dropout(1.0), "p must be at least 0 and less than 1"),
+        (lambda: nn.LinearLR(nn.SGD([]), 0), "from 0 to 1, the first more than 0, got 0"),
+        (lambda: nn.SequentialLR(nn.SGD([]), [], []), "got 0 schedules and 0 milestones"),
+        (
+            lambda: nn.Linear(3, 2)(np.zeros((4, 5))),
+            r"must have 3 features on its last axis, got shape \(4, 5\)",
+        ),
         (lambda: nn.SGD([], lr=-1), "lr must be at least 0, got -1"),
         (lambda: nn.SGD([], nesterov=True), "needs momentum"),
         (lambda: nn.CrossEntropyLoss()(np.zeros((2, 3)), np.array([0, 3])), "from 0 to 2, got 0 to 3"),
