@@ -129,6 +129,18 @@ def correlated(
     return weights(problem, turned), source, image(problem, turned, steps, counts, (0, 0))
 
 
+def opposed(problem: ConvProblem, steps: tuple[int, int]) -> tuple[Array, Array, Array]:
+    """Return input, grad_output and, with channels c in the place of tiles, weights of the weight gradient."""
+    output = pair(problem.output)
+    counts = -(-output[0] // steps[0]), -(-output[1] // steps[1])
+    source = image(problem, True, steps, counts, pair(tuple(a.lo for a in problem.axes), 0))
+    gradient = image(problem, False, steps, counts, (0, 0))
+    (group, k, c, row, pixel), kernel = weights(problem, False).strides, pair(problem.kernel)
+    strides = group, c, k, row, pixel
+    result = Array(source.channels, gradient.channels, (1, 1), kernel, (0, 0), kernel, strides)
+    return source, gradient, result
+
+
 Extents = tuple[int, int]  # tiles, channels
 
 
@@ -251,16 +263,7 @@ class WeightGrad(Staged):
 
     def __init__(self, problem: ConvProblem, transforms: Transforms, limit: int) -> None:
         super().__init__(problem, transforms)
-        steps, output = transforms.steps, pair(problem.output)
-        counts = -(-output[0] // steps[0]), -(-output[1] // steps[1])
-        self.source = image(problem, True, steps, counts, pair(tuple(a.lo for a in problem.axes), 0))
-        self.gradient = image(problem, False, steps, counts, (0, 0))
-        # channels c take the place of tiles in what comes out
-        group, k, c, row, pixel = weights(problem, False).strides
-        kernel = pair(problem.kernel)
-        self.result = Array(
-            self.source.channels, self.gradient.channels, (1, 1), kernel, (0, 0), kernel, (group, c, k, row, pixel)
-        )  # fmt: skip
+        self.source, self.gradient, self.result = opposed(problem, transforms.steps)
         total = -(-self.source.tiles // BK) * BK
         p = batched.choose(self.dtype, self.gradient.channels, self.source.channels, total, self.batches)
         most, each = limit // problem.itemsize, self.batches * (p.m + p.n)

@@ -19,9 +19,11 @@ SIMULATED = bool(config.ENABLE_CUDASIM)
 U = uint32
 DTYPES = {"float32": float32, "float64": float64}
 
-__all__ = ["DTYPES", "SIMULATED", "U", "activation", "cuda", "divided", "inline", "int32", "int64", "load4", "store4", "uint64"]  # fmt: skip
+__all__ = ["DTYPES", "SIMULATED", "U", "activation", "barrier", "cuda", "divided", "inline", "int32", "int64", "load4", "store4", "uint64"]  # fmt: skip
 
 if SIMULATED:  # the simulator runs kernels as Python: no intrinsics, and arrays instead of pointers
+    import threading
+
     import numpy as np
 
     from fastconv.cuda import simulator
@@ -31,6 +33,10 @@ if SIMULATED:  # the simulator runs kernels as Python: no intrinsics, and arrays
     def inline(function):
         """Leave a function to be called as it is."""
         return function
+
+    def barrier():
+        """Wait for all threads of the block, in a function of another module than the kernel's."""
+        threading.current_thread().syncthreads()
 
     def load4(array, index):
         """Return four elements."""
@@ -46,6 +52,11 @@ else:
     from numba.cuda.extending import intrinsic
 
     inline = cuda.jit(device=True, forceinline=True)
+
+    @inline
+    def barrier():
+        """Wait for all threads of the block."""
+        cuda.syncthreads()
 
     def _vector(context, builder, kind, array, index):
         """Return a pointer to a vector of four elements; arrays hold their pointer in a structure."""

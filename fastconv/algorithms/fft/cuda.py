@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from math import prod
+from math import log2, prod
 from typing import Any
 
 from fastconv.algorithms import fft
 from fastconv.algorithms.base import Execution
-from fastconv.algorithms.fft.cuda_transforms import THREADS, entering, frequencies, leaving
+from fastconv.algorithms.fft.cuda_depthwise import SECOND, Pair, correlating, filtering
+from fastconv.algorithms.fft.cuda_tile import THREADS, frequencies
+from fastconv.algorithms.fft.cuda_transforms import entering, leaving
 from fastconv.algorithms.im2col.splits import magic
 from fastconv.algorithms.staged import (
     Array,
@@ -19,12 +21,19 @@ from fastconv.algorithms.staged import (
     Staged,
     Transforms,
     WeightGrad,
+    correlated,
+    opposed,
     pair,
+    seconds,
 )
+from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
+from fastconv.gemm import batched
 from fastconv.problem import ConvProblem, Direction
 
 SIZES = (8, 16, 32)  # of a tile: a column of 32 complex numbers fits a thread's registers
+BLOCKS = 4  # on a multiprocessor, that a depthwise weight gradient is split into
+SLOWER = 2  # transforms than products, for each operation: a guess
 LIMIT = 2**31  # pixels of a batch are numbered in 32 bits
 
 
@@ -67,9 +76,10 @@ def make(problem: ConvProblem, direction: Direction, t: int, limit: int) -> Stag
     wide = t if len(problem.axes) == 2 else 1
     steps = (t - extent[0] + 1 if wide > 1 else 1), t - extent[1] + 1
     transforms = Spectra(t, wide, steps, pair(tuple(a.dilation for a in problem.axes)), problem.dtype)
+    depthwise = problem.groups == problem.c == problem.k
     if direction is Direction.WEIGHT_GRAD:
-        return WeightGrad(problem, transforms, limit)
-    return Correlation(problem, direction, transforms, limit)
+        return (DepthwiseWeightGrad if depthwise else WeightGrad)(problem, transforms, limit)
+    return (Depthwise if depthwise else Correlation)(problem, direction, transforms, limit)
 
 
 @dataclass(frozen=True)
@@ -115,3 +125,70 @@ class Spectra(Transforms):
     def leave(self, role: str, near: bool, lane: int, activation: str, vector: bool) -> Kernel:
         constants = (*self._constants(role, near, lane), activation)
         return Kernel(leaving, constants, (self.dtype,) * 4, Geometry, "int64", THREADS)
+
+    def pair(self, array: Array, second: Array, channels: int) -> tuple[Any, int, int]:
+        """Describe two arrays with the same tiles and their own channels; return lanes and blocks, too."""
+        g, lane, blocks = self.geometry(
+            replace(array, channels=channels), 1, 0, (1, 1), (array.tiles, channels), array.near
+        )
+        other = self.geometry(second, 1, 0, (1, 1), (1, 1), False)[0]
+        return Pair(*g, *(getattr(other, name) for name in SECOND), 1, 0), lane, blocks
+
+    def transformed(self, tiles: int) -> float:
+        """Return the operations that transform so many tiles once."""
+        pixels = self.t * self.wide
+        return 5 * tiles * pixels * log2(pixels)
+
+
+class Depthwise(Correlation):
+    """Forward or input gradient of one channel a group, in one kernel after the weights."""
+
+    transforms: Spectra
+
+    def __init__(self, problem: ConvProblem, direction: Direction, transforms: Spectra, limit: int) -> None:
+        Staged.__init__(self, problem, transforms)
+        self.weights, self.source, self.result = correlated(problem, direction, transforms.steps)
+        self.geometry, self.lane, self.blocks = transforms.pair(self.source, self.result, problem.c)
+        self.workspace = self.batches * problem.itemsize
+        work = 2 * transforms.transformed(self.source.tiles * problem.c)
+        self.seconds = seconds(problem, SLOWER * work, 2 * self.batches, 2)
+
+    def run(self, first, second, out, bias, activation, residual=None):
+        engine, stream, t = backend(), out.stream(), self.transforms
+        u = out.empty((self.batches,), out.dtype)
+        g, lane, blocks = t.geometry(self.weights, self.groups, 0, (1, 1), (1, 1), False)
+        g = g._replace(plane=1, to_group=t.planes)  # a channel's spectrum side by side
+        engine.launch(t.enter("weights", self.weights.near, lane), blocks, stream, second, u, g)
+        g = self.geometry._replace(has_bias=int(bias is not None), has_residual=int(residual is not None))
+        constants = self.dtype, t.t, t.wide, self.source.near, self.lane, activation
+        kernel = Kernel(filtering, constants, (self.dtype,) * 5, Pair, "int64", THREADS)
+        engine.launch(kernel, self.blocks, stream, first, u, bias, residual, out, g)
+
+
+class DepthwiseWeightGrad(WeightGrad):
+    """The weight gradient of one channel a group: sums of spectra in registers, then over blocks."""
+
+    transforms: Spectra
+
+    def __init__(self, problem: ConvProblem, transforms: Spectra, limit: int) -> None:
+        Staged.__init__(self, problem, transforms)
+        self.source, self.gradient, self.result = opposed(problem, transforms.steps)
+        g, self.lane, _ = transforms.pair(self.source, self.gradient, problem.c)
+        sweep = transforms.per_block // self.lane
+        wanted = -(-BLOCKS * backend().processors() // g.channel_blocks)
+        splits = min(wanted, -(-g.tiles // sweep), limit // (self.batches * problem.itemsize))
+        splits = max(1, splits)
+        slots = splits * sweep
+        self.geometry = g._replace(tile_blocks=splits, slots=slots, rounds=-(-g.tiles // slots))
+        self.p = batched.Product(batched.SMALL, 1, 1, splits)
+        self.workspace = splits * self.batches * problem.itemsize
+        work = 2 * transforms.transformed(self.source.tiles * problem.c)
+        self.seconds = seconds(problem, SLOWER * work, 2 * splits * self.batches, 2)
+
+    def run(self, first, second, out, bias, activation, residual=None):
+        t, g = self.transforms, self.geometry
+        m = out.empty((self.p.splits * self.batches,), out.dtype)
+        constants = self.dtype, t.t, t.wide, self.source.near, self.lane
+        kernel = Kernel(correlating, constants, (self.dtype,) * 3, Pair, "int64", THREADS)
+        backend().launch(kernel, g.channel_blocks * g.tile_blocks, out.stream(), first, second, m, g)
+        self.leave("weights", self.result, 0, self.p, m, out)
