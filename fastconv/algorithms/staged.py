@@ -22,6 +22,7 @@ from fastconv.algorithms.base import Execution
 from fastconv.algorithms.im2col.splits import magic
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
+from fastconv.cuda.language import U, divided, inline, int64
 from fastconv.gemm import batched
 from fastconv.gemm.cuda import BK
 from fastconv.problem import ConvProblem, Direction
@@ -65,6 +66,19 @@ class Geometry(NamedTuple):
     split: int = 0
     has_bias: int = 0
     has_residual: int = 0
+
+
+OUTSIDE = 0x40000000  # a coordinate that no offset brings back
+
+
+@inline
+def place_of(t, g):
+    """Return (image, y, x) of a tile's corner."""
+    n = divided(t, U(g.image_m), g.image_s)
+    rest = U(t - U(n * U(g.image_tiles)))
+    y = divided(rest, U(g.row_m), g.row_s)
+    x = U(rest - U(y * U(g.row_tiles)))
+    return int64(n), int64(y) * g.step_y - g.lo_y, int64(x) * g.step_x - g.lo_x
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ from collections import namedtuple
 from typing import Any
 
 from fastconv.algorithms.fft.cuda_tile import THREADS, backward, forward, frequencies, pitch, places
-from fastconv.algorithms.staged import Geometry
-from fastconv.algorithms.winograd.cuda_transforms import OUTSIDE, place_of
+from fastconv.algorithms.staged import OUTSIDE, Geometry, place_of
 from fastconv.cuda.language import DTYPES, U, cuda, inline, int64
 
 SECOND = (

@@ -7,7 +7,7 @@ kernels come conjugated and divided by the number of pixels, so that products ar
 from __future__ import annotations
 
 from fastconv.algorithms.fft.cuda_tile import THREADS, backward, forward, pitch, places
-from fastconv.algorithms.winograd.cuda_transforms import OUTSIDE, place_of
+from fastconv.algorithms.staged import OUTSIDE, place_of
 from fastconv.cuda.language import DTYPES, U, cuda, inline, int64
 
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fastconv.algorithms.winograd.cuda_transforms import bilinear, place_of
+from fastconv.algorithms.staged import place_of
+from fastconv.algorithms.winograd.cuda_transforms import bilinear
 from fastconv.algorithms.winograd.transforms import matrices
 from fastconv.cuda.codelet import codelet
 from fastconv.cuda.compiler import Kernel

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastconv.algorithms.staged import OUTSIDE, place_of
 from fastconv.algorithms.winograd.transforms import Matrix, apply, matrices
 from fastconv.cuda.codelet import codelet
-from fastconv.cuda.language import DTYPES, U, activation, cuda, divided, inline, int64, load4, store4
+from fastconv.cuda.language import DTYPES, U, activation, cuda, inline, int64, load4, store4
 
 THREADS = 128
-OUTSIDE = 0x40000000  # a coordinate that no offset brings back
 
 Axis = tuple[str, int, int]  # which matrix of F(m, r): "A", "G" or "B"; m; r
 
@@ -34,16 +34,6 @@ def bilinear(left: Matrix, right: Matrix) -> Any:
         return [value for row in zip(*columns, strict=True) for value in apply(on, right, list(row))]
 
     return program
-
-
-@inline
-def place_of(t, g):
-    """Return (image, y, x) of a tile's corner."""
-    n = divided(t, U(g.image_m), g.image_s)
-    rest = U(t - U(n * U(g.image_tiles)))
-    y = divided(rest, U(g.row_m), g.row_s)
-    x = U(rest - U(y * U(g.row_tiles)))
-    return int64(n), int64(y) * g.step_y - g.lo_y, int64(x) * g.step_x - g.lo_x
 
 
 def entering(dtype, rows: Axis, columns: Axis, lane: int):
