@@ -16,6 +16,7 @@ after the other, so the order of its sums is always the same.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from math import prod
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ from fastconv.gemm.move import SLACK
 from fastconv.gemm.pack import load_panel
 from fastconv.gemm.record import record
 from fastconv.gemm.schedule import next_task, part
-from fastconv.gemm.segments import SEGMENT, copy_pixels, copy_segments
+from fastconv.gemm.segments import SEGMENT, add_pixels, copy_pixels, copy_segments
 from fastconv.gemm.tile import tile_indexed
 from fastconv.problem import ConvProblem, Direction
 
@@ -71,7 +72,7 @@ class Batch(NamedTuple):
     pixels: int
     pieces_at: int  # [piece] -> (taps, where its steps begin, first column, vectors)
     pieces: int
-    targets_at: int  # [run] -> (column, pixel of the result, how many)
+    targets_at: int  # [column] -> (pixel of the result, column)
     targets: int
 
 
@@ -102,8 +103,6 @@ def _work(worker, counter, gy, w, view, gx, scratch, geo, batches, tables):
         top = part(geo.m, panels, first)
         for number in range(batches.size):
             batch = batches[number]
-            for i in range(b0, a0):
-                scratch[i] = 0  # what lies outside grad_output stays so for all channels
             for chunk in range(geo.chunks):
                 ch0, ch1 = part(geo.channels, geo.chunks, chunk), part(geo.channels, geo.chunks, chunk + 1)
                 _fill(
@@ -123,7 +122,7 @@ def _work(worker, counter, gy, w, view, gx, scratch, geo, batches, tables):
                     _multiply(scratch, at, a0, b0, geo, batch, tables, ch1 - ch0, m1 - m0, chunk > 0)
             for m in range(top, part(geo.m, panels, last)):
                 to, at = (plane * geo.m + m) * geo.result_size, c0 + (m - top) * geo.ldc
-                _add(gx, to, scratch, at, tables[batch.targets_at :], batch.targets)
+                add_pixels(gx, to, scratch, at, tables[batch.targets_at :], 0, batch.targets)
         task = next_task(counter)
 
 
@@ -134,15 +133,6 @@ def _fill(b, b0, gy, source, channels, geo, batch, tables):
         to, at = b0 + c * batch.size, source + c * geo.source_size
         copy_segments(b, to, gy, at, tables[batch.segments_at :], batch.segments, 1)
         copy_pixels(b, to, gy, at, tables[batch.pixels_at :], 0, batch.pixels)
-
-
-@jit.inner
-def _add(gx, to, c, at, targets, n):
-    """Add a row of C to the pixels that its runs repeat."""
-    for i in range(0, 3 * n, 3):
-        column, pixel, count = targets[i], targets[i + 1], targets[i + 2]
-        for j in range(count):
-            gx[to + pixel + j] += c[at + column + j]
 
 
 @jit.inner
@@ -224,11 +214,13 @@ def lines(sources: Array) -> tuple[Array, Array]:
     return np.concatenate(found), np.array(begin)
 
 
-def runs(places: Array, pixels: Array) -> list[tuple[int, int, int]]:
-    """Return (place, pixel, how many) of pixels that stand side by side in both."""
-    begin = np.flatnonzero(np.r_[True, (np.diff(places) != 1) | (np.diff(pixels) != 1)][: len(places)])
-    count = np.diff(np.r_[begin, len(places)])
-    return list(zip(places[begin].tolist(), pixels[begin].tolist(), count.tolist(), strict=True))
+def runs(line: Array) -> list[tuple[int, int, int]]:
+    """Return (place, pixel, how many) of the pixels that stand side by side in grad_output, and of zeros (-1)."""
+    zero = line < 0
+    goes_on = (np.diff(line) == ~zero[1:]) & (zero[1:] == zero[:-1])
+    begin = np.flatnonzero(np.r_[True, ~goes_on])
+    count = np.diff(np.r_[begin, len(line)])
+    return list(zip(begin.tolist(), line[begin].tolist(), count.tolist(), strict=True))
 
 
 class Framed(Execution):
@@ -313,16 +305,17 @@ def _described(
         steps = np.arange(channels)[:, None, None] * (kernel, size) + taps
         count = wide(len(piece.targets), vl)
         numbers += [len(taps), append(steps.reshape(-1).tolist()), column, count // vl]
-        inside = np.flatnonzero(line >= 0)
-        for place, pixel, length in runs(row + inside, line[inside]):
-            if length >= 4:
-                segments += [place, pixel, length, 0, length]
+        for place, pixel, length in runs(line):
+            if pixel < 0 or length >= 4:
+                segments += [row + place, max(pixel, 0), length, 0, length if pixel >= 0 else 0]
             else:
-                single += [n for i in range(length) for n in (place + i, pixel + i)]
-        targets += [n for run in runs(column + np.arange(len(piece.targets)), piece.targets) for n in run]
+                single += [n for i in range(length) for n in (row + place + i, pixel + i)]
+        targets += [
+            n for pair in zip(piece.targets.tolist(), itertools.count(column), strict=False) for n in pair
+        ]
         column += count
         row += wide(len(line), vl) + vl  # the last row's whole vectors may pass the line's end
     return Batch(
         size, append(segments), len(segments) // SEGMENT, append(single), len(single) // 2,
-        append(numbers), len(batch), append(targets), len(targets) // 3,
+        append(numbers), len(batch), append(targets), len(targets) // 2,
     )  # fmt: skip

@@ -129,11 +129,32 @@ def add_edges(pixels, n, to, source, first, count, tables, at, view):
     return n
 
 
-@jit.inner
-def copy_pixels(dst, d, src, s, pixels, first, last):
-    """Copy pixels first .. last of a list from the channel that begins at ``src[s]``."""
-    for i in range(2 * first, 2 * last, 2):
-        dst[d + pixels[i]] = src[s + pixels[i + 1]]
+def _each_pixel(add: bool) -> Any:
+    """Make the intrinsic that copies a list of pixels, or adds them to what is there."""
+
+    def pixels(typing, dst, d, src, s, pairs, first, last):
+        def codegen(context, builder, signature, arguments):
+            dst_type, _, src_type, _, list_type, *_ = signature.args
+            dst, d, src, s, pairs, first, last = arguments
+            to = data(context, builder, dst_type, dst, d)
+            source = data(context, builder, src_type, src, s)
+            with cgutils.for_range_slice(builder, first, last, I64(1), I64) as (i, _):
+                pair = data(context, builder, list_type, pairs, builder.shl(i, I64(1)))
+                out = builder.gep(to, [builder.load(pair)])
+                value = builder.load(builder.gep(source, [builder.load(builder.gep(pair, [I64(1)]))]))
+                builder.store(builder.fadd(builder.load(out), value) if add else value, out)
+            return context.get_dummy_value()
+
+        i = types.int64
+        return types.void(dst, i, src, i, pairs, i, i), codegen
+
+    pixels.__name__ = "add_pixels" if add else "copy_pixels"
+    return intrinsic(pixels)
+
+
+# ``dst[d + pairs[2*i]]`` becomes, or receives, ``src[s + pairs[2*i + 1]]`` for first <= i < last
+copy_pixels = _each_pixel(add=False)
+add_pixels = _each_pixel(add=True)
 
 
 @jit.inner
