@@ -11,9 +11,10 @@ step is the plainest that serves the common case (plain contiguous arrays, integ
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import functools
+from collections.abc import Callable, Collection, Sequence
 from math import prod
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -38,6 +39,8 @@ from fastconv.problem import ConvProblem
 Need: TypeAlias = Sequence[Literal["input", "weight", "bias"]]
 
 NEEDS = ("input", "weight", "bias")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Grads(NamedTuple):
@@ -60,15 +63,29 @@ def activation_code(activation: Any, dtype: np.dtype[Any]) -> Any:
     return resolve(activation, dtype if dtype in FLOATS else np.dtype("float32"))
 
 
-def _on_gpu(padding_mode: Any) -> Any:
-    """Return the functions of these names for arrays on a GPU, where borders are zeros."""
-    from fastconv.cuda import call
+def or_on_gpu(twin: str, first: int = 1, borders: bool = True) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a call: with argument ``first`` on a GPU, the function ``twin`` of `fastconv.cuda.call` serves it.
 
-    if padding_mode != "zeros":
-        raise TypeError(f"padding_mode must be 'zeros' for arrays on a GPU, got {padding_mode!r}")
-    return call
+    That takes the same arguments, but for the last where there are ``borders``: it pads with zeros alone.
+    """
+
+    def decorate(on_cpu: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(on_cpu)
+        def call(*arguments: P.args, **named: P.kwargs) -> R:
+            if not goes_to_gpu(arguments[first]):
+                return on_cpu(*arguments, **named)
+            from fastconv.cuda import call as cuda
+
+            if borders and arguments[-1] != "zeros":
+                raise TypeError(f"padding_mode must be 'zeros' for arrays on a GPU, got {arguments[-1]!r}")
+            return getattr(cuda, twin)(*arguments[: -1 if borders else None])  # type: ignore[no-any-return]
+
+        return call
+
+    return decorate
 
 
+@or_on_gpu("forward")
 def forward(
     rank: int,
     input: Any,
@@ -87,23 +104,6 @@ def forward(
     padding_mode: Any,
 ) -> Array:
     """Return y."""
-    if goes_to_gpu(input):
-        return _on_gpu(padding_mode).forward(  # type: ignore[no-any-return]  # the caller's kind
-            rank,
-            input,
-            weight,
-            bias,
-            stride,
-            padding,
-            dilation,
-            groups,
-            activation,
-            residual,
-            algorithm,
-            workspace,
-            out,
-            layout,
-        )
     x, w = operand(input, "input"), operand(weight, "weight")
     b = None if bias is None else operand(bias, "bias")
     form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
@@ -145,6 +145,7 @@ def check_bias(bias: Array, problem: ConvProblem) -> None:
         )
 
 
+@or_on_gpu("input_grad", first=2)
 def input_grad(
     rank: int,
     input_size: Any,
@@ -161,21 +162,6 @@ def input_grad(
     padding_mode: Any,
 ) -> Array:
     """Return gx."""
-    if goes_to_gpu(weight):
-        return _on_gpu(padding_mode).input_grad(  # type: ignore[no-any-return]  # the caller's kind
-            rank,
-            input_size,
-            weight,
-            grad_output,
-            stride,
-            padding,
-            dilation,
-            groups,
-            algorithm,
-            workspace,
-            out,
-            layout,
-        )
     size = arguments.shape(input_size, "input_size")
     w, gy = operand(weight, "weight"), operand(grad_output, "grad_output")
     form = Form(len(size) != rank + 1, arguments.channels_last(layout, rank))
@@ -192,6 +178,7 @@ def input_grad(
     return delivered(gx, form, out)
 
 
+@or_on_gpu("weight_grad")
 def weight_grad(
     rank: int,
     input: Any,
@@ -208,21 +195,6 @@ def weight_grad(
     padding_mode: Any,
 ) -> Array:
     """Return gw."""
-    if goes_to_gpu(input):
-        return _on_gpu(padding_mode).weight_grad(  # type: ignore[no-any-return]  # the caller's kind
-            rank,
-            input,
-            weight_size,
-            grad_output,
-            stride,
-            padding,
-            dilation,
-            groups,
-            algorithm,
-            workspace,
-            out,
-            layout,
-        )
     size = arguments.shape(weight_size, "weight_size")
     x, gy = operand(input, "input"), operand(grad_output, "grad_output")
     form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
@@ -246,6 +218,7 @@ def check_grad_output(given: tuple[int, ...], problem: ConvProblem, form: Form) 
         raise ValueError(f"grad_output must have the output's shape {shape}, got {given}")
 
 
+@or_on_gpu("backward")
 def backward(
     rank: int,
     input: Any,
@@ -262,21 +235,6 @@ def backward(
     padding_mode: Any,
 ) -> Grads:
     """Return gx, gw and gb, or those of them that are needed."""
-    if goes_to_gpu(input):
-        return _on_gpu(padding_mode).backward(  # type: ignore[no-any-return]
-            rank,
-            input,
-            weight,
-            grad_output,
-            stride,
-            padding,
-            dilation,
-            groups,
-            need,
-            algorithm,
-            workspace,
-            layout,
-        )
     wanted = read_need(need)
     x, w, gy = operand(input, "input"), operand(weight, "weight"), operand(grad_output, "grad_output")
     form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))

@@ -28,12 +28,11 @@ from fastconv.arrays import (
     contiguous,
     delivered,
     empty,
-    goes_to_gpu,
     operand,
     order,
     result,
 )
-from fastconv.convolve import Grads, activation_code, bias_grad, check_residual, read_need
+from fastconv.convolve import Grads, activation_code, bias_grad, check_residual, or_on_gpu, read_need
 
 
 def problem_of(
@@ -93,6 +92,7 @@ def problem_of(
     return (n, weight_shape[1] * groups, *output), walk
 
 
+@or_on_gpu("transposed", borders=False)
 def forward(
     rank: int,
     input: Any,
@@ -111,26 +111,6 @@ def forward(
     layout: Any,
 ) -> Array:
     """Return y."""
-    if goes_to_gpu(input):
-        from fastconv.cuda import call
-
-        return call.transposed(  # type: ignore[no-any-return]  # the caller's kind
-            rank,
-            input,
-            weight,
-            bias,
-            stride,
-            padding,
-            output_padding,
-            groups,
-            dilation,
-            activation,
-            residual,
-            algorithm,
-            workspace,
-            out,
-            layout,
-        )
     x, w = operand(input, "input"), operand(weight, "weight")
     b = None if bias is None else operand(bias, "bias")
     added = None if residual is None else operand(residual, "residual")
@@ -169,6 +149,7 @@ def forward(
     return delivered(y, form, out)
 
 
+@or_on_gpu("transposed_backward", borders=False)
 def backward(
     rank: int,
     input: Any,
@@ -185,24 +166,6 @@ def backward(
     layout: Any,
 ) -> Grads:
     """Return gx, gw and gb, or those of them that are needed."""
-    if goes_to_gpu(input):
-        from fastconv.cuda import call
-
-        return call.transposed_backward(
-            rank,
-            input,
-            weight,
-            grad_output,
-            stride,
-            padding,
-            output_padding,
-            groups,
-            dilation,
-            need,
-            algorithm,
-            workspace,
-            layout,
-        )
     wanted = read_need(need)
     x, w, gy = operand(input, "input"), operand(weight, "weight"), operand(grad_output, "grad_output")
     dtype = common(x, w, gy)

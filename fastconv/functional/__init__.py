@@ -4,15 +4,13 @@ The kernel is not turned: this is the correlation that neural networks call conv
 documentation only; `fastconv.convolve` and `fastconv.transpose` do it for any number of axes.
 """
 
+from fastconv.functional.backward import conv1d_backward, conv2d_backward, conv3d_backward
 from fastconv.functional.forward import conv1d, conv2d, conv3d
 from fastconv.functional.gradients import (
-    conv1d_backward,
     conv1d_input,
     conv1d_weight,
-    conv2d_backward,
     conv2d_input,
     conv2d_weight,
-    conv3d_backward,
     conv3d_input,
     conv3d_weight,
 )
