@@ -84,7 +84,8 @@ def config(**changes: Any) -> Iterator[Settings]:
     algorithm : str, optional
         A name from `fastconv.algorithms`, or "auto": the cheapest by the cost model.
     precision : {"fast", "strict"}, optional
-        "strict" admits only algorithms whose error does not exceed naive summation's.
+        "strict" admits only algorithms that add and multiply what they are given: no result has more error than
+        naive summation of its own products, and a NaN or infinity reaches those results alone that read it.
     workspace : int, optional
         Bytes of scratch memory that a call may take.
     threads : int or None, optional
@@ -99,6 +100,16 @@ def config(**changes: Any) -> Iterator[Settings]:
         Whether large results take the memory of earlier ones that no array refers to any more, for loops that make
         the same arrays again and again, such as training.  The memory is kept until the process ends or
         `fastconv.reuse.release` is called.
+
+    Returns
+    -------
+    context manager and decorator
+        It yields the settings inside.
+
+    Raises
+    ------
+    TypeError, ValueError
+        No such setting or value, when the block is entered.
 
     Examples
     --------

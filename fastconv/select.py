@@ -1,8 +1,8 @@
 """The choice: every algorithm is asked, and the cheapest that is admitted wins.
 
 An algorithm is out when it cannot give the right result (its own words), when it cannot keep the
-workspace limit, or when ``precision="strict"`` and its error exceeds naive summation's; for integers, when it rounds at all.  The reference
-needs no scratch and rejects nothing, so a choice by cost never fails.
+workspace limit, or when it does anything but add and multiply what it is given and ``precision="strict"`` or the
+numbers are integers.  The reference needs no scratch and rejects nothing, so a choice by cost never fails.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from fastconv.config import Settings
 from fastconv.dtypes import carrier
 from fastconv.errors import AlgorithmError, WorkspaceError
 from fastconv.problem import ConvProblem, Direction
-
-STRICT = 1.001  # error, in units of naive summation's, that "strict" admits
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +115,8 @@ def _against(
         return "rounds, and integers are computed exactly"
     if reason := algorithm.reject(carried, direction):
         return reason
-    if settings.precision == "strict" and (growth := algorithm.error_growth(carried, direction)) > STRICT:
-        return f"error {growth:.3g} times that of naive summation; precision='strict' admits 1"
+    if settings.precision == "strict" and not algorithm.exact:
+        return "a result's error, and its NaNs, come from a whole tile; precision='strict' admits its own products'"
     if problem.dtype.startswith("complex") and settings.algorithm == "auto" and not algorithm.exact:
         return "serves complex numbers by its name alone: it rounds more"
     return None

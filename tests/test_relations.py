@@ -6,6 +6,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 import fastconv
 from fastconv import testing
+from fastconv.config import Settings
+from fastconv.problem import ConvProblem, Direction
+from fastconv.select import select
 
 EXACT = ("direct", "im2col")
 each_exact = pytest.mark.parametrize("algorithm", EXACT)
@@ -65,33 +68,46 @@ def test_both_layouts():
     np.testing.assert_array_equal(np.moveaxis(last, -1, 1), y)
 
 
-def test_strict_keeps_nan_and_infinity_where_the_definition_has_them():
-    """Chosen freely otherwise; 'fast' may spread them over a tile."""
-    rng = np.random.default_rng(0)
-    x, w = rng.standard_normal((1, 16, 24, 24), dtype="f"), rng.standard_normal((16, 16, 3, 3), dtype="f")
-    x[0, 3, 5, 6], x[0, 4, 15, 20] = np.nan, np.inf
-    touched = np.zeros((1, 1, 24, 24), "f")
-    touched[0, 0, 5, 6] = touched[0, 0, 15, 20] = 1
-    reached = fastconv.conv2d(touched, np.ones((1, 1, 3, 3), "f"), padding=1, algorithm="direct")[0, 0] > 0
-    with fastconv.config(precision="strict"):
-        y = fastconv.conv2d(x, w, padding=1)
-    np.testing.assert_array_equal(~np.isfinite(y[0]), np.broadcast_to(reached, (16, 24, 24)))
+WINOGRADS = ConvProblem.parse("n1 c64 k64 i56x56 f3x3 p1")  # chosen for it where that is left free
+each_direction = pytest.mark.parametrize("direction", list(Direction), ids=str)
 
 
-@pytest.mark.parametrize("kernel", [3, 7])
-def test_strict_keeps_each_result_as_exact_as_its_own_terms(kernel):
-    """Channels of 1e0 and of 1e15 side by side: |error| <= 64 eps (|x| * |w|), element by element."""
-    rng = np.random.default_rng(1)
-    x, w = (
-        rng.standard_normal((1, 8, 24, 24), dtype="f"),
-        rng.standard_normal((8, 4, kernel, kernel), dtype="f"),
-    )
-    x[:, 4:] *= 1e15
-    x[..., :12] *= 1e-12
-    exact, sizes = (
-        fastconv.conv2d(*(f(a.astype("float64")) for a in (x, w)), padding=1, groups=2, algorithm="reference")
-        for f in (np.array, np.abs)
-    )
+def strictly(direction, first, second):
+    settings = {"padding": 1}
     with fastconv.config(precision="strict"):
-        y = fastconv.conv2d(x, w, padding=1, groups=2)
-    assert (np.abs(y - exact) <= 64 * np.finfo("f").eps * sizes).all()
+        return {
+            Direction.FORWARD: lambda: fastconv.conv2d(first, second, **settings),
+            Direction.INPUT_GRAD: lambda: fastconv.conv2d_input(
+                WINOGRADS.input_shape, second, first, **settings
+            ),
+            Direction.WEIGHT_GRAD: lambda: fastconv.conv2d_weight(
+                first, WINOGRADS.weight_shape, second, **settings
+            ),
+        }[direction]()
+
+
+@each_direction
+def test_strict_keeps_nan_and_infinity_where_the_definition_has_them(direction):
+    """'fast' may spread them over a tile."""
+    assert "winograd" in select(WINOGRADS, direction, Settings()).algorithm
+    first, second = (
+        testing.normals(s, "float32", i) for i, s in enumerate(testing.shapes(WINOGRADS, direction)[:2])
+    )
+    first[0, 3, 5, 6], first[0, 4, 15, 20] = np.nan, np.inf
+    with np.errstate(invalid="ignore"):
+        exact = testing.definition(WINOGRADS, direction, first, second)
+    result = strictly(direction, first, second)
+    np.testing.assert_array_equal(np.isfinite(result), np.isfinite(exact))
+    assert np.isfinite(result).any()
+
+
+@each_direction
+def test_strict_keeps_each_result_as_exact_as_its_own_terms(direction):
+    """Pixels of 1e0 beside those of 1e12: |error| <= 64 eps (|x| * |w|), element by element."""
+    first, second = (
+        testing.normals(s, "float32", i) for i, s in enumerate(testing.shapes(WINOGRADS, direction)[:2])
+    )
+    first[..., 30:] *= 1e12
+    exact = testing.definition(WINOGRADS, direction, first, second)
+    sizes = testing.definition(WINOGRADS, direction, np.abs(first), np.abs(second))
+    assert (np.abs(strictly(direction, first, second) - exact) <= 64 * np.finfo("f").eps * sizes).all()

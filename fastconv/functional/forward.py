@@ -96,9 +96,10 @@ def conv2d(
     Notes
     -----
     As in neural networks, this is correlation.  To convolve in the sense of mathematics, pass
-    ``weight[..., ::-1, ::-1]``.  Results do not depend on the number of threads.  Winograd and FFT
-    algorithms may spread a NaN or Inf to neighbouring outputs; ``config(precision="strict")`` keeps to
-    algorithms that are as exact as naive summation.
+    ``weight[..., ::-1, ::-1]``.  Results do not depend on the number of threads.  Winograd spreads
+    a NaN or Inf over its tile, at most eight outputs a side, and FFT over one of its tiles or a whole map; their
+    errors are in proportion to what is largest there.  ``config(precision="strict")`` keeps to algorithms that
+    add and multiply each output's own products.
 
     References
     ----------
@@ -171,6 +172,11 @@ def conv1d(
     -------
     (N, K, Q) or (K, Q) array
 
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv2d`.
+
     Examples
     --------
     >>> import numpy as np
@@ -228,6 +234,11 @@ def conv3d(
     Returns
     -------
     (N, K, O, P, Q) or (K, O, P, Q) array
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv2d`.
 
     Examples
     --------

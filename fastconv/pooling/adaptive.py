@@ -73,6 +73,21 @@ def adaptive_avg_pool3d(input: ArrayLike, output_size: Sizes) -> Array:
 def adaptive_avg_pool2d_backward(input_size: Sequence[int], grad_output: ArrayLike) -> Array:
     """Return the gradient of a loss by the input of `adaptive_avg_pool2d`: each window's is shared by its pixels.
 
+    Parameters
+    ----------
+    input_size : sequence of int
+        Shape of the input, (N, C, H, W) or (C, H, W).
+    grad_output : (N, C, P, Q) or (C, P, Q) array of float32 or float64
+
+    Returns
+    -------
+    array of shape ``input_size``
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not served, or the shapes disagree; the message gives the rule and the numbers.
+
     Examples
     --------
     >>> import numpy as np

@@ -21,6 +21,24 @@ def lp_pool2d(
     A window that reaches past the end, in ``ceil_mode``, counts as if its missing pixels were means of the others.
     1 gives sums, infinity the largest magnitudes, and minus infinity the smallest.
 
+    Parameters
+    ----------
+    input : (N, C, H, W) or (C, H, W) array of float32 or float64
+    norm_type : float
+        The power; not 0.
+    kernel_size, stride, ceil_mode
+        As for `avg_pool2d`.
+
+    Returns
+    -------
+    (N, C, P, Q) or (C, P, Q) array
+        P is ``(H - kernel_size) // stride + 1``, or one more in ``ceil_mode``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not served, or no window fits; the message gives the rule and the numbers.
+
     Examples
     --------
     >>> import numpy as np

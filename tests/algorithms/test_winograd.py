@@ -8,8 +8,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from fastconv import activations, config, testing
-from fastconv.algorithms.winograd import CHOICES, GROWTH, STRICT, Winograd
+from fastconv import activations, testing
+from fastconv.algorithms.winograd import CHOICES, GROWTH, Winograd
 from fastconv.algorithms.winograd.correlation import Correlation, correlation
 from fastconv.algorithms.winograd.transforms import POINTS, matrices
 from fastconv.algorithms.winograd.weight_grad import WeightGrad
@@ -85,15 +85,6 @@ def test_blocks_shrink_to_the_limit():
     sizes = [correlation(problem, Direction.FORWARD, F4, limit).workspace for limit in (2**30, 2**20, 0)]
     assert sizes[0] > sizes[1] >= sizes[2]
     assert sizes[1] <= 2**20
-
-
-def test_strict_precision_admits_only_small_tiles():
-    problem = ConvProblem.parse("n1 c64 k64 i56x56 f3x3 p1")
-    for direction in Direction:
-        assert Winograd().tiles(problem, direction) == F4
-        with config(precision="strict"):
-            assert Winograd().tiles(problem, direction) == ((2, 3), (2, 3))
-            assert Winograd().error_growth(problem, direction) <= STRICT
 
 
 def test_variants():

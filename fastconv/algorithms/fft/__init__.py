@@ -44,8 +44,8 @@ class Fft(Algorithm):
         return choice.seconds if choice else signal.cost(problem, direction)
 
     def error_growth(self, problem: ConvProblem, direction: Direction) -> float:
-        # measured: 8 / sqrt(reduction) at most in the mean; the floor excludes it from "strict", for the
-        # error of a result is in proportion to the largest in its tile, not to its own products
+        # measured: 8 / sqrt(reduction) at most in the mean; not less than 2, for the error of a result is in
+        # proportion to the largest in its tile, not to its own products
         channels, places = problem.c // problem.groups, prod(problem.kernel)
         if direction is Direction.INPUT_GRAD:
             channels = problem.k // problem.groups

@@ -21,7 +21,6 @@ from math import prod
 from fastconv import machine
 from fastconv.algorithms.base import CHANNELS_FIRST, ZEROS_AROUND, Algorithm, Execution
 from fastconv.algorithms.winograd.transforms import Tiles
-from fastconv.config import current
 from fastconv.gemm.blocking import within
 from fastconv.problem import ConvProblem, Direction
 from fastconv.roofline import multiply, seconds
@@ -38,7 +37,6 @@ GROWTH = {
     (3, 4): (1.4, 1.5), (2, 5): (1.3, 1.9), (1, 6): (1.4, 3.0), (7, 2): (4.0, 2.3), (6, 3): (3.3, 2.2),
     (5, 4): (3.0, 2.3), (4, 5): (2.4, 2.6), (3, 6): (2.5, 3.0), (2, 7): (2.6, 5.0),
 }  # fmt: skip
-STRICT = 1.1  # growth that precision="strict" admits
 
 
 class Winograd(Algorithm):
@@ -82,9 +80,6 @@ class Winograd(Algorithm):
     def tiles(self, problem: ConvProblem, direction: Direction) -> Tiles:
         """Return the cheapest admissible tiles."""
         pairs = _pairs((1, *problem.kernel)[-2:], self.given)
-        if current().precision == "strict":
-            exact = [t for t in pairs if growth(problem, direction, t) <= STRICT]
-            pairs = exact or pairs
         return pairs[0] if len(pairs) == 1 else min(pairs, key=lambda t: self.weigh(problem, direction, t))
 
     def weigh(self, problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
