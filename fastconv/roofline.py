@@ -186,7 +186,8 @@ def typical() -> Rates:
     """Return rates by the kind of CPU.
 
     Measured by independent FMAs of 512 bits: 124 GFLOP/s on Zen 4 at 3.8 GHz, one a cycle; 227 on an Intel
-    server, two.  Copying from memory: 20 GB/s by two cores of Zen 4, 13 and 26 by one and two of the Intel.
+    server, two.  Copying from memory: 20 GB/s by two cores of Zen 4, 13 and 26 by one and two of the Intel; few machines give
+    all cores of a larger one as much.
     """
     _, name, features = machine.cpu()
     unit = machine.simd()
@@ -194,7 +195,7 @@ def typical() -> Rates:
         units = 2 if name in TWO_UNITS or TWO_UNITS_FEATURES & set(features.split(",")) else 1
     else:
         units = 1 if unit is machine.SSE else 2  # without FMA: a multiplication and an addition
-    return Rates(3.5e9, units, 1e10 * machine.machine().cores, 5e-6)
+    return Rates(3.5e9, units, 1e10 * min(8, machine.machine().cores), 5e-6)
 
 
 @functools.cache
@@ -235,10 +236,9 @@ def sizes(problem: ConvProblem, direction: Direction) -> Sizes:
         p = prod(problem.output[:-1])
         if taps == 1 and p * q == prod(problem.input_shape[2:]):  # a row of pixels
             return Sizes(problem.n, g, c, k, 1, 1, 1, p * q, 1, 1, 0, 0, p * q, 1)
-        down, right = (above.extent - 1 if above else 0), last.extent - 1
-        return Sizes(
-            problem.n, g, c, k, taps, 1, p, q, above.stride if above else 1, last.stride, down, right, q, p
-        )
+        down, right = (above.extent - 1, last.extent - 1) if above else (0, last.extent - 1)
+        stride = above.stride if above else 1
+        return Sizes(problem.n, g, c, k, taps, 1, p, q, stride, last.stride, down, right, q, p)
     steps = [min(a.stride, a.size) for a in axes]
     lines = prod(a.size for a in axes[:-1])
     if taps == 1 and lines * last.size == prod(problem.output):
@@ -246,22 +246,8 @@ def sizes(problem: ConvProblem, direction: Direction) -> Sizes:
     p = prod(-(-a.size // step) for a, step in zip(axes[:-1], steps, strict=False))
     down = -(-(above.extent - 1) // above.stride) if above else 0
     right = -(-(last.extent - 1) // last.stride)
-    return Sizes(
-        problem.n,
-        g,
-        k,
-        c,
-        taps,
-        prod(steps),
-        p,
-        -(-last.size // steps[-1]),
-        1,
-        1,
-        down,
-        right,
-        last.size,
-        lines,
-    )
+    q = -(-last.size // steps[-1])
+    return Sizes(problem.n, g, k, c, taps, prod(steps), p, q, 1, 1, down, right, last.size, lines)
 
 
 def multiply(m: float, vectors: float, steps: float, itemsize: int) -> float:
