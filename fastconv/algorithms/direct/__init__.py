@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import prod
 
 from fastconv import machine
-from fastconv.algorithms.base import ZEROS_AROUND, Algorithm, Execution
+from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.direct import depthwise, pixels
 from fastconv.algorithms.direct.cost import cost
 from fastconv.gemm.blocking import within
@@ -25,8 +25,6 @@ class Direct(Algorithm):
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
         if len(problem.axes) > 2:
             return f"{len(problem.axes)} spatial axes; direct walks one or two"
-        if problem.is_depthwise and problem.padding_mode != "zeros":
-            return f"depthwise, {ZEROS_AROUND}"
         return pixels.reject(problem, direction) if problem.layout == "nhwc" else None
 
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:

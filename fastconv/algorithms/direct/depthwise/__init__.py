@@ -1,18 +1,23 @@
 """Depthwise convolution: each output channel reads one input channel, so the vectors run along the rows.
 
-* forward: `forward`, from a padded copy of a stripe of one channel in cache;
+* forward: `forward`, from the image where it lies;
 * input gradient: `input_grad`, the same with turned taps, a sub-problem for each residue of the stride;
 * weight gradient: `weight_grad`, blocks of taps as accumulators.
+
+What each does is written down once in tables (`schedule`), which two micro-kernels walk (`taps`, `outer`).
 """
 
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 from fastconv import machine
 from fastconv.algorithms.base import Execution
-from fastconv.algorithms.direct.depthwise.shape import plane_axes
-from fastconv.problem import ConvProblem, Direction
+from fastconv.algorithms.direct.depthwise.outer import most
+from fastconv.algorithms.direct.depthwise.shape import family, plane_axes, stripe
+from fastconv.algorithms.direct.depthwise.taps import ROWS, most_taps
+from fastconv.problem import Axis, ConvProblem, Direction
 from fastconv.roofline import seconds
 
 
@@ -26,52 +31,51 @@ def reject(problem: ConvProblem, direction: Direction) -> str | None:
 
 
 def workspace(problem: ConvProblem, direction: Direction, limit: int) -> int:
-    """Return the bytes of scratch that an execution within ``limit`` takes."""
+    """Return the bytes of scratch that an execution takes: a few rows, unless borders repeat the image."""
     return build(problem, direction, limit).workspace
 
 
 def cost(problem: ConvProblem, direction: Direction) -> float:
-    """Predict seconds: vectors copied into stripes, taps multiplied, and what is begun anew for each plane."""
+    """Predict seconds: taps multiplied, and what is begun anew for each block and each plane."""
     kind = "depthwise weight_grad" if direction is Direction.WEIGHT_GRAD else "depthwise"
     return seconds(kind, problem, work(problem, direction))
 
 
 def work(problem: ConvProblem, direction: Direction) -> dict[str, float]:
-    """Count a pass over all planes."""
+    """Count a pass over all planes: blocks begun, vectors multiplied by rows of taps that meet the image."""
     v, h = plane_axes(problem)
-    vl, planes = machine.tile(problem.itemsize).vl, problem.n * problem.k
-    strided = v.stride * h.stride > 1
-    taps = v.kernel * h.kernel
-    rows, across, source = v.output, -(-h.output // vl), planes * v.size * -(-h.size // vl)
-    vectors = (
-        rows * h.output / vl if h.output * 2 <= vl else rows * across
-    )  # rows of small maps share vectors
-    parts = {
-        "planes": planes,
-        "copy": 0.0 if strided else source,
-        "copy strided": source if strided else 0.0,
-        "single row": planes * taps * vectors if v.kernel == 1 else 0.0,  # whose taps share no loads
-    }
-    if direction is Direction.WEIGHT_GRAD:  # sums go through memory in each row that meets only some taps
-        sums = planes * taps * min(rows, 2 * min(v.kernel, 5))
-        return parts | {"taps": planes * taps * rows * across, "sums": sums}
-    woven = source if strided and direction is Direction.INPUT_GRAD else 0.0  # short rows of few taps
-    return parts | {"taps": planes * taps * vectors, "woven": woven}
+    planes, across = problem.n * problem.k, -(-h.output // machine.tile(problem.itemsize).vl)
+    met = sum(_met(v, r) for r in range(v.kernel))  # pairs of a row of outputs and a row of taps
+    products = planes * met * h.kernel * across
+    parts = {"planes": planes, "taps": products, "single row": products if v.kernel == 1 else 0.0}
+    copied = 0 if family(v, h) else planes * v.extent * h.size * -(-v.output // ROWS)
+    if direction is Direction.WEIGHT_GRAD:
+        tall, wide = most()
+        chunks = -(-v.kernel // tall) * -(-h.kernel // wide)
+        stripes = -(-v.output // stripe(problem.itemsize, v, h))
+        return parts | {"blocks": planes * across * chunks * stripes, "copied": copied}
+    phases = v.stride * h.stride if direction is Direction.INPUT_GRAD else 1
+    rows = v.size if direction is Direction.INPUT_GRAD else v.output
+    chunks = -(-v.kernel // (most_taps() * min(v.stride, v.kernel)))
+    blocks = planes * across * chunks * max(phases, -(-rows // ROWS))
+    woven = planes * v.size * h.size if direction is Direction.INPUT_GRAD and h.stride > 2 else 0
+    return parts | {"blocks": blocks, "copied": woven if direction is Direction.INPUT_GRAD else copied}
 
 
-def build(problem: ConvProblem, direction: Direction, limit: int) -> Execution:
-    """Make ready to run within ``limit`` bytes of scratch, or as little more as can be."""
-    execution = _make(problem, direction, limit)
-    budget = limit
-    while execution.workspace > limit and budget:  # a stripe needs some bytes beside its rows
-        budget //= 2
-        execution = _make(problem, direction, budget)
-    return execution
+def _met(axis: Axis, tap: int) -> int:
+    """Return how many outputs meet the image by a tap."""
+    first = -(-(axis.lo - tap * axis.dilation) // axis.stride)
+    last = (axis.size - 1 + axis.lo - tap * axis.dilation) // axis.stride
+    return max(0, min(axis.output - 1, last) - max(0, first) + 1)
 
 
 @functools.lru_cache(maxsize=256)
-def _make(problem: ConvProblem, direction: Direction, budget: int) -> Execution:
-    """Make ready to run with stripes of about ``budget`` bytes, all workers together."""
+def build(problem: ConvProblem, direction: Direction, limit: int) -> Execution:
+    """Make ready to run; ``limit`` binds what the frame of an input gradient takes."""
+    if direction is Direction.INPUT_GRAD and problem.padding_mode != "zeros":
+        from fastconv.algorithms.frame import framed
+
+        return framed(build(replace(problem, padding_mode="zeros"), direction, limit), problem, limit)
     if direction is Direction.FORWARD:
         from fastconv.algorithms.direct.depthwise.forward import Forward
 
@@ -82,4 +86,4 @@ def _make(problem: ConvProblem, direction: Direction, budget: int) -> Execution:
         return InputGrad(problem)
     from fastconv.algorithms.direct.depthwise.weight_grad import WeightGrad
 
-    return WeightGrad(problem, budget)
+    return WeightGrad(problem)

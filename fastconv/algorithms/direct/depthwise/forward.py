@@ -17,9 +17,9 @@ from fastconv.activations import finish
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.direct.depthwise.move import copy_row
 from fastconv.algorithms.direct.depthwise.pointer import after, pointer
-from fastconv.algorithms.direct.depthwise.schedule import Columns, Rows, Schedule, Tap, row_blocks
-from fastconv.algorithms.direct.depthwise.shape import PaddedRows, parts, plane_axes, sources, take
-from fastconv.algorithms.direct.depthwise.taps import STEP, each, second
+from fastconv.algorithms.direct.depthwise.schedule import Rows, Schedule, row_blocks
+from fastconv.algorithms.direct.depthwise.shape import Image, apart, parts, plane_axes, take
+from fastconv.algorithms.direct.depthwise.taps import ROWS, STEP, each, most_taps, second
 from fastconv.problem import ConvProblem
 
 FIELDS, GROUP = len(STEP), 7
@@ -28,13 +28,14 @@ FIELDS, GROUP = len(STEP), 7
 @jit.kernel
 def forward(
     workers, x, w, y, bias, activation, residual, finishing, scratch, geometry,
-    steps, rows, blocks, columns, groups, copied, pixels,
+    steps, rows, blocks, columns, borders, groups, copied, pixels,
 ):  # fmt: skip
     """Write y; the tables are those of `Forward`."""
     planes, n_parts, k, multiplier, image, map_size, q, taps, twice, per_worker = geometry[:10]
     n_groups, run = groups.size // GROUP, pixels.size
     for worker in numba.prange(workers):
         place = pointer(scratch, worker * per_worker)
+        r, b, c, e = pointer(rows, 0), pointer(blocks, 0), pointer(columns, 0), pointer(borders, 0)
         begin, end = planes * n_parts * worker // workers, planes * n_parts * (worker + 1) // workers
         plane, part = begin // n_parts, begin % n_parts
         channel = plane % k
@@ -45,33 +46,13 @@ def forward(
             for group in range(n_groups * part // n_parts, n_groups * (part + 1) // n_parts):
                 g = pointer(groups, GROUP * group)
                 for i in range(g[6]):
-                    copy_row(
-                        after(place, i * run), after(plane_of_x, copied[g[5] + i]), pointer(pixels, 0), run
-                    )
+                    row = after(plane_of_x, copied[g[5] + i])
+                    copy_row(after(place, i * run), row, pointer(pixels, 0), run)
                 for i in range(g[0], g[1]):
-                    step = pointer(steps, FIELDS * i)
                     if twice:
-                        second(
-                            out,
-                            source,
-                            weight,
-                            step,
-                            pointer(rows, 0),
-                            pointer(blocks, 0),
-                            pointer(columns, 0),
-                            False,
-                        )
+                        second(out, source, weight, pointer(steps, FIELDS * i), r, b, c, e)
                     else:
-                        each(
-                            out,
-                            source,
-                            weight,
-                            step,
-                            pointer(rows, 0),
-                            pointer(blocks, 0),
-                            pointer(columns, 0),
-                            False,
-                        )
+                        each(out, source, weight, pointer(steps, FIELDS * i), r, b, c, e)
                 if finishing:
                     together = g[4] if g[3] == 1 else 1
                     for i in range(0, g[4], together):
@@ -89,42 +70,31 @@ class Forward(Execution):
 
     def __init__(self, problem: ConvProblem) -> None:
         v, h = plane_axes(problem)
-        vl = machine.lanes(problem.dtype)
-        twice = h.stride == 2 and (
-            v.output == 1 or (v.stride == 2 and (v.dilation % 2 == 1 or v.kernel == 1))
-        )
-        in_place = (twice or h.stride == 1) and problem.padding_mode == "zeros"
-        padded = PaddedRows(h, vl)
-        offsets = [s * h.dilation - h.lo for s in range(h.kernel)] if in_place else padded.columns
-        stride = 1 + twice if in_place else 1
-        pitch = h.size if in_place else padded.pitch
-        schedule = Schedule(vl, stride, pitch, h.kernel)
-        taps = tuple(Tap(offset, s) for s, offset in enumerate(offsets))
+        image = Image(problem)
+        schedule = Schedule(machine.lanes(problem.dtype), image.stride, image.pitch, h.kernel)
         walk = Rows(v.output, v.kernel, 0, v.stride, v.dilation)
-        found = sorted(row_blocks(walk, sources(v, problem.padding_mode), stride, 1), key=lambda b: b.row)
-        once = all(len(block.chunks) == 1 for block in found)
-        band = schedule.band(Columns(h.output, pitch, stride, (taps,)), once)
+        found = sorted(
+            row_blocks(walk, image.rows, image.stride, ROWS, most_taps(image.stride)),
+            key=lambda b: b.row,
+        )
+        once = all(len(block.met) == 1 for block in found)
+        band = schedule.band(image.columns(0, h.kernel), overlap=once)
         groups: list[int] = []
-        copied: list[int] = []
-        most = 0
         for block in found:
-            first, copy = schedule.length, len(copied)
-            if not in_place:
-                block, read = block.copied()
-                copied += [row * h.size for row in read]
+            first = schedule.length
+            block, copy, copies = image.read(block)
             schedule.add(block, band, block.row * h.output, block.spacing * h.output)
-            copies = len(copied) - copy
-            most = max(most, copies)
             groups += [first, schedule.length, block.row, block.spacing, block.height, copy, copies]
-        self.pixels = [] if in_place else padded.pixels(sources(h, problem.padding_mode))
         planes = problem.n * problem.k
-        self.per_worker = most * padded.pitch
+        self.per_worker = apart(image.scratch, problem.itemsize)
         counts = [
-            planes, parts(planes, len(groups) // GROUP), problem.k, problem.k // problem.c, v.size * h.size,
-            v.output * h.output, h.output, v.kernel * h.kernel, stride - 1, self.per_worker,
+            planes, parts(planes, len(found)), problem.k, problem.k // problem.c, v.size * h.size,
+            v.output * h.output, h.output, v.kernel * h.kernel, image.stride - 1, self.per_worker,
         ]  # fmt: skip
         self.geometry = np.array(counts, np.int64)
-        self.tables = schedule.tables() + [np.array(t, np.int64) for t in (groups, copied, self.pixels)]
+        self.tables = schedule.tables() + [
+            np.array(t, np.int64) for t in (groups, image.copied, image.pixels)
+        ]
         self.dtype, self.flops = problem.dtype, problem.flops
         self.workspace = self.per_worker * problem.itemsize * machine.machine().cores
 

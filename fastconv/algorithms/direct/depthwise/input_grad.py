@@ -24,7 +24,7 @@ from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.direct.depthwise.move import interleave
 from fastconv.algorithms.direct.depthwise.pointer import after, pointer
 from fastconv.algorithms.direct.depthwise.schedule import Block, Columns, Rows, Schedule, Tap, row_blocks
-from fastconv.algorithms.direct.depthwise.shape import parts, pitch, plane_axes, take
+from fastconv.algorithms.direct.depthwise.shape import apart, parts, pitch, plane_axes, take
 from fastconv.algorithms.direct.depthwise.taps import STEP, each, most_rows, most_taps, pairs
 from fastconv.problem import Axis, ConvProblem
 
@@ -56,18 +56,19 @@ def phases(axis: Axis) -> list[Phase]:
 
 @jit.kernel
 def input_grad(
-    workers, gy, w, gx, bias, activation, residual, finishing, scratch, geometry, steps, rows, blocks, columns, groups
+    workers, gy, w, gx, bias, activation, residual, finishing, scratch, geometry,
+    steps, rows, blocks, columns, borders, groups,
 ):  # fmt: skip
     """Write gx; the tables are those of `InputGrad`."""
-    planes, n_parts, c, sources, weights, map_size, width, twice, per_worker, ldb, apart, stride = geometry[
-        :12
-    ]
+    planes, n_parts, channels, sources, weights, map_size, width, twice = geometry[:8]
+    per_worker, ldb, between, stride = geometry[8:12]
     n_groups = groups.size // GROUP
     for worker in numba.prange(workers):
         turn = pointer(scratch, worker * per_worker)
+        r, b, c, e = pointer(rows, 0), pointer(blocks, 0), pointer(columns, 0), pointer(borders, 0)
         begin, end = planes * n_parts * worker // workers, planes * n_parts * (worker + 1) // workers
         plane, part = begin // n_parts, begin % n_parts
-        channel = plane % c
+        channel = plane % channels
         for _ in range(begin, end):
             source, weight = pointer(gy, plane * sources), pointer(w, channel * weights)
             result = pointer(gx, plane * map_size)
@@ -75,38 +76,14 @@ def input_grad(
             for group in range(n_groups * part // n_parts, n_groups * (part + 1) // n_parts):
                 g = pointer(groups, GROUP * group)
                 for i in range(g[0], g[1]):
-                    step = pointer(steps, FIELDS * i)
                     if twice:
-                        pairs(
-                            out,
-                            source,
-                            weight,
-                            step,
-                            pointer(rows, 0),
-                            pointer(blocks, 0),
-                            pointer(columns, 0),
-                            False,
-                        )
+                        pairs(out, source, weight, pointer(steps, FIELDS * i), r, b, c, e)
                     else:
-                        each(
-                            out,
-                            source,
-                            weight,
-                            step,
-                            pointer(rows, 0),
-                            pointer(blocks, 0),
-                            pointer(columns, 0),
-                            False,
-                        )
+                        each(out, source, weight, pointer(steps, FIELDS * i), r, b, c, e)
                 if per_worker:
                     for i in range(g[4]):
-                        interleave(
-                            after(result, (g[2] + g[3] * i) * width),
-                            after(turn, i * ldb),
-                            apart,
-                            stride,
-                            width,
-                        )
+                        row = after(result, (g[2] + g[3] * i) * width)
+                        interleave(row, after(turn, i * ldb), between, stride, width)
                 if finishing:
                     together = g[4] if g[3] == 1 else 1
                     for i in range(0, g[4], together):
@@ -116,7 +93,7 @@ def input_grad(
             if part == n_parts:
                 part = 0
                 plane += 1
-                channel = channel + 1 if channel + 1 < c else 0
+                channel = channel + 1 if channel + 1 < channels else 0
 
 
 class InputGrad(Execution):
@@ -128,29 +105,29 @@ class InputGrad(Execution):
         multiplier = problem.k // problem.c
         self.dtype, self.flops = problem.dtype, problem.flops
         schedule = Schedule(vl, 1, h.output, h.kernel)
-        twice = h.stride == 2 and max(f.taps for f in phases(v)) <= most_taps()
+        twice = h.stride == 2 and max(f.taps for f in phases(v)) <= most_taps(phases=2)
         woven = h.stride > 1 and not twice
         found = sorted(self._blocks(v, 1 + twice), key=lambda b: b.row)
-        once = all(len(block.chunks) == 1 for block in found)
+        once = all(len(block.met) == 1 for block in found)
         bands = self._columns(problem, v, h)
         if twice:
             both = tuple(columns.taps[0] for columns in bands)
             bands = [Columns(h.size, h.output, 1, both + ((),) * (2 - len(both)))]
-        placed = [schedule.band(columns, once) for columns in bands]
+        placed = [schedule.band(columns, overlap=once) for columns in bands]
         ldb = pitch(bands[0].width, vl) if woven else 0
-        apart = most_rows(1) * ldb
+        between = most_rows(1) * ldb
         groups: list[int] = []
         for block in found:
             first = schedule.length
             for i, band in enumerate(placed):
-                place = (i * apart, ldb) if woven else (block.row * h.size, block.spacing * h.size)
+                place = (i * between, ldb) if woven else (block.row * h.size, block.spacing * h.size)
                 schedule.add(block, band, *place)
             groups += [first, schedule.length, block.row, block.spacing, block.height]
         planes = problem.n * problem.c
-        self.per_worker = len(placed) * apart
+        self.per_worker = apart(len(placed) * between, problem.itemsize)
         counts = [
             planes, parts(planes, len(groups) // GROUP), problem.c, multiplier * v.output * h.output,
-            multiplier * v.kernel * h.kernel, v.size * h.size, h.size, int(twice), self.per_worker, ldb, apart, h.stride,
+            multiplier * v.kernel * h.kernel, v.size * h.size, h.size, int(twice), self.per_worker, ldb, between, h.stride,
         ]  # fmt: skip
         self.geometry = np.array(counts, np.int64)
         self.tables = [*schedule.tables(), np.array(groups, np.int64)]
@@ -164,7 +141,7 @@ class InputGrad(Execution):
                 f.count, f.taps, f.source, dilation=v.dilation // g,
                 start=f.start, spacing=v.stride, tap=f.tap, turn=-(v.stride // g),
             )  # fmt: skip
-            yield from row_blocks(walk, range(v.output), 1, n_phases)
+            yield from row_blocks(walk, range(v.output), 1, most_rows(n_phases), most_taps(phases=n_phases))
 
     def _columns(self, problem: ConvProblem, v: Axis, h: Axis) -> list[Columns]:
         """Return the columns of each phase alone; the channels of gy follow each other."""

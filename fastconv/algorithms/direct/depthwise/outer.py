@@ -1,10 +1,14 @@
 """The micro-kernel of the weight gradient: a block of taps as accumulators, pixels as the reduction.
 
-    sums[t, s] += over rows i and columns q of  gy[i - t, q] * x[i, column[s] + q]      t < T, s < S
+    sums[t, s] += over rows j and columns q of  gy[j, q] * x[step*j + t, column[s] + stride*q]     t < T, s < S
 
-Every lane sums its own pixels.  A vector of x is multiplied by T vectors of gy and a vector of gy by S of x:
-T*S FMAs on T + S loads (25 on 10).  Columns beyond the last are masked out on both sides, so that no
-pixel is multiplied that the definition does not multiply, were it infinite.
+Every lane sums its own pixels.  Vectors of columns come one after the other, and each walks down the rows with a
+window of T rows of x in registers, of which each row of gy brings ``step`` new ones: T*S FMAs on step*S + 1
+loads (9 on 4 at 3 x 3).  T*S sums, as many vectors of x and one of gy fit the registers.
+
+Images are read where they lie, as in `taps`: rows outside are -1 in a table, columns outside masked lanes, and so
+are columns of gy beyond its last, on both sides: no pixel is multiplied that the definition does not multiply,
+were it infinite.
 """
 
 from __future__ import annotations
@@ -13,92 +17,179 @@ from types import SimpleNamespace
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
 from fastconv import machine
-from fastconv.algorithms.direct.depthwise.pointer import out_of_line, scalar_type
-from fastconv.gemm.move import lanes_between, masked_load
+from fastconv.algorithms.direct.depthwise.lanes import border_of, bordered, lanes_of, load_lanes
+from fastconv.algorithms.direct.depthwise.pointer import out_of_line, prefetch, scalar_type
 from fastconv.gemm.tile import I64, fma, load, store
+
+# A step: taps T x S over ``height`` rows and a list of blocks of columns; ``ahead`` is where the next rows lie.
+OUTER = (
+    "gy", "ldg", "height", "tall", "wide", "rows", "block", "blocks", "column", "sums", "ahead_x", "ahead_gy",
+)  # fmt: skip
 
 
 def most() -> tuple[int, int]:
-    """Return the largest T and S: T*S sums, T vectors of gy and one of x fit the registers."""
-    return (5, 5) if machine.simd().registers >= 32 else (3, 4)
+    """Return the largest T and S."""
+    return (3, 5) if machine.simd().registers >= 32 else (2, 3)
 
 
-def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType, itemsize: int) -> None:
-    """Emit one (T, S): sums from memory, loops over rows and vectors, sums to memory."""
-    taps, columns = shape
-    vl = vector.count
-    places = [(t, s) for t in range(taps) for s in range(columns)]
-    sums = {place: cgutils.alloca_once(builder, vector) for place in places}
-    for t, s in places:
-        builder.store(load(builder, p.sums, (t * columns + s) * vl, vector, itemsize), sums[t, s])
-    offsets = [builder.load(builder.gep(p.columns, [I64(s)])) for s in range(columns)]
+def _walk(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType, sums: list[Any]) -> list[Any]:
+    """Emit the walk of one vector of columns down the rows; return the sums."""
+    tall, wide = shape
+    gy_lanes = lanes_of(builder, builder.load(builder.gep(p.entry, [I64(1)])), vector.count)
+    masks = [builder.load(builder.gep(p.entry, [I64(2 + s)])) for s in range(wide)]
+    masks = [lanes_of(builder, mask, p.step * vector.count) for mask in masks]
+    q = builder.load(p.entry)
+    corner = builder.gep(p.x, [builder.mul(q, I64(p.step))])
+    columns = [builder.gep(corner, [builder.load(builder.gep(p.columns, [I64(2 * s)]))]) for s in range(wide)]
+    borders = []
+    for s in range(wide) if p.borders else ():
+        place = builder.load(builder.gep(p.entry, [I64(2 + wide + s)]))
+        borders.append(border_of(builder, builder.gep(p.borders, [place]), vector, p.itemsize))
+    gy_column = builder.gep(p.gy, [q])
+    zero = ir.Constant(vector, [0.0] * vector.count)
 
-    def step(gy: list[Any], x: list[Any], v: Any, mask: Any) -> None:
-        def fetch(row: Any) -> Any:
-            at = builder.gep(row, [v])
-            return load(builder, at, 0, vector, itemsize)
+    def row(at: Any) -> list[Any]:
+        """Load a row of x, if there is one, under all columns of taps."""
+        offset = builder.load(at)
+        before = builder.block
+        inside, after = builder.append_basic_block("row"), builder.append_basic_block("next")
+        builder.cbranch(builder.icmp_signed(">=", offset, I64(0)), inside, after)
+        builder.position_at_end(inside)
+        places = [builder.gep(column, [offset]) for column in columns]
+        for part in range(p.step):
+            prefetch(
+                builder,
+                builder.gep(places[0], [builder.add(p.ahead_x, I64(part * vector.count))]),
+                write=False,
+            )
+        loaded = [
+            load_lanes(builder, at, mask, vector, p.step, p.itemsize)
+            for at, mask in zip(places, masks, strict=True)
+        ]
+        start = builder.gep(p.x, [offset])
+        for s, border in enumerate(borders):
+            loaded[s] = bordered(builder, loaded[s], start, border, p.itemsize)
+        inside = builder.block
+        builder.branch(after)
+        builder.position_at_end(after)
+        found = [builder.phi(vector) for _ in loaded]
+        for phi, value in zip(found, loaded, strict=True):
+            phi.add_incoming(zero, before)
+            phi.add_incoming(value, inside)
+        return found
 
-        def fetch_edge(row: Any) -> Any:
-            return masked_load(builder, builder.gep(row, [v]), mask, vector, itemsize)
+    kept = max(0, tall - p.step)
+    window = [value for t in range(kept) for value in row(builder.gep(p.rows, [I64(t)]))]
+    before = builder.block
+    head, body, done = (builder.append_basic_block(f"rows_{name}") for name in ("head", "body", "done"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    j = builder.phi(I64)
+    held = [builder.phi(vector) for _ in sums + window]
+    builder.cbranch(builder.icmp_signed("<", j, p.height), body, done)
 
-        right = [fetch(row) if mask is None else fetch_edge(row) for row in gy]
-        for s, row in enumerate(x):
-            pixels = fetch(row)
-            if mask is not None:
-                pixels = builder.select(mask, pixels, ir.Constant(vector, [0.0] * vl))
-            for t in range(taps):
-                builder.store(fma(builder, right[t], pixels, builder.load(sums[t, s])), sums[t, s])
+    builder.position_at_end(body)
+    gy_row = builder.gep(gy_column, [builder.mul(j, p.ldg)])
+    prefetch(builder, builder.gep(gy_row, [p.ahead_gy]), write=False)
+    right = load_lanes(builder, gy_row, gy_lanes, vector, 1, p.itemsize)
+    first = builder.mul(j, I64(p.step))
+    pixels = held[len(sums) :]
+    for t in range(kept, tall):
+        pixels = pixels + row(builder.gep(p.rows, [builder.add(first, I64(t))]))
+    new = [fma(builder, right, x, total) for x, total in zip(pixels, held, strict=False)]
+    new += pixels[p.step * wide :] if kept else []
+    j.add_incoming(I64(0), before)
+    j.add_incoming(builder.add(j, I64(1)), builder.block)
+    for phi, begin, value in zip(held, sums + window, new, strict=True):
+        phi.add_incoming(begin, before)
+        phi.add_incoming(value, builder.block)
+    builder.branch(head)
+    builder.position_at_end(done)
+    return held[: len(sums)]
 
-    with cgutils.for_range(builder, p.rows, intp=I64) as loop:
-        gy_row = builder.gep(p.gy, [builder.mul(loop.index, p.ldg)])
-        x_row = builder.gep(p.x, [builder.mul(loop.index, p.ldx)])
-        gy = [builder.gep(gy_row, [builder.mul(p.ldg, I64(-t))]) for t in range(taps)]
-        x = [builder.gep(x_row, [offset]) for offset in offsets]
-        with cgutils.for_range_slice(builder, I64(0), p.whole, I64(vl), I64) as (v, _):
-            step(gy, x, v, None)
-        with builder.if_then(builder.icmp_signed("<", p.whole, p.width)):
-            step(gy, x, p.whole, p.mask)
-    for t, s in places:
-        store(builder, builder.load(sums[t, s]), p.sums, (t * columns + s) * vl, itemsize)
+
+def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType, vl: int) -> None:
+    """Emit one (T, S): sums from memory, the loop over blocks of columns, sums to memory."""
+    places = [builder.gep(p.sums, [I64(i * vl)]) for i in range(shape[0] * shape[1])]
+    start = [load(builder, place, 0, vector, p.itemsize) for place in places]
+    before = builder.block
+    head, body, done = (builder.append_basic_block(f"blocks_{name}") for name in ("head", "body", "done"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    block = builder.phi(I64)
+    sums = [builder.phi(vector) for _ in start]
+    builder.cbranch(builder.icmp_signed("<", block, p.blocks), body, done)
+    builder.position_at_end(body)
+    p.entry = builder.gep(p.block, [builder.mul(block, I64(2 + shape[1] * (2 if p.borders else 1)))])
+    new = _walk(builder, p, shape, vector, sums)
+    block.add_incoming(I64(0), before)
+    block.add_incoming(builder.add(block, I64(1)), builder.block)
+    for phi, begin, value in zip(sums, start, new, strict=True):
+        phi.add_incoming(begin, before)
+        phi.add_incoming(value, builder.block)
+    builder.branch(head)
+    builder.position_at_end(done)
+    for place, value in zip(places, sums, strict=True):
+        store(builder, value, place, 0, p.itemsize)
 
 
-@intrinsic
-def outer(typing, sums, gy, ldg, x, ldx, columns, rows, width, taps, count):
-    """Add ``rows`` rows of ``width`` pixels to the sums of ``taps`` x ``count`` taps.
+def _family(name: str, stride: int) -> Any:
+    """Make the intrinsic for one stride, 1 or 2, of rows and columns."""
 
-    ``gy`` points at the row of tap 0; tap t reads t rows before.
-    """
+    @intrinsic
+    def outer(typing, sums, gy, x, step, rows, blocks, columns, borders):
+        """Take one step of the tables; ``borders`` of bytes are none."""
 
-    def codegen(context, builder, signature, arguments):
-        scalar, itemsize = scalar_type(signature.args[0])
+        def codegen(context, builder, signature, arguments):
+            scalar, itemsize = scalar_type(signature.args[0])
+            repeats = signature.args[7].dtype == types.int64
 
-        def emit(builder, *operands):
-            vector = ir.VectorType(scalar, machine.tile(itemsize).vl)
-            p = SimpleNamespace()
-            p.sums, p.gy, p.ldg, p.x, p.ldx, p.columns, p.rows, p.width, taps, count = operands
-            p.whole = builder.and_(p.width, I64(-vector.count))
-            p.mask = lanes_between(builder, p.whole, I64(0), p.width, list(range(vector.count)))
-            done = builder.append_basic_block("outer_done")
-            tall, wide = most()
-            switch = builder.switch(builder.add(builder.mul(taps, I64(wide + 1)), count), done)
-            for t in range(1, tall + 1):
-                for s in range(1, wide + 1):
-                    block = builder.append_basic_block(f"outer_{t}x{s}")
-                    switch.add_case(I64(t * (wide + 1) + s), block)
-                    builder.position_at_end(block)
-                    _emit(builder, p, (t, s), vector, itemsize)
+            def emit(builder, sums, gy, x, step, rows, blocks, columns, borders):
+                field = {key: builder.load(builder.gep(step, [I64(i)])) for i, key in enumerate(OUTER)}
+                p = SimpleNamespace(**field, x=x, step=stride, itemsize=itemsize)
+                p.borders = borders if repeats else None
+                p.sums, p.gy = builder.gep(sums, [p.sums]), builder.gep(gy, [p.gy])
+                p.rows, p.block = builder.gep(rows, [p.rows]), builder.gep(blocks, [p.block])
+                p.columns = builder.gep(columns, [p.column])
+                (tall, wide), vl = most(), machine.tile(itemsize).vl
+                done = builder.append_basic_block("done")
+                # lanes of a narrow map, 7 x 7, fit half a vector
+                lanes = builder.load(builder.gep(p.block, [I64(1)]))
+                narrow = builder.icmp_unsigned("<", lanes, I64(1 << (vl // 2)))
+                narrow = builder.and_(narrow, ir.Constant(narrow.type, int(not repeats)))
+                which = builder.add(builder.mul(p.tall, I64(wide + 1)), p.wide)
+                whole, half = builder.append_basic_block("whole"), builder.append_basic_block("half")
+                builder.cbranch(narrow, half, whole)
+                for entry, count in ((whole, vl), (half, vl // 2))[: 1 if repeats else 2]:
+                    builder.position_at_end(entry)
+                    switch = builder.switch(which, done)
+                    for t in range(1, tall + 1):
+                        for s in range(1, wide + 1):
+                            case = builder.append_basic_block(f"case_{t}x{s}")
+                            switch.add_case(I64(t * (wide + 1) + s), case)
+                            builder.position_at_end(case)
+                            _emit(builder, p, (t, s), ir.VectorType(scalar, count), vl)
+                            builder.branch(done)
+                if repeats:  # an index picks from whole vectors
+                    builder.position_at_end(half)
                     builder.branch(done)
-            builder.position_at_end(done)
+                builder.position_at_end(done)
 
-        out_of_line(builder, f"fastconv_depthwise_outer_{itemsize}", arguments, emit)
-        return context.get_dummy_value()
+            kind = f"{name}_bordered" if repeats else name
+            out_of_line(builder, f"fastconv_depthwise_outer_{kind}_{itemsize}", arguments, emit)
+            return context.get_dummy_value()
 
-    n = types.int64
-    return types.void(sums, gy, n, x, n, columns, n, n, n, n), codegen
+        return types.void(sums, gy, x, step, rows, blocks, columns, borders), codegen
+
+    return outer
+
+
+outer_each = _family("each", 1)
+outer_second = _family("second", 2)
 
 
 @intrinsic

@@ -21,7 +21,8 @@ from math import gcd
 import numpy as np
 
 from fastconv.algorithms.base import Array, equalised
-from fastconv.algorithms.direct.depthwise.taps import STEP, most_rows, most_taps
+from fastconv.algorithms.direct.depthwise.lanes import BORDER
+from fastconv.algorithms.direct.depthwise.taps import STEP, most_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,11 @@ class Block:
     height: int
     chunks: tuple[Chunk, ...]
 
+    @property
+    def met(self) -> tuple[Chunk, ...]:
+        """The chunks that meet a row of the source, or one that writes zeros."""
+        return tuple(chunk for chunk in self.chunks if max(chunk.reads) >= 0) or self.chunks[:1]
+
     def copied(self) -> tuple[Block, list[int]]:
         """Return the block as it reads a copy of its rows, and which these are."""
         read = sorted({row for chunk in self.chunks for row in chunk.reads if row >= 0})
@@ -78,25 +84,26 @@ def lattice(kernel: int, stride: int, dilation: int) -> tuple[int, int, int]:
     return dilation // g, stride // g, stride * dilation // g
 
 
-def row_blocks(rows: Rows, source: Sequence[int], step: int, phases: int) -> Iterator[Block]:
+def row_blocks(
+    rows: Rows, source: Sequence[int], step: int, most_rows: int, most_taps: int
+) -> Iterator[Block]:
     """Cut rows into blocks; ``source[i]`` is the row of memory that row i of the source is, or -1."""
     if step == 1:
         e, m, lcm = lattice(rows.taps, rows.stride, rows.dilation)
     else:
         e, m, lcm = lattice(rows.taps, 1, rows.dilation)
     for rho in range(min(e, rows.count)):
-        for j, height in equalised(-(-(rows.count - rho) // e), most_rows(phases)):
+        for j, height in equalised(-(-(rows.count - rho) // e), most_rows):
             chunks = []
             for f in range(min(m, rows.taps)):
-                for t, tall in equalised(-(-(rows.taps - f) // m), most_taps()):
+                for t, tall in equalised(-(-(rows.taps - f) // m), most_taps):
                     first = rows.origin + rho * rows.stride + f * rows.dilation + lcm * (step * j + t)
                     reads = (first + lcm * i for i in range(step * (height - 1) + tall))
                     memory = tuple(source[i] if 0 <= i < len(source) else -1 for i in reads)
                     chunks.append(Chunk(rows.tap + rows.turn * (f + m * t), rows.turn * m, tall, memory))
-            met = [chunk for chunk in chunks if max(chunk.reads) >= 0]
-            nothing = [Chunk(0, 0, 1, (-1,) * (step * (height - 1) + 1))]  # writes zeros
+            chunks = chunks or [Chunk(0, 0, 1, (-1,) * (step * (height - 1) + 1))]  # writes zeros
             first_row = rows.start + rows.spacing * (rho + e * j)
-            yield Block(first_row, rows.spacing * e, height, tuple(met or nothing))
+            yield Block(first_row, rows.spacing * e, height, tuple(chunks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,31 +127,48 @@ class Columns:
     source: int
     stride: int
     taps: tuple[tuple[Tap, ...], ...]
+    edges: tuple[tuple[int, int], ...] = ()  # columns outside, each with the one it repeats
 
     def table(self) -> list[int]:
         """Return offsets in memory and places of weights, of all phases in a row."""
         return [n for phase in self.taps for tap in phase for n in (tap.plane + tap.offset, tap.weight)]
 
-    def blocks(self, vl: int, once: bool) -> list[list[int]]:
+    def blocks(self, vl: int, overlap: bool) -> list[list[int]]:
         """Return, for each vector q, its first column, the lanes to store, and for each tap those to load.
 
-        The last vector reaches back over columns that are done, and writes them again if that is all that is
-        written; lanes that are added to in several steps belong to one vector.
+        The last vector may reach back over columns that are done, where writing them again does no harm.
         """
         phases = len(self.taps)
         count = -(-self.width // phases)
         last = max(0, count - vl)
         found = []
-        for q in sorted({*range(0, last, vl), last}):
+        for q in sorted({*range(0, last, vl), last}) if overlap else range(0, count, vl):
             lanes = min(vl, count - q)
-            done = 0 if once or not found else found[-1][0] + vl - q
-            masks = [_bits(phases * lanes, phases * done, self.width - phases * q)]
+            masks = [_bits(phases * lanes, 0, self.width - phases * q)]
             for phase in self.taps:
                 for tap in phase:
                     first = self.stride * q + tap.offset
                     masks.append(_bits(self.stride * (lanes - 1) + 1, -first, self.source - first))
             found.append([q, *masks])
         return found
+
+    def border(self, q: int, tap: Tap, vl: int) -> list[int] | None:
+        """Return which lanes of vector q repeat the image, and how they are picked out of a vector of its row.
+
+        Lanes, the vector's first column, its lanes inside the image, and the lane that each takes.  Nothing if no
+        lane does; None if they do not come from one vector.
+        """
+        repeated = dict(self.edges)
+        first = self.stride * q + tap.offset
+        lanes = min(vl, self.width - q)
+        taken = {e: repeated[at] for e in range(lanes) if (at := first + self.stride * e) in repeated}
+        if not taken:
+            return []
+        start = max(0, min(min(taken.values()), self.source - vl))
+        if max(taken.values()) >= start + vl:
+            return None
+        index = [taken.get(e, start) - start for e in range(vl)]
+        return [sum(1 << e for e in taken), start, _bits(vl, 0, self.source - start), *index]
 
 
 def _bits(count: int, lo: int, hi: int) -> int:
@@ -166,29 +190,21 @@ class Band:
     first_column: int
     first_block: int
 
-    def runs(self, along: bool, stride: int, vl: int) -> Iterator[tuple[int, int, int]]:
-        """List (first block, blocks, rows): all together; or, ``along`` a row, whole ones as if they were rows.
+    @property
+    def ends(self) -> tuple[int, int]:
+        """How many columns of taps the first phase has, and all."""
+        counts = [len(phase) for phase in self.columns.taps]
+        return counts[0], sum(counts)
 
-        A row of taps that meets one row of outputs shares nothing; as many independent sums as there would be rows
-        come from vectors side by side.
-        """
-        if not along:
-            yield 0, len(self.blocks), 1
-            return
-        phases = len(self.columns.taps)
-        full = [phases * vl] + [stride * (vl - 1) + 1] * sum(len(phase) for phase in self.columns.taps)
-        i = 0
-        while i < len(self.blocks):
-            j = i
-            while (
-                j < len(self.blocks)
-                and j - i < most_rows(phases)
-                and self.blocks[j][0] == self.blocks[i][0] + vl * (j - i)
-                and self.blocks[j][1:] == [(1 << count) - 1 for count in full]
-            ):
-                j += 1
-            yield i, 1, max(1, j - i)
-            i = max(j, i + 1)
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Blocks of columns that one step takes, and how many rows; ``along`` a row if these are vectors of it."""
+
+    block: int
+    blocks: int
+    height: int
+    along: bool
 
 
 class Schedule:
@@ -201,34 +217,75 @@ class Schedule:
         self.rows: list[int] = []
         self.blocks: list[int] = []
         self.columns: list[int] = []
+        self.borders: list[int] = []
 
-    def band(self, columns: Columns, once: bool) -> Band:
-        """Add the tables of columns, for blocks that are written ``once``, by one chunk each."""
-        band = Band(columns, columns.blocks(self.vl, once), len(self.columns), len(self.blocks))
+    def band(self, columns: Columns, overlap: bool) -> Band:
+        """Add the tables of columns; vectors ``overlap`` if each step writes anew."""
+        blocks = columns.blocks(self.vl, overlap)
+        if columns.edges:
+            blocks = [block + self._borders(columns, block[0]) for block in blocks]
+        band = Band(columns, blocks, len(self.columns), len(self.blocks))
         self.columns += columns.table()
         self.blocks += [n for block in band.blocks for n in block]
         return band
 
+    def _borders(self, columns: Columns, q: int) -> list[int]:
+        """Add the borders that vector q meets; return where each tap's is."""
+        together = self.vl // 8  # indices in 64 bits
+        self.borders = self.borders or [0] * (BORDER + 8)  # of taps that meet none
+        places = []
+        for tap in columns.taps[0]:
+            border = columns.border(q, tap, self.vl)
+            assert border is not None
+            places.append(len(self.borders) if border else 0)
+            index = [border[i : i + together] for i in range(BORDER, len(border), together)]
+            self.borders += border[:BORDER] + [sum(n << 32 * i for i, n in enumerate(some)) for some in index]
+        return places
+
     def add(self, block: Block, band: Band, out: int, ldo: int) -> None:
         """Add the steps that complete a block of rows, at ``out`` of the result and ``ldo`` apart."""
-        phases, vl = [len(phase) for phase in band.columns.taps], self.vl
-        along = block.height == 1 and len(block.chunks) == 1 and block.chunks[0].tall == 1
-        for i, chunk in enumerate(block.chunks):
-            reads = [row * self.pitch if row >= 0 else -1 for row in chunk.reads]
-            for first, blocks, rows in band.runs(along and reads[0] >= 0, self.stride, vl):
-                height = rows if along else block.height
-                if along and height > 1:
-                    step = self.stride  # row j of a family of stride 2 reads entry 2*j
-                    reads = [reads[0] + vl * j * (j % step == 0) for j in range(step * (height - 1) + 1)]
+        phases = len(band.columns.taps)
+        middle, end = band.ends
+        for i, chunk in enumerate(block.met):
+            for run, reads in self.runs(block, chunk, band, most_rows(phases)):
                 fields = {
-                    "out": out, "ldo": vl * len(phases) if along else ldo, "height": height, "tall": chunk.tall,
-                    "rows": len(self.rows), "weight": chunk.tap * self.kernel,
-                    "row_step": chunk.step * self.kernel, "more": int(i > 0),
-                    "block": band.first_block + first * (2 + sum(phases)), "blocks": blocks,
-                    "column": band.first_column, "middle": phases[0], "end": sum(phases), "pitch": self.pitch,
+                    "out": out, "ldo": self.vl * phases if run.along else ldo, "height": run.height,
+                    "tall": chunk.tall, "rows": reads, "weight": chunk.tap * self.kernel,
+                    "row_step": chunk.step * self.kernel, "more": int(i > 0), "block": run.block,
+                    "blocks": run.blocks, "column": band.first_column, "middle": middle, "end": end,
+                    "pitch": self.pitch,
                 }  # fmt: skip
                 self.steps += [fields[name] for name in STEP]
-                self.rows += reads
+
+    def runs(self, block: Block, chunk: Chunk, band: Band, most: int) -> Iterator[tuple[Run, int]]:
+        """List the runs of a chunk, each with the place of its rows, which are added to the tables.
+
+        A row of taps that meets one row of outputs shares nothing; as many independent sums as there would be rows,
+        ``most`` of them, come from vectors side by side.
+        """
+        reads = [row * self.pitch if row >= 0 else -1 for row in chunk.reads]
+        size = len(band.blocks[0]) if band.blocks else 0
+        if block.height > 1 or chunk.tall > 1 or len(block.chunks) > 1 or reads[0] < 0:
+            self.rows += reads
+            yield Run(band.first_block, len(band.blocks), block.height, False), len(self.rows) - len(reads)
+            return
+        phases = len(band.columns.taps)
+        lanes = [phases * self.vl] + [self.stride * (self.vl - 1) + 1] * band.ends[1]
+        full = [(1 << count) - 1 for count in lanes] + [0] * (size - 1 - len(lanes))
+        i = 0
+        while i < len(band.blocks):
+            j = i + 1
+            while (
+                j < min(len(band.blocks), i + most)
+                and band.blocks[i][1:] == band.blocks[j][1:] == full
+                and band.blocks[j][0] == band.blocks[i][0] + self.vl * (j - i)
+            ):
+                j += 1
+            # row j of a family of stride 2 reads entry 2*j
+            beside = range(self.stride * (j - i - 1) + 1)
+            self.rows += [reads[0] + self.vl * part for part in beside]
+            yield Run(band.first_block + i * size, 1, j - i, True), len(self.rows) - len(beside)
+            i = j
 
     @property
     def length(self) -> int:
@@ -236,5 +293,6 @@ class Schedule:
         return len(self.steps) // len(STEP)
 
     def tables(self) -> list[Array]:
-        """Return steps, rows, blocks and columns as kernels take them."""
-        return [np.array(t, np.int64) for t in (self.steps, self.rows, self.blocks, self.columns)]
+        """Return steps, rows, blocks, columns and borders as kernels take them; no borders are bytes."""
+        tables = [np.array(t, np.int64) for t in (self.steps, self.rows, self.blocks, self.columns)]
+        return [*tables, np.array(self.borders, np.int64 if self.borders else np.int8)]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from fastconv import machine, threads, workspace
+from fastconv import borders, machine, threads, workspace
 from fastconv.algorithms.base import Array
+from fastconv.algorithms.direct.depthwise.schedule import Block, Columns, Tap
 from fastconv.problem import Axis, ConvProblem
 
 
@@ -19,45 +18,90 @@ def pitch(columns: int, vl: int) -> int:
     return (-(-columns // vl) | 1) * vl
 
 
-class PaddedRows:
-    """Where the pixels of a padded row lie in its copy: a run for each residue modulo the stride."""
-
-    def __init__(self, axis: Axis, vl: int) -> None:
-        index = [s * axis.dilation for s in range(axis.kernel)]
-        self.phases = sorted({i % axis.stride for i in index})  # residues that some tap reads
-        self.run = -(-(max(i // axis.stride for i in index) + axis.output) // vl) * vl
-        self.columns = [self.phases.index(i % axis.stride) * self.run + i // axis.stride for i in index]
-        self.pitch = pitch(len(self.phases) * self.run, vl)
-        self.stride = axis.stride
-
-    def pixels(self, source: Sequence[int]) -> list[int]:
-        """Return which pixel each place of the copy holds; ``source[i]`` is pixel i of the padded row, or -1."""
-        index = [f + self.stride * j for f in self.phases for j in range(self.run)]
-        held = [source[i] if i < len(source) else -1 for i in index]
-        return held + [-1] * (self.pitch - len(held))
-
-
-def sources(axis: Axis, mode: str) -> list[int]:
-    """Return which pixel of the image each pixel of the padded axis is, or -1."""
-    if mode != "zeros":
-        from fastconv import borders
-
-        return [int(i) for i in borders.pixels(axis, mode)]
-    return [i if 0 <= i < axis.size else -1 for i in range(-axis.lo, axis.size + axis.hi)]
-
-
 def parts(planes: int, blocks: int) -> int:
     """Return in how many parts, of whole blocks, to share out a map: all are tasks where there are many maps."""
     wanted = 8 * machine.machine().cores
     return max(1, min(blocks, -(-wanted // max(planes, 1)))) if planes < wanted else 1
 
 
-def stripe_rows(axis: Axis, row_bytes: int, limit: int) -> int:
-    """Return how many output rows are worked on at a time: their padded input takes a quarter of L2."""
-    room = min(machine.machine().l2 // 4, limit // machine.machine().cores) // row_bytes
-    most = max(8, (room - axis.extent) // axis.stride + 1)
-    stripes = -(-axis.output // most)
-    return -(-axis.output // stripes)
+def family(v: Axis, h: Axis) -> int:
+    """Return the stride of the family of kernels that reads such an image where it lies, or 0."""
+    if h.stride == 2:
+        both = v.stride == 2 and (v.dilation % 2 == 1 or v.kernel == 1)
+        return 2 if both or v.output == 1 else 0
+    return int(h.stride == 1)
+
+
+def stripe(itemsize: int, v: Axis, h: Axis) -> int:
+    """Return how many rows of grad_output a weight gradient works on at a time: all its taps find them in L1."""
+    return max(4, 2**14 // (h.size * itemsize * v.stride))
+
+
+class Image:
+    """How an image is read: where it lies, or from copies of the rows of a block.
+
+    A copy holds the pixels of each residue modulo the stride in a run of their own (polyphase), where each tap
+    is an offset again, and pixels that borders repeat.
+    """
+
+    def __init__(self, problem: ConvProblem) -> None:
+        v, h = plane_axes(problem)
+        self.axis, self.rows = h, borders.pixels(v, problem.padding_mode).tolist()
+        self.itemsize = problem.itemsize
+        self.copied: list[int] = []  # rows of the image, block by block
+        self.pixels: list[int] = []  # which pixel of a row each place of its copy holds, or -1
+        self._most = 0
+        self.edges = borders.edges(h, problem.padding_mode)
+        self.stride, self.pitch = family(v, h), h.size
+        self.in_place = self.stride > 0
+        if self.in_place:
+            self.offsets = [s * h.dilation - h.lo for s in range(h.kernel)]
+            self.in_place = self._repeats_in_place()
+        if self.in_place:
+            return
+        self.stride, self.edges = 1, ()
+        index = [s * h.dilation for s in range(h.kernel)]
+        phases = sorted({i % h.stride for i in index})  # residues that some tap reads
+        run = max(i // h.stride for i in index) + h.output
+        self.offsets = [phases.index(i % h.stride) * run + i // h.stride for i in index]
+        padded = borders.pixels(h, problem.padding_mode).tolist()
+        held = [f + h.stride * j for f in phases for j in range(run)]
+        self.pixels = [padded[i] if i < len(padded) else -1 for i in held]
+        self.pitch = len(self.pixels)
+
+    def columns(self, start: int, count: int) -> Columns:
+        """Return the columns that taps ``start .. start + count - 1`` of a row read."""
+        taps = tuple(Tap(self.offsets[s], s) for s in range(start, start + count))
+        return Columns(self.axis.output, self.pitch, self.stride, (taps,), self.edges)
+
+    def _repeats_in_place(self) -> bool:
+        """Whether the lanes of borders can be picked out of one vector each, with an instruction that can."""
+        if not self.edges:
+            return True
+        columns, vl = self.columns(0, self.axis.kernel), machine.tile(self.itemsize).vl
+        vectors = {block[0] for overlap in (True, False) for block in columns.blocks(vl, overlap)}
+        found = (columns.border(q, tap, vl) for q in vectors for tap in columns.taps[0])
+        return machine.simd().bits == 512 and all(border is not None for border in found)
+
+    def read(self, block: Block) -> tuple[Block, int, int]:
+        """Return the block as it reads memory; the first of the rows to copy for it, and how many."""
+        if self.in_place:
+            return block, 0, 0
+        block, rows = block.copied()
+        self.copied += [row * self.axis.size for row in rows]
+        self._most = max(self._most, len(rows))
+        return block, len(self.copied) - len(rows), len(rows)
+
+    @property
+    def scratch(self) -> int:
+        """Elements that the copies for a block take."""
+        return self._most * self.pitch
+
+
+def apart(elements: int, itemsize: int) -> int:
+    """Round up the elements of a worker's scratch, so that no two write lines that are fetched together, in pairs."""
+    lines = 128 // itemsize
+    return (-(-elements // lines) + 1) * lines if elements else 0
 
 
 def take(per_worker: int, flops: float, dtype: str) -> Array:

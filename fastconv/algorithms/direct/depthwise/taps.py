@@ -4,11 +4,12 @@
 
 for J rows j and one vector of columns q, then the next vector.  For each s the step*(J - 1) + T vectors of
 source rows are loaded once, and each is multiplied into every output row that it reaches: J*T FMAs on
-J + T - 1 loads and T broadcasts (56 on 21 at 8 x 7).
+J + T - 1 loads and T broadcasts (40 on 17 at 8 x 5).
 
 Images are read where they lie.  A row outside the image is an offset of -1 in ``rows`` and skipped; columns
 outside are lanes that a mask leaves zero, and the masks, one for each vector of outputs and each s, are made
-with the tables (see `plane`).  Memory behind a masked lane is not touched.
+with the tables (see `schedule`).  Memory behind a masked lane is not touched.  Where borders repeat the image, the
+rows of the table are those repeated, and such lanes are picked out of another vector of the row (`bordered`).
 
 A family is one of
 
@@ -21,7 +22,7 @@ A family is one of
     ======= ====== ====== =============================================================================
 
     J       1..8: eight independent sums cover the latency of the FMA units
-    T       1..7 (1..4 with 16 registers): J sums, T weights and a vector of source fit
+    T       1..5, 3 of family second and 4 of pairs: J sums, T weights and a vector of source fit
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import machine
-from fastconv.algorithms.direct.depthwise.lanes import lanes_of, load_lanes, store_lanes
+from fastconv.algorithms.direct.depthwise.lanes import border_of, bordered, lanes_of, load_lanes, store_lanes
 from fastconv.algorithms.direct.depthwise.pointer import out_of_line, prefetch, scalar_type
 from fastconv.gemm.move import I32
 from fastconv.gemm.tile import I64, fma, splat
@@ -48,9 +49,13 @@ STEP = (
 )  # fmt: skip
 
 
-def most_taps() -> int:
-    """Return the largest T."""
-    return 7 if machine.simd().registers >= 32 else 4
+def most_taps(stride: int = 1, phases: int = 1) -> int:
+    """Return the largest T of a family: what layers have, as the bodies are compiled for each J and T.
+
+    Larger kernels take several steps; at 5 rows of taps a step of eight rows is still bound by its FMAs.
+    """
+    most = 3 if stride == 2 else 4 if phases == 2 else 5
+    return most if machine.simd().registers >= 32 else min(most, 4)
 
 
 def most_rows(phases: int) -> int:
@@ -75,6 +80,9 @@ def _sum(builder: Any, p: Any, first: Any, end: Any, start: list[Any], shape: tu
     at = builder.gep(p.pixels, [builder.load(entry)])
     weight = builder.gep(p.taps, [builder.load(builder.gep(entry, [I64(1)]))])
     lanes = lanes_of(builder, builder.load(builder.gep(p.masks, [s])), p.stride * vector.count)
+    if p.borders:
+        place = builder.load(builder.gep(p.masks, [builder.add(s, p.end)]))
+        border = border_of(builder, builder.gep(p.borders, [place]), vector, p.itemsize)
     scalars = [
         splat(builder, builder.load(builder.gep(weight, [builder.mul(p.row_step, I64(t))])), vector)
         for t in range(tall)
@@ -90,6 +98,8 @@ def _sum(builder: Any, p: Any, first: Any, end: Any, start: list[Any], shape: tu
         builder.cbranch(builder.icmp_signed(">=", offset, I64(0)), inside, below)
         builder.position_at_end(inside)
         pixels = load_lanes(builder, builder.gep(at, [offset]), lanes, vector, p.stride, p.itemsize)
+        if p.borders:
+            pixels = bordered(builder, pixels, builder.gep(p.source, [offset]), border, p.itemsize)
         added = {j: fma(builder, scalars[t], pixels, new[j]) for j, t in users}
         inside = builder.block
         builder.branch(below)
@@ -115,7 +125,8 @@ def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType) -
     wide = ir.VectorType(vector.element, p.phases * vector.count)
     zeros = [ir.Constant(vector, [0.0] * vector.count)] * height
     with cgutils.for_range(builder, p.blocks, intp=I64) as loop:
-        block = builder.gep(p.block, [builder.mul(loop.index, builder.add(p.end, I64(2)))])
+        masks = builder.mul(p.end, I64(2 if p.borders else 1))
+        block = builder.gep(p.block, [builder.mul(loop.index, builder.add(masks, I64(2)))])
         q = builder.load(block)
         p.masks = builder.gep(block, [I64(2)])
         p.pixels = builder.gep(p.source, [builder.mul(q, I64(p.stride))])
@@ -162,20 +173,22 @@ def _family(name: str, stride: int, phases: int) -> Any:
     """Make the intrinsic of one family."""
 
     @intrinsic
-    def taps(typing, out, source, weight, step, rows, blocks, columns, more):
-        """Take one step of the tables; ``more`` adds to what ``out`` holds."""
+    def taps(typing, out, source, weight, step, rows, blocks, columns, borders):
+        """Take one step of the tables; ``borders`` of bytes are none."""
 
         def codegen(context, builder, signature, arguments):
             scalar, itemsize = scalar_type(signature.args[0])
+            repeats = signature.args[7].dtype == types.int64
 
-            def emit(builder, out, source, weight, step, rows, blocks, columns, more):
+            def emit(builder, out, source, weight, step, rows, blocks, columns, borders):
                 field = {key: builder.load(builder.gep(step, [I64(i)])) for i, key in enumerate(STEP)}
                 p = SimpleNamespace(**field, stride=stride, step=stride, phases=phases, itemsize=itemsize)
                 p.out, p.taps = builder.gep(out, [p.out]), builder.gep(weight, [p.weight])
                 p.source, p.columns = source, builder.gep(columns, [p.column])
                 p.rows, p.block = builder.gep(rows, [p.rows]), builder.gep(blocks, [p.block])
-                p.more = builder.or_(more, builder.icmp_signed("!=", p.more, I64(0)))
-                most, vl = most_taps(), machine.tile(itemsize).vl
+                p.borders = borders if repeats else None
+                p.more = builder.icmp_signed("!=", p.more, I64(0))
+                most, vl = most_taps(stride, phases), machine.tile(itemsize).vl
                 done = builder.append_basic_block("done")
                 # the lanes that a block stores tell how wide the map is
                 stored = builder.load(builder.gep(p.block, [I64(1)]))
@@ -183,10 +196,11 @@ def _family(name: str, stride: int, phases: int) -> Any:
                     builder.icmp_unsigned("<", stored, I64(1 << (phases * vl // 2))),
                     builder.icmp_signed(">=", p.height, I64(NARROW)),
                 )
+                narrow = builder.and_(narrow, ir.Constant(narrow.type, int(not repeats)))
                 which = builder.add(builder.mul(p.height, I64(most + 1)), p.tall)
                 whole, half = builder.append_basic_block("whole"), builder.append_basic_block("half")
                 builder.cbranch(narrow, half, whole)
-                for entry, lanes, fewest in ((whole, vl, 1), (half, vl // 2, NARROW)):
+                for entry, lanes, fewest in ((whole, vl, 1), (half, vl // 2, NARROW))[: 1 if repeats else 2]:
                     builder.position_at_end(entry)
                     switch = builder.switch(which, done)
                     for j in range(fewest, most_rows(phases) + 1):
@@ -196,12 +210,16 @@ def _family(name: str, stride: int, phases: int) -> Any:
                             builder.position_at_end(case)
                             _emit(builder, p, (j, t), ir.VectorType(scalar, lanes))
                             builder.branch(done)
+                if repeats:  # an index picks from whole vectors
+                    builder.position_at_end(half)
+                    builder.branch(done)
                 builder.position_at_end(done)
 
-            out_of_line(builder, f"fastconv_depthwise_{name}_{itemsize}", arguments, emit)
+            kind = f"{name}_bordered" if repeats else name
+            out_of_line(builder, f"fastconv_depthwise_{kind}_{itemsize}", arguments, emit)
             return context.get_dummy_value()
 
-        return types.void(out, source, weight, step, rows, blocks, columns, types.boolean), codegen
+        return types.void(out, source, weight, step, rows, blocks, columns, borders), codegen
 
     return taps
 

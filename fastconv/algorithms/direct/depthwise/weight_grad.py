@@ -2,9 +2,8 @@
 
     gw[k, r, s] = sum over n, p, q of  gy[n, k, p, q] * x[n, c, p*stride + r*dilation - lo, ...]
 
-The padded copy of x and the lattices of rows and taps are those of the forward pass (see `plane`).  Blocks
-of T x S taps are accumulated by `outer`; a row of x meets all T taps except near the ends of a stripe,
-where it meets those whose row of gy exists.
+The lattices of rows and taps, and what is copied first where no family has the stride, are those of the forward
+pass (see `schedule`): a stripe is a block of rows, a chunk a few rows of taps.
 """
 
 from __future__ import annotations
@@ -16,114 +15,98 @@ import numpy as np
 
 from fastconv import jit, machine, threads
 from fastconv.algorithms.base import Array, Execution, equalised, flat
-from fastconv.algorithms.direct.depthwise.move import clear
-from fastconv.algorithms.direct.depthwise.outer import most, outer, total
-from fastconv.algorithms.direct.depthwise.plane import chunks, copy_plane
+from fastconv.algorithms.direct.depthwise.move import clear, copy_row
+from fastconv.algorithms.direct.depthwise.outer import OUTER, most, outer_each, outer_second, total
 from fastconv.algorithms.direct.depthwise.pointer import after, pointer
-from fastconv.algorithms.direct.depthwise.schedule import lattice
-from fastconv.algorithms.direct.depthwise.shape import PaddedRows, plane_axes, stripe_rows, take
+from fastconv.algorithms.direct.depthwise.schedule import Block, Chunk, Rows, Schedule, row_blocks
+from fastconv.algorithms.direct.depthwise.shape import Image, apart, plane_axes, stripe, take
 from fastconv.problem import ConvProblem
 
-
-@jit.inner
-def accumulate(
-    sums, gy, ldg, rows, width, source, lds, top, bottom, stride, e, lcm,
-    row_taps, n_row_taps, column_taps, n_column_taps, columns, vl,
-):  # fmt: skip
-    """Add ``rows`` rows of gy and the padded rows of x that they meet to the sums of all taps."""
-    for rho in range(min(e, rows)):
-        count = (rows - rho + e - 1) // e
-        at = 0
-        for block in range(0, 3 * n_row_taps, 3):
-            taps = row_taps[block + 1]
-            base = rho * stride + row_taps[block + 2]  # row i of x: base + lcm*i, met by gy's row i - t
-            first = max(0, (top - base + lcm - 1) // lcm)
-            last = min(count + taps - 1, (bottom - base + lcm - 1) // lcm)
-            for column in range(0, 2 * n_column_taps, 2):
-                start, wide = column_taps[column], column_taps[column + 1]
-                i = first
-                while i < last:
-                    low, high = max(0, i - count + 1), min(taps, i + 1)
-                    run = min(count, last) - i if high - low == taps else 1
-                    outer(
-                        after(sums, (at + low * wide) * vl), after(gy, (rho + e * (i - low)) * ldg), e * ldg,
-                        after(source, (base + lcm * i) * lds), lcm * lds, after(columns, start),
-                        run, width, high - low, wide,
-                    )  # fmt: skip
-                    i += run
-                at += taps * wide
-
-
-@jit.inner
-def collect(gw, sums, s, m, row_taps, n_row_taps, column_taps, n_column_taps, vl):
-    """Write the total of each tap's lanes."""
-    at = 0
-    for block in range(0, 3 * n_row_taps, 3):
-        for column in range(0, 2 * n_column_taps, 2):
-            for t in range(row_taps[block + 1]):
-                for u in range(column_taps[column + 1]):
-                    tap = (row_taps[block] + m * t) * s + column_taps[column] + u
-                    gw[tap] = total(after(sums, at))
-                    at += vl
+FIELDS, GROUP = len(OUTER), 4
 
 
 @jit.kernel
-def weight_grad(workers, x, gy, gw, scratch, geometry, phases, columns, row_taps, column_taps):
+def weight_grad(
+    workers, x, gy, gw, scratch, geometry, steps, rows, blocks, columns, borders, groups, copied, pixels, places
+):  # fmt: skip
     """Write gw; the tables are those of `WeightGrad`."""
-    n, c, multiplier, stripes, stripe, vl, per_worker, weights, lds, run, n_phases, e, m, lcm = geometry[:14]
-    height, rows, r, vstride, extent, up, width, q, s, stride, left = geometry[14:25]
-    n_row_taps, n_column_taps = row_taps.size // 3, column_taps.size // 2
-    k = c * multiplier
+    n, k, multiplier, image, map_size, taps, twice, per_worker, vl = geometry[:9]
+    n_groups, run = groups.size // GROUP, pixels.size
     for worker in numba.prange(workers):
         sums = pointer(scratch, worker * per_worker)
-        source = after(sums, weights)
+        place = after(sums, places.size * vl)
+        r, b, c, e = pointer(rows, 0), pointer(blocks, 0), pointer(columns, 0), pointer(borders, 0)
         for channel in range(k * worker // workers, k * (worker + 1) // workers):
-            clear(sums, 0, r * s * vl)
-            for image in range(n):
-                for part in range(stripes):
-                    p = stripe * part
-                    count = min(stripe, rows - p)
-                    plane = pointer(x, (image * c + channel // multiplier) * height * width)
-                    top, bottom = copy_plane(
-                        source, lds, (count - 1) * vstride + extent, run, plane,
-                        height, width, up - p * vstride, left, stride, pointer(phases, 0), n_phases, False,
-                    )  # fmt: skip
-                    accumulate(
-                        sums, pointer(gy, ((image * k + channel) * rows + p) * q), q, count, q,
-                        source, lds, top, bottom, vstride, e, lcm, pointer(row_taps, 0), n_row_taps,
-                        pointer(column_taps, 0), n_column_taps, pointer(columns, 0), vl,
-                    )  # fmt: skip
-            collect(
-                pointer(gw, channel * r * s), sums, s, m, pointer(row_taps, 0), n_row_taps,
-                pointer(column_taps, 0), n_column_taps, vl,
-            )  # fmt: skip
+            clear(sums, 0, places.size * vl)
+            for i in range(n):
+                plane_of_x = pointer(x, (i * k + channel) // multiplier * image)
+                plane_of_gy = pointer(gy, (i * k + channel) * map_size)
+                source = place if run else plane_of_x
+                for group in range(n_groups):
+                    g = pointer(groups, GROUP * group)
+                    for j in range(g[3]):
+                        row = after(plane_of_x, copied[g[2] + j])
+                        copy_row(after(place, j * run), row, pointer(pixels, 0), run)
+                    for j in range(g[0], g[1]):
+                        if twice:
+                            outer_second(sums, plane_of_gy, source, pointer(steps, FIELDS * j), r, b, c, e)
+                        else:
+                            outer_each(sums, plane_of_gy, source, pointer(steps, FIELDS * j), r, b, c, e)
+            for i in range(places.size):
+                gw[channel * taps + places[i]] = total(after(sums, i * vl))
 
 
 class WeightGrad(Execution):
     """Geometry and tables of the weight gradient."""
 
-    def __init__(self, problem: ConvProblem, limit: int) -> None:
+    def __init__(self, problem: ConvProblem) -> None:
         v, h = plane_axes(problem)
         vl = machine.lanes(problem.dtype)
-        padded = PaddedRows(h, vl)
-        weights = v.kernel * h.kernel * vl
-        stripe = stripe_rows(v, padded.pitch * problem.itemsize, limit)
-        # the last vector may read past the last row: + 2 * vl
-        self.per_worker = weights + ((stripe - 1) * v.stride + v.extent) * padded.pitch + 2 * vl
+        image = Image(problem)
+        tall, wide = most()
+        schedule = Schedule(vl, image.stride, image.pitch, h.kernel)
+        bands = [
+            (start, schedule.band(image.columns(start, count), overlap=False))
+            for start, count in equalised(h.kernel, wide)
+        ]
+        walk = Rows(v.output, v.kernel, 0, v.stride, v.dilation)
+        sums = Sums(h.kernel)
+        steps: list[int] = []
+        groups: list[int] = []
+        for block in sorted(
+            row_blocks(walk, image.rows, image.stride, stripe(problem.itemsize, v, h), tall),
+            key=lambda b: b.row,
+        ):
+            first = len(steps) // FIELDS
+            ahead = _ahead(problem, block, image.in_place)
+            block, copy, copies = image.read(block)
+            for chunk in block.chunks:
+                for start, band in bands:
+                    count = len(band.columns.taps[0])
+                    at = sums.place(chunk, start, count)
+                    if max(chunk.reads) < 0:
+                        continue
+                    for run, reads in schedule.runs(block, chunk, band, 2**62):
+                        fields = {
+                            "gy": block.row * h.output, "ldg": vl if run.along else block.spacing * h.output,
+                            "height": run.height, "tall": chunk.tall, "wide": count, "rows": reads, "block": run.block,
+                            "blocks": run.blocks, "column": band.first_column, "sums": at * vl,
+                            "ahead_x": ahead[0], "ahead_gy": ahead[1],
+                        }  # fmt: skip
+                        steps += [fields[name] for name in OUTER]
+            groups += [first, len(steps) // FIELDS, copy, copies]
+        self.per_worker = apart(len(sums.taps) * vl + image.scratch, problem.itemsize)
         counts = [
-            problem.n, problem.c, problem.k // problem.c, -(-v.output // stripe), stripe, vl, self.per_worker,
-            weights, padded.pitch, padded.run, len(padded.phases), *lattice(v.kernel, v.stride, v.dilation),
-            v.size, v.output, v.kernel, v.stride, v.extent, v.lo, h.size, h.output, h.kernel, h.stride, h.lo,
+            problem.n, problem.k, problem.k // problem.c, v.size * h.size, v.output * h.output,
+            v.kernel * h.kernel, image.stride - 1, self.per_worker, vl,
         ]  # fmt: skip
         self.geometry = np.array(counts, np.int64)
-        tall, wide = most()
-        tables = (
-            padded.phases,
-            padded.columns,
-            chunks(v.kernel, v.stride, v.dilation, tall),
-            equalised(h.kernel, wide),
-        )
-        self.tables = [np.array(t, np.int64).ravel() for t in tables]
+        tables = (groups, image.copied, image.pixels, sums.taps)
+        self.tables = [
+            np.array(steps, np.int64),
+            *schedule.tables()[1:],
+            *(np.array(t, np.int64) for t in tables),
+        ]
         self.dtype, self.flops = problem.dtype, problem.flops
         self.workspace = self.per_worker * problem.itemsize * machine.machine().cores
 
@@ -141,3 +124,31 @@ class WeightGrad(Execution):
             self.geometry,
             *self.tables,
         )
+
+
+class Sums:
+    """Where the sums of each chunk's taps are, and of which taps they are."""
+
+    def __init__(self, kernel: int) -> None:
+        self.kernel = kernel
+        self.taps: list[int] = []
+        self.first: dict[tuple[int, int, int], int] = {}
+
+    def place(self, chunk: Chunk, start: int, count: int) -> int:
+        """Return the first of the sums of rows of taps by columns ``start .. start + count - 1``."""
+        key = chunk.tap, chunk.tall, start
+        if key not in self.first:
+            self.first[key] = len(self.taps)
+            rows = [chunk.tap + chunk.step * t for t in range(chunk.tall)]
+            self.taps += [r * self.kernel + s for r in rows for s in range(start, start + count)]
+        return self.first[key]
+
+
+def _ahead(problem: ConvProblem, block: Block, in_place: bool) -> tuple[int, int]:
+    """Return how far after a block's rows of x and of gy the next ones are that will be read."""
+    v, h = plane_axes(problem)
+    rows = block.height * block.spacing
+    if problem.n > 1 and block.row + rows >= v.output:  # the same map of the next image
+        x = problem.c * v.size * h.size - block.row * v.stride * h.size
+        return x * in_place, problem.k * v.output * h.output - block.row * h.output
+    return rows * v.stride * h.size * in_place, rows * h.output
