@@ -42,6 +42,7 @@ CASES = [
     "n1 c3 k3 i9x7 f3x3 s1x2 p2 g3 reflect",  # rows are copied
     "n1 c3 k3 i5x35 f3x7 p9:4x30:20 g3 circular",  # borders that do not come from one vector
     "n2 c3 k3 i50 f5 p2 g3 reflect",
+    "n1 c3 k6 i20x19 f5x4 s3x4 p4x3 d1x2 g3 circular",
 ]
 
 
@@ -60,7 +61,7 @@ def operands(problem, direction, low=-3, high=4):
 
 def run(problem, direction, first, second, shape, bias=(), activation=activations.NONE):
     out = np.full(shape, np.nan, problem.dtype)
-    execution = depthwise.build(problem, direction, 2**30)
+    execution = depthwise.build(problem, direction)
     execution.run(first, second, out, np.array(bias, problem.dtype), activation, np.empty(0, problem.dtype))
     return out
 
@@ -144,7 +145,7 @@ def test_rejects_in_words():
     for direction in Direction:
         assert depthwise.reject(problem, direction) is None
         assert depthwise.cost(problem, direction) > 0
-        assert depthwise.workspace(problem, direction, 2**30) >= 0
+        assert depthwise.workspace(problem, direction) >= 0
 
 
 GUARD = """
@@ -163,7 +164,7 @@ for line in sys.argv[1:]:
             first, second, out = (testing.guarded(shape, problem.dtype, at_end) for shape in shapes)
             first[...], second[...] = testing.normals(shapes[0], problem.dtype, 1), 1
             nothing = np.empty(0, problem.dtype)
-            depthwise.build(problem, direction, 2**30).run(first, second, out, nothing, activations.NONE, nothing)
+            depthwise.build(problem, direction).run(first, second, out, nothing, activations.NONE, nothing)
 print("done")
 """
 

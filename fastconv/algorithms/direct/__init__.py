@@ -39,7 +39,7 @@ class Direct(Algorithm):
         if problem.layout == "nhwc":
             return pixels.build(problem, direction, limit)
         if _by_plane(problem, direction):
-            return depthwise.build(problem, direction, limit)
+            return depthwise.build(problem, direction)
         return within(limit, functools.partial(_make, problem, direction))
 
 

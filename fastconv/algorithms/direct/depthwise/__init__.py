@@ -10,7 +10,6 @@ What each does is written down once in tables (`schedule`), which two micro-kern
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 
 from fastconv import machine
 from fastconv.algorithms.base import Execution
@@ -30,9 +29,9 @@ def reject(problem: ConvProblem, direction: Direction) -> str | None:
     return None
 
 
-def workspace(problem: ConvProblem, direction: Direction, limit: int) -> int:
-    """Return the bytes of scratch that an execution takes: a few rows, unless borders repeat the image."""
-    return build(problem, direction, limit).workspace
+def workspace(problem: ConvProblem, direction: Direction) -> int:
+    """Return the bytes of scratch that an execution takes: a few rows at the most."""
+    return build(problem, direction).workspace
 
 
 def cost(problem: ConvProblem, direction: Direction) -> float:
@@ -70,12 +69,8 @@ def _met(axis: Axis, tap: int) -> int:
 
 
 @functools.lru_cache(maxsize=256)
-def build(problem: ConvProblem, direction: Direction, limit: int) -> Execution:
-    """Make ready to run; ``limit`` binds what the frame of an input gradient takes."""
-    if direction is Direction.INPUT_GRAD and problem.padding_mode != "zeros":
-        from fastconv.algorithms.frame import framed
-
-        return framed(build(replace(problem, padding_mode="zeros"), direction, limit), problem, limit)
+def build(problem: ConvProblem, direction: Direction) -> Execution:
+    """Make ready to run."""
     if direction is Direction.FORWARD:
         from fastconv.algorithms.direct.depthwise.forward import Forward
 
