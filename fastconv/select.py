@@ -8,6 +8,7 @@ numbers are integers.  The reference needs no scratch and rejects nothing, so a 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 
 from fastconv.algorithms import find, on_gpu, registry
 from fastconv.algorithms.base import Algorithm
@@ -70,11 +71,14 @@ def ranked(
         return selection.problem, [selection.algorithm]
     problem = _in_served_layout(problem, direction, "auto", device)
     asked, carried = registry() if device == "cpu" else on_gpu(), carrier(problem)
-    costs = {
-        name: a.cost(carried, direction)
-        for name, a in asked.items()
-        if not _against(a, problem, carried, direction, settings)
-    }
+    costs: dict[str, float] = {}
+    least = inf
+    for name, algorithm in asked.items():
+        if _against(algorithm, problem, carried, direction, settings):
+            continue
+        if algorithm.floor(carried, direction) < least:
+            costs[name] = algorithm.cost(carried, direction)
+            least = min(least, costs[name])
     return problem, sorted(costs, key=costs.__getitem__)
 
 

@@ -38,7 +38,9 @@ def test_costs_are_seconds_for_every_layer(name, direction):
     for problem in LAYERS:
         algorithm = registry()[name]
         if algorithm.reject(problem, direction) is None:
-            assert 1e-7 < algorithm.cost(problem, direction) < 100
+            cost = algorithm.cost(problem, direction)
+            assert 1e-7 < cost < 100
+            assert algorithm.floor(problem, direction) <= cost
 
 
 def test_costs_know_the_vector_width():

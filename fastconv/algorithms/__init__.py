@@ -18,9 +18,9 @@ def registry() -> dict[str, Algorithm]:
 
     algorithms: tuple[Algorithm, ...] = (
         Winograd(),  #  fewer multiplications for small kernels
-        Fft(),  #       few multiplications for large kernels
         Direct(),  #    the definition, blocked for registers and caches
         Im2col(),  #    a matrix product over blocks lowered into cache
+        Fft(),  #       few multiplications for large kernels
         Reference(),  # NumPy: the definition as it is written
     )
     return {a.name: a for a in algorithms}

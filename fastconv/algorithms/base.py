@@ -83,11 +83,15 @@ class Algorithm(ABC):
 
     @abstractmethod
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
-        """Predict seconds from `fastconv.machine`, weights not prepared.
+        """Predict seconds by `fastconv.roofline`, weights not prepared; in microseconds, as a choice asks everyone.
 
         Never depends on the number of threads in use, so that the choice, and with it every bit of
         the result, does not either.
         """
+
+    def floor(self, problem: ConvProblem, direction: Direction) -> float:
+        """Return seconds that it cannot beat: one that another beats is not asked for its cost."""
+        return 0.0
 
     def error_growth(self, problem: ConvProblem, direction: Direction) -> float:
         """Return the factor of its rounding error over that of naive summation."""

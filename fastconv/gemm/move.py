@@ -273,6 +273,9 @@ def transpose(dst, d, ldd, src, s, lds, rows, columns):
 
     The last blocks overlap those before them: what that moves twice costs less than masks.
     """
+    if rows == 1 and ldd == 1:
+        write_row(dst, d, src, s, columns)
+        return
     if rows < BLOCK or columns < BLOCK:
         _transpose_narrow(dst, d, ldd, src, s, lds, rows, columns)
         return

@@ -8,7 +8,7 @@ turned on its way into cache, area by area, and what is around the image is put 
 from __future__ import annotations
 
 from fastconv import jit
-from fastconv.gemm.move import transpose
+from fastconv.gemm.move import transpose, write_row
 
 CHANNELS = 16  # turned at a time, row after row of an area: whole cache lines are written, few streams read
 
@@ -42,3 +42,18 @@ def turn_area(to, to0, pitch, pixel, x, x0, channels, h, w, border, row, rows, p
                     j = border[pair] - column
                     if 0 <= j < columns:
                         transpose(to, at + j * pixel, pixel, x, line + border[pair + 1], h * w, count, 1)
+
+
+@jit.inner
+def copy_area(to, to0, pitch, pixel, x, x0, channels, apart, w, border, row, rows, column, columns):
+    """Set ``to[to0 + i*pitch + j*pixel + c] = x[x0 + (border[row + i]*w + column + j)*apart + c]``: pixels are ``apart``.
+
+    Outside of the image stand zeros.
+    """
+    for i in range(rows):
+        for j in range(columns):
+            at = to0 + i * pitch + j * pixel
+            if border[row + i] >= 0 and 0 <= column + j < w:
+                write_row(to, at, x, x0 + (border[row + i] * w + column + j) * apart, channels)
+            else:
+                to[at : at + pixel] = 0

@@ -24,3 +24,6 @@ def test_transpose(dtype):
             expected[:columns, :rows] = src[:rows, :columns].T
             turned(dst.reshape(-1), 0, 21, src.reshape(-1), 0, 23, rows, columns)
             np.testing.assert_array_equal(dst, expected, f"{rows} x {columns}")
+    row = np.full(40, 7, dtype)
+    turned(row, 3, 1, src.reshape(-1), 5, 23, 1, 19)
+    np.testing.assert_array_equal(row, np.r_[[7] * 3, src.reshape(-1)[5:24], [7] * 18].astype(dtype))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 from fastconv import machine
 from fastconv.gemm.blocking import streams
 from fastconv.problem import ConvProblem, Direction
@@ -9,8 +11,8 @@ from fastconv.roofline import Sizes, multiply, seconds, sizes
 
 COLUMNS = 256  # of a block of results, at the least
 KC = 384  # steps of a chunk
-CHANNELS = 64  # of a block of the weight gradient, which has so many tasks at the least
-TASKS = 8
+PIXELS = 256  # of an area of the weight gradient: C passes through L2 once for as many steps
+TASKS = 8  # of the weight gradient at the least; never taken from the machine's cores, for the result's bits' sake
 
 
 def cost(problem: ConvProblem, direction: Direction) -> float:
@@ -68,27 +70,56 @@ def correlation(s: Sizes, direction: Direction, itemsize: int) -> dict[str, floa
 
 
 def weight_grad(s: Sizes, itemsize: int) -> dict[str, float]:
-    """Count a weight gradient: stripes filled and turned, gradients turned, products and sums of splits."""
-    vl, third = machine.tile(itemsize).vl, machine.machine().l2 // 3 // itemsize
-    vectors = -(-s.c // vl)
-    c_blocks = max(-(-vectors * vl // CHANNELS), min(2, vectors // 2), 1)
-    m_blocks = max(-(-s.m * s.taps * CHANNELS // third), min(2, s.m // 32), 1)
-    splits = max(1, -(-TASKS // (c_blocks * m_blocks * s.groups)))
-    # an area's stripe, its channels side by side, may fill a sixth of L2; areas overlap by the kernel's reach
-    phases = min(s.stride_h * s.stride_w, s.taps)
-    pitch = min(s.q, COLUMNS) + s.reach_w // s.stride_w
-    down = s.reach_h // s.stride_h
-    fitting = third // (2 * -(-vectors // c_blocks) * vl * phases * pitch) - down
-    rows = max(1, min(s.p, COLUMNS // pitch, fitting))
-    areas = s.n * -(-s.p // rows) * -(-s.q // COLUMNS)
-    pixels = s.n * s.p * s.q
-    turned = s.groups * m_blocks * s.c * areas * phases * (rows + down) * pitch / vl
-    strided = s.stride_w > 1
+    """Count a weight gradient: areas turned, products and sums of splits."""
+    tile, third = machine.tile(itemsize), machine.machine().l2 // 3 // itemsize
+    merged = mergeable(s.groups, s.c, tile.vl)
+    groups, c, m = s.groups // merged, s.c * merged, s.m * merged
+    vectors, pixels = -(-c // tile.vl), s.n * s.p * s.q
+    c_blocks, m_blocks = cut(m, vectors, s.taps, pixels, groups, merged > 1, True, third, tile)
+    splits = max(1, -(-TASKS // (c_blocks * m_blocks * groups)))
+    # areas overlap by the kernel's reach; rows between those of a kernel of one row are left out
+    q = min(s.q, PIXELS)
+    rows = max(
+        1, min(s.p, PIXELS // q, third // (-(-vectors // c_blocks) * tile.vl * s.stride_w * s.stride_h * q))
+    )
+    high = (rows - 1) * (s.stride_h if s.reach_h else 1) + s.reach_h + 1
+    areas = s.n * -(-s.p // rows) * -(-s.q // q)
+    width = -(-vectors // c_blocks)
+    columns = -(-width // tile.nr)  # of tiles
+    turned = groups * m_blocks * vectors * areas * high * ((q - 1) * s.stride_w + s.reach_w + 1)
     return {
-        "products": s.groups * c_blocks * multiply(s.m, -(-vectors // c_blocks), s.taps * pixels, itemsize),
-        "fill": 0 if strided else turned,
-        "fill strided": turned if strided else 0,
-        "turn": s.groups * c_blocks * s.m * pixels / vl,
-        "sums": splits * s.groups * s.m * s.c * s.taps / vl,
-        "tasks": s.groups * c_blocks * m_blocks * areas,
+        "products": groups * c_blocks * multiply(m, -(-vectors // c_blocks), s.taps * pixels, itemsize),
+        "turn": turned,
+        "sums": splits * s.groups * s.m * s.c * s.taps / tile.vl,
+        "rows": groups * c_blocks * columns * -(-m // tile.mr) * s.taps * s.n * s.p * -(-s.q // q),
+        "tasks": groups * c_blocks * m_blocks * areas,
     }
+
+
+def mergeable(groups: int, channels: int, vl: int) -> int:
+    """Return how many groups of the weight gradient fill a vector together: a divisor of their number."""
+    return max(i for i in range(1, max(1, min(groups, vl // channels)) + 1) if groups % i == 0)
+
+
+def cut(
+    m: int,
+    vectors: int,
+    taps: int,
+    pixels: int,
+    groups: int,
+    whole: bool,
+    planar: bool,
+    third: int,
+    tile: machine.Tile,
+) -> tuple[int, int]:
+    """Cut the channels of a weight gradient into blocks of (c, k), whose sums take a third of L2 at most.
+
+    Every block of k turns x again, every split of the pixels instead is a partial sum to be written and added.
+    """
+    c_blocks = 1 if whole else max(-(-vectors // (2 * tile.nr)), min(2, vectors // 2), 1)
+    panels, missing = -(-m // tile.mr), -(-TASKS // (c_blocks * groups))
+    least = -(-panels * tile.mr * taps * -(-vectors // c_blocks) * tile.vl // third)
+    wanted = (
+        min(missing, round(sqrt(missing * m * taps / (2 * max(1, pixels))))) if planar else min(2, m // 32)
+    )
+    return c_blocks, min(panels, max(1, least, wanted))

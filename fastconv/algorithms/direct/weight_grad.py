@@ -1,15 +1,18 @@
-"""The weight gradient with nothing lowered: every tap reads the same transposed stripe.
+"""The weight gradient with nothing lowered: every tap reads the same pixels from another beginning.
 
-    gw[k, c, tap] = sum over pixels j of  gy[k, j] * x[c, j + tap]
+    gw[k, tap, c] = sum over pixels of  gy[pixel, k] * x[pixel + tap, c]
 
-A task owns a block of (k, c) for all taps.  For each area of pixels it copies the stripe of its channels
-(`cpu.py`), turns it to ``[pixel][channel]``, and turns gy to panels ``[pixel][mr]``.  Then each tap is a
-product over the pixels whose rows of B are found through a table of pixel offsets, from where the tap
-begins.  A stripe is copied and turned once for all its taps and all k of the task.
+A step of the tile is a pixel: it broadcasts channels of gy, wherever they stand, against vectors of channels of
+x, which have to be neighbours.  So they are in images held pixel by pixel; others are turned area by area
+(`gemm/turn.py`).  A task owns a block of (k, c) for all taps, and a part of the pixels.
+
+Where few channels would leave lanes idle, the taps of a row of the kernel, whose pixels are neighbours, are taken
+for channels: (s, c) together; or those of several groups are, and of all their products the ones within a group kept.
 """
 
 from __future__ import annotations
 
+import functools
 from math import prod
 from typing import Any, NamedTuple
 
@@ -17,190 +20,269 @@ import numba
 import numpy as np
 
 from fastconv import jit, machine, threads, workspace
-from fastconv.algorithms.base import Array, Execution, flat
-from fastconv.algorithms.correlation import pass_of
-from fastconv.algorithms.direct.cpu import area_of, fill, plan_stripe
-from fastconv.algorithms.direct.dense import Stripe, describe, tables_of
-from fastconv.gemm.blocking import odd_lines
+from fastconv.algorithms.base import Array, Execution, flat, pixels
+from fastconv.algorithms.correlation import AxisPass, Pass, pass_of
+from fastconv.algorithms.direct.cost import PIXELS, TASKS, cut, mergeable
+from fastconv.algorithms.direct.pixels.correlation import ONE_ROW, leaves
+from fastconv.algorithms.direct.pixels.cpu import copy_rows
+from fastconv.gemm.gathered import tile_over_pixels
 from fastconv.gemm.move import SLACK, transpose
-from fastconv.gemm.record import joined, record
+from fastconv.gemm.record import joined as joined_tables
+from fastconv.gemm.record import record
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.splits import add_splits
-from fastconv.gemm.tile import tile_indexed
+from fastconv.gemm.turn import turn_area
 from fastconv.problem import ConvProblem, Direction
 
-COLUMNS = 256  # pixels of an area
-CHANNELS = 64  # of a block: 4 vectors
-TASKS = 8  # wanted at least; splits of the pixels never depend on the machine, for the result's bits' sake
 
+class Geometry(NamedTuple):
+    """A weight gradient and its blocks, as numbers."""
 
-class Blocks(NamedTuple):
-    """How (k, c) and the pixels are cut."""
-
+    n: int
+    groups: int
+    channels: int  # of x, in a group
+    m: int  #         channels of gy in a group
+    p: int
+    q: int
+    source_h: int
+    source_w: int
+    stride_h: int
+    stride_w: int
+    first_h: int  #   pixel of the first tap at position 0
+    first_w: int
+    span_h: int
+    span_w: int
+    row_blocks: int
+    block_q: int
+    q_blocks: int
     c_blocks: int
     m_blocks: int
     splits: int
-    taps: int
-    ld: int  #    row length of the turned stripe
-    turned: int  # where parts of a worker's scratch begin
-    panel: int
+    taps: int  #      of the kernel
+    runs: int  #      of taps: rows of the kernel, or each tap
+    joined: bool  #   whether a run is a row of the kernel
+    vectors: int  #   of channels, or of (s, c)
+    merged: int  #    groups taken for one
+    planar: bool  #   whether images are held channel by channel
+    copied: bool
+    pitch: int
+    pixel: int
+    row_step: int  #  rows of a copied area from one row of results to the next
+    rows_at: int  # in the tables behind the offsets of runs: [row under results] -> row of x, or -1
+    edges_at: int  #  pairs (column outside of x, the column that it repeats)
+    edges: int
+    ld: int  #        row length of C
     c_start: int
     scratch: int
-    pixels: int  # of a full area
+    rows: int  #      of a full area
+    mr: int
+    nr: int
+    vl: int
 
 
 @jit.kernel
-def accumulate(workers, counter, x, gy, partial, scratch, steps, lists, geos, tables, cuts):
+def accumulate(workers, counter, x, gy, partial, scratch, lists, geos, tables):
     """Compute every split's partial gw; tasks are splits x groups x blocks of (k, c)."""
     for worker in numba.prange(workers):
-        _work(worker, counter, x, gy, partial, scratch, steps, lists, geos[0], tables, cuts[0])
+        _work(worker, counter, x, gy, partial, scratch, lists, geos[0], tables)
 
 
 @jit.inner
-def _work(worker, counter, x, gy, partial, scratch, steps, lists, geo, tables, blocks):
-    segments = lists[worker * geo.segments : (worker + 1) * geo.segments]
-    base = worker * blocks.scratch
-    own_steps = steps[2 * worker * blocks.pixels : 2 * (worker + 1) * blocks.pixels]
+def _work(worker, counter, x, gy, partial, scratch, lists, geo, tables):
+    base = worker * geo.scratch
+    c0 = base + geo.c_start
+    rows = lists[2 * worker * geo.rows : 2 * (worker + 1) * geo.rows]
+    source = scratch if geo.planar or geo.copied else x
     panels = -(-geo.m // geo.mr)
-    vectors = -(-geo.channels // geo.vl)
     areas = geo.row_blocks * geo.q_blocks
-    tasks = blocks.splits * geo.groups * blocks.c_blocks * blocks.m_blocks
     task = next_task(counter)
-    while task < tasks:
-        rest, m_block = task // blocks.m_blocks, task % blocks.m_blocks
-        rest, c_block = rest // blocks.c_blocks, rest % blocks.c_blocks
+    while task < geo.splits * geo.groups * geo.c_blocks * geo.m_blocks:
+        rest, m_block = task // geo.m_blocks, task % geo.m_blocks
+        rest, c_block = rest // geo.c_blocks, rest % geo.c_blocks
         split, group = rest // geo.groups, rest % geo.groups
-        v0, v1 = part(vectors, blocks.c_blocks, c_block), part(vectors, blocks.c_blocks, c_block + 1)
-        ch0, ch1 = v0 * geo.vl, min(v1 * geo.vl, geo.channels)
-        p0, p1 = part(panels, blocks.m_blocks, m_block), part(panels, blocks.m_blocks, m_block + 1)
-        begin = part(geo.n * areas, blocks.splits, split)
-        for i in range(begin, part(geo.n * areas, blocks.splits, split + 1)):
-            area = area_of(geo, i % areas)
-            plane = i // areas * geo.groups + group
-            n = plan_stripe(segments, area, geo, tables)
-            fill(scratch, base, x, plane * geo.channels + ch0, ch1 - ch0, geo, segments, n)
-            size = geo.phases_h * geo.phases_w * geo.phase_size
-            transpose(scratch, base + blocks.turned, blocks.ld, scratch, base, size, ch1 - ch0, size)
-            pixels = _steps(own_steps, area, geo.pitch * blocks.ld, blocks.ld)
-            for p in range(p0, p1):
-                m0, m1 = part(geo.m, panels, p), part(geo.m, panels, p + 1)
-                _panel(scratch, base + blocks.panel, gy, plane * geo.m + m0, m1 - m0, area, geo)
-                c0 = base + blocks.c_start + (m0 - part(geo.m, panels, p0)) * blocks.taps * blocks.ld
-                _multiply(
-                    scratch, base, c0, own_steps, pixels, m1 - m0, v1 - v0, i > begin, geo, tables, blocks
+        v0, v1 = part(geo.vectors, geo.c_blocks, c_block), part(geo.vectors, geo.c_blocks, c_block + 1)
+        ch0 = v0 * geo.vl
+        channels = geo.channels if geo.joined else min(v1 * geo.vl, geo.channels) - ch0
+        first, last = part(panels, geo.m_blocks, m_block), part(panels, geo.m_blocks, m_block + 1)
+        k0, k1 = part(geo.m, panels, first), part(geo.m, panels, last)
+        begin = part(geo.n * areas, geo.splits, split)
+        for i in range(begin, part(geo.n * areas, geo.splits, split + 1)):
+            image, row_block, q_block = i // areas, i % areas // geo.q_blocks, i % geo.q_blocks
+            p0, p1 = part(geo.p, geo.row_blocks, row_block), part(geo.p, geo.row_blocks, row_block + 1)
+            q0 = q_block * geo.block_q
+            q1 = min(q0 + geo.block_q, geo.q)
+            down, right = p0 * geo.stride_h + geo.first_h, q0 * geo.stride_w + geo.first_w
+            b0 = base
+            if geo.planar:
+                plane = ((image * geo.groups + group) * geo.channels + ch0) * geo.source_h * geo.source_w
+                turn_area(
+                    scratch, base, geo.pitch, geo.pixel, x, plane, channels, geo.source_h, geo.source_w, tables,
+                    geo.rows_at + p0 * geo.row_step, (p1 - p0 - 1) * geo.row_step + geo.span_h, geo.edges_at,
+                    geo.edges, right, (q1 - q0 - 1) * geo.stride_w + geo.span_w,
+                )  # fmt: skip
+            elif geo.copied:
+                copy_rows(scratch, base, x, image, group * geo.channels + ch0, channels, p0, p1, q0, q1, geo)
+            else:
+                b0 = (
+                    ((image * geo.source_h + down) * geo.source_w + right) * geo.pixel
+                    + group * geo.channels
+                    + ch0
                 )
-        rows = part(geo.m, panels, p1) - part(geo.m, panels, p0)
-        to = (split * geo.groups + group) * geo.m + part(geo.m, panels, p0)
-        to = (to * geo.channels + ch0) * blocks.taps
-        _store(partial, to, scratch, base + blocks.c_start, rows, ch1 - ch0, geo, blocks)
+            for p in range(p0, p1):
+                if geo.planar:
+                    at = ((image * geo.groups + group) * geo.m * geo.p + p) * geo.q + q0
+                else:
+                    at = ((image * geo.p + p) * geo.q + q0) * geo.groups * geo.m + group * geo.m
+                rows[2 * (p - p0)] = at
+                rows[2 * (p - p0) + 1] = (p - p0) * geo.row_step * geo.pitch
+            for panel in range(first, last):
+                m0 = part(geo.m, panels, panel)
+                at = c0 + (m0 - k0) * geo.runs * geo.ld
+                mr = part(geo.m, panels, panel + 1) - m0
+                _multiply(
+                    scratch, at, gy, m0, source, b0, rows, p1 - p0, q1 - q0, mr, v1 - v0, i > begin, geo,
+                    tables,
+                )  # fmt: skip
+        first_channel = 0 if geo.joined else ch0
+        _store(partial, split, group, k0, first_channel, scratch, c0, k1 - k0, channels, geo)
         task = next_task(counter)
 
 
 @jit.inner
-def _steps(steps, area, row_step, step):
-    """Tabulate where each pixel of an area stands in the turned stripe; return their number."""
-    _, rows, _, columns = area
-    for row in range(rows):
-        for q in range(columns):
-            pixel = row * columns + q
-            steps[2 * pixel], steps[2 * pixel + 1] = pixel, row * row_step + q * step
-    return rows * columns
-
-
-@jit.inner
-def _panel(scratch, a0, gy, channel, mr, area, geo):
-    """Turn an area of ``mr`` channels of gy to [pixel][mr]."""
-    p0, rows, q0, columns = area
-    size = geo.p * geo.q
-    source = channel * size + p0 * geo.q + q0
-    if columns == geo.q:
-        transpose(scratch, a0, mr, gy, source, size, mr, rows * columns)
-    else:
-        for row in range(rows):
-            transpose(scratch, a0 + row * columns * mr, mr, gy, source + row * geo.q, size, mr, columns)
-
-
-@jit.inner
-def _multiply(scratch, base, c0, steps, pixels, mr, vectors, more, geo, tables, blocks):
-    """C[mr][tap][channel] (+)= panel * turned stripe, tap by tap."""
-    groups = -(-vectors // geo.nr)
-    for tap in range(blocks.taps):
-        b0 = base + blocks.turned + tables[tap] * blocks.ld
-        for g in range(groups):
-            v = part(vectors, groups, g)
-            nr = part(vectors, groups, g + 1) - v
-            tile_indexed(
-                scratch, c0 + tap * blocks.ld + v * geo.vl, blocks.taps * blocks.ld, scratch,
-                base + blocks.panel, scratch, b0 + v * geo.vl, steps, 0, pixels, mr, nr, more,
+def _multiply(c, c0, gy, m0, x, b0, rows, count, length, mr, vectors, more, geo, tables):
+    """C[mr][run][channel] (+)= gy * x over the rows of an area, run by run."""
+    apart, step = (geo.p * geo.q, 1) if geo.planar else (1, geo.groups * geo.m)
+    blocks = -(-vectors // geo.nr)
+    for run in range(geo.runs):
+        for block in range(blocks):
+            v = part(vectors, blocks, block)
+            nr = part(vectors, blocks, block + 1) - v
+            tile_over_pixels(
+                c, c0 + run * geo.ld + v * geo.vl, geo.runs * geo.ld, gy, m0 * apart, apart, step, x,
+                b0 + tables[run] + v * geo.vl, geo.stride_w * geo.pixel, rows, count, length, mr, nr, more, None,
             )  # fmt: skip
 
 
 @jit.inner
-def _store(partial, to, c, c0, rows, channels, geo, blocks):
-    """Write C[row][tap][channel] to gw[row][channel][tap]."""
+def _store(partial, split, group, k0, ch0, scratch, c0, rows, channels, geo):
+    """Write C[row][run][channel] to gw[row][channel][tap]; of merged groups the row's own channels."""
+    across, own = geo.taps // geo.runs, geo.channels // geo.merged
     for row in range(rows):
-        at = to + row * geo.channels * blocks.taps
-        transpose(
-            partial, at, blocks.taps, c, c0 + row * blocks.taps * blocks.ld, blocks.ld, blocks.taps, channels
-        )
+        to = (((split * geo.groups + group) * geo.m + k0 + row) * own + ch0) * geo.taps
+        source = c0 + row * geo.runs * geo.ld
+        if geo.joined:
+            for run in range(geo.runs):
+                transpose(
+                    partial,
+                    to + run * across,
+                    geo.taps,
+                    scratch,
+                    source + run * geo.ld,
+                    channels,
+                    across,
+                    channels,
+                )
+        elif geo.merged > 1:
+            source += (k0 + row) * geo.merged // geo.m * own
+            transpose(partial, to, geo.taps, scratch, source, geo.ld, geo.taps, own)
+        else:
+            transpose(partial, to, geo.taps, scratch, source, geo.ld, geo.taps, channels)
+
+
+def geometry(problem: ConvProblem, p: Pass, cache: int) -> Geometry:
+    """Choose blocks for ``cache`` bytes: an area of x may fill a third, C another."""
+    planar, tile = problem.layout != "nhwc", machine.tile(problem.itemsize)
+    vl, third = tile.vl, cache // 3 // problem.itemsize
+    merged = mergeable(p.groups, p.channels, vl)
+    groups, channels, m = p.groups // merged, p.channels * merged, p.m * merged
+    n, rows, last = _axes(p, planar)
+    across, taps = len(last.taps[0]), prod(p.kernel)
+    joined = _joins(last, channels, p.groups, vl)
+    vectors = -(-(across * channels if joined else channels) // vl)
+    runs = len(rows.taps[0]) if joined else len(rows.taps[0]) * across
+    c_blocks, m_blocks = cut(m, vectors, taps, p.columns, groups, joined or merged > 1, planar, third, tile)
+    ld, panels = -(-vectors // c_blocks) * vl, -(-m // tile.mr)
+
+    copied = planar or leaves(rows) or leaves(last) or joined or channels % vl > 0
+    pixel = (channels if joined else ld) if copied else groups * channels
+    span_h, span_w = (a.offsets[-1] - a.offsets[0] + 1 for a in (rows, last))
+    row_step = 1 if planar and span_h == 1 else rows.stride
+    area = max(1, min(PIXELS, third // (max(1, last.stride * row_step) * pixel if copied else 1)))
+    q_blocks = -(-last.outputs // area)
+    block_q = -(-last.outputs // q_blocks)
+    row_blocks = -(-rows.outputs // max(1, area // block_q))
+    block_rows = -(-rows.outputs // row_blocks)
+    areas = n * row_blocks * q_blocks
+
+    pitch = ((block_q - 1) * last.stride + span_w) * pixel if copied else last.source * pixel
+    stripe = ((block_rows - 1) * row_step + span_h) * pitch if copied else 0
+    c_start = -(-(stripe + tile.nr * vl + SLACK) // 16) * 16
+    scratch = c_start + -(-panels // m_blocks) * tile.mr * runs * ld + SLACK
+    under = (rows.outputs - 1) * row_step + span_h  # rows of x, all areas one below the other
+    return Geometry(
+        n=n, groups=groups, channels=channels, m=m, p=rows.outputs, q=last.outputs, source_h=rows.source,
+        source_w=last.source, stride_h=rows.stride, stride_w=last.stride, first_h=rows.offsets[0],
+        first_w=last.offsets[0], span_h=span_h, span_w=span_w, row_blocks=row_blocks, block_q=block_q,
+        q_blocks=q_blocks, c_blocks=c_blocks, m_blocks=m_blocks,
+        splits=max(1, min(areas, -(-TASKS // (c_blocks * m_blocks * groups)))), taps=taps, runs=runs,
+        joined=joined, vectors=vectors, merged=merged, planar=planar, copied=copied, pitch=pitch, pixel=pixel,
+        row_step=row_step, rows_at=runs, edges_at=runs + under, edges=len(last.border), ld=ld, c_start=c_start,
+        scratch=-(-scratch // 16) * 16, rows=block_rows, mr=tile.mr, nr=tile.nr, vl=vl,
+    )  # fmt: skip
+
+
+def _axes(p: Pass, planar: bool) -> tuple[int, AxisPass, AxisPass]:
+    """Return the images and two axes; images that are a row of pixels each are one row if pixels are neighbours."""
+    rows, last = (ONE_ROW, *p.axes)[-2:]
+    if not planar and len(p.axes) == 1 and last.is_identity:
+        pixels = p.n * last.outputs
+        return 1, rows, AxisPass(pixels, pixels, pixels, 1, last.taps)
+    return p.n, rows, last
+
+
+def _joins(axis: AxisPass, channels: int, groups: int, vl: int) -> bool:
+    """Tell whether the taps of a row of the kernel are channels side by side, and fill fewer vectors so."""
+    taps = axis.taps[0]
+    if groups > 1 or len(taps) == 1 or taps[1][1] - taps[0][1] > 1:
+        return False
+    return -(-len(taps) * channels // vl) < len(taps) * -(-channels // vl)
 
 
 class WeightGrad(Execution):
-    """The weight gradient from turned stripes."""
+    """The weight gradient; blocks for ``cache`` bytes."""
 
     def __init__(self, problem: ConvProblem, cache: int) -> None:
-        p = pass_of(problem, Direction.FORWARD)
-        itemsize = problem.itemsize
-        tile = machine.tile(itemsize)
-        taps = prod(p.kernel)
-        vectors, panels = -(-p.channels // tile.vl), -(-p.m // tile.mr)
-        # Halves of (k, c) first, while they keep 32 rows and 2 vectors; then splits of the pixels.
-        c_blocks = max(-(-vectors * tile.vl // CHANNELS), min(2, vectors // 2), 1)
-        ld = odd_lines(-(-vectors // c_blocks) * tile.vl, tile.vl)
-        third = cache // 3 // itemsize
-        m_blocks = max(-(-panels * tile.mr * taps * ld // third), min(2, p.m // 32), 1)
-        m_blocks = min(panels, m_blocks)
-        s = Stripe.of(p, COLUMNS, third // (2 * ld), tile.vl)
-        areas = p.n * s.row_blocks * s.q_blocks
-        splits = max(1, min(areas, -(-TASKS // (c_blocks * m_blocks * p.groups))))
-        self.problem, self.flops = problem, p.flops
-        self.pixels = s.block_rows * s.block_q
-        turned = -(-(ld * s.channel_size + SLACK) // 16) * 16
-        panel = 2 * turned
-        c_start = -(-(panel + tile.mr * self.pixels + SLACK) // 16) * 16
-        scratch = c_start + -(-panels // m_blocks) * tile.mr * taps * ld + SLACK
-        scratch = -(-scratch // 16) * 16
-        self.scratch, self.splits, self.segments = scratch, splits, s.segments
-        self.blocks = record(
-            Blocks(c_blocks, m_blocks, splits, taps, ld, turned, panel, c_start, scratch, self.pixels)
+        self.walk = p = pass_of(problem, Direction.FORWARD)
+        self.geometry = g = geometry(problem, p, cache)
+        self.dtype, self.flops, cores = problem.dtype, p.flops, machine.machine().cores
+        weights = p.groups * p.m * p.channels * g.taps
+        self.partial = 0 if g.splits == 1 else -(-g.splits * weights // 16) * 16
+        self.workspace = (self.partial + cores * g.scratch) * problem.itemsize + 16 * cores * g.rows
+
+    @functools.cached_property
+    def described(self) -> tuple[Array, Array]:
+        """Geometry and tables: where runs of taps begin, rows of x, and what columns outside of it repeat."""
+        g = self.geometry
+        _, rows, last = _axes(self.walk, g.planar)
+        (first_h, first_w), heads = (
+            (rows.offsets[0], last.offsets[0]),
+            last.taps[0][: 1 if g.joined else None],
         )
-        self.tables, starts = joined(offset=list(s.views(p).values()), **tables_of(s))
-        self.geometry = describe(
-            p,
-            s,
-            itemsize,
-            starts,
-            m_blocks=m_blocks,
-            chunks=1,
-            ld=ld,
-            panel=panel,
-            c_start=c_start,
-            scratch=scratch,
-        )
-        self.partial = 0 if splits == 1 else -(-splits * p.groups * p.m * p.reduction // 16) * 16
-        self.workspace = (self.partial + machine.machine().cores * scratch) * itemsize
+        runs = [(h - first_h) * g.pitch + (w - first_w) * g.pixel for _, h in rows.taps[0] for _, w in heads]
+        under = first_h + rows.stride // g.row_step * np.arange(g.edges_at - g.rows_at)
+        tables, _ = joined_tables(runs=runs, rows=rows.sources(under), edges=last.border)
+        return record(g), tables
 
     def run(
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
-        workers = threads.workers(self.flops)
-        scratch = workspace.take(self.partial + workers * self.scratch, self.problem.dtype)
+        geo, workers = self.geometry, threads.workers(self.flops)
+        view = flat if geo.planar else pixels
+        scratch = workspace.take(self.partial + workers * geo.scratch, self.dtype)
         partial = scratch[: self.partial] if self.partial else flat(out)
         threads.launch(
-            accumulate, self.flops, np.zeros(1, np.int64), flat(first), flat(second), partial,
-            scratch[self.partial :], np.empty(2 * workers * self.pixels, np.int64),
-            np.empty(workers * self.segments, np.int64),
-            self.geometry, self.tables, self.blocks,
+            accumulate, self.flops, np.zeros(1, np.int64), view(first), view(second), partial,
+            scratch[self.partial :], np.empty(2 * workers * geo.rows, np.int64), *self.described,
         )  # fmt: skip
         if self.partial:
-            threads.launch(add_splits, float(self.partial), partial, flat(out), self.splits)
+            threads.launch(add_splits, float(self.partial), partial, flat(out), geo.splits)

@@ -43,6 +43,9 @@ class Fft(Algorithm):
         choice = _small_tiles(problem, direction, ANY)
         return choice.seconds if choice else signal.cost(problem, direction)
 
+    def floor(self, problem: ConvProblem, direction: Direction) -> float:
+        return cut.floor(problem)
+
     def error_growth(self, problem: ConvProblem, direction: Direction) -> float:
         # measured: 8 / sqrt(reduction) at most in the mean; not less than 2, for the error of a result is in
         # proportion to the largest in its tile, not to its own products

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from math import inf, prod
 from typing import NamedTuple
 
 from fastconv import machine
 from fastconv.algorithms.fft.codelets import CHANNEL_COLUMNS, DENSE_COLUMNS, SIZES
 from fastconv.algorithms.fft.tile2d import frequencies, scratch_size
 from fastconv.problem import ConvProblem, Direction
-from fastconv.roofline import multiply, rates, seconds
+from fastconv.roofline import CYCLES, multiply, rates, seconds
 
 LEVEL = 0.22  # of a transform: what it costs beside loading, transposing and storing
 BLOCKS = (16, 32, 64, 128)  # tiles summed at once in a dense weight gradient
@@ -64,7 +66,10 @@ class Choice(NamedTuple):
         return (self.shared + machine.machine().cores * self.worker) * itemsize
 
 
-def _fitting(extent: int, output: int, sizes: tuple[int, ...]) -> list[tuple[int, int]]:
+Fitting = list[tuple[int, int]]  # sizes, and the tiles that each needs along its axis
+
+
+def _fitting(extent: int, output: int, sizes: tuple[int, ...]) -> Fitting:
     """Return the sizes that hold a kernel, up to the first that needs but one tile, and the tiles each needs."""
     fitting = []
     for a in sizes:
@@ -80,59 +85,73 @@ def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | N
     """Return the size of least work, or else the cheapest that stays within the limit, or None."""
     if unsuited(problem, direction):
         return None
-    back = direction is Direction.INPUT_GRAD
-    (e, p), (f, q) = ((1, 1), *((a.extent, a.size if back else a.output) for a in problem.axes))[-2:]
+    back, n, g = direction is Direction.INPUT_GRAD, problem.n, problem.groups
+    (e, p), (f, q) = ((1, 1), *[(a.extent, a.size if back else a.output) for a in problem.axes])[-2:]
     c, k = (problem.k, problem.c) if back else (problem.c, problem.k)
-    per_channel = c == problem.groups and (k == c or not back)
-    blocks, share = (1,), 1  # tiles to be taken at once, the fewest first, and those that make one
+    per_channel = c == g and (k == c or not back)
+    unit = machine.tile(problem.itemsize)
+    blocks: Sequence[int] = (1,)  # tiles to be taken at once, the fewest first
+    share = 1  # those that make one
     if direction is Direction.WEIGHT_GRAD and not per_channel:
         blocks = BLOCKS
     elif not per_channel:
-        unit = machine.tile(problem.itemsize)
-        blocks, share = tuple(range(1, unit.nr + 1)), unit.vl * machine.machine().cores
-    columns = (1,) if e == 1 else CHANNEL_COLUMNS if per_channel else DENSE_COLUMNS
-
-    high, wide = _fitting(e, p, columns), _fitting(f, q, SIZES)
+        blocks, share = range(1, unit.nr + 1), unit.vl * machine.machine().cores
+    high = _fitting(e, p, (1,) if e == 1 else CHANNEL_COLUMNS if per_channel else DENSE_COLUMNS)
+    wide = _fitting(f, q, SIZES)
     if not (high and wide):
         return None
-    kernels, channels = k // problem.groups * c // problem.groups, (c + k) // problem.groups
+    c, k = c // g, k // g
 
-    def work(ah: int, th: int, aw: int, tw: int) -> float:
-        """Weigh transforms of tiles and of kernels, products, and kernels in memory, roughly: there are many sizes."""
-        tiles, samples = problem.n * th * tw, ah * aw
-        return samples * (10 * _levels(samples) * (tiles * channels + 1.5 * kernels) + (tiles + 6) * kernels)
+    def choice(ah: int, aw: int, block: int) -> Choice:
+        step = min(ah - e + 1, p), min(aw - f + 1, q)
+        count = -(-p // step[0]), -(-q // step[1])
+        cut = Cut(
+            g, c, k, (ah, aw), step, count, n * count[0] * count[1], frequencies(ah, aw), unit.vl, block,
+            scratch_size(ah, aw, unit.vl), per_channel, problem.itemsize,
+        )  # fmt: skip
+        return _choice(problem, direction, cut)
 
-    middle = high[len(high) // 2]
-    aw, tw = min(wide, key=lambda size: work(*middle, *size))
-    ah, th = min(high, key=lambda size: work(*size, aw, tw))
-    tiles = problem.n * th * tw
-
-    def choice(size: tuple[int, int], block: int) -> Choice:
-        return _choice(problem, direction, cut_of(problem, direction, size, block, per_channel))
-
+    ah, aw, tiles = _cheapest(high, wide, n, c + k, c * k)
     # the more tiles share a load of U, or of the sums, the better
-    first = choice((ah, aw), next((b for b in blocks if b * share >= tiles), blocks[-1]))
+    first = choice(ah, aw, next((b for b in blocks if b * share >= tiles), blocks[-1]))
     if first.bytes(problem.itemsize) <= limit:
         return first
-    every = [choice((ah, aw), block) for ah, _ in high for aw, _ in wide for block in blocks]
+    every = [choice(ah, aw, block) for ah, _ in high for aw, _ in wide for block in blocks]
     within = [o for o in every if o.bytes(problem.itemsize) <= limit]
     return min(within, key=lambda o: o.seconds, default=None)
 
 
-def cut_of(
-    problem: ConvProblem, direction: Direction, size: tuple[int, int], vectors: int, per_channel: bool
-) -> Cut:
-    """Cut a problem into tiles of a size."""
-    back = direction is Direction.INPUT_GRAD
-    (e, p), (f, q) = ((1, 1), *((a.extent, a.size if back else a.output) for a in problem.axes))[-2:]
-    c, k = (problem.k, problem.c) if back else (problem.c, problem.k)
-    (ah, aw), lanes, g = size, machine.tile(problem.itemsize).vl, problem.groups
-    mh, mw = min(ah - e + 1, p), min(aw - f + 1, q)
-    th, tw = -(-p // mh), -(-q // mw)
-    return Cut(
-        g, c // g, k // g, size, (mh, mw), (th, tw), problem.n * th * tw, frequencies(ah, aw), lanes, vectors,
-        scratch_size(ah, aw, lanes), per_channel, problem.itemsize,
-    )  # fmt: skip
+def _cheapest(high: Fitting, wide: Fitting, n: int, channels: int, kernels: int) -> tuple[int, int, int]:
+    """Return the tile of least work, and the number of them.
+
+    Transforms of tiles and of kernels, products, and kernels in memory are weighed roughly: there are many
+    sizes, so rows and columns are chosen after one another.
+    """
+
+    def best(sides: Fitting, other: int, count: int) -> tuple[float, int, int]:
+        found = (inf, 0, 0)
+        for a, t in sides:
+            tiles, samples = n * t * count, a * other
+            levels = 10 + 10 * LEVEL * (samples.bit_length() - 1)
+            work = samples * (levels * (tiles * channels + 1.5 * kernels) + (tiles + 6) * kernels)
+            found = min(found, (work, a, t))
+        return found
+
+    _, aw, tw = best(wide, *high[len(high) // 2])
+    _, ah, th = best(high, aw, tw)
+    return ah, aw, n * th * tw
+
+
+def floor(problem: ConvProblem) -> float:
+    """Return less seconds than any tiles take: pixels transformed once, and products of half a spectrum, no overlap."""
+    per_channel = problem.groups > 1 and problem.c == problem.k == problem.groups
+    kind = CYCLES["fft depthwise" if per_channel else "fft"]
+    moved = (prod(problem.input_shape) + prod(problem.output_shape)) * kind["transform"] * _levels(min(SIZES))
+    products = (
+        0.0 if per_channel else 0.75 * problem.flops / prod(problem.kernel) * kind["products"] / rates().units
+    )
+    m = machine.machine()
+    return (moved + products) / (machine.tile(problem.itemsize).vl * m.cores * rates().clock)
 
 
 def _choice(problem: ConvProblem, direction: Direction, cut: Cut) -> Choice:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 from fastconv import machine
 from fastconv.gemm.blocking import streams
 from fastconv.problem import ConvProblem, Direction
 from fastconv.roofline import Sizes, multiply, seconds, sizes
 
 KC = 160  # rows of a chunk
-WIDTH = 256  # columns of a block of the weight gradient, which has so many tasks at the least
-TASKS = 8
+
+PIXELS = 208  # of a chunk of the weight gradient: whole images, or an equal part of one
+WIDTH = 256  # columns of a block of the weight gradient: with its pixels 213 KB
+TASKS = 8  # of the weight gradient at the least, never taken from the machine's cores, for the result's bits' sake
 
 
 def cost(problem: ConvProblem, direction: Direction) -> float:
@@ -47,20 +51,42 @@ def correlation(s: Sizes, direction: Direction, itemsize: int) -> dict[str, floa
 
 
 def weight_grad(s: Sizes, itemsize: int) -> dict[str, float]:
-    """Count a weight gradient: blocks lowered and turned, gradients turned, products and sums of splits."""
-    vl = machine.tile(itemsize).vl
-    length = s.c * s.taps
+    """Count a weight gradient: blocks lowered and turned, products, and sums of splits."""
+    vl, pixels = machine.tile(itemsize).vl, s.n * s.p * s.q
+    identity, strided = s.taps == s.p == 1 and s.stride_w == 1 and not s.reach_w, s.stride_w > 1
+    turned = identity and turns_gradient(s.c, s.m, pixels)
+    high, length = (s.c, s.m) if turned else (s.m, s.c * s.taps)
+    t_blocks, m_blocks, splits = cut(high, length, pixels, s.groups, machine.machine().l2, itemsize)
     vectors = -(-length // vl)
-    t_blocks, m_blocks = -(-vectors * vl // WIDTH), -(-s.m // WIDTH)
-    splits = max(1, -(-TASKS // (t_blocks * m_blocks * s.groups)))
-    pixels = s.n * s.p * s.q
     lowered = s.groups * m_blocks * length * s.n * s.p * -(-s.q // vl)
-    identity, strided = s.taps == s.p == 1, s.stride_w > 1
     return {
-        "products": s.groups * t_blocks * multiply(s.m, -(-vectors // t_blocks), pixels, itemsize),
+        "products": s.groups * t_blocks * multiply(high, -(-vectors // t_blocks), pixels, itemsize),
         "lower": 0 if strided or identity else lowered,
         "lower strided": lowered if strided else 0,
-        "turn": (t_blocks * s.m + m_blocks * length) * s.groups * pixels / vl,
-        "sums": splits * s.groups * s.m * length / vl,
+        "turn": m_blocks * length * s.groups * pixels / vl,
+        "sums": splits * s.groups * s.m * s.c * s.taps / vl,
         "tasks": s.groups * t_blocks * m_blocks * splits,
     }
+
+
+def turns_gradient(c: int, k: int, pixels: int) -> bool:
+    """Tell whether a 1x1 weight gradient turns k channels of grad_output, and its results, rather than c of the input."""
+    return (c - k) * pixels > c * k * TASKS // 2
+
+
+def cut(high: int, length: int, pixels: int, groups: int, cache: int, itemsize: int) -> tuple[int, int, int]:
+    """Cut ``length`` columns and ``high`` rows of gw into blocks and its pixels into splits; return the numbers.
+
+    Every block of rows turns all of B again, and every split is a partial sum that is written and added: about as
+    many cycles for an element of the one as of the other.
+    """
+    tile = machine.tile(itemsize)
+    vectors, panels = -(-length // tile.vl), -(-high // tile.mr)
+    width = min(WIDTH, cache // 5 // (PIXELS * itemsize))
+    t_blocks = -(-vectors // max(1, width // tile.vl))
+    missing = max(1, -(-TASKS // (t_blocks * groups)))  # tasks of a block of columns
+    rows = cache // (-(-vectors // t_blocks) * tile.vl * itemsize)  # whose sums stay in L2, nearly
+    least = -(-panels // max(1, rows // tile.mr))
+    wanted = min(missing, round(sqrt(missing * high / max(1, pixels))))
+    m_blocks = min(panels, max(1, least, wanted))
+    return t_blocks, m_blocks, max(1, -(-missing // m_blocks))

@@ -19,7 +19,7 @@ from itertools import product
 from math import prod
 
 from fastconv import machine
-from fastconv.algorithms.base import CHANNELS_FIRST, ZEROS_AROUND, Algorithm, Execution
+from fastconv.algorithms.base import ZEROS_AROUND, Algorithm, Execution
 from fastconv.algorithms.winograd.transforms import Tiles
 from fastconv.gemm.blocking import within
 from fastconv.problem import ConvProblem, Direction
@@ -58,8 +58,6 @@ class Winograd(Algorithm):
     def reject(self, problem, direction):
         if problem.layout == "nhwc" and problem.padding_mode != "zeros":
             return ZEROS_AROUND
-        if problem.layout == "nhwc" and direction is Direction.WEIGHT_GRAD:
-            return f"the weight gradient {CHANNELS_FIRST}"
         if len(problem.axes) > 2:
             return f"tiles have one or two axes, the problem has {len(problem.axes)}"
         if not problem.unit_stride:
@@ -151,8 +149,10 @@ def growth(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
 
 def cost(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
     """Predict seconds."""
-    kind = "winograd weight_grad" if direction is Direction.WEIGHT_GRAD else "winograd"
-    if problem.layout == "nhwc":
+    kind = "winograd"
+    if direction is Direction.WEIGHT_GRAD:
+        kind = "winograd weight_grad"
+    elif problem.layout == "nhwc":
         kind = "winograd pixels"
     return seconds(kind, problem, work(problem, direction, tiles))
 

@@ -7,8 +7,8 @@ At each position the sum is a matrix product over tiles:
     S[position][k][c] += W[position][tile][k] * V[position][tile][c]
 
 A task owns a chunk of k and c whose S at all positions stays in L2.  It goes through areas of tiles: their
-pixels are turned so that channels are neighbours (`gemm/turn.py`), transformed a vector of channels at a time
-into V and W, which stay in L2 too, and multiplied.  Several chunks turn and transform the same pixels again:
+pixels are turned so that channels are neighbours (`gemm/turn.py`), or copied if they are, transformed a vector of
+channels at a time into V and W, which stay in L2 too, and multiplied.  Several chunks turn and transform the same pixels again:
 at 64 x 64 channels that is a sixth of the products, and less than to read V and W from where chunks could share
 them.  Where there are few chunks, tiles are cut into splits, a number that depends on the problem and the
 caches alone; their gradients are added in one fixed order.
@@ -24,7 +24,7 @@ import numba
 import numpy as np
 
 from fastconv import borders, jit, machine, threads, workspace
-from fastconv.algorithms.base import Array, Execution, flat
+from fastconv.algorithms.base import Array, Execution, flat, pixels
 from fastconv.algorithms.winograd.correlation import border_table
 from fastconv.algorithms.winograd.pixels.lanes import transform_gradients, transform_pixels, transform_sums
 from fastconv.algorithms.winograd.transforms import Tiles
@@ -33,7 +33,7 @@ from fastconv.gemm.move import SLACK, transpose
 from fastconv.gemm.record import record
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.splits import add_splits
-from fastconv.gemm.turn import turn_area
+from fastconv.gemm.turn import copy_area, turn_area
 from fastconv.problem import ConvProblem
 from fastconv.roofline import multiply as cycles
 
@@ -66,6 +66,7 @@ class Geometry(NamedTuple):
     row_blocks: int
     column_blocks: int
     splits: int
+    planar: bool  #  whether images are held channel by channel
     turned: bool  #  whether rows of S are c and columns k
     unit_c: int  #   channels that are not parted: a panel of rows or a vector of columns
     unit_k: int
@@ -114,17 +115,16 @@ def _work(worker, counter, x, gy, partial, scratch, row, border, geo, variant):
             i0, rows = _chunk(geo.tiles_h, 1, geo.row_blocks, block % geo.row_blocks)
             j0, columns = _chunk(geo.tiles_w, 1, geo.column_blocks, i % geo.column_blocks)
             for image in range(images):
-                plane = (n0 + image) * geo.groups + group
                 tile = image * rows * columns
                 _transform(
-                    scratch, v0 + tile * geo.width_c, geo.v_step, geo.width_c, x, (plane * geo.c + c0) * geo.h * geo.w,
-                    c, geo.h, geo.w, border, i0 * geo.mh, j0 * geo.mw - geo.lo_w, rows, columns,
-                    geo.alpha_h, geo.alpha_w, area, geo, False, variant,
+                    scratch, v0 + tile * geo.width_c, geo.v_step, geo.width_c, x, n0 + image, group * geo.c + c0, c,
+                    geo.groups * geo.c, geo.h, geo.w, border, i0 * geo.mh, j0 * geo.mw - geo.lo_w, rows,
+                    columns, geo.alpha_h, geo.alpha_w, area, geo, False, variant,
                 )  # fmt: skip
                 _transform(
-                    scratch, w0 + tile * geo.width_k, geo.w_step, geo.width_k, gy, (plane * geo.k + k0) * geo.p * geo.q,
-                    k, geo.p, geo.q, border, geo.gradient_at + i0 * geo.mh, j0 * geo.mw, rows, columns,
-                    geo.mh, geo.mw, area, geo, True, variant,
+                    scratch, w0 + tile * geo.width_k, geo.w_step, geo.width_k, gy, n0 + image, group * geo.k + k0, k,
+                    geo.groups * geo.k, geo.p, geo.q, border, geo.gradient_at + i0 * geo.mh, j0 * geo.mw, rows,
+                    columns, geo.mh, geo.mw, area, geo, True, variant,
                 )  # fmt: skip
             _multiply(scratch, s0, w0, v0, c, k, images * rows * columns, i > begin, row, geo)
         to = (((split * geo.groups + group) * geo.k + k0) * geo.c + c0) * geo.taps
@@ -141,15 +141,34 @@ def _chunk(total, unit, chunks, i):
 
 
 @jit.inner
-def _transform(to, to0, step, width, x, x0, channels, h, w, border, row, column, rows, columns, high, wide, area,
-               geo, gradient, variant):  # fmt: skip
+def _transform(to, to0, step, width, x, image, first, channels, of, h, w, border, row, column, rows, columns, high,
+               wide, area, geo, gradient, variant):  # fmt: skip
     """Turn the pixels of rows x columns tiles of one image and transform them, ``width`` apart."""
     high, wide = (rows - 1) * geo.mh + high, (columns - 1) * geo.mw + wide
     pitch = wide * width
-    edges = 0 if gradient else geo.edges
-    turn_area(
-        to, area, pitch, width, x, x0, channels, h, w, border, row, high, geo.edges_at, edges, column, wide
-    )
+    if geo.planar:
+        plane, edges = (image * of + first) * h * w, 0 if gradient else geo.edges
+        turn_area(
+            to,
+            area,
+            pitch,
+            width,
+            x,
+            plane,
+            channels,
+            h,
+            w,
+            border,
+            row,
+            high,
+            geo.edges_at,
+            edges,
+            column,
+            wide,
+        )
+    else:
+        begin = image * h * w * of + first
+        copy_area(to, area, pitch, width, x, begin, channels, of, w, border, row, high, column, wide)
     for i in range(rows):
         for j in range(columns):
             at, place = area + i * geo.mh * pitch + j * geo.mw * width, to0 + (i * columns + j) * width
@@ -180,7 +199,7 @@ def _multiply(scratch, s0, w0, v0, c, k, tiles, more, row, geo):
                     scratch, s0 + position * geo.s_step + m * ldb + v * geo.vl, ldb,
                     scratch, a0 + position * a_step + m, 1, lda,
                     scratch, b0 + position * b_step + v * geo.vl, ldb,
-                    row, 1, tiles, mr, part(vectors, blocks, block + 1) - v, more,
+                    row, 1, tiles, mr, part(vectors, blocks, block + 1) - v, more, None,
                 )  # fmt: skip
 
 
@@ -235,7 +254,8 @@ def geometry(problem: ConvProblem, tiles: Tiles, cache: int) -> Geometry:
         n=problem.n, groups=problem.groups, c=c, k=k, h=h, w=w, p=p, q=q, lo_w=lo_w, mh=mh, mw=mw,
         alpha_h=alpha_h, alpha_w=alpha_w, tiles_h=tiles_h, tiles_w=tiles_w, positions=positions, taps=rh * rw,
         image_blocks=image_blocks, row_blocks=row_blocks, column_blocks=column_blocks,
-        splits=max(1, min(areas, -(-TASKS // chunks))), turned=turned, unit_c=unit.mr if turned else unit.vl,
+        splits=max(1, min(areas, -(-TASKS // chunks))), planar=problem.layout != "nhwc",
+        turned=turned, unit_c=unit.mr if turned else unit.vl,
         unit_k=unit.vl if turned else unit.mr, chunks_c=chunks_c, chunks_k=chunks_k, width_c=width_c,
         width_k=width_k, v_step=v_step, w_step=w_step, s_step=s_step, w_start=positions * v_step,
         s_start=s_start, area_start=area_start, scratch=-(-scratch // 16) * 16, pixels=pixels, mr=unit.mr,
@@ -278,10 +298,11 @@ class WeightGrad(Execution):
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
         geo, flops = self.geometry, self.problem.flops
+        view = flat if geo.planar else pixels
         scratch = workspace.take(self.partial + threads.workers(flops) * geo.scratch, self.problem.dtype)
         partial = scratch[: self.partial] if self.partial else flat(out)
         threads.launch(
-            accumulate, flops, np.zeros(1, np.int64), flat(first), flat(second), partial,
+            accumulate, flops, np.zeros(1, np.int64), view(first), view(second), partial,
             scratch[self.partial :], *self.described, *self.variant,
         )  # fmt: skip
         if self.partial:

@@ -4,7 +4,7 @@
 
 The channels of a pixel are a row of matrix A as it stands in memory, for any kernel, stride and dilation,
 so nothing is lowered or transposed but the weights (`pack.py`); `correlation.py` computes the forward
-direction and the input gradient.  The weight gradient (`weight_grad.py`) reads both of its operands so.  Depthwise, lanes are the
+direction and the input gradient.  The weight gradient (`direct/weight_grad.py`) reads both of its operands so.  Depthwise, lanes are the
 channels themselves (`depthwise.py`, `depthwise_weight_grad.py`).
 """
 
@@ -46,7 +46,7 @@ def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
 
         return DepthwiseWeightGrad(problem, cache)
     if direction is Direction.WEIGHT_GRAD:
-        from fastconv.algorithms.direct.pixels.weight_grad import WeightGrad
+        from fastconv.algorithms.direct.weight_grad import WeightGrad
 
         return WeightGrad(problem, cache)
     if problem.is_depthwise:
