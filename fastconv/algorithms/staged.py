@@ -14,6 +14,7 @@ workspace admits; a weight gradient adds the blocks in M.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
@@ -156,6 +157,7 @@ def opposed(problem: ConvProblem, steps: tuple[int, int]) -> tuple[Array, Array,
 
 
 Extents = tuple[int, int]  # tiles, channels
+Launch = tuple[Kernel, int, Any]  # with blocks and geometry
 
 
 class Transforms(ABC):
@@ -196,39 +198,58 @@ class Transforms(ABC):
 
 
 class Staged(Execution):
-    """Blocks, geometry and launches."""
+    """Blocks and launches, each described once and kept for the next call."""
 
     def __init__(self, problem: ConvProblem, transforms: Transforms) -> None:
         self.dtype, self.groups, self.transforms = problem.dtype, problem.groups, transforms
         self.batches = transforms.planes * problem.groups
+        self._kept: dict[Hashable, Launch] = {}
+
+    def launch(self, key: Hashable, describe: Callable[[], Launch], stream: int, *arrays: Any) -> None:
+        """Start what ``describe`` returned when the key was new."""
+        found = self._kept.get(key)
+        if found is None:
+            found = self._kept[key] = describe()
+        kernel, blocks, geometry = found
+        backend().launch(kernel, blocks, stream, *arrays, geometry)
 
     def enter(
         self, role: str, array: Array, first: int, padded: Extents, covered: Extents, to_near: bool, source: Any,
         to: Any,
     ) -> None:  # fmt: skip
         """Transform tiles of an array."""
-        g, lane, blocks = self.transforms.geometry(array, self.groups, first, padded, covered, to_near)
-        backend().launch(self.transforms.enter(role, array.near, lane), blocks, to.stream(), source, to, g)
+
+        def describe() -> Launch:
+            g, lane, blocks = self.transforms.geometry(array, self.groups, first, padded, covered, to_near)
+            return self.transforms.enter(role, array.near, lane), blocks, g
+
+        self.launch((role, first), describe, to.stream(), source, to)
 
     def leave(
         self, role: str, array: Array, first: int, p: batched.Product, products: Any, out: Any, bias: Any = None,
         residual: Any = None, activation: str = "none",
     ) -> None:  # fmt: skip
         """Transform products back."""
-        covered = min(p.n, array.tiles - first), array.channels
-        g, lane, blocks = self.transforms.geometry(array, self.groups, first, (p.n, p.m), covered, False)
-        vector = array.steps[1] == 4 and array.sizes[1] % 4 == 0 and array.strides[4] == 1
-        vector = vector and all(m is None or m.pointer % 16 == 0 for m in (out, residual))
-        kernel = self.transforms.leave(role, array.near, lane, activation, vector)
-        g = g._replace(
-            splits=p.splits, split=self.batches * p.m * p.n, has_bias=int(bias is not None),
-            has_residual=int(residual is not None),
-        )  # fmt: skip
-        backend().launch(kernel, blocks, out.stream(), products, bias, residual, out, g)
+        aligned = all(m is None or m.pointer % 16 == 0 for m in (out, residual))
+        added = {"has_bias": int(bias is not None), "has_residual": int(residual is not None)}
+
+        def describe() -> Launch:
+            covered = min(p.n, array.tiles - first), array.channels
+            g, lane, blocks = self.transforms.geometry(array, self.groups, first, (p.n, p.m), covered, False)
+            vector = aligned and array.steps[1] == 4 and array.sizes[1] % 4 == 0 and array.strides[4] == 1
+            kernel = self.transforms.leave(role, array.near, lane, activation, vector)
+            return kernel, blocks, g._replace(splits=p.splits, split=self.batches * p.m * p.n, **added)
+
+        key = "back", first, activation, aligned, *added.values()
+        self.launch(key, describe, out.stream(), products, bias, residual, out)
 
     def product(self, p: batched.Product, rows: int, a: Any, b: Any, out: Any, add: bool = False) -> None:
         """Multiply planes."""
-        batched.launch(self.dtype, p, self.batches, rows, out.stream(), a, b, out, add)
+
+        def describe() -> Launch:
+            return batched.described(self.dtype, p, self.batches, rows, add)
+
+        self.launch(("product", add), describe, out.stream(), a, b, out)
 
 
 def shortened(total: int, unit: int, fixed: int, each: int, limit: int) -> tuple[int, int]:

@@ -174,10 +174,9 @@ def kernel(dtype: str, tile: Tile) -> Kernel:
     return Kernel(product, (dtype, tile), (dtype,) * 3, Geometry, "int64", tile.threads, tile.blocks)
 
 
-def launch(dtype: str, p: Product, batches: int, rows: int, stream: int, a, b, out, add: bool) -> None:
-    """Multiply; ``rows`` are a multiple of BK."""
+def described(dtype: str, p: Product, batches: int, rows: int, add: bool) -> tuple[Kernel, int, Geometry]:
+    """Return kernel, blocks and geometry; ``rows`` are a multiple of BK, ``add``: to what C holds."""
     g = Geometry(
         p.m // p.tile.bm, p.n // p.tile.bn, batches, p.splits, rows // BK, p.m, p.n, rows * p.m, rows * p.n, int(add)
     )  # fmt: skip
-    blocks = g.m_tiles * g.n_tiles * batches * p.splits
-    backend().launch(kernel(dtype, p.tile), blocks, stream, a, b, out, g)
+    return kernel(dtype, p.tile), g.m_tiles * g.n_tiles * batches * p.splits, g

@@ -10,6 +10,7 @@ from numba import cuda
 import fastconv
 from fastconv import testing
 from fastconv.algorithms import find
+from fastconv.cuda import backend
 from fastconv.cuda.memory import operand
 from fastconv.gemm import batched
 from fastconv.gemm.cuda import BK
@@ -94,7 +95,8 @@ def check_products():
                 testing.integers((1, 3 * BK, size), dtype, i) for i, size in enumerate((tile.bm, tile.bn))
             )
             out = device(np.ones((2, 1, tile.bm, tile.bn), dtype))
-            batched.launch(dtype, p, 1, 3 * BK, 0, device(a), device(b), out, True)
+            kernel, blocks, g = batched.described(dtype, p, 1, 3 * BK, True)
+            backend().launch(kernel, blocks, 0, device(a), device(b), out, g)
             both = out.owner.copy_to_host().sum(0)
             np.testing.assert_array_equal(both, np.einsum("brm,brn->bmn", a, b) + 2)
 

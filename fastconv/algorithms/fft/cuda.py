@@ -154,15 +154,22 @@ class Depthwise(Correlation):
         self.seconds = seconds(problem, SLOWER * work, 2 * self.batches, 2)
 
     def run(self, first, second, out, bias, activation, residual=None):
-        engine, stream, t = backend(), out.stream(), self.transforms
+        t, stream = self.transforms, out.stream()
         u = out.empty((self.batches,), out.dtype)
-        g, lane, blocks = t.geometry(self.weights, self.groups, 0, (1, 1), (1, 1), False)
-        g = g._replace(plane=1, to_group=t.planes)  # a channel's spectrum side by side
-        engine.launch(t.enter("weights", self.weights.near, lane), blocks, stream, second, u, g)
-        g = self.geometry._replace(has_bias=int(bias is not None), has_residual=int(residual is not None))
-        constants = self.dtype, t.t, t.wide, self.source.near, self.lane, activation
-        kernel = Kernel(filtering, constants, (self.dtype,) * 5, Pair, "int64", THREADS)
-        engine.launch(kernel, self.blocks, stream, first, u, bias, residual, out, g)
+        added = {"has_bias": int(bias is not None), "has_residual": int(residual is not None)}
+
+        def weights():
+            g, lane, blocks = t.geometry(self.weights, self.groups, 0, (1, 1), (1, 1), False)
+            kernel = t.enter("weights", self.weights.near, lane)
+            return kernel, blocks, g._replace(plane=1, to_group=t.planes)  # a channel's spectrum side by side
+
+        def filtered():
+            constants = self.dtype, t.t, t.wide, self.source.near, self.lane, activation
+            kernel = Kernel(filtering, constants, (self.dtype,) * 5, Pair, "int64", THREADS)
+            return kernel, self.blocks, self.geometry._replace(**added)
+
+        self.launch("weights", weights, stream, second, u)
+        self.launch((activation, *added.values()), filtered, stream, first, u, bias, residual, out)
 
 
 class DepthwiseWeightGrad(WeightGrad):
@@ -186,9 +193,12 @@ class DepthwiseWeightGrad(WeightGrad):
         self.seconds = seconds(problem, SLOWER * work, 2 * splits * self.batches, 2)
 
     def run(self, first, second, out, bias, activation, residual=None):
-        t, g = self.transforms, self.geometry
         m = out.empty((self.p.splits * self.batches,), out.dtype)
-        constants = self.dtype, t.t, t.wide, self.source.near, self.lane
-        kernel = Kernel(correlating, constants, (self.dtype,) * 3, Pair, "int64", THREADS)
-        backend().launch(kernel, g.channel_blocks * g.tile_blocks, out.stream(), first, second, m, g)
+
+        def sums():
+            constants = self.dtype, self.transforms.t, self.transforms.wide, self.source.near, self.lane
+            kernel = Kernel(correlating, constants, (self.dtype,) * 3, Pair, "int64", THREADS)
+            return kernel, self.geometry.channel_blocks * self.geometry.tile_blocks, self.geometry
+
+        self.launch("sums", sums, out.stream(), first, second, m)
         self.leave("weights", self.result, 0, self.p, m, out)

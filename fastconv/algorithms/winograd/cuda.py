@@ -55,7 +55,7 @@ class Winograd(winograd.Winograd):
 
 
 @functools.lru_cache(maxsize=256)
-def made(problem: ConvProblem, direction: Direction, tiles: Tiles, limit: int) -> Staged | Fused:
+def made(problem: ConvProblem, direction: Direction, tiles: Tiles, limit: int) -> Staged:
     """Make ready to run."""
     if tiles == FUSED and problem.dtype == "float32" and direction is not Direction.WEIGHT_GRAD:
         return Fused(problem, direction)
@@ -97,18 +97,16 @@ class Points(Transforms):
         return Kernel(leaving, constants, (self.dtype,) * 4, Geometry, "int64", THREADS)
 
 
-class Fused(Execution):
+class Fused(Staged):
     """Transform weights, then do the rest in one kernel."""
 
     def __init__(self, problem: ConvProblem, direction: Direction) -> None:
-        self.points, self.groups = Points(FUSED, problem.dtype, direction), problem.groups
-        self.weights, source, result = correlated(problem, direction, self.points.steps)
+        super().__init__(problem, Points(FUSED, problem.dtype, direction))
+        self.weights, source, result = correlated(problem, direction, self.transforms.steps)
         stages = max(1, -(-source.channels // cuda_fused.CHANNELS))
         channels = stages * cuda_fused.CHANNELS
-        k_blocks, tile_blocks = (
-            -(-result.channels // cuda_fused.RESULTS),
-            -(-source.tiles // cuda_fused.TILES),
-        )
+        k_blocks = -(-result.channels // cuda_fused.RESULTS)
+        tile_blocks = -(-source.tiles // cuda_fused.TILES)
         padded, image_tiles = k_blocks * cuda_fused.RESULTS, prod(source.counts)
         self.padded = padded, channels
         self.near = source.near
@@ -125,16 +123,19 @@ class Fused(Execution):
         self.seconds = seconds(problem, computed, 2 * self.elements, 2)
 
     def run(self, first, second, out, bias, activation, residual=None):
-        engine, stream = backend(), out.stream()
+        t, stream, (k, c) = self.transforms, out.stream(), self.padded
         u = out.empty((self.elements,), out.dtype)
-        k, c = self.padded
-        g, lane, blocks = self.points.geometry(
-            self.weights, self.groups, 0, (k, c), (self.weights.tiles, c), False
-        )
-        g = g._replace(
-            plane=k, to_group=c * 16 * k, to_channel=16 * k
-        )  # all points of a channel side by side
-        engine.launch(self.points.enter("weights", self.weights.near, lane), blocks, stream, second, u, g)
-        g = self.geometry._replace(has_bias=int(bias is not None), has_residual=int(residual is not None))
-        kernel = cuda_fused.kernel(activation, self.near)
-        engine.launch(kernel, self.blocks, stream, first, u, bias, residual, out, g)
+        added = {"has_bias": int(bias is not None), "has_residual": int(residual is not None)}
+
+        def weights():
+            g, lane, blocks = t.geometry(self.weights, self.groups, 0, (k, c), (self.weights.tiles, c), False)
+            kernel = t.enter("weights", self.weights.near, lane)
+            points = cuda_fused.POINTS * k  # of a channel, side by side
+            return kernel, blocks, g._replace(plane=k, to_group=c * points, to_channel=points)
+
+        def fused():
+            kernel = cuda_fused.kernel(activation, self.near)
+            return kernel, self.blocks, self.geometry._replace(**added)
+
+        self.launch("weights", weights, stream, second, u)
+        self.launch((activation, *added.values()), fused, stream, first, u, bias, residual, out)
