@@ -27,7 +27,7 @@ class Simd:
 
 # mr * nr accumulators + nr vectors of B + one broadcast must fit the registers, and
 # mr * nr >= latency * FMA units (4 * 2) keeps the units busy.
-AVX512 = Simd("avx512", 512, 32, 8, 3)  # 24 + 3 + 1 of 32
+AVX512 = Simd("avx512", 512, 32, 9, 3)  # 27 + 3 + 1 of 32: 27 FMAs on 12 loads
 AVX2 = Simd("avx2", 256, 16, 6, 2)  #     12 + 2 + 1 of 16, as BLIS on Haswell
 SSE = Simd("128-bit", 128, 16, 6, 2)  #    12 + 2 + 1 of 16; no FMA before AVX2: multiply, add
 NEON = Simd("neon", 128, 32, 8, 3)

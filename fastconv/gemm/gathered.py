@@ -23,7 +23,7 @@ from numba.extending import intrinsic
 
 from fastconv import machine
 from fastconv.gemm.move import lanes_between, masked_load, masked_store
-from fastconv.gemm.tile import I64, data, element, fma, load, splat, store
+from fastconv.gemm.tile import I64, data, element, fma, load, prefetch, splat, store
 
 ARGUMENTS = (
     "c", "targets", "column", "columns", "a", "sources", "at", "taps", "tap0", "count", "length", "b", "b0",
@@ -62,7 +62,7 @@ def _sum(
     t, at = builder.phi(I64), builder.phi(b.type)
     sums = phis()
     if ahead:
-        _prefetch(builder, builder.gep(pointers[0], [ahead(t)]))
+        prefetch(builder, builder.gep(pointers[0], [ahead(t)]))
     columns = [load(builder, at, j * vector.count, vector, itemsize) for j in range(nr)]
     new = []
     for m in range(mr):
@@ -159,15 +159,6 @@ def tile_gathered(typing: Any, c: Any, targets: Any, column: Any, columns: Any, 
     return types.void(c, targets, i, i, a, sources, i, taps, i, i, i, b, i, start, i, i, i), codegen
 
 
-def _prefetch(builder: Any, pointer: Any) -> None:
-    """Ask for the cache line of an element."""
-    address = builder.bitcast(pointer, ir.IntType(8).as_pointer())
-    number = ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [address.type, number, number, number])
-    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(function, [address, number(0), number(3), number(1)])  # to read, into L1, data
-
-
 @intrinsic
 def tile_over_pixels(typing: Any, c: Any, c0: Any, ldc: Any, a: Any, a0: Any, apart: Any, lda: Any, b: Any,
                      b0: Any, ldb: Any, rows: Any, count: Any, length: Any, mr: Any, nr: Any,
@@ -211,7 +202,7 @@ def tile_over_pixels(typing: Any, c: Any, c0: Any, ldc: Any, a: Any, a0: Any, ap
                 for i in range(m):
                     row = builder.gep(result, [builder.mul(ldc, I64(i))])
                     for v in range(j):
-                        _prefetch(builder, builder.gep(row, [I64(v * shape.vl)]))
+                        prefetch(builder, builder.gep(row, [I64(v * shape.vl)]))
                 bases = [builder.gep(scalars, [builder.mul(apart, I64(i))]) for i in range(m)]
                 sums = _sum(
                     builder, f"pixels_{m}x{j}", bases, offset(0), count, length, lda, panel, offset(1), ldb,

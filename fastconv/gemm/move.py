@@ -1,4 +1,4 @@
-"""Moving rows: to the result, past the caches or woven from phases, and transposition."""
+"""Moving rows, also past the caches, and transposition."""
 
 from __future__ import annotations
 
@@ -136,55 +136,6 @@ def stream_row(dst, d, src, s, count):
     write_row(dst, d, src, s, head)
     _stream_vectors(dst, d + head, src, s + head, body)
     write_row(dst, d + head + body, src, s + head + body, count - head - body)
-
-
-@intrinsic
-def _weave_two(typing, dst, d, src, s, apart, count):
-    """Set ``count`` elements of dst to those of two rows in turns."""
-
-    def codegen(context, builder, signature, arguments):
-        dst_type, _, src_type, *_ = signature.args
-        itemsize = src_type.dtype.bitwidth // 8
-        vl = machine.tile(itemsize).vl
-        vector = ir.VectorType(element(src_type), vl)
-        dst, d, src, s, apart, count = arguments
-        to = data(context, builder, dst_type, dst, d)
-        rows = data(context, builder, src_type, src, s)
-        rows = rows, builder.gep(rows, [apart])
-        with cgutils.for_range_slice(builder, I64(0), count, I64(2 * vl), I64) as (v, _):
-            half = builder.lshr(v, I64(1))
-            pair = [load(builder, builder.gep(row, [half]), 0, vector, itemsize) for row in rows]
-            for part in range(2):
-                picks = [(part * vl + e) // 2 + vl * (e % 2) for e in range(vl)]
-                value = builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(I32, vl), picks))
-                first = builder.add(v, I64(part * vl))
-                out = builder.gep(to, [first])
-                whole = builder.icmp_signed("<=", builder.add(first, I64(vl)), count)
-                with builder.if_else(whole) as (all_lanes, tail):
-                    with all_lanes:
-                        store(builder, value, out, 0, itemsize)
-                    with tail:
-                        mask = lanes_between(builder, first, I64(0), count, list(range(vl)))
-                        masked_store(builder, value, out, mask, itemsize)
-        return context.get_dummy_value()
-
-    i = types.int64
-    return types.void(dst, i, src, i, i, i), codegen
-
-
-@jit.inner
-def weave_row(dst, d, src, s, apart, rows, count):
-    """Set ``dst[d + j] = src[s + j % rows * apart + j // rows]`` for j < count; nothing else of dst changes.
-
-    Whole vectors of the source are read.
-    """
-    if rows == 1:
-        write_row(dst, d, src, s, count)
-    elif rows == 2:
-        _weave_two(dst, d, src, s, apart, count)
-    else:
-        for j in range(count):
-            dst[d + j] = src[s + j % rows * apart + j // rows]
 
 
 @intrinsic

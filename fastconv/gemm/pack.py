@@ -88,10 +88,6 @@ def load_panel(dst, to, w, view, group, panel, panels, c0, c1):
     """Write channels c0..c1 of a panel to ``dst[to:]``."""
     m0 = part(view.m, panels, panel)
     rows = part(view.m, panels, panel + 1) - m0
-    if view.packed:
-        at = panel_start(view, group, panel, panels) + c0 * view.taps * rows
-        write_row(dst, to, w, at, (c1 - c0) * view.taps * rows)
-        return
     at = group * view.group_stride + m0 * view.row_stride + c0 * view.channel_stride
     if view.channel_stride == view.taps:  # rows of A are rows of w
         transpose(dst, to, rows, w, at, view.row_stride, rows, (c1 - c0) * view.taps)

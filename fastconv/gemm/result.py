@@ -29,6 +29,7 @@ from fastconv.gemm.tile import (
     emit_added,
     emit_family,
     emit_sums,
+    prefetch,
     rows_at,
     splat,
     store,
@@ -54,26 +55,33 @@ def _emit_stores(
 @intrinsic
 def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_caches: Any, c: Any, c0: Any,
                 ldc: Any, accumulate: Any, bias: Any, channel: Any, biased: Any, floor: Any, a: Any, a0: Any, b: Any,
-                b0: Any, steps: Any, begin: Any, length: Any, mr: Any, nr: Any) -> Any:  # fmt: skip
+                b0: Any, steps: Any, begin: Any, length: Any, mr: Any, nr: Any, following: Any, n0: Any, apart: Any) -> Any:  # fmt: skip
     """Set ``out[m, :columns]`` to ``max(floor, bias[channel + m] + sums + C[m])``, by the table of steps.
 
     Bias and C are left out unless ``biased`` and ``accumulate``.  Past the caches only where ``columns`` are
-    whole vectors and rows of out begin at vectors of memory.  A NaN stays one.
+    whole vectors and rows of out begin at vectors of memory.  A NaN stays one.  Step t fetches the cache line of
+    ``following[n0 + t*apart]``, which somebody is going to read.
     """
     i, flag = types.int64, types.boolean
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         out, o0, ldo, columns, past_caches, c, c0, ldc, more, bias, channel, biased, floor = arguments[:13]
-        a, a0, b, b0, steps, begin, length, mr, nr = arguments[13:]
+        a, a0, b, b0, steps, begin, length, mr, nr, following, n0, apart = arguments[13:]
         kinds = signature.args
         scalar = element(kinds[0])
         itemsize = kinds[0].dtype.bitwidth // 8
         shape = machine.tile(itemsize)
         vector = ir.VectorType(scalar, shape.vl)
-        operands = by_steps(
+        find = by_steps(
             builder, data(context, builder, kinds[13], a, a0), data(context, builder, kinds[15], b, b0),
             data(context, builder, kinds[17], steps, begin),
         )  # fmt: skip
+        following = data(context, builder, kinds[22], following, n0)
+
+        def operands(t: Any, mr: int) -> tuple[Any, Any]:
+            prefetch(builder, builder.gep(following, [builder.mul(t, apart)]))
+            return find(t, mr)
+
         rows = rows_at(builder, data(context, builder, kinds[0], out, o0), ldo, shape.mr)
         partial = rows_at(builder, data(context, builder, kinds[5], c, c0), ldc, shape.mr)
         none = ir.Constant(ir.ArrayType(scalar, shape.mr), [0.0] * shape.mr)
@@ -108,7 +116,7 @@ def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_cac
     number = out.dtype
     return (
         types.void(
-            out, i, i, i, flag, c, i, i, flag, bias, i, flag, number, a, i, b, i, steps, i, i, i, i
+            out, i, i, i, flag, c, i, i, flag, bias, i, flag, number, a, i, b, i, steps, i, i, i, i, following, i, i
         ),
         codegen,
     )  # fmt: skip
@@ -116,14 +124,16 @@ def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_cac
 
 @jit.inner
 def multiply_panels(
-    w, view, out, scratch, panels_at, b0, c0, geo, tables, group, chunk, p0, p1, columns, straight, place, bias,
-    activation, residual,
+    x, ahead, ahead_step, w, view, out, scratch, panels_at, b0, c0, geo, tables, group, chunk, p0, p1, columns,
+    straight, place, bias, activation, residual,
 ):  # fmt: skip
     """Multiply panels p0..p1 of a chunk with a slice of B, ``columns`` wide, that begins at ``b0``.
 
     Sums of each panel row and phase are kept at ``c0``, in rows of ``geo.ld``, until the last chunk; there
     results as well, unless a channel's are one run of the result: they are written ``straight`` to it, from
     ``place`` on for the first channel.  Tell whether all is done then, and nothing left to store or to finish.
+
+    Tiles fetch the source of the next slice: rows ``ahead_step`` apart from ``x[ahead]`` on, a line with each panel.
     """
     panels, apart = -(-geo.m // geo.mr), geo.phases * geo.ld
     ch0, ch1 = part(geo.channels, geo.chunks, chunk), part(geo.channels, geo.chunks, chunk + 1)
@@ -146,5 +156,6 @@ def multiply_panels(
                 scratch, c + phase * geo.ld, apart, not first, bias, group * geo.m + m0, first and bias.size > 0,
                 floor, w if view.packed else scratch, a0, scratch, b0, tables, tables[geo.phases_at + 2 * phase + 1],
                 (ch1 - ch0) * tables[geo.phases_at + 2 * phase], m1 - m0, vectors,
+                x, ahead + min((p - p0) * geo.vl, geo.ld - 1), ahead_step,
             )  # fmt: skip
     return not last or (straight and plain)

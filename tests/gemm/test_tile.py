@@ -35,7 +35,7 @@ def multiply_result(
 ):
     tile_result(
         out, 0, ldo, columns, past_caches, c, 0, ldc, accumulate, bias, 1, biased, floor, a, 0, b, 0, steps, 1,
-        length, mr, nr,
+        length, mr, nr, b, 0, 1,
     )  # fmt: skip
 
 

@@ -19,11 +19,12 @@ import numba
 
 from fastconv import jit
 from fastconv.activations import finish, is_plain
-from fastconv.gemm.move import to_boundary, weave_row
+from fastconv.gemm.move import to_boundary
 from fastconv.gemm.pack import load_panels
 from fastconv.gemm.result import multiply_panels
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.segments import add_edges, add_segment, copy_pixels, copy_segments
+from fastconv.gemm.weave import weave_rows
 
 
 class Geometry(NamedTuple):
@@ -121,7 +122,7 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
                 place = channel * geo.result_size + (area[0] + row) * geo.result_w + area[2] + q
                 c0 = b0 + geo.c_start + (i if geo.chunks > 1 else 0) * (m1 - m0) * geo.phases * geo.ld
                 done = multiply_panels(
-                    w, view, out, scratch, b0 + geo.panel, b0 + run * geo.pitch + j0, c0, geo, tables, group,
+                    x, 0, 0, w, view, out, scratch, b0 + geo.panel, b0 + run * geo.pitch + j0, c0, geo, tables, group,
                     chunk, p0, p1, columns, straight, place, bias, activation, residual,
                 )  # fmt: skip
                 if not done:
@@ -208,13 +209,14 @@ def store(c, c0, out, geo, tables, channel, channels, area, row, q, columns, str
             result_row = tables[geo.result_row_at + phase * geo.p + area[0] + row]
             to = channel * geo.result_size + result_row * geo.result_w + to_w
             at = c0 + phase * geo.steps_w * geo.ld + done
-            for _ in range(channels if result_row >= 0 else 0):
-                if not straight:
-                    weave_row(out, to, c, at, geo.ld, geo.steps_w, wide)
-                if not plain:
+            some = channels if result_row >= 0 else 0
+            if not straight:
+                lds = geo.phases * geo.ld
+                weave_rows(out, to, geo.result_size, c, at, lds, geo.ld, geo.steps_w, some, wide)
+            if not plain:
+                for _ in range(some):
                     finish(out, to, wide, residual[:0], 0, activation, residual, to)
-                at += geo.phases * geo.ld
-                to += geo.result_size
+                    to += geo.result_size
         done += geo.pitch - q
         q = 0
         row += 1

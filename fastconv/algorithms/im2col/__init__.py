@@ -64,7 +64,7 @@ def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
     return Correlation(problem, direction, LoweredPass, cache)
 
 
-KC = 160  # rows of B in a chunk: with 8 rows of A, a sixth of a 32 KB L1
+KC = 160  # rows of B in a chunk: a slice of NR vectors takes 30 KB of L1
 LOWER, LOAD = 2, 0.5  # cycles to lower a vector of B, and to load a weight that is not packed
 TASKS = 4  # for each core, where columns and panels give as many: a late core costs an eighth
 

@@ -15,12 +15,13 @@ import numba
 
 from fastconv import jit
 from fastconv.activations import finish, is_plain
-from fastconv.gemm.move import to_boundary, weave_row
+from fastconv.gemm.move import to_boundary
 from fastconv.gemm.pack import load_panels
 from fastconv.gemm.result import multiply_panels
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.segments import SEGMENT, add_edges, add_segment, copy_channels, copy_pixels, copy_segments
 from fastconv.gemm.tile import tile
+from fastconv.gemm.weave import weave_rows
 
 
 class Geometry(NamedTuple):
@@ -82,6 +83,9 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
     vectors = -(-(geo.columns + lead) // geo.vl)
     slices = -(-vectors // geo.nr)
     pixels = geo.rows * geo.q
+    near = (
+        geo.outer * geo.inner == 1 and geo.source_rows * geo.source_width == pixels
+    )  # rows of B are those of x
     tasks = geo.groups * geo.column_blocks * geo.row_blocks
     task = next_task(counter)
     while task < tasks:
@@ -104,9 +108,13 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
                 straight = chunk == geo.chunks - 1 and geo.phases == 1 and pixel + j1 - j0 <= pixels
                 place = (image * geo.groups * geo.m + group * geo.m + m0) * geo.result_size + pixel
                 c0 = b0 + geo.c_start + (i - first if geo.chunks > 1 else 0) * (m1 - m0) * geo.phases * geo.ld
+                upcoming = j1 if near and i + 1 < last else j0
+                ahead = (upcoming // pixels * geo.groups + group) * geo.channels + ch0
+                ahead = ahead * pixels + upcoming % pixels if near else 0
                 done = multiply_panels(
-                    w, view, out, scratch, b0 + geo.panel, b0, c0, geo, tables, group, chunk, p0, p1, j1 - j0,
-                    straight, place, bias, activation, residual,
+                    x, ahead, pixels if near else 0, w, view, out, scratch,
+                    b0 + geo.panel, b0, c0, geo, tables, group, chunk, p0, p1, j1 - j0, straight, place, bias,
+                    activation, residual,
                 )  # fmt: skip
                 if not done:
                     store(
@@ -212,18 +220,20 @@ def store(c, c0, out, geo, tables, group, j0, columns, m0, m1, straight, activat
         while done < columns:
             count = min(q - column, columns - done)
             to, wide = column * geo.step, count * geo.step
-            inside = True
+            channels = m1 - m0
             if geo.phases > 1:
                 result_row = tables[geo.result_row_at + outer * geo.rows + row]
-                inside = result_row >= 0
+                channels = m1 - m0 if result_row >= 0 else 0
                 wide = min(wide, geo.result_width - to)
                 to += result_row * geo.result_width
-            for m in range(m0, m1 if inside else m0):
-                at = (image * geo.groups * geo.m + group * geo.m + m) * geo.result_size + to
-                if not straight:
-                    from_c = c0 + (m - m0) * geo.phases * geo.ld + outer * geo.step * geo.ld + done
-                    weave_row(out, at, c, from_c, geo.ld, geo.step, wide)
-                if not plain:
+            to += (image * geo.groups * geo.m + group * geo.m + m0) * geo.result_size
+            if not straight:
+                from_c = c0 + outer * geo.step * geo.ld + done
+                lds = geo.phases * geo.ld
+                weave_rows(out, to, geo.result_size, c, from_c, lds, geo.ld, geo.step, channels, wide)
+            if not plain:
+                for m in range(channels):
+                    at = to + m * geo.result_size
                     finish(out, at, wide, residual[:0], 0, activation, residual, at)
             done += count
             column = 0

@@ -17,7 +17,7 @@ from fastconv.algorithms.winograd.cpu import (
     transform_tiles,
     transform_weights,
 )
-from fastconv.algorithms.winograd.lanes import widths
+from fastconv.algorithms.winograd.lanes import ROWS, widths
 from fastconv.algorithms.winograd.transforms import Tiles
 from fastconv.gemm.move import SLACK
 from fastconv.problem import Axis, ConvProblem, Direction
@@ -138,7 +138,8 @@ def geometry(
     vectors = max(1, -(-total // unit.vl))
     blocks = max(-(-vectors // most), min(vectors, cores) if by_tiles else 1)
     ld = -(-vectors // blocks) * unit.vl
-    panels = -(-k // unit.mr)
+    mr = min(unit.mr, ROWS)  # as many filters are unpacked side by side
+    panels = -(-k // mr)
     rows = -(-k // panels)
     # one vector more than needed: positions a multiple of 4 KB apart would share 8 lines of L1
     u_step = (-(-c * rows // unit.vl) + 1) * unit.vl
@@ -160,7 +161,7 @@ def geometry(
         problem.groups, c, k, h, w, p, q, lo_h, lo_w, mh, mw, tiles_h, tiles_w, total, positions, taps,
         c * k * taps, *strides, turned, by_tiles, blocks, ld, panels, chunks, -(-c // 8),
         v_step, m_step, u_step, t_step, m_start, u_start, t_start, scratch, tiles_h * mh + rh - 1, edges,
-        int(len(widths(unit.vl)) > 1 and tiles_w <= unit.vl // 2), unit.vl, unit.mr, unit.nr,
+        int(len(widths(unit.vl)) > 1 and tiles_w <= unit.vl // 2), unit.vl, mr, unit.nr,
     )  # fmt: skip
 
 

@@ -301,7 +301,7 @@ def transform_output(typing, y, y0, pitch, rows, columns, v, v0, step, shrink, v
     return types.void(y, i, i, i, i, v, i, i, i, variant), codegen
 
 
-ROWS = 8  # filters unpacked at a time: no tile is higher
+ROWS = 8  # filters unpacked at a time
 
 
 @intrinsic
