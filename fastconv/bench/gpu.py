@@ -1,9 +1,9 @@
 """Race the CUDA engine against cuDNN through PyTorch: ``python -m fastconv.bench.gpu [SUITE] [-o FILE]``.
 
 Strict float32 on both sides (no TF32), cudnn.benchmark on, random data, CUDA events, the median of many calls,
-in turns.  cuDNN runs channels first and channels last, forward also with bias and ReLU, which PyTorch computes
-in kernels of their own.  Every result is compared with cuDNN's before it is timed.  Takes under eight minutes;
-needs PyTorch with CUDA and numba-cuda.
+in turns.  Both run channels first and channels last, forward also with bias and ReLU, which PyTorch computes
+in kernels of their own.  Every result is compared with cuDNN's before it is timed, and the algorithm chosen and its
+workspace are kept.  Takes under eight minutes; needs PyTorch with CUDA and numba-cuda.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from typing import Any
 
 import fastconv
 from fastconv.bench import corpus
+from fastconv.config import current
 from fastconv.problem import ConvProblem, Direction
+from fastconv.select import select
 
 ROUNDS = 15
 SECONDS = 420.0  # after which no further layer is begun
@@ -61,7 +63,7 @@ def contestants(problem: ConvProblem, direction: Direction, fused: bool, device:
         )
         return grads[0] if mask[0] else grads[1]
 
-    def ours() -> Any:
+    def ours(x: Any, w: Any, gy: Any) -> Any:
         if direction is Direction.FORWARD:
             activation: Any = "relu" if fused else None
             return getattr(fastconv, f"conv{rank}d")(x, w, b, activation=activation, **walk)
@@ -69,19 +71,24 @@ def contestants(problem: ConvProblem, direction: Direction, fused: bool, device:
             return getattr(fastconv, f"conv{rank}d_input")(problem.input_shape, w, gy, **walk)
         return getattr(fastconv, f"conv{rank}d_weight")(x, problem.weight_shape, gy, **walk)
 
-    found = {"fastconv": ours, "cuDNN NCHW": lambda: theirs(x, w, gy)}
+    found = {"fastconv NCHW": lambda: ours(x, w, gy), "cuDNN NCHW": lambda: theirs(x, w, gy)}
     if len(spatial) == 2:
         last = [a.contiguous(memory_format=torch.channels_last) for a in (x, w, gy)]
-        found["cuDNN NHWC"] = lambda: theirs(*last)
+        found |= {"fastconv NHWC": lambda: ours(*last), "cuDNN NHWC": lambda: theirs(*last)}
     return found
 
 
 def check(found: dict[str, Callable[[], Any]]) -> float:
-    """Return the difference from cuDNN's result, over its largest element."""
+    """Return the largest difference of our results from cuDNN's, over its largest element."""
     import torch
 
-    ours, theirs = torch.as_tensor(found["fastconv"]()), found["cuDNN NCHW"]()
-    return float((ours.to(theirs.device) - theirs).abs().max() / theirs.abs().max())
+    theirs = found["cuDNN NCHW"]()
+    differences = [
+        float((torch.as_tensor(call()).to(theirs.device) - theirs).abs().max() / theirs.abs().max())
+        for name, call in found.items()
+        if name.startswith("fastconv")
+    ]
+    return max(differences)
 
 
 def on_device(call: Callable[[], Any]) -> float:
@@ -115,7 +122,11 @@ def row(layer: corpus.Layer, direction: Direction, fused: bool, device: str, tim
     """Measure one layer in one direction."""
     found = contestants(layer.problem, direction, fused, device)
     difference = check(found)
+    choice = select(layer.problem, direction, current(), device)
+    chosen = next(c for c in choice.candidates if c.name == choice.algorithm)
     return {
+        "algorithm": chosen.name,
+        "workspace": chosen.workspace,
         "problem": str(layer.problem),
         "category": layer.category,
         "direction": str(direction) + (" bias relu" if fused else ""),
@@ -143,20 +154,26 @@ def launch_cost(device: str) -> float:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """Return geometric means of cuDNN's time over ours, by direction, as a table."""
-    lines = [f"{'direction':20} {'layers':>6} {'NCHW':>6} {'better layout':>14} {'TFLOP/s, best':>14}"]
+    """Return geometric means of cuDNN's time over ours, by direction and of both layouts' better times, as a table."""
+    lines = [f"{'direction':20} {'layers':>6} {'NCHW':>6} {'NHWC':>6} {'better':>7} {'TFLOP/s, best':>14}"]
     for direction in dict.fromkeys(r["direction"] for r in rows):
         of = [r for r in rows if r["direction"] == direction and r["right"]]
         if not of:
             continue
-        first, best = [], []
-        for r in of:
-            ours, *peers = r["seconds"].values()
-            first.append(log(peers[0] / ours))
-            best.append(log(min(peers) / ours))
-        peak = max(r["flops"] / r["seconds"]["fastconv"] for r in of) / 1e12
-        means = [exp(sum(v) / len(v)) for v in (first, best)]
-        lines.append(f"{direction:20} {len(of):6} {means[0]:6.2f} {means[1]:14.2f} {peak:14.1f}")
+        means = []
+        for layouts in (("NCHW",), ("NHWC",), ("NCHW", "NHWC")):
+            times = [
+                [min((r["seconds"][f"{who} {lay}"] for lay in layouts if f"{who} {lay}" in r["seconds"]), default=0.0)
+                 for who in ("cuDNN", "fastconv")]
+                for r in of
+            ]  # fmt: skip
+            ratios = [log(theirs / ours) for theirs, ours in times if theirs]
+            means.append(exp(sum(ratios) / len(ratios)) if ratios else float("nan"))
+        peak = max(
+            r["flops"] / min(t for n, t in r["seconds"].items() if n.startswith("fastconv")) for r in of
+        )
+        shown = " ".join(f"{mean:{width}.2f}" for mean, width in zip(means, (6, 6, 7), strict=True))
+        lines.append(f"{direction:20} {len(of):6} {shown} {peak / 1e12:14.1f}")
     lines += [
         f"WRONG by {r['difference']:.2g}: {r['direction']} {r['problem']}" for r in rows if not r["right"]
     ]
@@ -185,7 +202,8 @@ def main() -> None:
         if symmetric and layer.problem.bytes <= LARGEST and layer.problem.dtype == "float32":
             for direction, fused in variants:
                 rows.append(row(layer, direction, fused, "cuda", on_device))
-            print(layer.problem, {n: f"{s * 1e6:.0f} us" for n, s in rows[-4]["seconds"].items()}, flush=True)
+            times = {name: f"{s * 1e6:.0f} us" for name, s in rows[-4]["seconds"].items()}
+            print(layer.problem, rows[-4]["algorithm"], f"{rows[-4]['workspace']} bytes", times, flush=True)
     launch = launch_cost("cuda")
     print(summary(rows), f"\nlaunch {launch * 1e6:.1f} us on {torch.cuda.get_device_name()}")
     cudnn: Any = torch.backends.cudnn

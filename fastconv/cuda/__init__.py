@@ -15,9 +15,11 @@ nothing else; a kernel takes raw pointers and a named tuple of integers, and is 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 
+@functools.cache
 def backend() -> Any:
     """Return the module that launches kernels: the driver, or under NUMBA_ENABLE_CUDASIM the simulator."""
     from numba import config

@@ -35,14 +35,14 @@ def order(*images: Memory, either: str) -> str:
 
 
 def result(
-    out: Any, form: Form, shape: tuple[int, ...], layout: str, *operands: Memory | None
+    out: Any, form: Form, shape: tuple[int, ...], layout: str, *operands: Memory | None, dtype: Any = None
 ) -> tuple[Memory, Memory]:
     """Return the caller's memory for a result, and what kernels write to: the same, or a place of its own."""
     like = next(m for m in operands if m is not None)
     if out is None:
         n, c, *pixels = shape
         images = (*pixels, c) if layout == "nhwc" else (c, *pixels)
-        y = like.empty((n, *images) if form.batched else images, like.dtype)
+        y = like.empty((n, *images) if form.batched else images, dtype or like.dtype)
         if form.last != (layout == "nhwc"):
             b, r = int(form.batched), len(pixels)
             turn = (*range(b + 1, b + r + 1), b) if form.last else (b + r, *range(b, b + r))

@@ -36,8 +36,12 @@ class Kernel:
         """The Python function."""
         return self.maker(*self.constants)
 
-    def __hash__(self) -> int:
+    @functools.cached_property
+    def _hash(self) -> int:
         return hash((self.maker, self.constants))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def cubin(self, capability: tuple[int, int]) -> bytes:
         """Return the machine code for a compute capability, from disk if it is there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 from fastconv.cuda import backend
@@ -47,6 +48,7 @@ def copying(dtype):
     return copy_elements
 
 
+@functools.cache
 def kernel(dtype: str) -> Kernel:
     """Return the kernel for a dtype."""
     return Kernel(copying, (dtype,), (dtype,) * 2, Geometry, "int64", THREADS)

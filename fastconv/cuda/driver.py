@@ -85,12 +85,22 @@ def _function(kernel: Kernel, current: int) -> Any:
     return checked(driver.cuKernelGetFunction(checked(driver.cuLibraryGetKernel(library, entry(cubin)))))
 
 
-def packed(kernel: Kernel, arguments: tuple[Any, ...]) -> tuple[Any, list[Any]]:
-    """Return addresses of all parameters as the driver takes them, and what they point to."""
+@functools.lru_cache(1024)
+def _numbers(integer: str, geometry: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
+    """Return a geometry as C holds it, and the address of each of its numbers."""
+    kind = INTEGERS[integer]
+    values = (kind * len(geometry))(*geometry)
+    begin, step = ctypes.addressof(values), ctypes.sizeof(kind)
+    return values, tuple(range(begin, begin + step * len(geometry), step))
+
+
+def packed(kernel: Kernel, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
+    """Return addresses of all parameters as the driver takes them, and the pointers among what they point to."""
     *pointers, geometry = arguments
-    values: list[Any] = [ctypes.c_uint64(p.pointer if p is not None else 0) for p in pointers]
-    values += [INTEGERS[kernel.integer](number) for number in geometry]
-    return (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values)), values
+    values = (ctypes.c_uint64 * len(pointers))(*[p.pointer if p is not None else 0 for p in pointers])
+    begin, numbers = ctypes.addressof(values), _numbers(kernel.integer, geometry)[1]
+    addresses = range(begin, begin + 8 * len(pointers), 8)
+    return (ctypes.c_void_p * (len(pointers) + len(numbers)))(*addresses, *numbers), values
 
 
 def launch(kernel: Kernel, blocks: int, stream: int, *arguments: Any) -> None:

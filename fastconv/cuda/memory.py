@@ -8,9 +8,10 @@ pool.  NumPy arrays are copied there and back under ``config(device="cuda")``.
 
 from __future__ import annotations
 
-import copy
 import ctypes
+import functools
 import sys
+from collections.abc import Collection
 from math import prod
 from typing import Any
 
@@ -29,8 +30,8 @@ class Memory:
         self, owner: Any, pointer: int, shape: tuple[int, ...], dtype: Any, strides: Any = None
     ) -> None:
         self.owner, self.pointer, self.dtype = owner, pointer, np.dtype(dtype)
-        self.shape = tuple(map(int, shape))
-        self.strides = packed(self.shape) if strides is None else tuple(map(int, strides))  # in elements
+        self.shape = tuple(shape)
+        self.strides = packed(self.shape) if strides is None else tuple(strides)  # in elements
         self.nbytes = prod(self.shape) * self.dtype.itemsize
 
     @property
@@ -41,8 +42,10 @@ class Memory:
     @property
     def contiguous(self) -> bool:
         """Whether elements lie side by side in the order of the axes."""
-        steps = zip(self.shape, self.strides, packed(self.shape), strict=True)
-        return not self.nbytes or all(size == 1 or step == wanted for size, step, wanted in steps)
+        if self.strides == (wanted := packed(self.shape)) or not self.nbytes:
+            return True
+        steps = zip(self.shape, self.strides, wanted, strict=True)
+        return all(size == 1 or step == side for size, step, side in steps)
 
     @property
     def device(self) -> Any:
@@ -69,20 +72,22 @@ class Memory:
 
     def transpose(self, axes: tuple[int, ...]) -> Memory:
         """View the elements with the axes in another order."""
-        return self._view(tuple(self.shape[a] for a in axes), tuple(self.strides[a] for a in axes))
+        return self.viewed(tuple(self.shape[a] for a in axes), tuple(self.strides[a] for a in axes))
 
     def batched(self) -> Memory:
         """View one image as a batch of one."""
-        return self._view((1, *self.shape), (prod(self.shape), *self.strides))
+        return self.viewed((1, *self.shape), (prod(self.shape), *self.strides))
 
     def part(self, begin: int, count: int) -> Memory:
         """View some elements of a flat array."""
-        view = self._view((count,), (1,))
+        view = self.viewed((count,), (1,))
         view.pointer += begin * self.dtype.itemsize
         return view
 
-    def _view(self, shape: tuple[int, ...], strides: tuple[int, ...]) -> Memory:
-        view = copy.copy(self)
+    def viewed(self, shape: tuple[int, ...], strides: tuple[int, ...]) -> Memory:
+        """View elements in another shape and order."""
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
         view.shape, view.strides, view.nbytes = shape, strides, prod(shape) * self.dtype.itemsize
         return view
 
@@ -104,7 +109,7 @@ class Memory:
         if self.ndim < 3:
             return "nchw"
         if self.contiguous:
-            return None if self.laid_as("nhwc") else "nchw"
+            return None if self.shape[1] == 1 or prod(self.shape[2:]) == 1 else "nchw"
         return "nhwc" if self.strides[1] == 1 and self.shape[1] > 1 else "nchw"
 
     def laid(self, layout: str = "nchw") -> Memory:
@@ -121,6 +126,7 @@ class Memory:
         backend().fill_zero(self.pointer, self.nbytes, self.stream())
 
 
+@functools.lru_cache(4096)
 def packed(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the strides of elements side by side."""
     return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
@@ -234,6 +240,7 @@ class Dlpack(Interface):
     """Anything with DLPack on CUDA and nothing better; read on the default stream, which its owner makes wait."""
 
     place: tuple[int, int] = (0, 0)
+    capsule: Any = None  # keeps the elements alive
 
     @classmethod
     def of(cls, value: Any) -> Memory:
@@ -248,8 +255,8 @@ class Dlpack(Interface):
             )
         shape, strides = t.shape[: t.ndim], t.strides[: t.ndim] if t.strides else None
         pointer = (t.data or 0) + t.byte_offset
-        memory = cls((value, capsule), pointer, shape, kinds[t.code, t.bits, t.lanes], strides)
-        memory.place = (t.device_type, t.device_id)
+        memory = cls(value, pointer, shape, kinds[t.code, t.bits, t.lanes], strides)
+        memory.place, memory.capsule = (t.device_type, t.device_id), capsule
         return memory
 
     @property
@@ -285,7 +292,7 @@ class Host(Memory):
         return self.owner
 
 
-def operand(value: Any, name: str) -> Memory:
+def operand(value: Any, name: str, dtypes: Collection[Any] = FLOATS) -> Memory:
     """View an array on a GPU, or raise TypeError."""
     package = type(value).__module__.partition(".")[0]
     if hasattr(value, "_ary"):
@@ -302,8 +309,9 @@ def operand(value: Any, name: str) -> Memory:
         memory = Host.of(value)
     else:
         raise TypeError(f"{name} must be on the GPU like the other arrays, got {type(value).__name__}")
-    if memory.dtype not in FLOATS:
-        raise TypeError(f"{name} must be float32 or float64 on a GPU, got {memory.dtype}")
+    if memory.dtype not in dtypes:
+        allowed = " or ".join(sorted(map(str, dtypes)))
+        raise TypeError(f"{name} must be {allowed} on a GPU, got {memory.dtype}")
     return memory
 
 

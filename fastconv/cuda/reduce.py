@@ -5,6 +5,7 @@ Every thread adds every THREADS-th pixel in float64, then halves of the block ad
 
 from __future__ import annotations
 
+import functools
 from math import prod
 from typing import Any, NamedTuple
 
@@ -54,6 +55,7 @@ def bias_grad(dtype):
     return bias_grad_kernel
 
 
+@functools.cache
 def kernel(dtype: str) -> Kernel:
     """Return the kernel for a dtype."""
     return Kernel(bias_grad, (dtype,), (dtype,) * 2, Geometry, "int64", THREADS)

@@ -59,10 +59,11 @@ def processors() -> int:
 def launch(kernel: Any, blocks: int, stream: int, *arguments: Any) -> None:
     """Run a kernel to its end."""
     from numba import cuda
+    from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
     *pointers, geometry = arguments
     arrays = [
-        _array(p, dtype) if p is not None else np.empty(0, dtype)
+        FakeCUDAArray(_array(p, dtype) if p is not None else np.empty(0, dtype))  # of NumPy's it makes copies
         for p, dtype in zip(pointers, kernel.pointers, strict=True)
     ]
     integer = np.dtype(kernel.integer).type

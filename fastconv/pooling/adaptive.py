@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from numpy.typing import ArrayLike
 
 from fastconv import arguments
-from fastconv.arrays import Array, floats
+from fastconv.arrays import Array
 from fastconv.pooling import call
 from fastconv.pooling.windows import shares
 
@@ -97,7 +97,7 @@ def adaptive_avg_pool2d_backward(input_size: Sequence[int], grad_output: ArrayLi
             [1., 3., 2.]]])
     """
     size = arguments.shape(input_size, "input_size")
-    gy = floats(grad_output, "grad_output")
+    gy = call.images(grad_output, "grad_output")
     if gy.ndim != len(size):
         raise ValueError(f"grad_output must have the input's {len(size)} dimensions, got {gy.shape}")
     return call.to_all(size, gy, shares(2, size, gy.shape[-2:]), 2)
@@ -151,13 +151,13 @@ def adaptive_max_pool3d(
 
 
 def _means(rank: int, input: ArrayLike, output_size: Sizes) -> Array:
-    x = floats(input, "input")
+    x = call.images(input, "input")
     return call.means(x, shares(rank, x.shape, output_size), rank)
 
 
 def _largest(
     rank: int, input: ArrayLike, output_size: Sizes, return_indices: bool
 ) -> Array | tuple[Array, Array]:
-    x = floats(input, "input")
+    x = call.images(input, "input")
     y, indices = call.largest(x, shares(rank, x.shape, output_size), rank, return_indices)
     return (y, indices) if return_indices else y

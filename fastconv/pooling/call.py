@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import arguments, workspace
-from fastconv.arrays import Array, common, contiguous, empty, floats
+from fastconv.arrays import Array, common, contiguous, empty, floats, goes_to_gpu
 from fastconv.pooling.windows import Axes, check_rank, windows
 
 MAX, MEAN = 0, 1  # as in `cpu`
@@ -19,7 +19,7 @@ def max_forward(
     rank: int, input: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any, located: Any
 ) -> tuple[Array, Array]:  # fmt: skip
     """Return maxima, and their flat places in each map or an empty array."""
-    x = floats(input, "input")
+    x = images(input, "input")
     return largest(
         x, windows(rank, x.shape, kernel_size, stride, padding, dilation, ceil_mode), rank, located
     )
@@ -30,14 +30,15 @@ def max_backward(
     indices: Any = None,
 ) -> Array:  # fmt: skip
     """Return the gradient by the input."""
-    x = floats(input, "input")
+    x, gy = images(input, "input"), images(grad_output, "grad_output")
     axes = windows(rank, x.shape, kernel_size, stride, padding, dilation, ceil_mode)
     if indices is None:
-        return to_largest(x, grad_output, axes, rank)
+        return to_largest(x, gy, axes, rank)
+    _check_grad_output(gy, x.shape, axes, rank)
+    if there := on_device(x):
+        return there.to_places(x, gy, indices, axes, rank)  # type: ignore[no-any-return]
     from fastconv.pooling.scatter import scattered
 
-    gy = floats(grad_output, "grad_output")
-    _check_grad_output(gy, x.shape, axes, rank)
     return scattered(contiguous(gy, common(x, gy)), indices, x.shape[-rank:], rank, add=True)
 
 
@@ -45,7 +46,7 @@ def mean_forward(
     rank: int, input: Any, kernel_size: Any, stride: Any, padding: Any, ceil_mode: Any, count_pad: Any, divisor: Any
 ) -> Array:  # fmt: skip
     """Return means."""
-    x = floats(input, "input")
+    x = images(input, "input")
     axes = windows(rank, x.shape, kernel_size, stride, padding, 1, ceil_mode)
     return means(x, axes, rank, bool(count_pad), divisor)
 
@@ -57,21 +58,42 @@ def mean_backward(
     """Return the gradient by the input."""
     size = arguments.shape(input_size, "input_size")
     axes = windows(rank, size, kernel_size, stride, padding, 1, ceil_mode)
-    return to_all(size, grad_output, axes, rank, bool(count_pad), divisor)
+    return to_all(size, images(grad_output, "grad_output"), axes, rank, bool(count_pad), divisor)
+
+
+def images(value: Any, name: str) -> Any:
+    """View an operand: a NumPy array, or on a GPU the memory of one."""
+    if not goes_to_gpu(value):
+        return floats(value, name)
+    from fastconv.cuda.memory import operand
+
+    return operand(value, name)
+
+
+def on_device(x: Any) -> Any:
+    """Return the functions of these names for memory on a GPU, or None for a NumPy array."""
+    if isinstance(x, np.ndarray):
+        return None
+    from fastconv.pooling import cuda
+
+    return cuda
 
 
 def largest(x: Array, axes: Axes, rank: int, located: Any) -> tuple[Array, Array]:
     """Return the maxima of windows, and their places or an empty array."""
+    if there := on_device(x):
+        return there.largest(x, axes, rank, located)  # type: ignore[no-any-return]  # the caller's kind
     y = empty((*x.shape[:-rank], *(a.output for a in axes[-rank:])), common(x))
     indices = empty(y.shape if located else (0,), np.dtype("int64"))
     _forward(MAX, axes, contiguous(x, y.dtype), y, indices)
     return y, indices
 
 
-def to_largest(x: Array, grad_output: Any, axes: Axes, rank: int) -> Array:
+def to_largest(x: Array, gy: Array, axes: Axes, rank: int) -> Array:
     """Return the gradient by the input of maxima."""
-    gy = floats(grad_output, "grad_output")
     _check_grad_output(gy, x.shape, axes, rank)
+    if there := on_device(x):
+        return there.to_largest(x, gy, axes, rank)  # type: ignore[no-any-return]
     gx = empty(x.shape, common(x, gy))
     _backward(MAX, axes, contiguous(x, gx.dtype), contiguous(gy, gx.dtype), gx)
     return gx
@@ -80,6 +102,8 @@ def to_largest(x: Array, grad_output: Any, axes: Axes, rank: int) -> Array:
 def means(x: Array, axes: Axes, rank: int, count_pad: bool = True, divisor: Any = None) -> Array:
     """Return the means of windows."""
     divides = _divisor(divisor)
+    if there := on_device(x):
+        return there.means(x, axes, rank, count_pad, divides)  # type: ignore[no-any-return]
     if all(axis.whole for axis in axes):
         from fastconv.planes import sums  # imports Numba
 
@@ -94,15 +118,17 @@ def means(x: Array, axes: Axes, rank: int, count_pad: bool = True, divisor: Any 
 
 def to_all(
     size: tuple[int, ...],
-    grad_output: Any,
+    gy: Array,
     axes: Axes,
     rank: int,
     count_pad: bool = True,
     divisor: Any = None,
 ) -> Array:
     """Return the gradient by the input of means."""
-    gy, divides = floats(grad_output, "grad_output"), _divisor(divisor)
+    divides = _divisor(divisor)
     _check_grad_output(gy, size, axes, rank)
+    if there := on_device(gy):
+        return there.to_all(size, gy, axes, rank, count_pad, divides)  # type: ignore[no-any-return]
     if all(axis.whole for axis in axes):
         from fastconv.planes import spread
 

@@ -1,6 +1,8 @@
 """Run calls of fastconv in Numba's CUDA simulator and compare with the definition; started by test_cuda.py."""
 
 import functools
+import math
+import mmap
 import sys
 
 import numpy as np
@@ -9,7 +11,7 @@ from numba import cuda
 
 import fastconv
 from fastconv import arguments, testing
-from fastconv.algorithms import on_gpu
+from fastconv.algorithms import find
 from fastconv.problem import ConvProblem, Direction
 
 
@@ -51,7 +53,7 @@ def moved(array, layout):
 def check(line, algorithm, exact):
     problem = ConvProblem.parse(line)
     for direction in Direction:
-        if on_gpu()[algorithm].reject(problem, direction):
+        if find(algorithm, "cuda").reject(problem, direction):
             continue
         a, b, _ = testing.shapes(problem, direction)
         if exact:
@@ -179,6 +181,87 @@ def check_kinds(algorithm):
         fastconv.conv2d(Capsule(x.astype("int32")), Capsule(w))
 
 
+def check_large(algorithm):
+    """More than 2**31 elements, of which a few are read: memory that is never touched is never there."""
+    shape, stride = (9, 1, 4096, 65536), (4000, 65000)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
+    x = np.frombuffer(mmap.mmap(-1, 4 * math.prod(shape), flags=flags), np.float32).reshape(shape)
+    assert x.size > 2**31
+    w = testing.integers((2, 1, 2, 2), "float32", 1)
+    taps = [np.s_[:, :, r :: stride[0], s :: stride[1]] for r in range(2) for s in range(2)]
+    for i, tap in enumerate(taps):
+        x[tap] = testing.integers((9, 1, 2, 2), "float32", 2 + i)
+    expected = sum(x[tap] * w[:, 0].reshape(2, 4)[:, i].reshape(2, 1, 1) for i, tap in enumerate(taps))
+    there = type(cuda.to_device(w))(x)
+    y = fastconv.conv2d(there, cuda.to_device(w), stride=stride, algorithm=algorithm).copy_to_host()
+    np.testing.assert_array_equal(y, expected)
+    gw = fastconv.conv2d_weight(there, w.shape, cuda.to_device(y), stride=stride, algorithm=algorithm)
+    sums = [[(x[tap] * y[:, k : k + 1]).sum() for tap in taps] for k in range(2)]
+    np.testing.assert_array_equal(gw.copy_to_host(), np.float32(sums).reshape(w.shape))
+
+
+POOLS = [  # rank, shape, arguments of the window
+    (2, (2, 2, 5, 6), {"kernel_size": 2}),
+    (2, (1, 3, 6, 5), {"kernel_size": 3, "stride": (2, 1), "padding": 1, "ceil_mode": True}),
+    (1, (2, 9), {"kernel_size": 4, "stride": 3, "padding": 2}),
+    (3, (1, 2, 3, 4, 3), {"kernel_size": 2, "stride": 1, "padding": 1}),
+]
+
+
+def check_pooling(_):
+    """As on the CPU to the last bit: NaN and equal pixels, borders, both layouts, all gradients."""
+    same = np.testing.assert_array_equal
+    for rank, shape, window in POOLS:
+        x = testing.integers(shape, "float32", 0)
+        x.flat[3] = np.nan
+        name = f"pool{rank}d"
+        for dilation in (1, 2):
+            if dilation == 2 and (window.get("ceil_mode") or min(shape[-rank:]) < 4):
+                continue
+            given = window | {"dilation": dilation}
+            y, places = getattr(fastconv, f"max_{name}")(x, return_indices=True, **given)
+            gy = testing.integers(y.shape, "float32", 1)
+            gx = getattr(fastconv, f"max_{name}_backward")(x, gy, **given)
+            for layout in ("nchw", "nhwc") if len(shape) == rank + 2 else ("nchw",):
+                there = moved(x, layout), moved(gy, layout)
+                ours, found = getattr(fastconv, f"max_{name}")(there[0], return_indices=True, **given)
+                same(ours.copy_to_host(), y)
+                same(found.copy_to_host(), places)
+                assert found.copy_to_host().dtype == np.int64
+                ours = getattr(fastconv, f"max_{name}_backward")(*there, **given).copy_to_host()
+                same(ours, gx)
+                given_places = getattr(fastconv, f"max_{name}_backward")(*there, indices=found, **given)
+                same(given_places.copy_to_host(), gx)
+                assert ours.flags.c_contiguous == (layout == "nchw")
+        for given in (window, window | {"count_include_pad": False}, window | {"divisor_override": 3})[
+            : rank + 1
+        ]:
+            y = getattr(fastconv, f"avg_{name}")(x, **given)
+            same(getattr(fastconv, f"avg_{name}")(cuda.to_device(x), **given).copy_to_host(), y)
+            gy = testing.integers(y.shape, "float32", 1)
+            gx = getattr(fastconv, f"avg_{name}_backward")(shape, gy, **given)
+            ours = getattr(fastconv, f"avg_{name}_backward")(shape, cuda.to_device(gy), **given)
+            same(ours.copy_to_host(), gx)
+    x = testing.integers((1, 2, 5, 7), "float64", 2)
+    there = cuda.to_device(x)
+    for function in (fastconv.adaptive_avg_pool2d, fastconv.adaptive_max_pool2d):
+        same(function(there, (3, 2)).copy_to_host(), function(x, (3, 2)))
+    gy = testing.integers((1, 2, 3, 2), "float64", 3)
+    ours = fastconv.adaptive_avg_pool2d_backward(x.shape, cuda.to_device(gy)).copy_to_host()
+    same(ours, fastconv.adaptive_avg_pool2d_backward(x.shape, gy))
+    from fastconv.pooling import cuda as kernels
+
+    expected = fastconv.max_pool2d(x, 2)
+    narrow, kernels.LIMIT = kernels.LIMIT, 0  # elements numbered in 64 bits
+    same(fastconv.max_pool2d(there, 2).copy_to_host(), expected)
+    ours = fastconv.adaptive_avg_pool2d_backward(x.shape, cuda.to_device(gy)).copy_to_host()
+    same(ours, fastconv.adaptive_avg_pool2d_backward(x.shape, gy))
+    kernels.LIMIT = narrow
+    with fastconv.config(device="cuda"):
+        same(fastconv.max_pool2d(x, 2), expected)
+    assert fastconv.max_pool2d(cuda.to_device(x[:0]), 2).shape == (0, 2, 2, 3)
+
+
 def check_calls(algorithm):
     """What is not one convolution: all gradients at once, transposed, one image, an empty batch, ``out``, errors."""
     x, w = testing.normals((2, 2, 5, 4), "float32", 0), testing.normals((3, 2, 3, 2), "float32", 1)
@@ -234,10 +317,16 @@ def check_calls(algorithm):
 
 if __name__ == "__main__":
     algorithm, *lines = sys.argv[1:]
+    if algorithm == "pooling":
+        check_pooling(algorithm)
+        print("done")
+        sys.exit()
     for line in lines:
         print(line, flush=True)
         check(line, algorithm, exact=True)
-    check_epilogues(algorithm)
+    if algorithm != "im2col:explicit":
+        check_epilogues(algorithm)
+        check_large(algorithm)
     check_residual(algorithm)
     if algorithm == "reference":
         check_calls(algorithm)

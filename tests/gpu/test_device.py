@@ -8,7 +8,7 @@ import pytest
 import fastconv
 from fastconv import testing
 from fastconv.algorithms import on_gpu
-from fastconv.problem import Direction
+from fastconv.problem import ConvProblem, Direction
 
 pytest.importorskip("numba_cuda")
 from numba import cuda
@@ -93,3 +93,45 @@ def test_capture_in_a_graph():
     y.zero_()
     graph.replay()
     assert torch.equal(y, expected)
+
+
+@pytest.mark.parametrize("name", sorted(on_gpu()))
+@pytest.mark.parametrize("line", ["n2 c16 k8 i9x7 f3x3 p1 nhwc", "n2 c8 k8 i9x7 f3x3 p1 s2 g8 nhwc", "n1 c3 k5 i8x8 f5x3 p2x1 nhwc"])  # fmt: skip
+def test_channels_last(name, line):
+    torch = pytest.importorskip("torch")
+    problem = ConvProblem.parse(line)
+    for direction in Direction:
+        if on_gpu()[name].reject(problem, direction):
+            continue
+        a, b, _ = testing.shapes(problem, direction)
+        first, second = testing.normals(a, "float32", 1), testing.normals(b, "float32", 2)
+        there = [
+            torch.from_numpy(v).cuda().contiguous(memory_format=torch.channels_last) for v in (first, second)
+        ]
+        result = call(problem, direction, *there, name)
+        if direction is not Direction.WEIGHT_GRAD:
+            assert result.is_contiguous(memory_format=torch.channels_last)
+        growth = on_gpu()[name].error_growth(problem, direction)
+        testing.assert_right(problem, direction, first, second, result.cpu().numpy(), growth)
+
+
+def test_pooling_and_numpy_arrays():
+    x = testing.normals((2, 3, 9, 8), "float32", 1)
+    there, window = cuda.to_device(x), {"kernel_size": 3, "stride": 2, "padding": 1}
+    y, places = fastconv.max_pool2d(there, return_indices=True, **window)
+    expected, where = fastconv.max_pool2d(x, return_indices=True, **window)
+    np.testing.assert_array_equal(y.copy_to_host(), expected)
+    np.testing.assert_array_equal(places.copy_to_host(), where)
+    gradient = fastconv.max_pool2d_backward(x, expected, **window)
+    means = fastconv.avg_pool2d(x, **window)
+    with fastconv.config(device="cuda"):
+        np.testing.assert_array_equal(fastconv.max_pool2d_backward(x, expected, **window), gradient)
+        np.testing.assert_allclose(fastconv.avg_pool2d(x, **window), means, 1e-5, 1e-6)
+
+
+def test_numba_arrays_come_from_a_pool():
+    x, w = (cuda.to_device(testing.normals(s, "float32", 1)) for s in ((1, 4, 64, 64), (4, 4, 3, 3)))
+    before = fastconv.conv2d(x, w).copy_to_host()
+    for _ in range(100):
+        y = fastconv.conv2d(x, w)
+    np.testing.assert_array_equal(y.copy_to_host(), before)

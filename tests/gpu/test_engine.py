@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,10 @@ MORE = {  # what kernels of one algorithm have branches for
         "n2 c3 k9 i2x6 f1x1",  # nine channels of a thread that owns eight
         "n1 c2 k2 i9x3 f7x1 p3x0 d2x1 g2",  # seven rows of dilated taps
         "n24 c2 k2 i9x33 f2x2 g2",  # splits
+        "n2 c4 k4 i5x6 f3x3 p1 g4 nhwc",  # channels last: four of their own
+        "n1 c4 k4 i5x6 f3x3 p1 s2x3 g4 nhwc",  # in phases
+        "n1 c2 k8 i4x5 f2x7 p1x4 d1x2 g2 nhwc",  # four of one group, a row of taps in pieces
+        "n1 c3 k6 i4x4 f3x3 p1 g3 nhwc",  # two of one group
     ],
     "im2col": [
         "n2 c16 k5 i4x3 f3x3 p1",  # stages of one tap, and two splits of them
@@ -57,7 +62,9 @@ MORE = {  # what kernels of one algorithm have branches for
 }
 
 
-@pytest.mark.parametrize("name", sorted(name for name, a in on_gpu().items() if a.exact))
+@pytest.mark.parametrize(
+    "name", [*sorted(name for name, a in on_gpu().items() if a.exact), "im2col:explicit", "pooling"]
+)
 def test_simulated(name):
     """Every direction is exact on integers, through the public functions; an index out of bounds raises."""
     result = subprocess.run(
@@ -171,6 +178,31 @@ def test_machine_code_of_direct(target, line, without_driver, tmp_path):
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_machine_code_of_direct_channels_last(target, without_driver, tmp_path):
+    from fastconv.algorithms.direct.cuda import forward_pixels, weight
+
+    problem = ConvProblem.parse("n8 c64 k64 i56x56 f3x3 p1 g64 nhwc")
+    run = forward_pixels.Pixels(problem, Direction.FORWARD)
+    kernel = forward_pixels.pixels_kernel("float32", run.walk, "none")
+    (registers, stack, local), code = usage(kernel.cubin(target), tmp_path)
+    assert registers <= 96
+    assert stack == local == 0
+    assert not re.search(r"\b(LDL|STL)\b", code), "spills"
+    main = min(loops(code), key=lambda loop: len(loop) if any("FFMA" in i for i in loop) else 10**9)
+    assert sum("LDG.E.128" in i for i in main) == sum("LDG" in i for i in main) == 9  # six pixels, three taps
+    assert "STG.E.128" in code
+    assert 3 * len(main) / 16 <= 40, (
+        "instructions of a result in its three rows, of the 77 that 8 bytes leave time for"
+    )
+
+    run = weight.WeightRows(problem, weight.plan(problem, 2**30))
+    (registers, stack, local), code = usage(weight.kernel("float32", run.taps).cubin(target), tmp_path)
+    assert registers <= 64
+    assert stack == local == 0
+    assert not re.search(r"\b(LDL|STL)\b", code), "spills"
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_machine_code_of_the_direct_weight_gradient(target, without_driver, tmp_path):
     from fastconv.algorithms.direct.cuda import weight
 
@@ -195,6 +227,19 @@ def test_few_channels_go_to_direct_and_many_do_not(direction, without_driver):
     assert chosen("n32 c64 k64 i56x56 f5x5 p2 s2 g64") == "direct"
     assert chosen("n32 c4 k4 i224x224 f1x1") == "direct" or direction is Direction.WEIGHT_GRAD
     assert chosen("n32 c256 k256 i28x28 f3x3 p1") != "direct"
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("mean", [False, True])
+def test_machine_code_of_pooling(target, mean, tmp_path):
+    from fastconv.pooling import cuda
+
+    for make, wide in product((cuda.pool_kernel, cuda.give_kernel), (False, True)):
+        (registers, stack, local), code = usage(make("float32", mean, wide).cubin(target), tmp_path)
+        assert registers <= (96 if wide else 64)
+        assert wide == bool(re.search("(div|rem)_[us]64", code)), "divisions in 64 bits"
+        assert stack == local == 0
+        assert not re.search(r"\b(LDL|STL)\b", code), "spills"
 
 
 class Foreign:
@@ -246,7 +291,7 @@ def test_where_an_array_lives_is_asked_of_the_array():
     with pytest.raises(TypeError, match="weight is on a GPU"):
         fastconv.conv2d(np.ones((1, 1, 3, 3), "float32"), Foreign((1, 1, 3, 3)))
     with pytest.raises(TypeError, match="input is on a GPU"):
-        fastconv.max_pool2d(Foreign((1, 1, 4, 4)), 2)
+        fastconv.lp_pool2d(Foreign((1, 1, 4, 4)), 2, 2)
 
 
 def test_parameters_are_packed_as_the_kernel_declares_them():

@@ -24,12 +24,12 @@ def test_contestants_agree(line, monkeypatch):
     for direction, fused in [*((d, False) for d in Direction), (Direction.FORWARD, True)]:
         row = gpu.row(layer, direction, fused, "cpu", clock)
         assert row["right"], row
-        assert set(row["seconds"]) >= {"fastconv", "cuDNN NCHW"}
+        assert set(row["seconds"]) >= {"fastconv NCHW", "cuDNN NCHW"}
 
 
 def test_what_is_wrong_is_named_and_not_counted():
     good = {"problem": "a", "direction": "forward", "difference": 0.0, "right": True, "flops": 4e12,
-            "seconds": {"fastconv": 1.0, "cuDNN NCHW": 4.0, "cuDNN NHWC": 2.0}}  # fmt: skip
+            "seconds": {"fastconv NCHW": 1.0, "cuDNN NCHW": 4.0, "fastconv NHWC": 0.5, "cuDNN NHWC": 1.5}}  # fmt: skip
     table = gpu.summary([good, good | {"problem": "b", "difference": 1.0, "right": False}]).splitlines()
-    assert table[1].split() == ["forward", "1", "4.00", "2.00", "4.0"]
+    assert table[1].split() == ["forward", "1", "4.00", "3.00", "3.00", "8.0"]
     assert table[2] == "WRONG by 1: forward b"

@@ -57,6 +57,7 @@ def packing(dtype):
     return pack_weights
 
 
+@functools.cache
 def gemm_kernel(dtype: str, tile: Tile, traits: Traits, name: str) -> Kernel:
     """Return the kernel of a tile."""
     pointers = (dtype, dtype, "int32", dtype, dtype, dtype)
@@ -65,6 +66,7 @@ def gemm_kernel(dtype: str, tile: Tile, traits: Traits, name: str) -> Kernel:
     )
 
 
+@functools.cache
 def pack_kernel(dtype: str) -> Kernel:
     """Return the kernel that packs weights."""
     return Kernel(packing, (dtype,), (dtype, "int32", dtype), PackGeometry, "int64", THREADS)
@@ -75,6 +77,16 @@ class Im2col(Algorithm):
 
     name = "im2col"
     exact = True
+
+    def variant(self, suffix: str) -> Algorithm:
+        """Return ``im2col:explicit``."""
+        if suffix != "explicit":
+            raise ValueError(
+                f"algorithm im2col has the variant 'im2col:explicit' on a GPU, got 'im2col:{suffix}'"
+            )
+        from fastconv.algorithms.im2col.explicit import Explicit
+
+        return Explicit()
 
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
         p = pass_of(problem, Direction.FORWARD if direction is Direction.WEIGHT_GRAD else direction)

@@ -25,6 +25,7 @@ from fastconv.problem import Axis, ConvProblem
 MOST_SPLITS, FEWEST_STAGES = 256, 16
 
 
+@functools.cache
 def kernel(dtype: str, tile: Tile, deep: bool, vector: bool, linked: bool = False) -> Kernel:
     """Return the kernel of a tile."""
     pointers = (dtype, dtype, "int32", dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from fastconv.cuda.compiler import Kernel
@@ -41,6 +42,7 @@ def summing(dtype, name):
     return add_splits
 
 
+@functools.cache
 def sum_kernel(dtype: str, name: str) -> Kernel:
     """Return the kernel that adds splits."""
     return Kernel(summing, (dtype, name), (dtype,) * 4, SumGeometry, "int64", THREADS)

@@ -6,6 +6,7 @@ layout, bit for bit the same each time, as the oracle and the last resort.
 
 from __future__ import annotations
 
+import functools
 from math import prod
 from typing import NamedTuple
 
@@ -174,6 +175,7 @@ def weight_grad(dtype, name):
 MAKERS = {Direction.FORWARD: forward, Direction.INPUT_GRAD: input_grad, Direction.WEIGHT_GRAD: weight_grad}
 
 
+@functools.cache
 def kernel(direction: Direction, dtype: str, name: str) -> Kernel:
     """Return the kernel of a direction, with an activation by name."""
     return Kernel(MAKERS[direction], (dtype, name), (dtype,) * 5, Geometry, "int64", THREADS)
@@ -200,25 +202,30 @@ class Reference(Algorithm):
         return Run(problem, direction)
 
 
+def described(problem: ConvProblem) -> Geometry:
+    """Return what kernels need to know but the number of results."""
+    a = (*[Axis(1, 1)] * (3 - len(problem.axes)), *problem.axes)
+    last = problem.layout == "nhwc"
+    steps_in = (1, problem.c) if last else (prod(x.size for x in a), 1)
+    steps_out = (1, problem.k) if last else (prod(x.output for x in a), 1)
+    return Geometry(
+        0, 0, 0, problem.c, problem.k, problem.c // problem.groups, problem.k // problem.groups, problem.n,
+        *(x.size for x in a), *(x.kernel for x in a), *(x.output for x in a), *(x.stride for x in a),
+        *(x.dilation for x in a), *(x.lo for x in a), *steps_in, *steps_out,
+    )  # fmt: skip
+
+
 class Run(Execution):
     """One launch."""
 
     def __init__(self, problem: ConvProblem, direction: Direction) -> None:
-        a = (*[Axis(1, 1)] * (3 - len(problem.axes)), *problem.axes)
         shape = {
             Direction.FORWARD: problem.output_shape,
             Direction.INPUT_GRAD: problem.input_shape,
             Direction.WEIGHT_GRAD: problem.weight_shape,
         }[direction]
         self.direction, self.dtype = direction, problem.dtype
-        last = problem.layout == "nhwc"
-        steps_in = (1, problem.c) if last else (prod(x.size for x in a), 1)
-        steps_out = (1, problem.k) if last else (prod(x.output for x in a), 1)
-        self.geometry = Geometry(
-            prod(shape), 0, 0, problem.c, problem.k, problem.c // problem.groups, problem.k // problem.groups,
-            problem.n, *(x.size for x in a), *(x.kernel for x in a), *(x.output for x in a),
-            *(x.stride for x in a), *(x.dilation for x in a), *(x.lo for x in a), *steps_in, *steps_out,
-        )  # fmt: skip
+        self.geometry = described(problem)._replace(count=prod(shape))
         self.blocks = -(-self.geometry.count // THREADS)
 
     def run(self, first, second, out, bias, activation, residual=None):

@@ -1,9 +1,8 @@
 """Direct convolution on a GPU: sums in registers, pixels from memory once; for few channels, above all depthwise.
 
 * `forward` launches `rows`: forward and input gradient, channels first;
-* `weight` launches `weight_rows`: the weight gradient of these, in parts that are added in one order.
-
-Nothing is packed: a weight is read where it lies, by threads of a warp at one place.
+* `forward_pixels` launches `pixels`: the same, channels last;
+* `weight` launches `weight_rows`: the weight gradient, in parts that are added in one order.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from math import prod
 
 from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.correlation import pass_of
-from fastconv.algorithms.direct.cuda import weight
+from fastconv.algorithms.direct.cuda import forward_pixels, weight
 from fastconv.algorithms.direct.cuda.forward import Rows, Tiling
 from fastconv.algorithms.direct.cuda.rows import TX
 from fastconv.problem import ConvProblem, Direction
@@ -28,21 +27,23 @@ class Direct(Algorithm):
     exact = True
 
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
-        if problem.layout != "nchw":
-            return f"reads channels first on a GPU, got {problem.layout}"
         of_weight = direction is Direction.WEIGHT_GRAD
         p = pass_of(problem, Direction.FORWARD if of_weight else direction)
-        if p.axes[-1].step > MOST_PHASES:
+        last = problem.layout == "nhwc"
+        if p.axes[-1].step > MOST_PHASES and not last:
             return f"stride {p.axes[-1].step} along rows has more phases than registers hold, {MOST_PHASES}"
         reach = max(a.stride * a.outputs + max((abs(o) for o in a.offsets), default=0) for a in p.axes)
         maps = (prod(a.source for a in p.axes), prod(a.result for a in p.axes))
-        threads = weight.most_blocks(problem) if of_weight else Tiling(p).threads
+        own_threads = forward_pixels.threads(p) if last else Tiling(p, problem.itemsize).threads
+        threads = weight.most_blocks(problem) if of_weight else own_threads
         if max(reach, *maps, threads) >= LIMIT:
             return "a padded axis, a map or the number of threads has 2**31 elements"
         return None
 
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
-        return weight.plan(problem, limit).workspace if direction is Direction.WEIGHT_GRAD else 0
+        if direction is Direction.WEIGHT_GRAD:
+            return weight.plan(problem, limit).workspace
+        return problem.itemsize * prod(problem.weight_shape) if problem.layout == "nhwc" else 0
 
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
         # An H100 multiplies 60e12 times a second and copies 3e12 bytes; shares of those are guesses.
@@ -51,7 +52,10 @@ class Direct(Algorithm):
             passes = weight.passes(problem)  # over both arrays, from the second-level cache
             return 1e-5 + slower * problem.flops / 15e12 + problem.bytes * (1 / 2.4e12 + (passes - 1) / 6e12)
         p = pass_of(problem, direction)
-        t = Tiling(p)
+        if problem.layout == "nhwc":
+            flops = 2 * forward_pixels.threads(p) * TX * p.reduction / p.phases
+            return 1e-5 + slower * flops / 15e12 + problem.bytes / 2.4e12
+        t = Tiling(p, problem.itemsize)
         flops = 2 * t.threads * t.tm * t.ty * TX * p.axes[-1].step * p.reduction / p.phases
         again = (
             (t.tiles_m - 1) * problem.itemsize * p.n * p.groups * p.channels * prod(a.source for a in p.axes)
@@ -61,4 +65,4 @@ class Direct(Algorithm):
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         if direction is Direction.WEIGHT_GRAD:
             return weight.WeightRows(problem, weight.plan(problem, limit))
-        return Rows(problem, direction)
+        return (forward_pixels.Pixels if problem.layout == "nhwc" else Rows)(problem, direction)

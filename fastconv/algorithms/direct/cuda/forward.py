@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from math import gcd, prod
 
 import numpy as np
@@ -15,9 +16,10 @@ from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
 from fastconv.problem import ConvProblem, Direction
 
-SUMS, WEIGHTS = 32, 25  # in the registers of a thread
+SUMS, WEIGHTS = 128, 100  # bytes in the registers of a thread
 
 
+@functools.cache
 def rows_kernel(dtype: str, row: Row, column: Column, tm: int, ty: int, kernel_x: int, name: str) -> Kernel:
     """Return the kernel of rows, with an activation by name."""
     constants = (dtype, row, column, tm, ty, kernel_x, name)
@@ -39,20 +41,21 @@ def phases_of(axis: AxisPass, back: bool) -> tuple[tuple[Phase, ...], int, int]:
 class Tiling:
     """How threads share out a pass."""
 
-    def __init__(self, p: Pass) -> None:
+    def __init__(self, p: Pass, itemsize: int) -> None:
         _, y, x = three(p.axes)
+        sums = SUMS // itemsize
         phases, gap, _ = phases_of(y, False)
         # a thread's rows stand so far apart that they share rows of the source
         self.spread, self.rows = gap // gcd(y.stride, gap), y.stride // gcd(y.stride, gap)
         self.tm = 1
-        while self.tm < min(p.m, 8) and 2 * self.tm * TX * x.step <= SUMS:
+        while self.tm < min(p.m, 8) and 2 * self.tm * TX * x.step <= sums:
             self.tm *= 2
         taps = max(phase.count for phase in phases)
 
         def touched(ty: int) -> int:
             return -(-y.outputs // (self.spread * ty)) * self.spread * ((ty - 1) * self.rows + taps + 1)
 
-        fitting = [ty for ty in (4, 2, 1) if self.tm * ty * TX * x.step <= SUMS] or [1]
+        fitting = [ty for ty in (4, 2, 1) if self.tm * ty * TX * x.step <= sums] or [1]
         self.ty = min(fitting, key=touched)
         self.tiles = (
             -(-x.outputs // TX), -(-y.outputs // (self.spread * self.ty)) * self.spread * y.step,
@@ -68,7 +71,7 @@ class Rows(Execution):
     def __init__(self, problem: ConvProblem, direction: Direction) -> None:
         self.dtype = problem.dtype
         p, back = pass_of(problem, direction), direction is Direction.INPUT_GRAD
-        axes, self.tiling = three(p.axes), Tiling(p)
+        axes, self.tiling = three(p.axes), Tiling(p, problem.itemsize)
         z, y, x = axes
         (phases_z, gap_z, skip_z), (phases_y, gap_y, skip_y) = (phases_of(a, back) for a in (z, y))
         phases, gap, skip = phases_of(x, back)
@@ -83,7 +86,7 @@ class Rows(Execution):
             p.group_stride, p.row_stride, p.channel_stride, 0, 0,
         )  # fmt: skip
         counts = {phase.count for phase in phases_y}
-        few = t.tm == 1 and self.row.pieces == 1 and 0 < max(counts) * kernel[1] <= WEIGHTS
+        few = t.tm == 1 and self.row.pieces == 1 and 0 < max(counts) * kernel[1] * problem.itemsize <= WEIGHTS
         column = Column(max(counts), t.rows, len(counts) == 1) if few else Column(0, 0, False)
         self.constants = (column, t.tm, t.ty, kernel[1])
         self.blocks = -(-t.threads // THREADS)

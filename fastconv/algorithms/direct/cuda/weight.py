@@ -15,11 +15,13 @@ from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
 from fastconv.problem import Axis, ConvProblem
 
+WARP = 32
 SUMS = 28  # in the registers of a thread
 LONGEST = 9  # taps of a row at once
 MOST_SPLITS, RESIDENT, LEAST = 256, 8, 8  # blocks on a multiprocessor, tiles of a thread
 
 
+@functools.cache
 def kernel(dtype: str, taps: Taps) -> Kernel:
     """Return the kernel of a block of taps."""
     return Kernel(correlation, (dtype, taps), (dtype,) * 3, Geometry, "uint32", THREADS, 4)
@@ -39,15 +41,21 @@ def block_of(problem: ConvProblem) -> tuple[int, int, int, int]:
     return -(-y.kernel // blocks_y), sb, blocks_y, blocks_x
 
 
+def lanes(problem: ConvProblem) -> int:
+    """Return the channels of the output that a thread block has."""
+    return WARP if problem.layout == "nhwc" else 1
+
+
 def pairs(problem: ConvProblem) -> int:
     """Return the number of thread blocks without splits."""
     _, _, blocks_y, blocks_x = block_of(problem)
-    return problem.k * (problem.c // problem.groups) * axes_of(problem)[0].kernel * blocks_y * blocks_x
+    blocks = -(-problem.k // lanes(problem)) * (problem.c // problem.groups) * blocks_y * blocks_x
+    return blocks * axes_of(problem)[0].kernel
 
 
 def passes(problem: ConvProblem) -> float:
     """Return how often both arrays are read."""
-    again = pairs(problem) // problem.k
+    again = pairs(problem) // -(-problem.k // lanes(problem))
     return (again + problem.k // problem.groups * again // (problem.c // problem.groups)) / 2
 
 
@@ -76,7 +84,9 @@ def plan(problem: ConvProblem, limit: int) -> Split:
     """Choose splits that fill the GPU twice."""
     total, weights = tiles(problem), prod(problem.weight_shape)
     wanted = 2 * backend().processors() * RESIDENT // pairs(problem)
-    most = min(MOST_SPLITS, total // (THREADS * LEAST), limit // (weights * problem.itemsize))
+    most = min(
+        MOST_SPLITS, total * lanes(problem) // (THREADS * LEAST), limit // (weights * problem.itemsize)
+    )
     share = -(-total // max(1, min(wanted, most)))
     count = -(-total // share)
     partial = count * weights if count > 1 else 0
@@ -90,9 +100,10 @@ class WeightRows(Execution):
         self.dtype, self.split, self.workspace = problem.dtype, split, split.workspace
         z, y, x = axes_of(problem)
         rb, sb, blocks_y, blocks_x = block_of(problem)
-        low = -x.lo if blocks_x == 1 else 0
-        aligned = x.size % 4 == 0 and blocks_x == 1
-        self.taps = Taps(rb, sb, x.stride, x.dilation, low, aligned, x.output % 4 == 0)
+        first = lanes(problem) == 1
+        low = -x.lo if first and blocks_x == 1 else 0
+        quads, whole = first and blocks_x == 1 and x.size % 4 == 0, first and x.output % 4 == 0
+        self.taps = Taps(rb, sb, x.stride, x.dilation, low, quads, whole, lanes(problem))
         columns, weights = -(-x.output // TX), prod(problem.weight_shape)
         self.geometry = Geometry(
             tiles(problem), columns, *magic(columns), y.output, *magic(y.output), z.output, *magic(z.output),

@@ -1,4 +1,4 @@
-"""The weight gradient along rows, channels first: a thread block for a block of taps of one pair of channels.
+"""The weight gradient along rows: a thread block for a block of taps of one pair of channels.
 
     gw[k, c, t, r, s] = sum over n, o, p, q of  gy[n, k, o, p, q] * x[n, c, o*stride + t*dilation - lo, ...]
 
@@ -6,6 +6,9 @@ The positions of the batch are shared out: first among splits, then among the th
 each.  For these a thread loads the segment of x that its taps meet, row of taps by row, and adds RB x SB products of
 each position to sums in registers.  At the end halves of the block add each other's sums, always in one order, and a
 second kernel adds the splits.
+
+Channels last, a block has 32 neighbouring channels of the output, one for each lane of its warps, which share out the
+positions: so they read side by side what stands side by side.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fastconv.algorithms.direct.cuda.rows import THREADS, TX, segment
-from fastconv.cuda.language import DTYPES, U, cuda, divided, inline, int64, load4
+from fastconv.cuda.language import DTYPES, U, cuda, divided, inline, int32, int64, load4
 
 
 class Geometry(NamedTuple):
@@ -64,6 +67,7 @@ class Taps(NamedTuple):
     low: int  # offset of the first tap, where there is one block in a row: borders are written out
     quads: bool  # rows of the input begin on 16 bytes, and so far from them every segment does
     whole: bool  # rows of the output do
+    lanes: int  # channels of the output in a thread block: 1, or 32 if they stand behind the pixels
 
 
 def row_adder(taps: Taps, shift: int, r: int):
@@ -83,7 +87,21 @@ def row_adder(taps: Taps, shift: int, r: int):
 def rows_adder(dtype, taps: Taps):
     """Return the device function that goes through the rows of taps, and the size of a segment."""
     length = (TX - 1) * taps.stride + (taps.sb - 1) * taps.gap + 1
-    fetch, size, shift = segment(dtype, taps.low, length, taps.quads)
+    zero, last = DTYPES[dtype](0), taps.lanes > 1
+    by_row, size, shift = segment(dtype, taps.low, length, taps.quads)
+
+    @inline
+    def fetch(x, slab, row, column, seg, g):
+        """Load a segment; channels last, of one channel of each pixel."""
+        if last:
+            here = slab + (int64(row) * int64(g.width) + int64(int32(column))) * int64(g.c)
+            for i in range(length):
+                seg[i] = zero
+                if U(column + U(i)) < g.width:
+                    seg[i] = x[here]
+                here += int64(g.c)
+        else:
+            by_row(x, slab + int64(row) * int64(g.width), column, g.width, seg)
 
     def line(r):
         add = row_adder(taps, shift, r)
@@ -92,7 +110,7 @@ def rows_adder(dtype, taps: Taps):
         def add_line(acc, seg, gs, x, slab, y, column, valid, g):
             row = U(y + U(U(r) * g.gap_y))
             if row < g.height:
-                fetch(x, slab + int64(row) * int64(g.width), column, g.width, seg)
+                fetch(x, slab, row, column, seg, g)
                 add(acc, seg, gs, valid)
 
         return add_line
@@ -117,7 +135,7 @@ def correlation(dtype, taps: Taps):
     rb, sb, stride, gap, whole = taps.rb, taps.sb, taps.stride, taps.gap, taps.whole
     sums = rb * sb
     add, size = rows_adder(dtype, taps)
-    held = sums * THREADS
+    held, lanes, steps = sums * THREADS, taps.lanes, THREADS // taps.lanes
 
     def direct_weight_rows(x, gy, out, g):
         shared = cuda.shared.array(held, real)
@@ -130,13 +148,17 @@ def correlation(dtype, taps: Taps):
         tap_z, block = U(block % g.kernel_z), U(block // g.kernel_z)
         split, block = U(block % g.splits), U(block // g.splits)
         c, k = U(block % g.cs), U(block // g.cs)
+        lane = U(tid % U(lanes))
+        k = U(k * U(lanes) + lane)
         channel = U(U(k // g.ks) * g.cs + c)
         r0, s0 = U(block_y * U(rb)), U(block_x * U(sb))
         for i in range(sums):
             acc[i] = zero
         slice_in = int64(U(g.height * g.width))
-        tile = U(U(split * g.share) + tid)
+        tile = U(U(split * g.share) + U(tid // U(lanes)))
         last = min(U(U(split + U(1)) * g.share), g.tiles)
+        if k >= g.k:
+            last = U(0)
         while tile < last:
             rest = divided(tile, g.tiles_x_m, g.tiles_x_s)
             q = U(U(tile - rest * g.tiles_x) * U(4))
@@ -146,25 +168,31 @@ def correlation(dtype, taps: Taps):
             o = U(row - n * g.slices)
             z = U(U(o * g.stride_z) + U(tap_z * g.gap_z) - g.lo_z)
             if z < g.depth:
-                to = (int64(n) * int64(g.k) + int64(k)) * int64(g.slices) + int64(o)
-                to = (to * int64(g.rows) + int64(p)) * int64(g.columns) + int64(q)
                 valid = U(g.columns - q)
+                if lanes > 1:
+                    to = (int64(n) * int64(g.slices) + int64(o)) * int64(g.rows) + int64(p)
+                    to = (to * int64(g.columns) + int64(q)) * int64(g.k) + int64(k)
+                    slab = (int64(n) * int64(g.depth) + int64(z)) * slice_in * int64(g.c) + int64(channel)
+                else:
+                    to = (int64(n) * int64(g.k) + int64(k)) * int64(g.slices) + int64(o)
+                    to = (to * int64(g.rows) + int64(p)) * int64(g.columns) + int64(q)
+                    slab = ((int64(n) * int64(g.c) + int64(channel)) * int64(g.depth) + int64(z)) * slice_in
                 if whole:
                     gs[0], gs[1], gs[2], gs[3] = load4(gy, to)
                 else:
                     for j in range(4):
                         gs[j] = zero
                         if U(j) < valid:
-                            gs[j] = gy[to + int64(j)]
-                slab = (int64(n) * int64(g.c) + int64(channel)) * int64(g.depth) + int64(z)
+                            gs[j] = gy[to]
+                        to += int64(g.k) if lanes > 1 else int64(1)
                 y = U(U(p * g.stride_y) + U(r0 * g.gap_y) - g.lo_y)
                 column = U(U(q * U(stride)) + U(s0 * U(gap)) - g.lo_x)
-                add(acc, seg, gs, x, slab * slice_in, y, column, valid, g)
-            tile = U(tile + U(THREADS))
+                add(acc, seg, gs, x, slab, y, column, valid, g)
+            tile = U(tile + U(steps))
         for i in range(sums):
             shared[U(U(i * THREADS) + tid)] = acc[i]
         half = U(THREADS // 2)
-        while half > U(0):
+        while half >= U(lanes):
             cuda.syncthreads()
             e = tid
             while e < U(U(sums) * half):
@@ -173,15 +201,15 @@ def correlation(dtype, taps: Taps):
                 e = U(e + U(THREADS))
             half = U(half // U(2))
         cuda.syncthreads()
-        e = tid
+        e = U(tid // U(lanes))
         while e < U(sums):
             r, s = U(r0 + U(e // U(sb))), U(s0 + U(e % U(sb)))
-            if r < g.kernel_y and s < g.kernel_x:
+            if r < g.kernel_y and s < g.kernel_x and k < g.k:
                 to = ((int64(k) * int64(g.cs) + int64(c)) * int64(g.kernel_z) + int64(tap_z)) * int64(
                     g.kernel_y
                 )
                 to = (to + int64(r)) * int64(g.kernel_x) + int64(s)
-                out[int64(split) * int64(g.split_result) + to] = shared[U(e * U(THREADS))]
-            e = U(e + U(THREADS))
+                out[int64(split) * int64(g.split_result) + to] = shared[U(U(e * U(THREADS)) + lane)]
+            e = U(e + U(steps))
 
     return direct_weight_rows
