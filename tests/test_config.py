@@ -60,6 +60,7 @@ def test_arguments_win_but_auto_leaves():
         ({"workspace": 1.5}, TypeError, "workspace must be an integer, got 1.5"),
         ({"threads": 0}, ValueError, "threads must be at least 1"),
         ({"threads": True}, TypeError, "threads must be an integer"),
+        ({"device": "gpu"}, ValueError, "device must be 'cpu' or 'cuda', got 'gpu'"),
         ({"algorithm": None}, TypeError, "algorithm must be a name, got NoneType"),
     ],
 )

@@ -8,7 +8,6 @@ from fastconv import arguments, plan
 from fastconv.activations import CODES
 from fastconv.arrays import AS_IS, Form
 from fastconv.convolve import Grads, read_need
-from fastconv.cuda.copy import transfer
 from fastconv.cuda.memory import Memory, common, operand
 from fastconv.problem import ConvProblem
 from fastconv.transpose import problem_of
@@ -64,6 +63,8 @@ def result(
 def delivered(y: Memory, inside: Memory, form: Form, out: Any) -> Any:
     """Return what the caller gets, filled."""
     if inside.pointer != y.pointer:
+        from fastconv.cuda.copy import transfer
+
         transfer(inside, taken(y, form))
     filled = y.result()
     return filled if out is None else out

@@ -20,7 +20,6 @@ import numpy as np
 from fastconv.arrays import FLOATS
 from fastconv.config import current
 from fastconv.cuda import backend
-from fastconv.cuda.copy import transfer
 
 
 class Memory:
@@ -116,6 +115,8 @@ class Memory:
         """Return images in a layout, or any array side by side: copied where it is not so yet."""
         if self.laid_as(layout):
             return self
+        from fastconv.cuda.copy import transfer  # and numba-cuda, whose lack `backend` tells first
+
         here = self.last() if layout == "nhwc" else self
         new = here.empty(here.shape, here.dtype)
         transfer(here, new)

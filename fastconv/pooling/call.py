@@ -65,8 +65,10 @@ def images(value: Any, name: str) -> Any:
     """View an operand: a NumPy array, or on a GPU the memory of one."""
     if not goes_to_gpu(value):
         return floats(value, name)
+    from fastconv.cuda import backend
     from fastconv.cuda.memory import operand
 
+    backend()  # DeviceError before kernels are imported
     return operand(value, name)
 
 

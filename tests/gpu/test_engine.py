@@ -67,8 +67,9 @@ MORE = {  # what kernels of one algorithm have branches for
 )
 def test_simulated(name):
     """Every direction is exact on integers, through the public functions; an index out of bounds raises."""
+    lines = TINY[2:6] if ":" in name else [*TINY, *MORE.get(name, [])]
     result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("simulated.py")), name, *TINY, *MORE.get(name, [])],
+        [sys.executable, str(Path(__file__).with_name("simulated.py")), name, *lines],
         check=False, capture_output=True, text=True, timeout=300, env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     assert result.stdout.endswith("done\n"), result.stdout[-500:] + result.stderr[-3000:]
@@ -138,7 +139,6 @@ def test_machine_code_of_the_implicit_weight_gradient(target, linked, tmp_path):
 DIRECT = {
     "n8 c64 k64 i56x56 f3x3 p1 g64": (Direction.FORWARD, 60, 0.18),
     "n8 c64 k64 i56x56 f3x3 p1 s2 g64": (Direction.INPUT_GRAD, 40, 0.1),
-    "n8 c64 k64 i28x28 f5x5 p2 g64": (Direction.FORWARD, 100, 0.35),
     "n8 c4 k16 i28x28 f3x3 p1": (Direction.FORWARD, None, 0.1),
 }
 
@@ -242,17 +242,6 @@ def test_machine_code_of_pooling(target, mean, tmp_path):
         assert not re.search(r"\b(LDL|STL)\b", code), "spills"
 
 
-class Foreign:
-    """What a library shows of an array on a GPU."""
-
-    def __init__(self, shape):
-        self.shape = shape
-
-    @property
-    def __cuda_array_interface__(self):
-        return {"shape": self.shape, "typestr": "<f4", "data": (0, False), "version": 3}
-
-
 def test_numpy_without_row_stack_is_given_it(monkeypatch):
     """NumPy 2.5 has none, and numba-cuda 0.30 asks for it when it first compiles."""
     from fastconv.cuda.reduce import kernel
@@ -262,17 +251,15 @@ def test_numpy_without_row_stack_is_given_it(monkeypatch):
     assert np.row_stack is np.vstack  # noqa: NPY201
 
 
-def test_without_a_driver_the_error_says_so():
-    from fastconv.cuda import driver
+class Foreign:
+    """What a library shows of an array on a GPU."""
 
-    try:
-        driver.bindings()
-    except fastconv.DeviceError:
-        pass
-    else:
-        pytest.skip("there is a GPU")
-    with pytest.raises(fastconv.DeviceError, match=r"driver|GPU"):
-        fastconv.conv2d(Foreign((1, 2, 4, 4)), Foreign((2, 2, 3, 3)))
+    def __init__(self, shape):
+        self.shape = shape
+
+    @property
+    def __cuda_array_interface__(self):
+        return {"shape": self.shape, "typestr": "<f4", "data": (0, False), "version": 3}
 
 
 class Either:
