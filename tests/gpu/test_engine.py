@@ -42,7 +42,8 @@ MORE = {  # what kernels of one algorithm have branches for
         "n1 c2 k2 i5x4 f3x3 s1x3 p1:2 d3x2 g2",  # a thread's rows apart, no tap in a phase
         "n1 c2 k2 i2x26 f2x20 p1x9 g2",  # a row of taps in pieces
         "n1 c2 k2 i2x24 f2x16 p0x7 g2",  # which begin on 16 bytes
-        "n2 c3 k9 i2x6 f1x1",  # nine channels of a thread that owns eight
+        "n1 c1 k9 i2x6 f1x1",  # nine channels of a thread that owns eight
+        "n1 c2 k2 i1x31 f1x3 p0x1 d1x15 g2",  # taps too far apart for one segment
         "n1 c2 k2 i9x3 f7x1 p3x0 d2x1 g2",  # seven rows of dilated taps
         "n24 c2 k2 i9x33 f2x2 g2",  # splits
         "n2 c4 k4 i5x6 f3x3 p1 g4 nhwc",  # channels last: four of their own

@@ -12,8 +12,9 @@ from math import prod
 from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.correlation import pass_of
 from fastconv.algorithms.direct.cuda import forward_pixels, weight
-from fastconv.algorithms.direct.cuda.forward import Rows, Tiling
-from fastconv.algorithms.direct.cuda.rows import TX
+from fastconv.algorithms.direct.cuda.forward import Rows, Tiling, row_of
+from fastconv.algorithms.direct.cuda.rows import MOST, TX
+from fastconv.algorithms.im2col.cuda import three
 from fastconv.problem import ConvProblem, Direction
 
 LIMIT = 2**31  # coordinates, pixels of a map and numbers of threads have 32 bits; maps have 64-bit addresses
@@ -32,6 +33,8 @@ class Direct(Algorithm):
         last = problem.layout == "nhwc"
         if p.axes[-1].step > MOST_PHASES and not last:
             return f"stride {p.axes[-1].step} along rows has more phases than registers hold, {MOST_PHASES}"
+        if (span := row_of(three(p.axes)[-1], False).width) > MOST:
+            return f"a thread's four positions in a row span {span} pixels, registers hold {MOST}"
         reach = max(a.stride * a.outputs + max((abs(o) for o in a.offsets), default=0) for a in p.axes)
         maps = (prod(a.source for a in p.axes), prod(a.result for a in p.axes))
         own_threads = forward_pixels.threads(p) if last else Tiling(p, problem.itemsize).threads

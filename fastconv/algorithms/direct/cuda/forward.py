@@ -38,6 +38,11 @@ def phases_of(axis: AxisPass, back: bool) -> tuple[tuple[Phase, ...], int, int]:
     return phases, next_offset - offset, next_index - index
 
 
+def row_of(x: AxisPass, back: bool) -> Row:
+    """Describe the last axis."""
+    return Row(x.stride, *phases_of(x, back), x.source % 4 == 0, x.result % 4 == 0)
+
+
 class Tiling:
     """How threads share out a pass."""
 
@@ -74,8 +79,7 @@ class Rows(Execution):
         axes, self.tiling = three(p.axes), Tiling(p, problem.itemsize)
         z, y, x = axes
         (phases_z, gap_z, skip_z), (phases_y, gap_y, skip_y) = (phases_of(a, back) for a in (z, y))
-        phases, gap, skip = phases_of(x, back)
-        self.row = Row(x.stride, phases, gap, skip, x.source % 4 == 0, x.result % 4 == 0)
+        self.row = row_of(x, back)
         lines = [(*phase, 0) for phase in (*phases_z, *phases_y)]
         self.table = backend().Buffer(np.array(lines, np.int32))
         t, kernel = self.tiling, (1, 1, *p.kernel)[-2:]

@@ -10,7 +10,8 @@ import numpy as np
 from fastconv.algorithms.base import Execution
 from fastconv.algorithms.correlation import Pass, pass_of
 from fastconv.algorithms.direct.cuda.forward import phases_of
-from fastconv.algorithms.direct.cuda.pixels import LONGEST, THREADS, TX, Geometry, Walk, correlation
+from fastconv.algorithms.direct.cuda.pixels import LONGEST, SPAN, THREADS, TX, Geometry, Walk, correlation
+from fastconv.algorithms.direct.cuda.rows import equal_piece
 from fastconv.algorithms.im2col.cuda import three
 from fastconv.algorithms.im2col.splits import magic
 from fastconv.cuda import backend
@@ -46,7 +47,9 @@ class Pixels(Execution):
         own = p.channels == p.m == 1
         wide = problem.itemsize == 4 and (p.groups if own else p.m) % 4 == 0
         taps = max(phase.count for phase in walks[2][0])
-        piece = max(1, -(-taps // -(-taps // LONGEST)))
+        width = (TX - 1) * x.stride + 1
+        piece = equal_piece(taps, gaps[2], width, LONGEST, SPAN)
+        wide = wide and (width + (piece - 1) * gaps[2] <= 2 * SPAN or not own)
         self.walk = Walk(4 if wide else 1, own, piece, x.stride, gaps[2], back)
         self.kernel, self.results = (1, 1, *p.kernel)[-2:], p.groups * p.m
         self.taps = prod(p.kernel)

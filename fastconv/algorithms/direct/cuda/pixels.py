@@ -14,7 +14,7 @@ from typing import NamedTuple
 from fastconv.cuda.language import DTYPES, U, activation, cuda, divided, inline, int32, int64, load4, store4
 
 THREADS, TX = 128, 4
-LONGEST = 5  # taps of a row with one segment in registers: eight pixels of four channels
+LONGEST, SPAN = 5, 8  # taps of a row with one segment in registers: eight pixels of four channels
 
 
 class Geometry(NamedTuple):

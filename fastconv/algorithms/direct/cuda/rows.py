@@ -19,7 +19,11 @@ from typing import NamedTuple
 from fastconv.cuda.language import DTYPES, U, activation, cuda, divided, inline, int32, int64, load4, store4
 
 THREADS, TX = 128, 4
-LONGEST = 9  # taps of a row that are written out; longer rows go piece by piece
+LONGEST, SPAN, MOST = (
+    9,
+    32,
+    64,
+)  # taps of a row at once, pixels that they should span, and that registers hold
 
 
 class Geometry(NamedTuple):
@@ -81,6 +85,12 @@ class Column(NamedTuple):
     alike: bool  # all phases have so many
 
 
+def equal_piece(taps: int, gap: int, width: int, longest: int, span: int) -> int:
+    """Return into how many taps a row is cut evenly: at most ``longest``, which span no more pixels if they can."""
+    most = min(longest, max(1, (span - width) // gap + 1))
+    return max(1, -(-taps // -(-taps // most))) if taps else 1
+
+
 class Row(NamedTuple):
     """The last axis, which is written out in the machine code."""
 
@@ -95,7 +105,13 @@ class Row(NamedTuple):
     def piece(self) -> int:
         """Taps that are added with one segment in registers."""
         longest = max(p.count for p in self.phases)
-        return max(1, -(-longest // -(-longest // LONGEST))) if longest else 1
+        return equal_piece(longest, self.gap, self.width, LONGEST, SPAN)
+
+    @property
+    def width(self) -> int:
+        """Pixels that one tap meets at the positions of a thread, in all phases."""
+        firsts = [p.first for p in self.phases if p.count] or [0]
+        return (TX - 1) * self.stride + max(firsts) - min(firsts) + 1
 
     @property
     def pieces(self) -> int:
@@ -110,8 +126,7 @@ class Row(NamedTuple):
     @property
     def length(self) -> int:
         """Pixels of a segment."""
-        high = max((p.first for p in self.phases if p.count), default=0)
-        return (TX - 1) * self.stride + high - self.low + (self.piece - 1) * self.gap + 1
+        return self.width + (self.piece - 1) * self.gap
 
     @property
     def aligned(self) -> bool:

@@ -7,7 +7,7 @@ from math import prod
 from typing import NamedTuple
 
 from fastconv.algorithms.base import Execution
-from fastconv.algorithms.direct.cuda.rows import THREADS, TX
+from fastconv.algorithms.direct.cuda.rows import LONGEST, SPAN, THREADS, TX, equal_piece
 from fastconv.algorithms.direct.cuda.weight_rows import Geometry, Taps, correlation
 from fastconv.algorithms.im2col import splits
 from fastconv.algorithms.im2col.splits import SumGeometry, magic, sum_kernel
@@ -17,7 +17,6 @@ from fastconv.problem import Axis, ConvProblem
 
 WARP = 32
 SUMS = 28  # in the registers of a thread
-LONGEST = 9  # taps of a row at once
 MOST_SPLITS, RESIDENT, LEAST = 256, 8, 8  # blocks on a multiprocessor, tiles of a thread
 
 
@@ -35,8 +34,8 @@ def axes_of(problem: ConvProblem) -> tuple[Axis, ...]:
 def block_of(problem: ConvProblem) -> tuple[int, int, int, int]:
     """Return the rows and columns of a block of taps, and how many blocks there are of both."""
     _, y, x = axes_of(problem)
-    blocks_x = -(-x.kernel // LONGEST)
-    sb = -(-x.kernel // blocks_x)
+    sb = equal_piece(x.kernel, x.dilation, (TX - 1) * x.stride + 1, LONGEST, SPAN)
+    blocks_x = -(-x.kernel // sb)
     blocks_y = -(-y.kernel // max(1, SUMS // sb))
     return -(-y.kernel // blocks_y), sb, blocks_y, blocks_x
 
