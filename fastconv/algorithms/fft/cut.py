@@ -142,10 +142,11 @@ def _cheapest(high: Fitting, wide: Fitting, n: int, channels: int, kernels: int)
     return ah, aw, n * th * tw
 
 
-def floor(problem: ConvProblem) -> float:
+def floor(problem: ConvProblem, direction: Direction) -> float:
     """Return less seconds than any tiles take: pixels transformed once, and products of half a spectrum, no overlap."""
     per_channel = problem.groups > 1 and problem.c == problem.k == problem.groups
-    kind = CYCLES["fft depthwise" if per_channel else "fft"]
+    name = "fft depthwise" if per_channel else "fft"
+    kind = CYCLES[f"{name} weight_grad" if direction is Direction.WEIGHT_GRAD else name]
     moved = (prod(problem.input_shape) + prod(problem.output_shape)) * kind["transform"] * _levels(min(SIZES))
     products = (
         0.0 if per_channel else 0.75 * problem.flops / prod(problem.kernel) * kind["products"] / rates().units
