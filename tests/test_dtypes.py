@@ -183,13 +183,21 @@ def test_complex(problem, dtype):
     np.testing.assert_array_equal(grads.bias, gy.sum(axis=(0, *range(2, gy.ndim))))
 
 
-def test_complex_by_fft_and_prepared():
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["direct", "fft"])
+def test_complex_by_other_algorithms(algorithm):
+    rng = np.random.default_rng(4)
+    x, w = (rng.standard_normal(s) + 1j * rng.standard_normal(s) for s in ((1, 2, 24, 24), (3, 2, 5, 5)))
+    y = fastconv.conv2d(x, w, padding=2)
+    np.testing.assert_allclose(fastconv.conv2d(x, w, padding=2, algorithm=algorithm), y, rtol=1e-9)
+
+
+def test_complex_prepared_and_refused():
     rng = np.random.default_rng(4)
     x, w = (rng.standard_normal(s) + 1j * rng.standard_normal(s) for s in ((1, 2, 24, 24), (3, 2, 5, 5)))
     y = fastconv.conv2d(x, w, padding=2)
     with fastconv.config(algorithm="auto"):
         assert fastconv.explain(x, w, padding=2).algorithm not in ("fft", "winograd")
-    np.testing.assert_allclose(fastconv.conv2d(x, w, padding=2, algorithm="fft"), y, rtol=1e-9)
     np.testing.assert_allclose(fastconv.prepare(w, x.shape, padding=2)(x), y, rtol=1e-12)
     with pytest.raises(TypeError, match="activation of complex128 must be None"):
         fastconv.conv2d(x, w, activation="relu")

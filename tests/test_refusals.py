@@ -185,7 +185,7 @@ def test_gradients_of_pools(shape):
             call(zeros(*shape))
 
 
-@pytest.mark.parametrize("index", [-1, 16, 2**40, -(2**63)])
+@pytest.mark.parametrize("index", [-2, 16, 2**40, -(2**63)])
 def test_places_outside(monkeypatch, index):
     """The kernel looks at each before it writes there."""
     monkeypatch.undo()
