@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil
 
 from fastconv import machine
 from fastconv.algorithms.base import Execution
@@ -41,3 +42,25 @@ def odd_lines(length: int, vl: int) -> int:
     """
     vectors = -(-length // vl)
     return (vectors | 1) * vl
+
+
+EVEN = 4  # workers that tasks are shared out to evenly, whatever their number: it decides where sums are cut
+
+
+def blocks_of_rows(
+    tasks: int, columns: int, least: int, most: int, product: float, turning: float, adding: float
+) -> int:
+    """Return into how many blocks of rows a product over pixels is cut, beside ``columns`` blocks of columns.
+
+    With splits of the pixels they make ``tasks``.  Each block of rows turns the other operand again, each split is
+    a partial sum written and added; these and the product are in cycles.
+    """
+
+    def cycles(blocks: int) -> float:
+        splits = max(1, -(-tasks // (columns * blocks)))
+        shares = columns * blocks * splits / EVEN
+        return (
+            product * ceil(shares) / shares + blocks * turning + (adding * (splits + 1) if splits > 1 else 0)
+        )
+
+    return min(range(least, max(least, min(most, max(EVEN, -(-tasks // columns)))) + 1), key=cycles)

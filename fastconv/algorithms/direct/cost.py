@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from math import sqrt
-
 from fastconv import machine
-from fastconv.gemm.blocking import streams
+from fastconv.gemm.blocking import blocks_of_rows, streams
 from fastconv.problem import ConvProblem, Direction
 from fastconv.roofline import Sizes, multiply, seconds, sizes
 
@@ -75,7 +73,9 @@ def weight_grad(s: Sizes, itemsize: int) -> dict[str, float]:
     merged = mergeable(s.groups, s.c, tile.vl)
     groups, c, m = s.groups // merged, s.c * merged, s.m * merged
     vectors, pixels = -(-c // tile.vl), s.n * s.p * s.q
-    c_blocks, m_blocks = cut(m, vectors, s.taps, pixels, groups, merged > 1, True, third, tile)
+    c_blocks, m_blocks = cut(
+        m, vectors, s.taps, pixels, pixels * s.stride_h * s.stride_w, groups, merged > 1, True, third, tile
+    )
     splits = max(1, -(-TASKS // (c_blocks * m_blocks * groups)))
     # areas overlap by the kernel's reach; rows between those of a kernel of one row are left out
     q = min(s.q, PIXELS)
@@ -106,6 +106,7 @@ def cut(
     vectors: int,
     taps: int,
     pixels: int,
+    turned: int,
     groups: int,
     whole: bool,
     planar: bool,
@@ -114,12 +115,13 @@ def cut(
 ) -> tuple[int, int]:
     """Cut the channels of a weight gradient into blocks of (c, k), whose sums take a third of L2 at most.
 
-    Every block of k turns x again, every split of the pixels instead is a partial sum to be written and added.
+    Every block of k turns ``turned`` pixels of x again.
     """
     c_blocks = 1 if whole else max(-(-vectors // (2 * tile.nr)), min(2, vectors // 2), 1)
-    panels, missing = -(-m // tile.mr), -(-TASKS // (c_blocks * groups))
+    panels = -(-m // tile.mr)
     least = -(-panels * tile.mr * taps * -(-vectors // c_blocks) * tile.vl // third)
-    wanted = (
-        min(missing, round(sqrt(missing * m * taps / (2 * max(1, pixels))))) if planar else min(2, m // 32)
+    if not planar:
+        return c_blocks, min(panels, max(1, least, min(2, m // 32)))
+    return c_blocks, blocks_of_rows(
+        TASKS, c_blocks * groups, max(1, least), panels, m * taps * pixels / 2, 8 * turned, 4 * m * taps
     )
-    return c_blocks, min(panels, max(1, least, wanted))

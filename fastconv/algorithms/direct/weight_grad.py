@@ -200,7 +200,10 @@ def geometry(problem: ConvProblem, p: Pass, cache: int) -> Geometry:
     joined = _joins(last, channels, p.groups, vl)
     vectors = -(-(across * channels if joined else channels) // vl)
     runs = len(rows.taps[0]) if joined else len(rows.taps[0]) * across
-    c_blocks, m_blocks = cut(m, vectors, taps, p.columns, groups, joined or merged > 1, planar, third, tile)
+    turned = p.columns * rows.stride * last.stride
+    c_blocks, m_blocks = cut(
+        m, vectors, taps, p.columns, turned, groups, joined or merged > 1, planar, third, tile
+    )
     ld, panels = -(-vectors // c_blocks) * vl, -(-m // tile.mr)
 
     copied = planar or leaves(rows) or leaves(last) or joined or channels % vl > 0

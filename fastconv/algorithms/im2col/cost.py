@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from math import sqrt
-
 from fastconv import machine
-from fastconv.gemm.blocking import streams
+from fastconv.gemm.blocking import blocks_of_rows, streams
 from fastconv.problem import ConvProblem, Direction
 from fastconv.roofline import Sizes, multiply, seconds, sizes
 
@@ -13,6 +11,7 @@ KC = 160  # rows of a chunk
 
 PIXELS = 208  # of a chunk of the weight gradient: whole images, or an equal part of one
 WIDTH = 256  # columns of a block of the weight gradient: with its pixels 213 KB
+LOWER, TURN = 11, 6  # cycles of a vector there
 TASKS = 8  # of the weight gradient at the least, never taken from the machine's cores, for the result's bits' sake
 
 
@@ -56,7 +55,7 @@ def weight_grad(s: Sizes, itemsize: int) -> dict[str, float]:
     identity, strided = s.taps == s.p == 1 and s.stride_w == 1 and not s.reach_w, s.stride_w > 1
     turned = identity and turns_gradient(s.c, s.m, pixels)
     high, length = (s.c, s.m) if turned else (s.m, s.c * s.taps)
-    t_blocks, m_blocks, splits = cut(high, length, pixels, s.groups, machine.machine().l2, itemsize)
+    t_blocks, m_blocks, splits = cut(high, length, pixels, s.groups, identity, machine.machine().l2, itemsize)
     vectors = -(-length // vl)
     lowered = s.groups * m_blocks * length * s.n * s.p * -(-s.q // vl)
     return {
@@ -74,19 +73,21 @@ def turns_gradient(c: int, k: int, pixels: int) -> bool:
     return (c - k) * pixels > c * k * TASKS // 2
 
 
-def cut(high: int, length: int, pixels: int, groups: int, cache: int, itemsize: int) -> tuple[int, int, int]:
+def cut(
+    high: int, length: int, pixels: int, groups: int, identity: bool, cache: int, itemsize: int
+) -> tuple[int, int, int]:
     """Cut ``length`` columns and ``high`` rows of gw into blocks and its pixels into splits; return the numbers.
 
-    Every block of rows turns all of B again, and every split is a partial sum that is written and added: about as
-    many cycles for an element of the one as of the other.
+    Sums of a block of rows stay in L2, nearly.
     """
     tile = machine.tile(itemsize)
     vectors, panels = -(-length // tile.vl), -(-high // tile.mr)
     width = min(WIDTH, cache // 5 // (PIXELS * itemsize))
     t_blocks = -(-vectors // max(1, width // tile.vl))
-    missing = max(1, -(-TASKS // (t_blocks * groups)))  # tasks of a block of columns
-    rows = cache // (-(-vectors // t_blocks) * tile.vl * itemsize)  # whose sums stay in L2, nearly
+    rows = cache // (-(-vectors // t_blocks) * tile.vl * itemsize)
     least = -(-panels // max(1, rows // tile.mr))
-    wanted = min(missing, round(sqrt(missing * high / max(1, pixels))))
-    m_blocks = min(panels, max(1, least, wanted))
-    return t_blocks, m_blocks, max(1, -(-missing // m_blocks))
+    turning = (TURN if identity else LOWER + TURN) * pixels
+    m_blocks = blocks_of_rows(
+        TASKS, t_blocks * groups, max(1, least), panels, high * pixels / 2, turning, 4.5 * high
+    )
+    return t_blocks, m_blocks, max(1, -(-TASKS // (t_blocks * groups * m_blocks)))

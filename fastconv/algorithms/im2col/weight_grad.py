@@ -155,7 +155,7 @@ class WeightGrad(Execution):
         self.turned = turned = identity and turns_gradient(p.channels, p.m, p.columns)
         high, length = (p.channels, p.m) if turned else (p.m, p.reduction)
         vectors, panels = -(-length // unit.vl), -(-high // unit.mr)
-        t_blocks, m_blocks, splits = cut(high, length, p.columns, p.groups, cache, problem.itemsize)
+        t_blocks, m_blocks, splits = cut(high, length, p.columns, p.groups, identity, cache, problem.itemsize)
 
         n, pixels = p.n, p.columns // p.n
         parts = -(-pixels // PIXELS)
