@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
+from itertools import product
 from math import exp, log
 from pathlib import Path
 from statistics import median
@@ -26,6 +27,8 @@ from fastconv.select import select
 
 ROUNDS = 15
 SECONDS = 420.0  # after which no further layer is begun
+SECONDS_BY_NAME = 40.0  # more for algorithms by name
+NAMED = ("winograd:F(2,3)", "winograd:F(4,3)", "fft")
 LARGEST = 2**31  # bytes of a layer's arrays
 TOLERANCE = 1e-4  # of the largest element: both sum in float32, in different orders
 
@@ -137,6 +140,29 @@ def row(layer: corpus.Layer, direction: Direction, fused: bool, device: str, tim
     }
 
 
+def by_name(
+    layers: Iterable[corpus.Layer], device: str, timer: Any, until: float
+) -> Iterator[dict[str, Any]]:
+    """Measure what algorithms reach that the choice may have passed over; their name is part of the direction."""
+    from fastconv.algorithms import find
+    from fastconv.config import current
+    from fastconv.select import admitted
+
+    for layer, name, direction in product(layers, NAMED, Direction):
+        if time.monotonic() > until or not worth(layer.problem):
+            continue
+        if admitted(find(name, device), layer.problem, direction, current()):
+            with fastconv.config(algorithm=name):
+                measured = row(layer, direction, False, device, timer)
+            yield measured | {"direction": f"{direction} {name}"}
+
+
+def worth(problem: ConvProblem) -> bool:
+    """Return whether cuDNN serves a problem and the GPU holds it."""
+    symmetric = all(a.lo == a.hi for a in problem.axes)
+    return symmetric and problem.bytes <= LARGEST and problem.dtype == "float32"
+
+
 def launch_cost(device: str) -> float:
     """Return the seconds that a call of a tiny layer keeps the CPU, kernels running behind."""
     import torch
@@ -195,16 +221,16 @@ def main() -> None:
     until, rows = time.monotonic() + SECONDS, []
     variants = [(d, False) for d in Direction] + [(Direction.FORWARD, True)]
     for layer in corpus.load(options.suite):
-        symmetric = all(a.lo == a.hi for a in layer.problem.axes)
         if time.monotonic() > until:
             print("out of time: the layers after this were left out")
             break
-        if symmetric and layer.problem.bytes <= LARGEST and layer.problem.dtype == "float32":
+        if worth(layer.problem):
             for direction, fused in variants:
                 rows.append(row(layer, direction, fused, "cuda", on_device))
             times = {name: f"{s * 1e6:.0f} us" for name, s in rows[-4]["seconds"].items()}
             print(layer.problem, rows[-4]["algorithm"], f"{rows[-4]['workspace']} bytes", times, flush=True)
     launch = launch_cost("cuda")
+    rows += by_name(corpus.load(options.suite), "cuda", on_device, until + SECONDS_BY_NAME)
     print(summary(rows), f"\nlaunch {launch * 1e6:.1f} us on {torch.cuda.get_device_name()}")
     cudnn: Any = torch.backends.cudnn
     versions = {"torch": torch.__version__, "cudnn": cudnn.version()}

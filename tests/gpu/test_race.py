@@ -27,6 +27,18 @@ def test_contestants_agree(line, monkeypatch):
         assert set(row["seconds"]) >= {"fastconv NCHW", "cuDNN NCHW"}
 
 
+def test_algorithms_race_by_name(monkeypatch):
+    monkeypatch.setattr(gpu, "ROUNDS", 1)
+    layers = [
+        Layer(ConvProblem.parse(line), "3x3") for line in ("n1 c3 k2 i9x8 f3x3 p1", "n1 c3 k2 i9 f3 s2")
+    ]
+    rows = list(gpu.by_name(layers, "cpu", clock, time.monotonic() + 100))
+    assert all(r["right"] for r in rows), rows
+    assert {r["direction"] for r in rows} == {f"{d} {name}" for d in Direction for name in gpu.NAMED}
+    assert {r["problem"] for r in rows} == {str(layers[0].problem)}, "tiles need stride 1"
+    assert not list(gpu.by_name(layers, "cpu", clock, time.monotonic() - 1))
+
+
 def test_what_is_wrong_is_named_and_not_counted():
     good = {"problem": "a", "direction": "forward", "difference": 0.0, "right": True, "flops": 4e12,
             "seconds": {"fastconv NCHW": 1.0, "cuDNN NCHW": 4.0, "fastconv NHWC": 0.5, "cuDNN NHWC": 1.5}}  # fmt: skip

@@ -11,15 +11,19 @@ import pytest
 pytest.importorskip("numba_cuda")
 from machine_code import TARGETS, loops, usage
 
+from fastconv.algorithms import find
 from fastconv.algorithms.fft.cuda import Spectra
 from fastconv.algorithms.fft.cuda_depthwise import Pair, correlating, filtering
 from fastconv.algorithms.fft.cuda_tile import THREADS
 from fastconv.algorithms.fft.fourier import Fourier
 from fastconv.algorithms.winograd import cuda_fused
 from fastconv.algorithms.winograd.cuda import Points
+from fastconv.config import Settings
+from fastconv.cuda import driver
 from fastconv.cuda.compiler import Kernel
 from fastconv.gemm import batched
-from fastconv.problem import Direction
+from fastconv.problem import ConvProblem, Direction
+from fastconv.select import select
 
 CASES = {
     "winograd": [
@@ -163,3 +167,33 @@ class Counted:
         return 0
 
     add = sub = negated = scaled = multiply_add = operation
+
+
+@pytest.fixture
+def without_driver(monkeypatch):
+    """Make executions as on a GPU of 132 processors, which is not there."""
+    for name, fake in (
+        ("bindings", lambda: None),
+        ("processors", lambda: 132),
+        ("Buffer", lambda content: None),
+    ):
+        monkeypatch.setattr(driver, name, fake)
+
+
+@pytest.mark.parametrize("direction", list(Direction), ids=str)
+def test_the_choice_and_its_blocks(direction, without_driver):
+    """Large layers go to the algorithm that multiplies least, and blocks of tiles keep any workspace limit."""
+    for line, best in (("n32 c256 k256 i28x28 f3x3 p1", "winograd"), ("n32 c64 k64 i56x56 f9x9 p4", "fft")):
+        assert select(ConvProblem.parse(line), direction, Settings(), "cuda").algorithm == best
+    for line, name in (
+        ("n32 c64 k64 i56x56 f3x3 p1", "winograd:F(4,3)"),
+        ("n32 c64 k64 i56x56 f5x5 p2", "fft"),
+        ("n32 c512 k512 i7x7 f3x3 p1", "winograd:F(4,3)"),
+    ):
+        problem, algorithm, took = ConvProblem.parse(line), find(name, "cuda"), []
+        for limit in (2**24, 2**26, 2**30):
+            took.append(algorithm.workspace(problem, direction, limit))
+            assert algorithm.build(problem, direction, limit).workspace == took[-1]
+            assert took[-1] <= limit or took[-1] == algorithm.workspace(problem, direction, 0)
+        assert took == sorted(took)
+        assert took[1] > 2**25 or took[1] == took[2], "half of the limit is left unused"
