@@ -3,7 +3,7 @@
 Strict float32 on both sides (no TF32), cudnn.benchmark on, random data, CUDA events, the median of many calls,
 in turns.  Both run channels first and channels last, forward also with bias and ReLU, which PyTorch computes
 in kernels of their own.  Every result is compared with cuDNN's before it is timed, and the algorithm chosen and its
-workspace are kept.  Takes under eight minutes; needs PyTorch with CUDA and numba-cuda.
+workspace are kept; then Winograd and FFT run by name.  Takes under eight minutes; needs PyTorch with CUDA and numba-cuda.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from statistics import median
 from typing import Any
 
 import fastconv
+from fastconv.algorithms import find
 from fastconv.bench import corpus
 from fastconv.config import current
 from fastconv.problem import ConvProblem, Direction
-from fastconv.select import select
+from fastconv.select import admitted, select
 
 ROUNDS = 15
 SECONDS = 420.0  # after which no further layer is begun
@@ -144,10 +145,6 @@ def by_name(
     layers: Iterable[corpus.Layer], device: str, timer: Any, until: float
 ) -> Iterator[dict[str, Any]]:
     """Measure what algorithms reach that the choice may have passed over; their name is part of the direction."""
-    from fastconv.algorithms import find
-    from fastconv.config import current
-    from fastconv.select import admitted
-
     for layer, name, direction in product(layers, NAMED, Direction):
         if time.monotonic() > until or not worth(layer.problem):
             continue
@@ -181,7 +178,7 @@ def launch_cost(device: str) -> float:
 
 def summary(rows: list[dict[str, Any]]) -> str:
     """Return geometric means of cuDNN's time over ours, by direction and of both layouts' better times, as a table."""
-    lines = [f"{'direction':20} {'layers':>6} {'NCHW':>6} {'NHWC':>6} {'better':>7} {'TFLOP/s, best':>14}"]
+    lines = [f"{'direction':28} {'layers':>6} {'NCHW':>6} {'NHWC':>6} {'better':>7} {'TFLOP/s, best':>14}"]
     for direction in dict.fromkeys(r["direction"] for r in rows):
         of = [r for r in rows if r["direction"] == direction and r["right"]]
         if not of:
@@ -199,7 +196,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
             r["flops"] / min(t for n, t in r["seconds"].items() if n.startswith("fastconv")) for r in of
         )
         shown = " ".join(f"{mean:{width}.2f}" for mean, width in zip(means, (6, 6, 7), strict=True))
-        lines.append(f"{direction:20} {len(of):6} {shown} {peak / 1e12:14.1f}")
+        lines.append(f"{direction:28} {len(of):6} {shown} {peak / 1e12:14.1f}")
     lines += [
         f"WRONG by {r['difference']:.2g}: {r['direction']} {r['problem']}" for r in rows if not r["right"]
     ]

@@ -7,7 +7,7 @@ import pytest
 
 import fastconv
 from fastconv import testing
-from fastconv.algorithms import on_gpu
+from fastconv.algorithms import find, on_gpu
 from fastconv.problem import ConvProblem, Direction
 
 pytest.importorskip("numba_cuda")
@@ -34,11 +34,11 @@ def call(problem, direction, first, second, algorithm):
     return getattr(fastconv, f"conv{rank}d_weight")(first, problem.weight_shape, second, **walk)
 
 
-@pytest.mark.parametrize("name", sorted(on_gpu()))
+@pytest.mark.parametrize("name", [*sorted(on_gpu()), "winograd:F(2,3)", "winograd:F(4,3)"])
 @pytest.mark.parametrize("direction", list(Direction), ids=str)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_right_and_repeatable(name, direction, problem):
-    algorithm = on_gpu()[name]
+    algorithm = find(name, "cuda")
     if reason := algorithm.reject(problem, direction):
         pytest.skip(reason)
     a, b, _ = testing.shapes(problem, direction)
