@@ -29,6 +29,7 @@ def test_contestants_agree(line, monkeypatch):
 
 def test_algorithms_race_by_name(monkeypatch):
     monkeypatch.setattr(gpu, "ROUNDS", 1)
+    monkeypatch.setattr(gpu, "NAMED", ("winograd:F(4,3)",))
     layers = [
         Layer(ConvProblem.parse(line), "3x3") for line in ("n1 c3 k2 i9x8 f3x3 p1", "n1 c3 k2 i9 f3 s2")
     ]
