@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
 from fastconv import jit, threads
 from fastconv.arrays import Array, common, contiguous, empty
+from fastconv.gemm.move import I32, lanes_between, masked_load
 from fastconv.gemm.schedule import part
+from fastconv.gemm.tile import I64, data, element, load
 
 LANES = 16
 
@@ -20,8 +25,8 @@ LANES = 16
 def sums(planes: Array) -> Array:
     """Return the sum of each row of a (planes, pixels) array."""
     result = np.empty(len(planes), planes.dtype)
-    scratch = np.empty((threads.count(), LANES), planes.dtype)
-    threads.launch(_sum, 4.0 * planes.size, contiguous(planes, planes.dtype), result, scratch)
+    rows = contiguous(planes, planes.dtype).reshape(-1)
+    threads.launch(_sum, 4.0 * planes.size, rows, planes.shape[1], result)
     return result
 
 
@@ -33,28 +38,39 @@ def spread(values: Array, pixels: int) -> Array:
 
 
 @jit.kernel
-def _sum(workers, planes, result, scratch):
+def _sum(workers, planes, pixels, result):
     for worker in numba.prange(workers):
-        lanes = scratch[worker]
-        for i in range(part(len(planes), workers, worker), part(len(planes), workers, worker + 1)):
-            result[i] = _sum_of(planes[i], lanes)
+        for i in range(part(result.size, workers, worker), part(result.size, workers, worker + 1)):
+            result[i] = _total(planes, i * pixels, pixels)
 
 
-@jit.inner
-def _sum_of(row, lanes):
-    whole = row.size // LANES * LANES
-    for lane in range(LANES):
-        lanes[lane] = row[whole + lane] if whole + lane < row.size else 0
-    for q in range(0, whole, LANES):
-        pixels = row[q : q + LANES]
-        for lane in range(LANES):
-            lanes[lane] += pixels[lane]
-    half = LANES // 2
-    while half:
-        for lane in range(half):
-            lanes[lane] += lanes[lane + half]
-        half //= 2
-    return lanes[0]
+@intrinsic
+def _total(typing, planes, begin, count):
+    """Return the sum of ``planes[begin : begin + count]``."""
+
+    def codegen(context, builder, signature, arguments):
+        planes, begin, count = arguments
+        vector, itemsize = (
+            ir.VectorType(element(signature.args[0]), LANES),
+            signature.args[0].dtype.bitwidth // 8,
+        )
+        row = data(context, builder, signature.args[0], planes, begin)
+        whole = builder.and_(count, I64(-LANES))
+        sums = cgutils.alloca_once(builder, vector)
+        rest = lanes_between(builder, whole, I64(0), count, list(range(LANES)))
+        builder.store(masked_load(builder, builder.gep(row, [whole]), rest, vector, itemsize), sums)
+        with cgutils.for_range_slice(builder, I64(0), whole, I64(LANES), I64) as (q, _):
+            pixels = load(builder, builder.gep(row, [q]), 0, vector, itemsize)
+            builder.store(builder.fadd(builder.load(sums), pixels), sums)
+        value = builder.load(sums)
+        while value.type.count > 1:
+            half = value.type.count // 2
+            numbers = ir.VectorType(I32, half)
+            low, high = (ir.Constant(numbers, list(range(i, i + half))) for i in (0, half))
+            value = builder.fadd(*(builder.shuffle_vector(value, value, part) for part in (low, high)))
+        return builder.extract_element(value, I32(0))
+
+    return planes.dtype(planes, types.int64, types.int64), codegen
 
 
 @jit.kernel
