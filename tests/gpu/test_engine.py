@@ -282,6 +282,29 @@ def test_where_an_array_lives_is_asked_of_the_array():
         fastconv.lp_pool2d(Foreign((1, 1, 4, 4)), 2, 2)
 
 
+def test_memory_comes_from_the_pool_in_the_order_of_a_stream_and_goes_back(monkeypatch):
+    from types import SimpleNamespace
+
+    from fastconv.cuda import driver
+
+    seen, done = [], SimpleNamespace(CUDA_SUCCESS=0)
+    fake = SimpleNamespace(
+        CUresult=done,
+        cuMemAllocFromPoolAsync=lambda count, pool, stream: seen.append((count, pool, stream)) or (0, 4096),
+        cuMemFreeAsync=lambda pointer, stream: seen.append((pointer, stream)),
+    )
+    for name, value in (
+        ("bindings", lambda: fake),
+        ("context", lambda: 1),
+        ("_pool", lambda context: "pool"),
+    ):
+        monkeypatch.setattr(driver, name, value)
+    block = driver.Block(100, 7)
+    assert block.pointer == 4096
+    del block
+    assert seen == [(100, "pool", 7), (4096, 7)]
+
+
 def test_parameters_are_packed_as_the_kernel_declares_them():
     import ctypes
 

@@ -13,7 +13,7 @@ from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.correlation import pass_of
 from fastconv.algorithms.direct.cuda import forward_pixels, weight
 from fastconv.algorithms.direct.cuda.forward import Rows, Tiling, row_of
-from fastconv.algorithms.direct.cuda.rows import MOST, TX
+from fastconv.algorithms.direct.cuda.row import MOST, TX
 from fastconv.algorithms.im2col.cuda import three
 from fastconv.problem import ConvProblem, Direction
 

@@ -10,8 +10,8 @@ import numpy as np
 from fastconv.algorithms.base import Execution
 from fastconv.algorithms.correlation import Pass, pass_of
 from fastconv.algorithms.direct.cuda.forward import phases_of
-from fastconv.algorithms.direct.cuda.pixels import LONGEST, SPAN, THREADS, TX, Geometry, Walk, correlation
-from fastconv.algorithms.direct.cuda.rows import equal_piece
+from fastconv.algorithms.direct.cuda.pixels import LONGEST, SPAN, THREADS, Geometry, Walk, correlation
+from fastconv.algorithms.direct.cuda.row import TX, equal_piece
 from fastconv.algorithms.im2col.cuda import three
 from fastconv.algorithms.im2col.splits import magic
 from fastconv.cuda import backend

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from fastconv.algorithms.direct.cuda.row import TX
 from fastconv.cuda.language import DTYPES, U, activation, cuda, divided, inline, int32, int64, load4, store4
 
-THREADS, TX = 128, 4
+THREADS = 128
 LONGEST, SPAN = 5, 8  # taps of a row with one segment in registers: eight pixels of four channels
 
 

@@ -7,7 +7,8 @@ from math import prod
 from typing import NamedTuple
 
 from fastconv.algorithms.base import Execution
-from fastconv.algorithms.direct.cuda.rows import LONGEST, SPAN, THREADS, TX, equal_piece
+from fastconv.algorithms.direct.cuda.row import LONGEST, SPAN, TX, equal_piece
+from fastconv.algorithms.direct.cuda.rows import THREADS
 from fastconv.algorithms.direct.cuda.weight_rows import Geometry, Taps, correlation
 from fastconv.algorithms.im2col import splits
 from fastconv.algorithms.im2col.splits import SumGeometry, magic, sum_kernel

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fastconv.algorithms.direct.cuda.rows import THREADS, TX, segment
+from fastconv.algorithms.direct.cuda.row import TX, segment
+from fastconv.algorithms.direct.cuda.rows import THREADS
 from fastconv.cuda.language import DTYPES, U, cuda, divided, inline, int32, int64, load4
 
 
