@@ -92,8 +92,11 @@ def fit(runs: list[Results]) -> None:
         given = before["launches"]  # too small in these layers to be told from them
         amounts = np.array([[parts.get(n, 0.0) * before[n] / t for n in names] for parts, t in told])
         rest = np.array([1 - given * parts["launches"] / t for parts, t in told])
-        pull = PULL * np.eye(len(names))
-        times, _ = nnls(np.vstack((amounts, pull)), np.concatenate((rest, np.full(len(names), PULL))))
+        near = np.full(len(told), True)
+        for _ in range(2):  # the second time without layers that the counts miss by more than twice
+            matrix = np.vstack((amounts[near], PULL * np.eye(len(names))))
+            times, _ = nnls(matrix, np.concatenate((rest[near], np.full(len(names), PULL))))
+            near = np.abs(np.log2(np.maximum(amounts @ times + 1 - rest, 1e-9))) < 1
         fitted = {n: float(f"{before[n] * t:.3g}") for n, t in zip(names, times, strict=True)}
         roofline.CYCLES[kind] = before | fitted
 

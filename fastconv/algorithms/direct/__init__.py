@@ -13,6 +13,7 @@ from fastconv.algorithms.direct.cost import cost
 from fastconv.gemm.blocking import within
 from fastconv.problem import ConvProblem, Direction
 
+TAPS = 49  # of one channel, that depthwise kernels sum before dense ones are faster
 PASSING = 8  # second-level caches: results of so many and more are written past all caches
 
 
@@ -47,10 +48,13 @@ def _by_plane(problem: ConvProblem, direction: Direction) -> bool:
     """Tell whether depthwise kernels serve the problem: one channel makes a depthwise layer of one group.
 
     They take half the time of the dense ones (1 -> 16 channels 5x5, 64 x 28 x 28: 0.39 and 0.80 ms), until
-    results pass by the caches: from 25 MB on the dense ones, which store past them, are faster.
+    results pass by the caches: from 25 MB on the dense ones, which store past them, are faster.  So they are with
+    many taps (1 -> 32 channels 5x20 at stride 2, 4 x 161 x 700: 21 and 5 ms), but for the input gradient.
     """
     if problem.c > 1 or problem.padding_mode != "zeros":
         return problem.is_depthwise
+    if direction is not Direction.INPUT_GRAD and prod(problem.kernel) > TAPS:
+        return False
     if direction is Direction.FORWARD:
         return prod(problem.output_shape) * problem.itemsize <= PASSING * machine.machine().l2
     return True
