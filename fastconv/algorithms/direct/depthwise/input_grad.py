@@ -143,7 +143,8 @@ class InputGrad(Execution):
             groups += [first, schedule.length, block.row, block.spacing, block.height]
         planes = problem.n * problem.c
         line = h.size if woven and folded else 0  # of the padded image, its phases interleaved
-        self.per_worker = apart(len(placed) * between, problem.itemsize) + apart(line, problem.itemsize)
+        held = (len(placed) + 1) * between  # one more: lines of the next rows are fetched to be written
+        self.per_worker = apart(held, problem.itemsize) + apart(line, problem.itemsize)
         counts = [
             planes, 1 if folded else parts(planes, len(found)), problem.c, multiplier * v.output * h.output,
             multiplier * v.kernel * h.kernel, image[0].size * image[1].size, image[1].size, int(twice),
