@@ -150,10 +150,13 @@ class LoweredPass(BlockedPass):
             most = max(1, quarter // (rows * p.phases * width)) if chunks > 1 else slices
             wanted = -(-TASKS * cores // (p.groups * row_blocks))
             self.column_blocks = min(slices, max(-(-slices // most), wanted))
-            product = p.channels * lowered * LOWER * tile.nr + multiply(rows, tile.nr, p.reduction, itemsize)
-            loaded = rows * weights * LOAD * (not self.pack_ahead)
-            rounds = -(-p.groups * row_blocks * self.column_blocks // cores)
-            cycles = rounds * (-(-slices // self.column_blocks) * product + loaded)
+            product = multiply(rows, tile.nr, p.reduction, itemsize)
+            slice_cycles = p.channels * lowered * LOWER * tile.nr + product
+            loads = LOAD * weights * (p.m / self.column_blocks if self.pack_ahead else rows)
+            # the work shared out, and half of a task that one core is late
+            tasks = p.groups * row_blocks * self.column_blocks
+            shared = p.groups * row_blocks * slices * slice_cycles + tasks * loads
+            cycles = shared / cores + (-(-slices // self.column_blocks) * slice_cycles + loads) / 2
             best = min(best, (cycles, row_blocks, self.column_blocks))
             row_blocks *= 2
         _, row_blocks, self.column_blocks = best
