@@ -20,7 +20,7 @@ from math import prod
 
 from fastconv import machine
 from fastconv.algorithms.base import ZEROS_AROUND, Algorithm, Execution
-from fastconv.algorithms.winograd.transforms import Tiles
+from fastconv.algorithms.winograd.transforms import ROWS, Tiles
 from fastconv.gemm.blocking import within
 from fastconv.problem import ConvProblem, Direction
 from fastconv.roofline import multiply, seconds
@@ -185,8 +185,7 @@ def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, 
             "filters in memory": filters * positions,
         }
     products = multiply(result, -(-rows * across // vl), source, itemsize)
-    # with fewer tiles than results each worker transforms its filters itself, and they stay in its cache
-    shared = rows * across > result
+    shared = filters_first(rows * across, source, result, positions // g, itemsize)
     return {
         "products": positions * products,
         "source": vectors * source,
@@ -195,3 +194,20 @@ def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, 
         "filters in memory": filters * positions if shared else 0,
         "tiles in memory": 0 if shared else vectors * source,
     }
+
+
+MADE = 3  # between 2 (128 -> 256 channels, 2 x 56 x 56: U first) and 5 (512 -> 512, 2 x 14 x 14: V first), measured
+
+
+def filters_first(count: int, source: int, result: int, positions: int, itemsize: int) -> bool:
+    """Tell whether U of all filters, rather than V of all tiles, is made beforehand and streams by.
+
+    U streams once for each block of NR vectors of tiles, V once for each chunk of U that fits L2; what is made
+    beforehand goes to memory and back as well, which counts as MADE of these passes.
+    """
+    unit, m = machine.tile(itemsize), machine.machine()
+    vectors, rows = -(-count // unit.vl), min(unit.mr, ROWS)
+    blocks = max(-(-vectors // unit.nr), min(vectors, m.cores))
+    chunk = max(1, m.l2 // 2 // (positions * source * rows * itemsize)) * rows
+    chunks = max(-(-result // chunk), min(-(-result // rows), 2 * m.cores))
+    return (blocks + MADE) * result < (chunks + MADE) * vectors * unit.vl

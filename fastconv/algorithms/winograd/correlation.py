@@ -10,6 +10,7 @@ import numpy as np
 from fastconv import borders, machine, threads, workspace
 from fastconv.activations import NONE
 from fastconv.algorithms.base import Array, Execution, flat
+from fastconv.algorithms.winograd import filters_first
 from fastconv.algorithms.winograd.cpu import (
     UNPACKED,
     Geometry,
@@ -17,8 +18,8 @@ from fastconv.algorithms.winograd.cpu import (
     transform_tiles,
     transform_weights,
 )
-from fastconv.algorithms.winograd.lanes import ROWS, widths
-from fastconv.algorithms.winograd.transforms import Tiles
+from fastconv.algorithms.winograd.lanes import widths
+from fastconv.algorithms.winograd.transforms import ROWS, Tiles
 from fastconv.gemm.move import SLACK
 from fastconv.problem import Axis, ConvProblem, Direction
 
@@ -36,18 +37,16 @@ def correlation(problem: ConvProblem, direction: Direction, tiles: Tiles, limit:
 
 
 def _ways(problem: ConvProblem, direction: Direction, tiles: Tiles) -> Iterator[tuple[bool, int, int]]:
-    """Yield (by tiles, vectors of tiles in a block, bytes of U in a chunk) from the fastest to the smallest.
-
-    U has as many elements as V of k tiles, so with fewer tiles V is what should go through memory.
-    """
-    unit, l2 = machine.tile(problem.itemsize), machine.machine().l2
-    results, sizes = problem.k, [a.output for a in problem.axes]
+    """Yield (by tiles, vectors of tiles in a block, bytes of U in a chunk) from the fastest to the smallest."""
+    unit, l2, g = machine.tile(problem.itemsize), machine.machine().l2, problem.groups
+    source, results, sizes = problem.c // g, problem.k // g, [a.output for a in problem.axes]
     if direction is Direction.INPUT_GRAD:
-        results, sizes = problem.c, [a.size for a in problem.axes]
-    (mh, _), (mw, _) = tiles
+        source, results, sizes = results, source, [a.size for a in problem.axes]
+    (mh, rh), (mw, rw) = tiles
     p, q = (1, *sizes)[-2:]
     count = problem.n * -(-p // mh) * -(-q // mw)
-    preferred = count > results // problem.groups
+    positions = (mh + rh - 1) * (mw + rw - 1)
+    preferred = filters_first(count, source, results, positions, problem.itemsize)
     # A block of NR vectors lets U stream at 4 / (2 * 48) bytes a flop: 5 GB/s beside 120 GFLOP/s.
     for by_tiles in (preferred, not preferred):
         yield by_tiles, unit.nr if by_tiles else 2 * unit.nr, l2 // 2
@@ -136,7 +135,9 @@ def geometry(
     total, positions = problem.n * tiles_h * tiles_w, (mh + rh - 1) * (mw + rw - 1)
 
     vectors = max(1, -(-total // unit.vl))
-    blocks = max(-(-vectors // most), min(vectors, cores) if by_tiles else 1)
+    blocks = -(-vectors // most)
+    if by_tiles:
+        blocks = min(vectors, -(-blocks // cores) * cores)  # that workers end together
     ld = -(-vectors // blocks) * unit.vl
     mr = min(unit.mr, ROWS)  # as many filters are unpacked side by side
     panels = -(-k // mr)

@@ -23,7 +23,7 @@ from numba.extending import intrinsic
 
 from fastconv import machine
 from fastconv.algorithms.straight import Vectors
-from fastconv.algorithms.winograd.transforms import Matrix, apply, matrices
+from fastconv.algorithms.winograd.transforms import ROWS, Matrix, apply, matrices
 from fastconv.gemm.move import I32, lanes_between, masked_load, masked_store
 from fastconv.gemm.tile import I64, data, element, load, splat, store
 
@@ -299,9 +299,6 @@ def transform_output(typing, y, y0, pitch, rows, columns, v, v0, step, shrink, v
 
     i = types.int64
     return types.void(y, i, i, i, i, v, i, i, i, variant), codegen
-
-
-ROWS = 8  # filters unpacked at a time
 
 
 @intrinsic

@@ -25,6 +25,8 @@ from typing import Any
 Matrix = tuple[tuple[Fraction, ...], ...]
 Tiles = tuple[tuple[int, int], tuple[int, int]]  # (m, r) of the rows, (m, r) of the columns
 
+ROWS = 8  # filters unpacked at a time
+
 F = Fraction
 # By alpha; chosen among small fractions for the least error in float32.  A and B of these are dyadic
 # (exact in binary) up to alpha = 8.

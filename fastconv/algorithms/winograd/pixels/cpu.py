@@ -15,8 +15,9 @@ import numpy as np
 
 from fastconv import jit
 from fastconv.activations import finish
-from fastconv.algorithms.winograd.lanes import ROWS, unpack_filters
+from fastconv.algorithms.winograd.lanes import unpack_filters
 from fastconv.algorithms.winograd.pixels.lanes import transform_filters, transform_pixels, transform_results
+from fastconv.algorithms.winograd.transforms import ROWS
 from fastconv.gemm.gathered import tile_gathered
 from fastconv.gemm.move import write_row
 from fastconv.gemm.schedule import next_task, part
