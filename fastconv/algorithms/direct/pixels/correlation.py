@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import machine, threads, workspace
-from fastconv.activations import NONE
-from fastconv.algorithms.base import Array, Execution, flat, pixels
+from fastconv import machine, threads
+from fastconv.algorithms.base import Array, flat
 from fastconv.algorithms.correlation import AxisPass, pass_of
 from fastconv.algorithms.direct.pixels.cpu import Geometry, correlate
 from fastconv.algorithms.direct.pixels.pack import Packing, pack
+from fastconv.algorithms.direct.pixels.packed import PackedPass
 from fastconv.gemm.record import record
 from fastconv.problem import ConvProblem, Direction
 
@@ -55,7 +55,7 @@ def phase_tables(
     return np.array(heads + entries, np.int64), before
 
 
-class Correlation(Execution):
+class Correlation(PackedPass):
     """Forward or input gradient; blocks for ``cache`` bytes."""
 
     def __init__(self, problem: ConvProblem, direction: Direction, cache: int) -> None:
@@ -94,7 +94,6 @@ class Correlation(Execution):
         stripe = ((block_rows - 1) * rows.stride + span_h) * pitch if copied else 0
         self.scratch = -(-stripe // 16) * 16
         self.packed = -(-p.groups * vectors * tile.vl * taps * p.channels // 16) * 16
-        self.start = p.groups * vectors * tile.vl
         self.pixels = block_rows * block_q
         self.lanes = vectors * tile.vl
         self.m, self.groups = p.m, p.groups
@@ -115,49 +114,19 @@ class Correlation(Execution):
                 scratch=self.scratch, pixels=self.pixels, mr=tile.mr,
             )
         )  # fmt: skip
-        self.workspace = (self.packed + self.start + cores * self.scratch) * problem.itemsize
+        self.workspace = (self.packed + p.groups * self.lanes + cores * self.scratch) * problem.itemsize
         self.workspace += 16 * cores * self.pixels
 
-    def prepare(self, weight: Array) -> Array:
-        packed = workspace.aligned(self.packed, self.dtype)
-        self._pack(weight, packed)
-        return packed
-
-    def _pack(self, weight: Array, packed: Array) -> None:
+    def pack(self, weight: Array, packed: Array) -> None:
         threads.launch(
             pack, 4.0 * self.packed, np.zeros(1, np.int64), flat(weight), packed, self.packing, self.tables
         )
 
-    def run(
-        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
-    ) -> None:
-        scratch = workspace.take(self._elements(self.packed), self.dtype)
-        self._pack(second, scratch[: self.packed])
-        self._correlate(
-            first, scratch[: self.packed], out, scratch[self.packed :], bias, activation, residual
-        )
-
-    def run_prepared(
-        self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
-    ) -> None:
-        scratch = workspace.take(self._elements(0), self.dtype)
-        self._correlate(first, prepared, out, scratch, bias, activation, residual)
-
-    def _elements(self, packed: int) -> int:
-        return packed + self.start + threads.workers(self.flops) * self.scratch
-
-    def _correlate(
-        self, x: Array, packed: Array, out: Array, scratch: Array, bias: Array, activation: Any,
-        residual: Array,
+    def correlate(
+        self, x: Array, packed: Array, out: Array, scratch: Array, lists: Array, start: Array, plain: bool,
+        activation: Any, residual: Array,
     ) -> None:  # fmt: skip
-        start, scratch = scratch[: self.start], scratch[self.start :]
-        start.fill(0)
-        if bias.size:
-            start.reshape(self.groups, self.lanes)[:, : self.m] = bias.reshape(self.groups, self.m)
-        lists = np.empty(2 * threads.workers(self.flops) * self.pixels, np.int64)
-        plain = residual.size == 0 and isinstance(activation, int) and activation == NONE
         threads.launch(
-            correlate, self.flops, np.zeros(1, np.int64), pixels(x), packed, self.packing, pixels(out),
-            scratch, lists, self.geometry, self.tables, start, plain, activation,
-            pixels(residual) if residual.size else residual,
+            correlate, self.flops, np.zeros(1, np.int64), x, packed, self.packing, out, scratch, lists,
+            self.geometry, self.tables, start, plain, activation, residual,
         )  # fmt: skip

@@ -13,12 +13,13 @@ from typing import Any
 import numba
 import numpy as np
 
-from fastconv import jit, machine, threads, workspace
-from fastconv.activations import NONE, finish
-from fastconv.algorithms.base import Array, Execution, pixels
+from fastconv import jit, machine, threads
+from fastconv.activations import finish
+from fastconv.algorithms.base import Array
 from fastconv.algorithms.correlation import axis_pass
 from fastconv.algorithms.direct.pixels.correlation import ONE_ROW, leaves, phase_tables
 from fastconv.algorithms.direct.pixels.cpu import Geometry, copy_rows, list_pixels
+from fastconv.algorithms.direct.pixels.packed import PackedPass
 from fastconv.gemm.gathered import tile_channelwise
 from fastconv.gemm.record import record
 from fastconv.gemm.schedule import next_task, part
@@ -115,7 +116,7 @@ def _multiply(
                 finish(out, at, columns, start[:0], np.int64(0), activation, residual, at)
 
 
-class Depthwise(Execution):
+class Depthwise(PackedPass):
     """Forward or input gradient of as many channels as groups; blocks for ``cache`` bytes."""
 
     def __init__(self, problem: ConvProblem, direction: Direction, cache: int) -> None:
@@ -142,8 +143,8 @@ class Depthwise(Execution):
             [self.tables[at : at + taps] for _, _, taps, at, _ in self.tables[: 5 * phases].reshape(-1, 5)]
         )
         self.scratch = -(-source * pixel // 16) * 16 if copied else 0
-        self.channels, self.wide, self.vl = c, vectors * tile.vl, tile.vl
-        self.packed = self.wide * taps
+        self.groups, self.m, self.lanes, self.vl = 1, c, vectors * tile.vl, tile.vl
+        self.packed = self.lanes * taps
         self.pixels, self.dtype, self.flops = block_rows * block_q, problem.dtype, problem.flops
         self.geometry = record(
             Geometry(
@@ -156,48 +157,19 @@ class Depthwise(Execution):
                 scratch=self.scratch, pixels=self.pixels, mr=tile.mr,
             )
         )  # fmt: skip
-        self.workspace = (self.packed + self.wide + m.cores * self.scratch) * problem.itemsize
+        self.workspace = (self.packed + self.lanes + m.cores * self.scratch) * problem.itemsize
         self.workspace += 16 * m.cores * self.pixels
 
-    def prepare(self, weight: Array) -> Array:
-        packed = np.empty(self.packed, self.dtype)
-        self._pack(weight, packed)
-        return packed
+    def pack(self, weight: Array, packed: Array) -> None:
+        rows = packed.reshape(-1, self.lanes)
+        rows[:, : self.m] = weight.reshape(self.m, -1).T[self.order]
+        rows[:, self.m :] = 0
 
-    def _pack(self, weight: Array, packed: Array) -> None:
-        rows = packed.reshape(-1, self.wide)
-        rows[:, : self.channels] = weight.reshape(self.channels, -1).T[self.order]
-        rows[:, self.channels :] = 0
-
-    def run(
-        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
-    ) -> None:
-        scratch = workspace.take(self._elements(self.packed), self.dtype)
-        self._pack(second, scratch[: self.packed])
-        self._correlate(
-            first, scratch[: self.packed], out, scratch[self.packed :], bias, activation, residual
-        )
-
-    def run_prepared(
-        self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
-    ) -> None:
-        scratch = workspace.take(self._elements(0), self.dtype)
-        self._correlate(first, prepared, out, scratch, bias, activation, residual)
-
-    def _elements(self, packed: int) -> int:
-        return packed + self.wide + threads.workers(self.flops) * self.scratch
-
-    def _correlate(
-        self, x: Array, packed: Array, out: Array, scratch: Array, bias: Array, activation: Any,
-        residual: Array,
+    def correlate(
+        self, x: Array, packed: Array, out: Array, scratch: Array, lists: Array, start: Array, plain: bool,
+        activation: Any, residual: Array,
     ) -> None:  # fmt: skip
-        start, scratch = scratch[: self.wide], scratch[self.wide :]
-        start.fill(0)
-        start[: bias.size] = bias
-        lists = np.empty(2 * threads.workers(self.flops) * self.pixels, np.int64)
-        plain = residual.size == 0 and isinstance(activation, int) and activation == NONE
         threads.launch(
-            correlate, self.flops, np.zeros(1, np.int64), pixels(x), packed, pixels(out), scratch, lists,
-            self.geometry, self.tables, start, self.vl, plain, activation,
-            pixels(residual) if residual.size else residual,
+            correlate, self.flops, np.zeros(1, np.int64), x, packed, out, scratch, lists, self.geometry,
+            self.tables, start, self.vl, plain, activation, residual,
         )  # fmt: skip
