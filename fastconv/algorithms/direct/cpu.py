@@ -47,6 +47,7 @@ class Geometry(NamedTuple):
     stripe_rows: int  # rows of a phase in the stripe of a full block
     pitch: int
     phase_size: int  # rows * pitch, and what the last row writes too much
+    channel_size: int  # of all phases
     block_rows: int  # result rows of a task, and columns: a long row is cut
     block_q: int
     flattened: bool  # whether tiles run on from row to row
@@ -176,7 +177,7 @@ def fill(b, b0, x, source, channels, geo, segments, n):
     """Copy the segments of some channels, and the pixels of their border, into the stripe."""
     pixels = segments[geo.pixels + 1 :]
     split = geo.stride_w == geo.phases_w == 2
-    size, step = geo.source_h * geo.source_w, geo.phases_h * geo.phases_w * geo.phase_size
+    size, step = geo.source_h * geo.source_w, geo.channel_size
     for c in range(channels):
         at = b0 + c * step
         copy_segments(
