@@ -336,8 +336,13 @@ def pixel_by_pixel(array):
 
 
 FEWER_PIXELS_THAN_STRIDE = ConvProblem.parse("n1 c3 k4 i4x4 f5x5 s5 p1")  # a tap that is in no phase
+WIDE_DEPTHWISE = [  # vectors of channels that overlap, steps of many taps, at borders and inside
+    ConvProblem.parse("n2 c33 k33 i10x21 f3x7 p1x2 s1x2 g33"),
+    ConvProblem.parse("n1 c20 k20 i8x27 f4x12 p2x6 g20"),
+]
 PIXEL_BY_PIXEL = [
-    replace(p, layout="nhwc") for p in [FEWER_PIXELS_THAN_STRIDE, *WRITTEN[::2], *PROBLEMS[::9]]
+    replace(p, layout="nhwc")
+    for p in [FEWER_PIXELS_THAN_STRIDE, *WIDE_DEPTHWISE, *WRITTEN[::2], *PROBLEMS[::9]]
 ]
 
 

@@ -2,174 +2,232 @@
 
     result[pixel, c] = sum over taps of  source[pixel + tap, c] * w[tap, c]
 
-A task owns an area of positions and a block of channels whose rows fit the cache; up to MR pixels by two
-vectors of channels are summed in registers over all taps, each product from one load of a pixel.
+A task owns some rows of an image and a block of channels, and slides over them row by row (`slide`): pixels are read where
+they are.  What a row of results sums is listed once and again for each that the border cuts differently: rows of
+taps that are outside the image are left out, and so are taps that meet nothing but the border.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
 from fastconv import jit, machine, threads
 from fastconv.activations import finish
-from fastconv.algorithms.base import Array
-from fastconv.algorithms.correlation import axis_pass
-from fastconv.algorithms.direct.pixels.correlation import ONE_ROW, leaves, phase_tables
-from fastconv.algorithms.direct.pixels.cpu import Geometry, copy_rows, list_pixels
+from fastconv.algorithms.base import Array, equalised, flat
+from fastconv.algorithms.correlation import AxisPass, axis_pass
+from fastconv.algorithms.direct.pixels.correlation import ONE_ROW
 from fastconv.algorithms.direct.pixels.packed import PackedPass
-from fastconv.gemm.gathered import tile_channelwise
+from fastconv.algorithms.direct.pixels.slide import SIZE, STEP, TAPS, slide
+from fastconv.gemm.move import transpose
 from fastconv.gemm.record import record
 from fastconv.gemm.schedule import next_task, part
 from fastconv.problem import ConvProblem, Direction
 
-PIXELS = 256  # positions of an area
 TASKS = 8  # wanted, so that workers end together
-WIDTH = 2  # vectors of a tile
+CHUNK = 32  # channels of a task of packing
+
+
+class Geometry(NamedTuple):
+    """A pass and its blocks, as numbers."""
+
+    n: int
+    channels: int
+    p: int  #         positions along both axes, of each phase
+    q: int
+    source_h: int
+    source_w: int
+    stride_h: int
+    stride_w: int
+    steps_h: int  #   phases of the result
+    steps_w: int
+    result_h: int
+    result_w: int
+    row_blocks: int
+    c_blocks: int
+    whole: int  #     vectors that the channels fill: a block is some of them
+    tap: int  #       elements from one tap of a step to the next
+    steps: int  #     numbers in a worker's list of steps
+    vl: int
+    rows_at: int  #   where tables begin: [phase] -> (taps along h, where they begin)
+    columns_at: int  # [phase] -> (steps along w, where they begin, first and last offset)
+
+
+@jit.kernel
+def pack(workers, counter, w, packed, channels, taps):
+    """Turn the weights from [c][tap] to [tap][c]; tasks are chunks of channels."""
+    for _ in numba.prange(workers):
+        task = next_task(counter)
+        while task * CHUNK < channels:
+            c = task * CHUNK
+            transpose(packed, c, channels, w, c * taps, taps, min(CHUNK, channels - c), taps)
+            task = next_task(counter)
 
 
 @jit.kernel
 def correlate(
-    workers, counter, x, w, out, scratch, lists, geos, tables, start, vl, plain, activation, residual
-):
-    """Compute a pass; tasks are images x areas x blocks of channels."""
+    workers, counter, x, w, out, lists, geos, tables, start, plain, activation, residual, narrow
+):  # fmt: skip
+    """Compute a pass; tasks are images x blocks of rows x blocks of channels."""
     for worker in numba.prange(workers):
-        _work(
-            worker, counter, x, w, out, scratch, lists, geos[0], tables, start, vl, plain, activation, residual
-        )  # fmt: skip
-
-
-@jit.inner
-def _work(worker, counter, x, w, out, scratch, lists, geo, tables, start, vl, plain, activation, residual):
-    base = worker * geo.scratch
-    sources = lists[2 * worker * geo.pixels : (2 * worker + 1) * geo.pixels]
-    targets = lists[(2 * worker + 1) * geo.pixels : (2 * worker + 2) * geo.pixels]
-    source = scratch if geo.copied else x
-    areas = geo.row_blocks * geo.q_blocks
-    vectors = -(-geo.channels // vl)
-    task = next_task(counter)
-    while task < geo.n * areas * geo.m_blocks:
-        rest, c_block = task // geo.m_blocks, task % geo.m_blocks
-        image, area = rest // areas, rest % areas
-        v0, v1 = part(vectors, geo.m_blocks, c_block), part(vectors, geo.m_blocks, c_block + 1)
-        row_block, q_block = area // geo.q_blocks, area % geo.q_blocks
-        p0, p1 = part(geo.p, geo.row_blocks, row_block), part(geo.p, geo.row_blocks, row_block + 1)
-        q0 = q_block * geo.block_q
-        q1 = min(q0 + geo.block_q, geo.q)
-        if geo.copied:
-            count = min(v1 * vl, geo.channels) - v0 * vl
-            copy_rows(scratch, base, x, image, v0 * vl, count, p0, p1, q0, q1, geo)
-            at = base - v0 * vl
-        else:
-            row = image * geo.source_h + p0 * geo.stride_h + geo.first_h
-            at = (row * geo.source_w + q0 * geo.stride_w + geo.first_w) * geo.pixel
-        for phase in range(geo.steps_h * geo.steps_w):
-            count = list_pixels(sources, targets, at, image, 0, phase, p0, p1, q0, q1, geo)
-            _multiply(
-                out, targets, source, sources, count, w, v0, v1, geo, tables, start, phase, vl, plain,
-                activation, residual,
-            )  # fmt: skip
+        geo = geos[0]
+        steps = lists[worker * geo.steps : (worker + 1) * geo.steps]
         task = next_task(counter)
+        while task < geo.n * geo.row_blocks * geo.c_blocks:
+            rest, c_block = task // geo.c_blocks, task % geo.c_blocks
+            image, row_block = rest // geo.row_blocks, rest % geo.row_blocks
+            c0 = part(geo.whole, geo.c_blocks, c_block) * geo.vl
+            c1 = part(geo.whole, geo.c_blocks, c_block + 1) * geo.vl
+            c1 = geo.channels if c_block == geo.c_blocks - 1 else c1
+            for phase in range(geo.steps_h * geo.steps_w):
+                _slide_rows(
+                    image, part(geo.p, geo.row_blocks, row_block), part(geo.p, geo.row_blocks, row_block + 1), c0, c1,
+                    phase // geo.steps_w, phase % geo.steps_w, x, w, out, steps, geo, tables, start, plain, activation,
+                    residual, narrow,
+                )  # fmt: skip
+            task = next_task(counter)
 
 
 @jit.inner
-def _multiply(
-    out,
-    targets,
-    source,
-    sources,
-    count,
-    w,
-    v0,
-    v1,
-    geo,
-    tables,
-    start,
-    phase,
-    vl,
-    plain,
-    activation,
-    residual,
-):
-    """Compute the listed pixels of a phase: pixels outside, so that their rows stay in cache."""
-    taps, steps, before = tables[5 * phase], tables[5 * phase + 1], tables[5 * phase + 4]
-    wide = start.size
-    tiles, blocks = -(-count // geo.mr), -(-(v1 - v0) // WIDTH)
-    weights = w[before * wide :]
-    for i in range(tiles):
-        first = part(count, tiles, i)
-        mr = part(count, tiles, i + 1) - first
-        for block in range(blocks):
-            v = v0 + part(v1 - v0, blocks, block)
-            nr = v0 + part(v1 - v0, blocks, block + 1) - v
-            columns = min(nr * vl, geo.channels - v * vl)
-            tile_channelwise(
-                out, targets, first, v * vl, columns, source, sources, weights, tables, steps, taps, wide,
-                start, mr, nr,
+def _slide_rows(
+    image, p0, p1, c0, c1, phase_h, phase_w, x, w, out, steps, geo, tables, start, plain, activation, residual, narrow
+):  # fmt: skip
+    """Compute the positions of a phase in rows p0..p1."""
+    taps, taps_at = tables[geo.rows_at + 2 * phase_h], tables[geo.rows_at + 2 * phase_h + 1]
+    left, right = tables[geo.columns_at + 4 * phase_w + 2], tables[geo.columns_at + 4 * phase_w + 3]
+    positions = (geo.result_w - phase_w + geo.steps_w - 1) // geo.steps_w
+    tiles = -(-positions // SIZE)
+    pitch, count = geo.source_w * geo.channels, 0
+    listed = -1, -1, -1
+    for p in range(p0, p1):
+        row, lo, hi = phase_h + p * geo.steps_h, 0, taps
+        if row >= geo.result_h:
+            continue
+        while lo < hi and p * geo.stride_h + tables[taps_at + 2 * lo] < 0:
+            lo += 1
+        while lo < hi and p * geo.stride_h + tables[taps_at + 2 * hi - 2] >= geo.source_h:
+            hi -= 1
+        for i in range(tiles):
+            q = part(positions, tiles, i)
+            size = part(positions, tiles, i + 1) - q
+            column = q * geo.stride_w
+            inside = column + left >= 0 and column + (size - 1) * geo.stride_w + right < geo.source_w
+            kind = lo, hi, -2 if inside else i
+            if kind != listed:
+                count = _list_steps(steps, lo, hi, taps_at, phase_w, column, size, inside, geo, tables)
+                listed = kind
+            pixel = (image * geo.result_h + row) * geo.result_w + phase_w + q * geo.steps_w
+            slide(
+                out, pixel * geo.channels, geo.steps_w * geo.channels, x,
+                (image * geo.source_h + p * geo.stride_h) * pitch + column * geo.channels, geo.stride_w * geo.channels,
+                w, geo.tap, start, c0, c1, steps, count, geo.stride_w, geo.source_w, size, narrow,
             )  # fmt: skip
-        if not plain:
-            columns = min(v1 * vl, geo.channels) - v0 * vl
-            for row in range(first, first + mr):
-                at = targets[row] + v0 * vl
-                finish(out, at, columns, start[:0], np.int64(0), activation, residual, at)
+            if not plain:
+                for j in range(size):
+                    at = (pixel + j * geo.steps_w) * geo.channels + c0
+                    finish(out, at, c1 - c0, start[:0], np.int64(0), activation, residual, at)
+
+
+@jit.inner
+def _list_steps(steps, lo, hi, taps_at, phase_w, column, size, inside, geo, tables):
+    """List what ``size`` results from a column on sum, by rows ``lo..hi`` of taps; return the number of steps."""
+    at = geo.columns_at + 4 * phase_w
+    n = 0
+    for i in range(lo, hi):
+        row, weights = tables[taps_at + 2 * i], tables[taps_at + 2 * i + 1]
+        for k in range(tables[at]):
+            entry = tables[at + 1] + 3 * k
+            offset, taps = tables[entry], tables[entry + 2]
+            first = column + offset
+            last = first + (size + taps - 2) * geo.stride_w
+            if last >= 0 and first < geo.source_w:
+                steps[n] = (row * geo.source_w + offset) * geo.channels
+                steps[n + 1] = (weights + tables[entry + 1]) * geo.channels
+                steps[n + 2] = taps if inside or (first >= 0 and last < geo.source_w) else -taps
+                steps[n + 3] = first
+                n += STEP
+    return n // STEP
+
+
+def steps_along(taps: dict[int, int], stride: int) -> list[tuple[int, int, int]]:
+    """Return the steps of a phase: (offset of the first tap, its index, taps), from ``taps``: offset -> index.
+
+    Taps of a step are ``stride`` apart, as the pixels of neighbouring results.
+    """
+    steps, ahead = [], dict(taps)
+    while ahead:
+        run = [min(ahead)]
+        while run[-1] + stride in ahead:
+            run.append(run[-1] + stride)
+        for at, length in equalised(len(run), TAPS):
+            steps.append((run[at], taps[run[at]], length))
+        ahead = {offset: index for offset, index in ahead.items() if offset not in run}
+    return steps
+
+
+def describe(rows: AxisPass, last: AxisPass, across: int) -> tuple[Array, int, int]:
+    """Return the tables, how many taps of the kernel lie between those of a step, and the most steps of a result."""
+    index = [{offset: s for s, offset in taps} for taps in last.taps]
+    along = [steps_along(taps, last.stride) for taps in index]
+    apart = [taps[at + last.stride] - taps[at] for taps in index for at in taps if at + last.stride in taps]
+    down = [sorted((offset, r * across) for r, offset in taps) for taps in rows.taps]
+    heads: list[int] = []
+    entries: list[int] = []
+    behind = 2 * rows.step + 4 * last.step
+    for taps in down:
+        heads += [len(taps), behind + len(entries)]
+        entries += [number for tap in taps for number in tap]
+    for steps, taps in zip(along, last.taps, strict=True):
+        offsets = [offset for _, offset in taps] or [0]
+        heads += [len(steps), behind + len(entries), min(offsets), max(offsets)]
+        entries += [number for step in steps for number in step]
+    most = max(map(len, down)) * max(map(len, along))
+    return np.array(heads + entries, np.int64), apart[0] if apart else 0, most
 
 
 class Depthwise(PackedPass):
-    """Forward or input gradient of as many channels as groups; blocks for ``cache`` bytes."""
+    """Forward or input gradient of as many channels as groups."""
+
+    scratch = 0
 
     def __init__(self, problem: ConvProblem, direction: Direction, cache: int) -> None:
-        tile, m = machine.tile(problem.itemsize), machine.machine()
+        vl, cores = machine.tile(problem.itemsize).vl, machine.machine().cores
         rows, last = (ONE_ROW, *(axis_pass(a, direction) for a in problem.axes))[-2:]
-        n, c = problem.n, problem.c
-        vectors = -(-c // tile.vl)
-        phases = rows.step * last.step
-        third = cache // 3 // problem.itemsize
-        area = max(1, min(PIXELS, n * rows.outputs * last.outputs // TASKS, third // (phases * tile.vl)))
-        q_blocks = -(-last.outputs // area)
-        block_q = -(-last.outputs // q_blocks)
-        row_blocks = -(-rows.outputs // max(1, area // block_q))
-        block_rows = -(-rows.outputs // row_blocks)
-        span_h, span_w = (max(a.offsets, default=0) - min(a.offsets, default=0) + 1 for a in (rows, last))
-        source = ((block_rows - 1) * rows.stride + span_h) * ((block_q - 1) * last.stride + span_w)
-        size = (source + block_rows * block_q * phases) * vectors * tile.vl
-        c_blocks = min(vectors, max(-(-size // third), -(-TASKS // (n * row_blocks * q_blocks))))
-        copied = leaves(rows) or leaves(last) or c % tile.vl > 0
-        pixel = -(-vectors // c_blocks) * tile.vl if copied else c
-        pitch = ((block_q - 1) * last.stride + span_w) * pixel if copied else last.source * pixel
-        self.tables, taps = phase_tables(rows, last, problem.kernel[-1], pitch, pixel, False)
-        self.order = np.concatenate(
-            [self.tables[at : at + taps] for _, _, taps, at, _ in self.tables[: 5 * phases].reshape(-1, 5)]
-        )
-        self.scratch = -(-source * pixel // 16) * 16 if copied else 0
-        self.groups, self.m, self.lanes, self.vl = 1, c, vectors * tile.vl, tile.vl
-        self.packed = self.lanes * taps
-        self.pixels, self.dtype, self.flops = block_rows * block_q, problem.dtype, problem.flops
+        c, across = problem.c, problem.kernel[-1]
+        self.taps = across if len(problem.axes) == 1 else across * problem.kernel[0]
+        self.groups, self.m, self.lanes, self.dtype, self.flops = 1, c, c, problem.dtype, problem.flops
+        self.packed = -(-c * self.taps // 16) * 16
+        self.narrow = None if c >= vl else True
+
+        self.tables, tap, steps = describe(rows, last, across)
+        span = max(rows.offsets, default=0) - min(rows.offsets, default=0) + 1
+        wanted, whole = -(-TASKS // max(1, problem.n)), max(1, c // vl)
+        row_blocks = max(1, min(wanted, rows.outputs))
+        held = ((span + 1) * last.source + self.taps) * c * problem.itemsize
+        c_blocks = min(whole, max(-(-wanted // row_blocks), held // cache))
+        self.pixels = -(-STEP * steps // 2)
         self.geometry = record(
             Geometry(
-                n=n, groups=1, channels=c, m=c, p=rows.outputs, q=last.outputs,
-                source_h=rows.source, source_w=last.source, stride_h=rows.stride, stride_w=last.stride,
-                first_h=min(rows.offsets, default=0), first_w=min(last.offsets, default=0),
-                span_h=span_h, span_w=span_w, steps_h=rows.step, steps_w=last.step,
-                result_h=rows.result, result_w=last.result, row_blocks=row_blocks, block_q=block_q,
-                q_blocks=q_blocks, m_blocks=c_blocks, copied=copied, pitch=pitch, pixel=pixel,
-                scratch=self.scratch, pixels=self.pixels, mr=tile.mr,
+                n=problem.n, channels=c, p=rows.outputs, q=last.outputs, source_h=rows.source, source_w=last.source,
+                stride_h=rows.stride, stride_w=last.stride, steps_h=rows.step, steps_w=last.step,
+                result_h=rows.result, result_w=last.result, row_blocks=row_blocks, c_blocks=c_blocks, whole=whole,
+                tap=tap * c, steps=2 * self.pixels, vl=vl, rows_at=0, columns_at=2 * rows.step,
             )
         )  # fmt: skip
-        self.workspace = (self.packed + self.lanes + m.cores * self.scratch) * problem.itemsize
-        self.workspace += 16 * m.cores * self.pixels
+        self.workspace = (self.packed + self.lanes) * problem.itemsize + 16 * cores * self.pixels
 
     def pack(self, weight: Array, packed: Array) -> None:
-        rows = packed.reshape(-1, self.lanes)
-        rows[:, : self.m] = weight.reshape(self.m, -1).T[self.order]
-        rows[:, self.m :] = 0
+        threads.launch(
+            pack, 4.0 * self.packed, np.zeros(1, np.int64), flat(weight), packed, self.m, self.taps
+        )
 
     def correlate(
         self, x: Array, packed: Array, out: Array, scratch: Array, lists: Array, start: Array, plain: bool,
         activation: Any, residual: Array,
     ) -> None:  # fmt: skip
         threads.launch(
-            correlate, self.flops, np.zeros(1, np.int64), x, packed, out, scratch, lists, self.geometry,
-            self.tables, start, self.vl, plain, activation, residual,
+            correlate, self.flops, np.zeros(1, np.int64), x, packed, out, lists, self.geometry, self.tables, start,
+            plain, activation, residual, self.narrow,
         )  # fmt: skip
