@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numba.core import config as numba_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def tile(itemsize: int) -> Tile:
 class Machine:
     """Sizes that blocks are computed from; the rates of costs are in `roofline`."""
 
-    cores: int
+    cores: int  # as many as Numba may start threads, where those are more: each has scratch of its own
     l1: int
     l2: int
     l3: int
@@ -105,8 +106,9 @@ def _cache_sizes() -> dict[int, int]:
 def machine() -> Machine:
     """Describe this computer."""
     caches = _cache_sizes()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Machine(
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=max(cores, numba_config.NUMBA_NUM_THREADS),
         l1=caches.get(1, 32 * 2**10),
         l2=caches.get(2, 2**19),
         l3=caches.get(3, 8 * 2**20),
