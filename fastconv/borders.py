@@ -4,7 +4,7 @@ Reflect, replicate and circular padding copy pixels, as `numpy.pad` does for any
 Kernels that copy the input into a stripe, a block or a tile read the rows of its border where they come from, by
 a table, and fetch the few pixels left and right of a row one by one (`edges`): forward and weight gradient.
 The input gradient is the adjoint: what the padded pixels would receive is added to those that they repeat
-(`algorithms/frame.py`).
+(`algorithms/frame.py`; depthwise by taps of single columns, `direct/depthwise/schedule.py`).
 """
 
 from __future__ import annotations

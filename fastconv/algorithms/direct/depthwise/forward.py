@@ -1,6 +1,6 @@
 """Forward: a task is a part of one output map, computed from the image where it lies.
 
-Where no family of `taps` has the stride, and where borders repeat the image, the rows that a block of
+Where no family of `taps` has the stride, and where wide borders repeat the image, the rows that a block of
 results reads are copied first, their pixels sorted by column modulo the stride (polyphase), where each tap
 is an offset again.
 """
@@ -28,14 +28,14 @@ FIELDS, GROUP = len(STEP), 7
 @jit.kernel
 def forward(
     workers, x, w, y, bias, activation, residual, finishing, scratch, geometry,
-    steps, rows, blocks, columns, borders, groups, copied, pixels,
+    steps, rows, blocks, columns, groups, copied, pixels,
 ):  # fmt: skip
     """Write y; the tables are those of `Forward`."""
     planes, n_parts, k, multiplier, image, map_size, q, taps, twice, per_worker = geometry[:10]
     n_groups, run = groups.size // GROUP, pixels.size
     for worker in numba.prange(workers):
         place = pointer(scratch, worker * per_worker)
-        r, b, c, e = pointer(rows, 0), pointer(blocks, 0), pointer(columns, 0), pointer(borders, 0)
+        r, b, c = pointer(rows, 0), pointer(blocks, 0), pointer(columns, 0)
         begin, end = planes * n_parts * worker // workers, planes * n_parts * (worker + 1) // workers
         plane, part = begin // n_parts, begin % n_parts
         channel = plane % k
@@ -50,9 +50,9 @@ def forward(
                     copy_row(after(place, i * run), row, pointer(pixels, 0), run)
                 for i in range(g[0], g[1]):
                     if twice:
-                        second(out, source, weight, pointer(steps, FIELDS * i), r, b, c, e)
+                        second(out, source, weight, pointer(steps, FIELDS * i), r, b, c)
                     else:
-                        each(out, source, weight, pointer(steps, FIELDS * i), r, b, c, e)
+                        each(out, source, weight, pointer(steps, FIELDS * i), r, b, c)
                 if finishing:
                     together = g[4] if g[3] == 1 else 1
                     for i in range(0, g[4], together):
@@ -78,7 +78,7 @@ class Forward(Execution):
             key=lambda b: b.row,
         )
         once = all(len(block.met) == 1 for block in found)
-        band = schedule.band(image.columns(0, h.kernel), overlap=once)
+        band = schedule.band(image.columns, image.columns.vectors(schedule.vl, overlap=once))
         groups: list[int] = []
         for block in found:
             first = schedule.length

@@ -7,15 +7,14 @@ m = stride / g, g = gcd(stride, dilation), and each t reads gy another e = dilat
 round, u = T - 1 - t, they are a convolution of stride 1 and dilation e over gy.  Each phase fills its own
 pixels; columns of several phases are interleaved on their way out.
 
-Where borders repeat the image, the gradient of the padded image is computed, a block of rows at a time in scratch,
-and each of its pixels added to the one that it repeats: rows inside first, which write, then those of the frame.
+Where borders repeat the image, a pixel also gets the gradient of the padded ones that repeat it.  Along a row that is
+a tap of its column alone for each (see `schedule`); a row of the padding is a step that adds to the row it repeats.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
@@ -25,7 +24,7 @@ import numpy as np
 from fastconv import activations, borders, jit, machine, threads
 from fastconv.activations import finish
 from fastconv.algorithms.base import Array, Execution, flat
-from fastconv.algorithms.direct.depthwise.move import fold, interleave
+from fastconv.algorithms.direct.depthwise.move import interleave
 from fastconv.algorithms.direct.depthwise.pointer import after, pointer
 from fastconv.algorithms.direct.depthwise.schedule import Block, Columns, Rows, Schedule, Tap, row_blocks
 from fastconv.algorithms.direct.depthwise.shape import apart, parts, pitch, plane_axes, take
@@ -48,28 +47,30 @@ class Phase:
 
 def phases(axis: Axis) -> list[Phase]:
     """Return the phases of an axis, those without pixels left out."""
-    found = []
-    for start in range(min(axis.stride, axis.size)):
-        taps = [r for r in range(axis.kernel) if (start + axis.lo - r * axis.dilation) % axis.stride == 0]
-        count = (axis.size - start - 1) // axis.stride + 1
-        last = taps[-1] if taps else 0
-        source = (start + axis.lo - last * axis.dilation) // axis.stride
-        found.append(Phase(start, count, last, len(taps), source))
-    return found
+    starts = range(min(axis.stride, axis.size))
+    return [_phase(axis, start, (axis.size - start - 1) // axis.stride + 1) for start in starts]
+
+
+def _phase(axis: Axis, start: int, count: int) -> Phase:
+    """Return the pixels ``start + stride*i``; of the padding, too."""
+    taps = [r for r in range(axis.kernel) if (start + axis.lo - r * axis.dilation) % axis.stride == 0]
+    last = taps[-1] if taps else 0
+    return Phase(start, count, last, len(taps), (start + axis.lo - last * axis.dilation) // axis.stride)
 
 
 @jit.kernel
 def input_grad(
     workers, gy, w, gx, bias, activation, residual, finishing, scratch, geometry,
-    steps, rows, blocks, columns, borders, groups, targets, frame,
+    steps, rows, blocks, columns, groups,
 ):  # fmt: skip
     """Write gx; the tables are those of `InputGrad`."""
-    planes, n_parts, channels, sources, weights, map_size, width, twice = geometry[:8]
-    per_worker, ldb, between, stride, woven, padded, left, inside = geometry[8:16]
+    planes, n_parts, channels, sources, weights, map_size, width, twice, per_worker, ldb, between, stride = (
+        geometry[:12]
+    )
     n_groups = groups.size // GROUP
     for worker in numba.prange(workers):
         turn = pointer(scratch, worker * per_worker)
-        r, b, c, e = pointer(rows, 0), pointer(blocks, 0), pointer(columns, 0), pointer(borders, 0)
+        r, b, c = pointer(rows, 0), pointer(blocks, 0), pointer(columns, 0)
         begin, end = planes * n_parts * worker // workers, planes * n_parts * (worker + 1) // workers
         plane, part = begin // n_parts, begin % n_parts
         channel = plane % channels
@@ -81,29 +82,17 @@ def input_grad(
                 g = pointer(groups, GROUP * group)
                 for i in range(g[0], g[1]):
                     if twice:
-                        pairs(out, source, weight, pointer(steps, FIELDS * i), r, b, c, e)
+                        pairs(out, source, weight, pointer(steps, FIELDS * i), r, b, c)
                     else:
-                        each(out, source, weight, pointer(steps, FIELDS * i), r, b, c, e)
+                        each(out, source, weight, pointer(steps, FIELDS * i), r, b, c)
                 for i in range(g[4] if per_worker else 0):
-                    row, line = g[2] + g[3] * i, after(turn, i * ldb)
-                    if woven:
-                        line = (
-                            after(turn, per_worker - padded) if targets.size else after(result, row * width)
-                        )
-                        interleave(line, after(turn, i * ldb), between, stride, padded)
-                    if targets.size:
-                        to = after(result, targets[row] * width)
-                        fold(to, after(line, left), width, group >= inside)
-                        for j in range(0, frame.size, 2):
-                            to[frame[j + 1]] += line[frame[j]]
-                if finishing and not targets.size:
+                    row = after(result, (g[2] + g[3] * i) * width)
+                    interleave(row, after(turn, i * ldb), between, stride, width)
+                if finishing:
                     together = g[4] if g[3] == 1 else 1
                     for i in range(0, g[4], together):
                         at = plane * map_size + (g[2] + g[3] * i) * width
                         finish(gx, at, together * width, bias, channel, activation, residual, at)
-            if finishing and targets.size:
-                at = plane * map_size
-                finish(gx, at, map_size, bias, channel, activation, residual, at)
             part += 1
             if part == n_parts:
                 part = 0
@@ -116,77 +105,46 @@ class InputGrad(Execution):
 
     def __init__(self, problem: ConvProblem) -> None:
         vl = machine.lanes(problem.dtype)
-        image = plane_axes(problem)
-        folded = problem.padding_mode != "zeros"
-        v, h = (replace(a, size=a.lo + a.size + a.hi, lo=0, hi=0) if folded else a for a in image)
-        inside = range(image[0].lo, image[0].lo + image[0].size) if folded else range(v.size)
+        v, h = plane_axes(problem)
         multiplier = problem.k // problem.c
         self.dtype, self.flops = problem.dtype, problem.flops
         schedule = Schedule(vl, 1, h.output, h.kernel)
         twice = h.stride == 2 and max(f.taps for f in phases(v)) <= most_taps(phases=2)
         woven = h.stride > 1 and not twice
-        found = sorted(self._blocks(v, 1 + twice, inside), key=lambda b: (b.row not in inside, b.row))
+        found = sorted((block for f in phases(v) for block in _blocks(v, f, 1 + twice)), key=lambda b: b.row)
         once = all(len(block.met) == 1 for block in found)
-        bands = self._columns(problem, v, h)
+        columns = [_columns(problem, v, h, f) for f in phases(h)]
         if twice:
-            both = tuple(columns.taps[0] for columns in bands)
-            bands = [Columns(h.size, h.output, 1, both + ((),) * (2 - len(both)))]
-        placed = [schedule.band(columns, overlap=once) for columns in bands]
-        ldb = pitch(bands[0].width, vl) if woven or folded else 0
+            both = tuple(phase.taps[0] for phase in columns)
+            columns = [Columns(h.size, h.output, 1, both + ((),) * (2 - len(both)))]
+        writing, adding = ([schedule.band(c, c.vectors(vl, some)) for c in columns] for some in (once, False))
+        edges = borders.edges(v, problem.padding_mode)
+        ldb = pitch(columns[0].width, vl) if woven else 0
         between = most_rows(1) * ldb
         groups: list[int] = []
         for block in found:
             first = schedule.length
-            for i, band in enumerate(placed):
-                place = (i * between, ldb) if ldb else (block.row * h.size, block.spacing * h.size)
+            for i, band in enumerate(writing):
+                place = (i * between, ldb) if woven else (block.row * h.size, block.spacing * h.size)
                 schedule.add(block, band, *place)
+            for j in range(block.height):
+                row = block.row + block.spacing * j
+                for padded in (_row(v, at, 1 + twice) for at, repeated in edges if repeated == row):
+                    for i, band in enumerate(adding if padded else ()):
+                        place = i * between + j * ldb if woven else row * h.size
+                        schedule.add(padded, band, place, 0, more=True)
             groups += [first, schedule.length, block.row, block.spacing, block.height]
         planes = problem.n * problem.c
-        line = h.size if woven and folded else 0  # of the padded image, its phases interleaved
-        held = (len(placed) + 1) * between  # one more: lines of the next rows are fetched to be written
-        self.per_worker = apart(held, problem.itemsize) + apart(line, problem.itemsize)
+        # one more: lines of the next rows are fetched to be written
+        self.per_worker = apart((len(columns) + 1) * between, problem.itemsize)
         counts = [
-            planes, 1 if folded else parts(planes, len(found)), problem.c, multiplier * v.output * h.output,
-            multiplier * v.kernel * h.kernel, image[0].size * image[1].size, image[1].size, int(twice),
-            self.per_worker, ldb, between, h.stride, int(woven), h.size, image[1].lo if folded else 0,
-            sum(block.row in inside for block in found),
+            planes, parts(planes, len(found)), problem.c, multiplier * v.output * h.output,
+            multiplier * v.kernel * h.kernel, v.size * h.size, h.size, int(twice), self.per_worker, ldb, between,
+            h.stride,
         ]  # fmt: skip
         self.geometry = np.array(counts, np.int64)
-        targets = borders.pixels(image[0], problem.padding_mode).tolist() if folded else []
-        frame = [
-            n for at, to in borders.edges(image[1], problem.padding_mode) for n in (at + image[1].lo, to)
-        ]
-        self.tables = [*schedule.tables(), *(np.array(t, np.int64) for t in (groups, targets, frame))]
+        self.tables = [*schedule.tables(), np.array(groups, np.int64)]
         self.workspace = self.per_worker * problem.itemsize * machine.machine().cores
-
-    def _blocks(self, v: Axis, n_phases: int, inside: range) -> Iterator[Block]:
-        """Return the blocks of rows of all phases, cut where the image begins and ends."""
-        g = gcd(v.stride, v.dilation)
-        for f in phases(v):
-            cuts = [-(-(edge - f.start) // v.stride) for edge in (inside.start, inside.stop)]
-            for begin, end in pairwise([0, *(min(max(0, cut), f.count) for cut in cuts), f.count]):
-                walk = Rows(
-                    end - begin, f.taps, f.source + begin, dilation=v.dilation // g,
-                    start=f.start + v.stride * begin, spacing=v.stride, tap=f.tap, turn=-(v.stride // g),
-                )  # fmt: skip
-                yield from row_blocks(
-                    walk, range(v.output), 1, most_rows(n_phases), most_taps(phases=n_phases)
-                )
-
-    def _columns(self, problem: ConvProblem, v: Axis, h: Axis) -> list[Columns]:
-        """Return the columns of each phase alone; the channels of gy follow each other."""
-        g = gcd(h.stride, h.dilation)
-        found = []
-        for f in phases(h):
-            taps = tuple(
-                Tap(
-                    f.source + h.dilation // g * u, k * v.kernel * h.kernel + f.tap - h.stride // g * u,
-                    k * v.output * h.output,
-                )
-                for k in range(problem.k // problem.c) for u in range(f.taps)
-            )  # fmt: skip
-            found.append(Columns(f.count, h.output, 1, (taps,)))
-        return found
 
     def run(
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
@@ -196,3 +154,41 @@ class InputGrad(Execution):
             input_grad, self.flops, flat(first), flat(second), flat(out), bias, activation, flat(residual),
             bias.size + residual.size > 0 or activation != activations.NONE, scratch, self.geometry, *self.tables,
         )  # fmt: skip
+
+
+def _blocks(axis: Axis, phase: Phase, n_phases: int) -> Iterator[Block]:
+    """Return the blocks of rows of a phase."""
+    g = gcd(axis.stride, axis.dilation)
+    walk = Rows(
+        phase.count, phase.taps, phase.source, dilation=axis.dilation // g, start=phase.start,
+        spacing=axis.stride, tap=phase.tap, turn=-(axis.stride // g),
+    )  # fmt: skip
+    return row_blocks(walk, range(axis.output), 1, most_rows(n_phases), most_taps(phases=n_phases))
+
+
+def _row(axis: Axis, at: int, n_phases: int) -> Block | None:
+    """Return the row ``at`` of the padding, if some tap reaches a row of gy from there."""
+    phase = _phase(axis, at, 1)
+    (block,) = _blocks(axis, phase, n_phases)
+    return block if max(read for chunk in block.chunks for read in chunk.reads) >= 0 else None
+
+
+def _columns(problem: ConvProblem, v: Axis, h: Axis, phase: Phase) -> Columns:
+    """Return the columns of a phase; the channels of gy follow each other."""
+    g = gcd(h.stride, h.dilation)
+    taps = [
+        (phase.source + h.dilation // g * u, phase.tap - h.stride // g * u, None) for u in range(phase.taps)
+    ]
+    for at, repeated in borders.edges(h, problem.padding_mode):
+        i, away = divmod(repeated - phase.start, h.stride)
+        padded = _phase(h, at, 1)
+        for u in range(0 if away else padded.taps):
+            read = padded.source + h.dilation // g * u
+            if 0 <= read < h.output:
+                taps.append((read - i, padded.tap - h.stride // g * u, i))
+    channels = range(problem.k // problem.c)
+    all_taps = tuple(
+        Tap(offset, k * v.kernel * h.kernel + weight, k * v.output * h.output, only)
+        for k in channels for offset, weight, only in taps
+    )  # fmt: skip
+    return Columns(phase.count, h.output, 1, (all_taps,))

@@ -7,11 +7,9 @@ any other lane by lane in a function of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils
 
 from fastconv import machine
 from fastconv.gemm.move import I1, I32, masked_load, masked_store
@@ -68,50 +66,6 @@ def load_lanes(builder: Any, at: Any, lanes: Any, vector: ir.VectorType, stride:
         return pixels
     picks = ir.Constant(ir.VectorType(I32, vector.count), [stride * e for e in range(vector.count)])
     return builder.shuffle_vector(pixels, ir.Constant(wide, ir.Undefined), picks)
-
-
-@dataclass(frozen=True, slots=True)
-class Border:
-    """Lanes that repeat pixels of the image: picked by ``index`` out of the vector at ``start`` of the row."""
-
-    some: Any
-    lanes: Any
-    start: Any
-    window: Any
-    index: Any
-
-
-BORDER = 3  # numbers before the index: lanes, start, lanes of the vector there
-
-
-def border_of(builder: Any, entry: Any, vector: ir.VectorType, itemsize: int) -> Border:
-    """Read a border from its table, see `Columns.border`."""
-    lanes, start, window = (builder.load(builder.gep(entry, [ir.IntType(64)(i)])) for i in range(BORDER))
-    numbers = ir.VectorType(ir.IntType(8 * itemsize), vector.count)
-    index = builder.bitcast(builder.gep(entry, [ir.IntType(64)(BORDER)]), numbers.as_pointer())
-    return Border(
-        builder.icmp_unsigned("!=", lanes, ir.IntType(64)(0)), lanes_of(builder, lanes, vector.count), start,
-        lanes_of(builder, window, vector.count), builder.load(index, align=8),
-    )  # fmt: skip
-
-
-def bordered(builder: Any, pixels: Any, row: Any, border: Border, itemsize: int) -> Any:
-    """Fill in the lanes of the border, by a permutation that AVX-512 has."""
-    vector = pixels.type
-    before = builder.block
-    with builder.if_then(border.some):
-        near = load_lanes(builder, builder.gep(row, [border.start]), border.window, vector, 1, itemsize)
-        kind = ir.FunctionType(vector, [vector, border.index.type])
-        name = f"llvm.x86.avx512.permvar.{'sf' if itemsize == 4 else 'df'}.512"
-        picked = builder.call(
-            cgutils.get_or_insert_function(builder.module, kind, name), [near, border.index]
-        )
-        filled = builder.select(_mask(builder, border.lanes), picked, pixels)
-        inside = builder.block
-    result = builder.phi(vector)
-    result.add_incoming(pixels, before)
-    result.add_incoming(filled, inside)
-    return result
 
 
 def store_lanes(builder: Any, values: list[Any], outs: list[Any], lanes: Any, itemsize: int) -> None:

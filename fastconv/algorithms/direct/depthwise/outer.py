@@ -21,13 +21,14 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from fastconv import machine
-from fastconv.algorithms.direct.depthwise.lanes import border_of, bordered, lanes_of, load_lanes
+from fastconv.algorithms.direct.depthwise.lanes import lanes_of, load_lanes
 from fastconv.algorithms.direct.depthwise.pointer import out_of_line, prefetch, scalar_type
+from fastconv.algorithms.direct.depthwise.taps import ENTRY
 from fastconv.gemm.tile import I64, fma, load, store
 
 # A step: taps T x S over ``height`` rows and a list of blocks of columns; ``ahead`` is where the next rows lie.
 OUTER = (
-    "gy", "ldg", "height", "tall", "wide", "rows", "block", "blocks", "column", "sums", "ahead_x", "ahead_gy",
+    "gy", "ldg", "height", "tall", "wide", "rows", "block", "blocks", "sums", "ahead_x", "ahead_gy",
 )  # fmt: skip
 
 
@@ -40,15 +41,12 @@ def _walk(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType, s
     """Emit the walk of one vector of columns down the rows; return the sums."""
     tall, wide = shape
     gy_lanes = lanes_of(builder, builder.load(builder.gep(p.entry, [I64(1)])), vector.count)
-    masks = [builder.load(builder.gep(p.entry, [I64(2 + s)])) for s in range(wide)]
+    masks = [builder.load(builder.gep(p.entry, [I64(ENTRY + s)])) for s in range(wide)]
     masks = [lanes_of(builder, mask, p.step * vector.count) for mask in masks]
     q = builder.load(p.entry)
     corner = builder.gep(p.x, [builder.mul(q, I64(p.step))])
-    columns = [builder.gep(corner, [builder.load(builder.gep(p.columns, [I64(2 * s)]))]) for s in range(wide)]
-    borders = []
-    for s in range(wide) if p.borders else ():
-        place = builder.load(builder.gep(p.entry, [I64(2 + wide + s)]))
-        borders.append(border_of(builder, builder.gep(p.borders, [place]), vector, p.itemsize))
+    taps = builder.gep(p.columns, [builder.load(builder.gep(p.entry, [I64(2)]))])
+    columns = [builder.gep(corner, [builder.load(builder.gep(taps, [I64(2 * s)]))]) for s in range(wide)]
     gy_column = builder.gep(p.gy, [q])
     zero = ir.Constant(vector, [0.0] * vector.count)
 
@@ -70,9 +68,6 @@ def _walk(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType, s
             load_lanes(builder, at, mask, vector, p.step, p.itemsize)
             for at, mask in zip(places, masks, strict=True)
         ]
-        start = builder.gep(p.x, [offset])
-        for s, border in enumerate(borders):
-            loaded[s] = bordered(builder, loaded[s], start, border, p.itemsize)
         inside = builder.block
         builder.branch(after)
         builder.position_at_end(after)
@@ -124,7 +119,7 @@ def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType, v
     sums = [builder.phi(vector) for _ in start]
     builder.cbranch(builder.icmp_signed("<", block, p.blocks), body, done)
     builder.position_at_end(body)
-    p.entry = builder.gep(p.block, [builder.mul(block, I64(2 + shape[1] * (2 if p.borders else 1)))])
+    p.entry = builder.gep(p.block, [builder.mul(block, I64(ENTRY + shape[1]))])
     new = _walk(builder, p, shape, vector, sums)
     block.add_incoming(I64(0), before)
     block.add_incoming(builder.add(block, I64(1)), builder.block)
@@ -141,30 +136,27 @@ def _family(name: str, stride: int) -> Any:
     """Make the intrinsic for one stride, 1 or 2, of rows and columns."""
 
     @intrinsic
-    def outer(typing, sums, gy, x, step, rows, blocks, columns, borders):
-        """Take one step of the tables; ``borders`` of bytes are none."""
+    def outer(typing, sums, gy, x, step, rows, blocks, columns):
+        """Take one step of the tables."""
 
         def codegen(context, builder, signature, arguments):
             scalar, itemsize = scalar_type(signature.args[0])
-            repeats = signature.args[7].dtype == types.int64
 
-            def emit(builder, sums, gy, x, step, rows, blocks, columns, borders):
+            def emit(builder, sums, gy, x, step, rows, blocks, columns):
                 field = {key: builder.load(builder.gep(step, [I64(i)])) for i, key in enumerate(OUTER)}
                 p = SimpleNamespace(**field, x=x, step=stride, itemsize=itemsize)
-                p.borders = borders if repeats else None
                 p.sums, p.gy = builder.gep(sums, [p.sums]), builder.gep(gy, [p.gy])
                 p.rows, p.block = builder.gep(rows, [p.rows]), builder.gep(blocks, [p.block])
-                p.columns = builder.gep(columns, [p.column])
+                p.columns = columns
                 (tall, wide), vl = most(), machine.tile(itemsize).vl
                 done = builder.append_basic_block("done")
                 # lanes of a narrow map, 7 x 7, fit half a vector
                 lanes = builder.load(builder.gep(p.block, [I64(1)]))
                 narrow = builder.icmp_unsigned("<", lanes, I64(1 << (vl // 2)))
-                narrow = builder.and_(narrow, ir.Constant(narrow.type, int(not repeats)))
                 which = builder.add(builder.mul(p.tall, I64(wide + 1)), p.wide)
                 whole, half = builder.append_basic_block("whole"), builder.append_basic_block("half")
                 builder.cbranch(narrow, half, whole)
-                for entry, count in ((whole, vl), (half, vl // 2))[: 1 if repeats else 2]:
+                for entry, count in ((whole, vl), (half, vl // 2)):
                     builder.position_at_end(entry)
                     switch = builder.switch(which, done)
                     for t in range(1, tall + 1):
@@ -174,16 +166,12 @@ def _family(name: str, stride: int) -> Any:
                             builder.position_at_end(case)
                             _emit(builder, p, (t, s), ir.VectorType(scalar, count), vl)
                             builder.branch(done)
-                if repeats:  # an index picks from whole vectors
-                    builder.position_at_end(half)
-                    builder.branch(done)
                 builder.position_at_end(done)
 
-            kind = f"{name}_bordered" if repeats else name
-            out_of_line(builder, f"fastconv_depthwise_outer_{kind}_{itemsize}", arguments, emit)
+            out_of_line(builder, f"fastconv_depthwise_outer_{name}_{itemsize}", arguments, emit)
             return context.get_dummy_value()
 
-        return types.void(sums, gy, x, step, rows, blocks, columns, borders), codegen
+        return types.void(sums, gy, x, step, rows, blocks, columns), codegen
 
     return outer
 

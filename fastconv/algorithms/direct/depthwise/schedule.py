@@ -10,6 +10,10 @@ A stride of 2 has a family of its own, where row j and tap t read row 2*j + t an
 
 Columns need no lattice.  Each tap is an offset from the column of the output, in the image itself where its
 stride is that of the family, else in a copy of the block's rows (see `Copy`).
+
+Where borders repeat the image, a column near them reads pixels that are not its neighbours: each by a tap of that
+column alone.  Every vector of columns has its own list of taps, so that those in the middle of a row have none of
+these: on rows of 56 pixels, 14 products of a vector and a tap of a row of 3 instead of 12.
 """
 
 from __future__ import annotations
@@ -21,8 +25,7 @@ from math import gcd
 import numpy as np
 
 from fastconv.algorithms.base import Array, equalised
-from fastconv.algorithms.direct.depthwise.lanes import BORDER
-from fastconv.algorithms.direct.depthwise.taps import STEP, most_rows
+from fastconv.algorithms.direct.depthwise.taps import ENTRY, STEP, most_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class Tap:
     offset: int
     weight: int
     plane: int = 0
+    only: int | None = None  # the one column of its phase that reads by it
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,48 +131,40 @@ class Columns:
     source: int
     stride: int
     taps: tuple[tuple[Tap, ...], ...]
-    edges: tuple[tuple[int, int], ...] = ()  # columns outside, each with the one it repeats
 
     def table(self) -> list[int]:
         """Return offsets in memory and places of weights, of all phases in a row."""
         return [n for phase in self.taps for tap in phase for n in (tap.plane + tap.offset, tap.weight)]
 
-    def blocks(self, vl: int, overlap: bool) -> list[list[int]]:
-        """Return, for each vector q, its first column, the lanes to store, and for each tap those to load.
+    def vectors(self, vl: int, overlap: bool) -> list[int]:
+        """Return the first column of each vector, counted within a phase.
 
         The last vector may reach back over columns that are done, where writing them again does no harm.
         """
-        phases = len(self.taps)
-        count = -(-self.width // phases)
-        last = max(0, count - vl)
-        found = []
-        for q in sorted({*range(0, last, vl), last}) if overlap else range(0, count, vl):
-            lanes = min(vl, count - q)
-            masks = [_bits(phases * lanes, 0, self.width - phases * q)]
-            for phase in self.taps:
-                for tap in phase:
-                    first = self.stride * q + tap.offset
-                    masks.append(_bits(self.stride * (lanes - 1) + 1, -first, self.source - first))
-            found.append([q, *masks])
-        return found
+        last = max(0, self.count - vl)
+        return sorted({*range(0, last, vl), last}) if overlap else list(range(0, self.count, vl))
 
-    def border(self, q: int, tap: Tap, vl: int) -> list[int] | None:
-        """Return which lanes of vector q repeat the image, and how they are picked out of a vector of its row.
+    @property
+    def count(self) -> int:
+        """Columns of the first phase, which has the most."""
+        return -(-self.width // len(self.taps))
 
-        Lanes, the vector's first column, its lanes inside the image, and the lane that each takes.  Nothing if no
-        lane does; None if they do not come from one vector.
-        """
-        repeated = dict(self.edges)
-        first = self.stride * q + tap.offset
-        lanes = min(vl, self.width - q)
-        taken = {e: repeated[at] for e in range(lanes) if (at := first + self.stride * e) in repeated}
-        if not taken:
-            return []
-        start = max(0, min(min(taken.values()), self.source - vl))
-        if max(taken.values()) >= start + vl:
-            return None
-        index = [taken.get(e, start) - start for e in range(vl)]
-        return [sum(1 << e for e in taken), start, _bits(vl, 0, self.source - start), *index]
+    def of(self, q: int, vl: int) -> Columns:
+        """Return the columns with those taps alone by which some of q .. q + vl - 1 read."""
+        met = (tuple(t for t in phase if t.only is None or q <= t.only < q + vl) for phase in self.taps)
+        return replace(self, taps=tuple(met))
+
+    def entry(self, q: int, vl: int, table: int) -> list[int]:
+        """Return what kernels read for a vector: ENTRY, then for each tap the lanes to load."""
+        phases, lanes = len(self.taps), min(vl, self.count - q)
+        numbers = [q, _bits(phases * lanes, 0, self.width - phases * q), table, len(self.taps[0])]
+        taps = [tap for phase in self.taps for tap in phase]
+        masks = []
+        for tap in taps:
+            first = self.stride * q + tap.offset
+            mask = _bits(self.stride * (lanes - 1) + 1, -first, self.source - first)
+            masks.append(mask if tap.only is None else mask & 1 << self.stride * (tap.only - q))
+        return [*numbers, len(taps), *masks]
 
 
 def _bits(count: int, lo: int, hi: int) -> int:
@@ -183,18 +179,12 @@ def _bits(count: int, lo: int, hi: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """Where the tables of some columns are in a schedule."""
+    """Where the entries of some vectors of columns are in a schedule, each of ``size`` numbers."""
 
     columns: Columns
-    blocks: list[list[int]]
-    first_column: int
-    first_block: int
-
-    @property
-    def ends(self) -> tuple[int, int]:
-        """How many columns of taps the first phase has, and all."""
-        counts = [len(phase) for phase in self.columns.taps]
-        return counts[0], sum(counts)
+    entries: list[list[int]]
+    first: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,43 +207,33 @@ class Schedule:
         self.rows: list[int] = []
         self.blocks: list[int] = []
         self.columns: list[int] = []
-        self.borders: list[int] = []
 
-    def band(self, columns: Columns, overlap: bool) -> Band:
-        """Add the tables of columns; vectors ``overlap`` if each step writes anew."""
-        blocks = columns.blocks(self.vl, overlap)
-        if columns.edges:
-            blocks = [block + self._borders(columns, block[0]) for block in blocks]
-        band = Band(columns, blocks, len(self.columns), len(self.blocks))
-        self.columns += columns.table()
-        self.blocks += [n for block in band.blocks for n in block]
+    def band(self, columns: Columns, vectors: Sequence[int]) -> Band:
+        """Add the tables of the vectors of columns that begin at these."""
+        places: dict[Columns, int] = {}
+        entries = []
+        for q in vectors:
+            read = columns.of(q, self.vl)
+            if read not in places:
+                places[read] = len(self.columns)
+                self.columns += read.table()
+            entries.append(read.entry(q, self.vl, places[read]))
+        size = max(map(len, entries), default=0)
+        band = Band(columns, entries, len(self.blocks), size)
+        for entry in entries:
+            self.blocks += entry + [0] * (size - len(entry))
         return band
 
-    def _borders(self, columns: Columns, q: int) -> list[int]:
-        """Add the borders that vector q meets; return where each tap's is."""
-        together = self.vl // 8  # indices in 64 bits
-        self.borders = self.borders or [0] * (BORDER + 8)  # of taps that meet none
-        places = []
-        for tap in columns.taps[0]:
-            border = columns.border(q, tap, self.vl)
-            assert border is not None
-            places.append(len(self.borders) if border else 0)
-            index = [border[i : i + together] for i in range(BORDER, len(border), together)]
-            self.borders += border[:BORDER] + [sum(n << 32 * i for i, n in enumerate(some)) for some in index]
-        return places
-
-    def add(self, block: Block, band: Band, out: int, ldo: int) -> None:
-        """Add the steps that complete a block of rows, at ``out`` of the result and ``ldo`` apart."""
+    def add(self, block: Block, band: Band, out: int, ldo: int, more: bool = False) -> None:
+        """Add the steps that complete a block of rows, at ``out`` of the result and ``ldo`` apart, or add ``more``."""
         phases = len(band.columns.taps)
-        middle, end = band.ends
         for i, chunk in enumerate(block.met):
             for run, reads in self.runs(block, chunk, band, most_rows(phases)):
                 fields = {
                     "out": out, "ldo": self.vl * phases if run.along else ldo, "height": run.height,
                     "tall": chunk.tall, "rows": reads, "weight": chunk.tap * self.kernel,
-                    "row_step": chunk.step * self.kernel, "more": int(i > 0), "block": run.block,
-                    "blocks": run.blocks, "column": band.first_column, "middle": middle, "end": end,
-                    "pitch": self.pitch,
+                    "row_step": chunk.step * self.kernel, "more": int(more or i > 0), "block": run.block,
+                    "blocks": run.blocks, "entry": band.size, "pitch": self.pitch,
                 }  # fmt: skip
                 self.steps += [fields[name] for name in STEP]
 
@@ -264,27 +244,26 @@ class Schedule:
         ``most`` of them, come from vectors side by side.
         """
         reads = [row * self.pitch if row >= 0 else -1 for row in chunk.reads]
-        size = len(band.blocks[0]) if band.blocks else 0
+        entries, size = band.entries, band.size
         if block.height > 1 or chunk.tall > 1 or len(block.chunks) > 1 or reads[0] < 0:
             self.rows += reads
-            yield Run(band.first_block, len(band.blocks), block.height, False), len(self.rows) - len(reads)
+            yield Run(band.first, len(entries), block.height, False), len(self.rows) - len(reads)
             return
-        phases = len(band.columns.taps)
-        lanes = [phases * self.vl] + [self.stride * (self.vl - 1) + 1] * band.ends[1]
-        full = [(1 << count) - 1 for count in lanes] + [0] * (size - 1 - len(lanes))
+        stored, loaded = len(band.columns.taps) * self.vl, self.stride * (self.vl - 1) + 1
         i = 0
-        while i < len(band.blocks):
+        while i < len(entries):
+            lanes, masks = entries[i][1], entries[i][ENTRY:]
+            whole = lanes == (1 << stored) - 1 and all(mask == (1 << loaded) - 1 for mask in masks)
             j = i + 1
             while (
-                j < min(len(band.blocks), i + most)
-                and band.blocks[i][1:] == band.blocks[j][1:] == full
-                and band.blocks[j][0] == band.blocks[i][0] + self.vl * (j - i)
-            ):
+                whole and j < min(len(entries), i + most) and entries[i][1:] == entries[j][1:]
+                and entries[j][0] == entries[i][0] + self.vl * (j - i)
+            ):  # fmt: skip
                 j += 1
             # row j of a family of stride 2 reads entry 2*j
             beside = range(self.stride * (j - i - 1) + 1)
             self.rows += [reads[0] + self.vl * part for part in beside]
-            yield Run(band.first_block + i * size, 1, j - i, True), len(self.rows) - len(beside)
+            yield Run(band.first + i * size, 1, j - i, True), len(self.rows) - len(beside)
             i = j
 
     @property
@@ -293,6 +272,5 @@ class Schedule:
         return len(self.steps) // len(STEP)
 
     def tables(self) -> list[Array]:
-        """Return steps, rows, blocks, columns and borders as kernels take them; no borders are bytes."""
-        tables = [np.array(t, np.int64) for t in (self.steps, self.rows, self.blocks, self.columns)]
-        return [*tables, np.array(self.borders, np.int64 if self.borders else np.int8)]
+        """Return steps, rows, blocks and columns as kernels take them."""
+        return [np.array(t, np.int64) for t in (self.steps, self.rows, self.blocks, self.columns)]

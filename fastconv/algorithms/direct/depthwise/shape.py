@@ -7,6 +7,8 @@ from fastconv.algorithms.base import Array
 from fastconv.algorithms.direct.depthwise.schedule import Block, Columns, Tap
 from fastconv.problem import Axis, ConvProblem
 
+MOST_REPEATED = 2  # pixels of the border read in place, for each tap of a row; more are copied with their row
+
 
 def plane_axes(problem: ConvProblem) -> tuple[Axis, Axis]:
     """Return the vertical and the horizontal axis; one axis alone is a row of a map of height 1."""
@@ -37,6 +39,17 @@ def stripe(itemsize: int, v: Axis, h: Axis) -> int:
     return max(4, 2**14 // (h.size * itemsize * v.stride))
 
 
+def repeated(axis: Axis, mode: str) -> list[tuple[int, int, int]]:
+    """Return (output, tap, pixel) wherever a tap reads a pixel of the border, with the pixel that it repeats."""
+    pixel = dict(borders.edges(axis, mode))
+    reads = (
+        (q, s, q * axis.stride + s * axis.dilation - axis.lo)
+        for q in range(axis.output)
+        for s in range(axis.kernel)
+    )
+    return [(q, s, pixel[at]) for q, s, at in reads if at in pixel]
+
+
 class Image:
     """How an image is read: where it lies, or from copies of the rows of a block.
 
@@ -51,15 +64,13 @@ class Image:
         self.copied: list[int] = []  # rows of the image, block by block
         self.pixels: list[int] = []  # which pixel of a row each place of its copy holds, or -1
         self._most = 0
-        self.edges = borders.edges(h, problem.padding_mode)
         self.stride, self.pitch = family(v, h), h.size
-        self.in_place = self.stride > 0
-        if self.in_place:
-            self.offsets = [s * h.dilation - h.lo for s in range(h.kernel)]
-            self.in_place = self._repeats_in_place()
+        self.offsets = [s * h.dilation - h.lo for s in range(h.kernel)]
+        self.repeated = repeated(h, problem.padding_mode)
+        self.in_place = self.stride > 0 and len(self.repeated) <= MOST_REPEATED * h.kernel
         if self.in_place:
             return
-        self.stride, self.edges = 1, ()
+        self.stride, self.repeated = 1, []
         index = [s * h.dilation for s in range(h.kernel)]
         phases = sorted({i % h.stride for i in index})  # residues that some tap reads
         run = max(i // h.stride for i in index) + h.output
@@ -69,19 +80,12 @@ class Image:
         self.pixels = [padded[i] if i < len(padded) else -1 for i in held]
         self.pitch = len(self.pixels)
 
-    def columns(self, start: int, count: int) -> Columns:
-        """Return the columns that taps ``start .. start + count - 1`` of a row read."""
-        taps = tuple(Tap(self.offsets[s], s) for s in range(start, start + count))
-        return Columns(self.axis.output, self.pitch, self.stride, (taps,), self.edges)
-
-    def _repeats_in_place(self) -> bool:
-        """Whether the lanes of borders can be picked out of one vector each, with an instruction that can."""
-        if not self.edges:
-            return True
-        columns, vl = self.columns(0, self.axis.kernel), machine.tile(self.itemsize).vl
-        vectors = {block[0] for overlap in (True, False) for block in columns.blocks(vl, overlap)}
-        found = (columns.border(q, tap, vl) for q in vectors for tap in columns.taps[0])
-        return machine.simd().bits == 512 and all(border is not None for border in found)
+    @property
+    def columns(self) -> Columns:
+        """The columns of the result."""
+        taps = [Tap(offset, s) for s, offset in enumerate(self.offsets)]
+        taps += [Tap(pixel - self.stride * q, s, only=q) for q, s, pixel in self.repeated]
+        return Columns(self.axis.output, self.pitch, self.stride, (tuple(taps),))
 
     def read(self, block: Block) -> tuple[Block, int, int]:
         """Return the block as it reads memory; the first of the rows to copy for it, and how many."""

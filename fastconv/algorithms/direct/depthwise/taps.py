@@ -8,8 +8,7 @@ J + T - 1 loads and T broadcasts (40 on 17 at 8 x 5).
 
 Images are read where they lie.  A row outside the image is an offset of -1 in ``rows`` and skipped; columns
 outside are lanes that a mask leaves zero, and the masks, one for each vector of outputs and each s, are made
-with the tables (see `schedule`).  Memory behind a masked lane is not touched.  Where borders repeat the image, the
-rows of the table are those repeated, and such lanes are picked out of another vector of the row (`bordered`).
+with the tables (see `schedule`); so are each vector's taps.  Memory behind a masked lane is not touched.
 
 A family is one of
 
@@ -35,7 +34,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import machine
-from fastconv.algorithms.direct.depthwise.lanes import border_of, bordered, lanes_of, load_lanes, store_lanes
+from fastconv.algorithms.direct.depthwise.lanes import lanes_of, load_lanes, store_lanes
 from fastconv.algorithms.direct.depthwise.pointer import out_of_line, prefetch, scalar_type
 from fastconv.gemm.move import I32
 from fastconv.gemm.tile import I64, fma, splat
@@ -45,8 +44,12 @@ NARROW = 7  # rows from which maps of at most half a vector, 7 x 7, have bodies 
 
 # A step of the work on a map: J rows by T taps, for all columns of a list of blocks.
 STEP = (
-    "out", "ldo", "height", "tall", "rows", "weight", "row_step", "more", "block", "blocks", "column", "middle", "end", "pitch",
+    "out", "ldo", "height", "tall", "rows", "weight", "row_step", "more", "block", "blocks", "entry", "pitch",
 )  # fmt: skip
+
+# Of a vector of columns: its first, the lanes to store, where its taps are in the table, how many the first phase
+# has, and all; then the lanes that each loads.
+ENTRY = 5
 
 
 def most_taps(stride: int = 1, phases: int = 1) -> int:
@@ -80,9 +83,6 @@ def _sum(builder: Any, p: Any, first: Any, end: Any, start: list[Any], shape: tu
     at = builder.gep(p.pixels, [builder.load(entry)])
     weight = builder.gep(p.taps, [builder.load(builder.gep(entry, [I64(1)]))])
     lanes = lanes_of(builder, builder.load(builder.gep(p.masks, [s])), p.stride * vector.count)
-    if p.borders:
-        place = builder.load(builder.gep(p.masks, [builder.add(s, p.end)]))
-        border = border_of(builder, builder.gep(p.borders, [place]), vector, p.itemsize)
     scalars = [
         splat(builder, builder.load(builder.gep(weight, [builder.mul(p.row_step, I64(t))])), vector)
         for t in range(tall)
@@ -98,8 +98,6 @@ def _sum(builder: Any, p: Any, first: Any, end: Any, start: list[Any], shape: tu
         builder.cbranch(builder.icmp_signed(">=", offset, I64(0)), inside, below)
         builder.position_at_end(inside)
         pixels = load_lanes(builder, builder.gep(at, [offset]), lanes, vector, p.stride, p.itemsize)
-        if p.borders:
-            pixels = bordered(builder, pixels, builder.gep(p.source, [offset]), border, p.itemsize)
         added = {j: fma(builder, scalars[t], pixels, new[j]) for j, t in users}
         inside = builder.block
         builder.branch(below)
@@ -125,10 +123,9 @@ def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType) -
     wide = ir.VectorType(vector.element, p.phases * vector.count)
     zeros = [ir.Constant(vector, [0.0] * vector.count)] * height
     with cgutils.for_range(builder, p.blocks, intp=I64) as loop:
-        masks = builder.mul(p.end, I64(2 if p.borders else 1))
-        block = builder.gep(p.block, [builder.mul(loop.index, builder.add(masks, I64(2)))])
-        q = builder.load(block)
-        p.masks = builder.gep(block, [I64(2)])
+        block = builder.gep(p.block, [builder.mul(loop.index, p.entry)])
+        q, stored, table, p.middle, p.end = (builder.load(builder.gep(block, [I64(i)])) for i in range(ENTRY))
+        p.masks, p.columns = builder.gep(block, [I64(ENTRY)]), builder.gep(p.table, [table])
         p.pixels = builder.gep(p.source, [builder.mul(q, I64(p.stride))])
         corner = builder.gep(p.out, [builder.mul(q, I64(p.phases))])
         outs = [builder.gep(corner, [builder.mul(p.ldo, I64(j))]) for j in range(height)]
@@ -144,7 +141,7 @@ def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType) -
             row = builder.gep(out, [builder.mul(p.ldo, I64(height))])
             for part in range(p.phases):
                 prefetch(builder, builder.gep(row, [I64(part * vector.count)]), write=True)
-        mask = lanes_of(builder, builder.load(builder.gep(block, [I64(1)])), wide.count)
+        mask = lanes_of(builder, stored, wide.count)
         if p.phases == 1:
             fresh = builder.block
             again, begin = builder.append_basic_block("again"), builder.append_basic_block("begin")
@@ -166,27 +163,40 @@ def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType) -
                 ir.VectorType(I32, wide.count), [e // 2 + vector.count * (e % 2) for e in range(wide.count)]
             )
             results = [builder.shuffle_vector(a, b, turns) for a, b in zip(even, odd, strict=True)]
+            results = _added(builder, p, results, outs, mask)
         store_lanes(builder, results, outs, mask, p.itemsize)
+
+
+def _added(builder: Any, p: Any, values: list[Any], outs: list[Any], mask: Any) -> list[Any]:
+    """Emit the sums with what is there already, if a step adds to it."""
+    before = builder.block
+    with builder.if_then(p.more):
+        old = [load_lanes(builder, out, mask, values[0].type, 1, p.itemsize) for out in outs]
+        sums = [builder.fadd(a, b) for a, b in zip(old, values, strict=True)]
+        inside = builder.block
+    results = [builder.phi(value.type) for value in values]
+    for phi, value, total in zip(results, values, sums, strict=True):
+        phi.add_incoming(value, before)
+        phi.add_incoming(total, inside)
+    return results
 
 
 def _family(name: str, stride: int, phases: int) -> Any:
     """Make the intrinsic of one family."""
 
     @intrinsic
-    def taps(typing, out, source, weight, step, rows, blocks, columns, borders):
-        """Take one step of the tables; ``borders`` of bytes are none."""
+    def taps(typing, out, source, weight, step, rows, blocks, columns):
+        """Take one step of the tables."""
 
         def codegen(context, builder, signature, arguments):
             scalar, itemsize = scalar_type(signature.args[0])
-            repeats = signature.args[7].dtype == types.int64
 
-            def emit(builder, out, source, weight, step, rows, blocks, columns, borders):
+            def emit(builder, out, source, weight, step, rows, blocks, columns):
                 field = {key: builder.load(builder.gep(step, [I64(i)])) for i, key in enumerate(STEP)}
                 p = SimpleNamespace(**field, stride=stride, step=stride, phases=phases, itemsize=itemsize)
                 p.out, p.taps = builder.gep(out, [p.out]), builder.gep(weight, [p.weight])
-                p.source, p.columns = source, builder.gep(columns, [p.column])
+                p.source, p.table = source, columns
                 p.rows, p.block = builder.gep(rows, [p.rows]), builder.gep(blocks, [p.block])
-                p.borders = borders if repeats else None
                 p.more = builder.icmp_signed("!=", p.more, I64(0))
                 most, vl = most_taps(stride, phases), machine.tile(itemsize).vl
                 done = builder.append_basic_block("done")
@@ -196,11 +206,10 @@ def _family(name: str, stride: int, phases: int) -> Any:
                     builder.icmp_unsigned("<", stored, I64(1 << (phases * vl // 2))),
                     builder.icmp_signed(">=", p.height, I64(NARROW)),
                 )
-                narrow = builder.and_(narrow, ir.Constant(narrow.type, int(not repeats)))
                 which = builder.add(builder.mul(p.height, I64(most + 1)), p.tall)
                 whole, half = builder.append_basic_block("whole"), builder.append_basic_block("half")
                 builder.cbranch(narrow, half, whole)
-                for entry, lanes, fewest in ((whole, vl, 1), (half, vl // 2, NARROW))[: 1 if repeats else 2]:
+                for entry, lanes, fewest in ((whole, vl, 1), (half, vl // 2, NARROW)):
                     builder.position_at_end(entry)
                     switch = builder.switch(which, done)
                     for j in range(fewest, most_rows(phases) + 1):
@@ -210,16 +219,12 @@ def _family(name: str, stride: int, phases: int) -> Any:
                             builder.position_at_end(case)
                             _emit(builder, p, (j, t), ir.VectorType(scalar, lanes))
                             builder.branch(done)
-                if repeats:  # an index picks from whole vectors
-                    builder.position_at_end(half)
-                    builder.branch(done)
                 builder.position_at_end(done)
 
-            kind = f"{name}_bordered" if repeats else name
-            out_of_line(builder, f"fastconv_depthwise_{kind}_{itemsize}", arguments, emit)
+            out_of_line(builder, f"fastconv_depthwise_{name}_{itemsize}", arguments, emit)
             return context.get_dummy_value()
 
-        return types.void(out, source, weight, step, rows, blocks, columns, borders), codegen
+        return types.void(out, source, weight, step, rows, blocks, columns), codegen
 
     return taps
 

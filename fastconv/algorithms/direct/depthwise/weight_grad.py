@@ -8,6 +8,8 @@ pass (see `schedule`): a stripe is a block of rows, a chunk a few rows of taps.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numba
@@ -18,7 +20,15 @@ from fastconv.algorithms.base import Array, Execution, equalised, flat
 from fastconv.algorithms.direct.depthwise.move import clear, copy_row
 from fastconv.algorithms.direct.depthwise.outer import OUTER, most, outer_each, outer_second, total
 from fastconv.algorithms.direct.depthwise.pointer import after, pointer
-from fastconv.algorithms.direct.depthwise.schedule import Block, Chunk, Rows, Schedule, row_blocks
+from fastconv.algorithms.direct.depthwise.schedule import (
+    Band,
+    Block,
+    Chunk,
+    Columns,
+    Rows,
+    Schedule,
+    row_blocks,
+)
 from fastconv.algorithms.direct.depthwise.shape import Image, apart, plane_axes, stripe, take
 from fastconv.problem import ConvProblem
 
@@ -27,7 +37,7 @@ FIELDS, GROUP = len(OUTER), 4
 
 @jit.kernel
 def weight_grad(
-    workers, x, gy, gw, scratch, geometry, steps, rows, blocks, columns, borders, groups, copied, pixels, places
+    workers, x, gy, gw, scratch, geometry, steps, rows, blocks, columns, groups, copied, pixels, places
 ):  # fmt: skip
     """Write gw; the tables are those of `WeightGrad`."""
     n, k, multiplier, image, map_size, taps, twice, per_worker, vl = geometry[:9]
@@ -35,9 +45,10 @@ def weight_grad(
     for worker in numba.prange(workers):
         sums = pointer(scratch, worker * per_worker)
         place = after(sums, places.size * vl)
-        r, b, c, e = pointer(rows, 0), pointer(blocks, 0), pointer(columns, 0), pointer(borders, 0)
+        r, b, c = pointer(rows, 0), pointer(blocks, 0), pointer(columns, 0)
         for channel in range(k * worker // workers, k * (worker + 1) // workers):
             clear(sums, 0, places.size * vl)
+            clear(gw, channel * taps, taps)
             for i in range(n):
                 plane_of_x = pointer(x, (i * k + channel) // multiplier * image)
                 plane_of_gy = pointer(gy, (i * k + channel) * map_size)
@@ -49,11 +60,11 @@ def weight_grad(
                         copy_row(after(place, j * run), row, pointer(pixels, 0), run)
                     for j in range(g[0], g[1]):
                         if twice:
-                            outer_second(sums, plane_of_gy, source, pointer(steps, FIELDS * j), r, b, c, e)
+                            outer_second(sums, plane_of_gy, source, pointer(steps, FIELDS * j), r, b, c)
                         else:
-                            outer_each(sums, plane_of_gy, source, pointer(steps, FIELDS * j), r, b, c, e)
+                            outer_each(sums, plane_of_gy, source, pointer(steps, FIELDS * j), r, b, c)
             for i in range(places.size):
-                gw[channel * taps + places[i]] = total(after(sums, i * vl))
+                gw[channel * taps + places[i]] += total(after(sums, i * vl))
 
 
 class WeightGrad(Execution):
@@ -65,10 +76,7 @@ class WeightGrad(Execution):
         image = Image(problem)
         tall, wide = most()
         schedule = Schedule(vl, image.stride, image.pitch, h.kernel)
-        bands = [
-            (start, schedule.band(image.columns(start, count), overlap=False))
-            for start, count in equalised(h.kernel, wide)
-        ]
+        bands = list(_bands(schedule, image.columns, wide))
         walk = Rows(v.output, v.kernel, 0, v.stride, v.dilation)
         sums = Sums(h.kernel)
         steps: list[int] = []
@@ -81,16 +89,16 @@ class WeightGrad(Execution):
             ahead = _ahead(problem, block, image.in_place)
             block, copy, copies = image.read(block)
             for chunk in block.chunks:
-                for start, band in bands:
-                    count = len(band.columns.taps[0])
-                    at = sums.place(chunk, start, count)
+                for band in bands:
+                    weights = [tap.weight for tap in band.columns.taps[0]]
+                    at = sums.place(chunk, weights)
                     if max(chunk.reads) < 0:
                         continue
                     for run, reads in schedule.runs(block, chunk, band, 2**62):
                         fields = {
                             "gy": block.row * h.output, "ldg": vl if run.along else block.spacing * h.output,
-                            "height": run.height, "tall": chunk.tall, "wide": count, "rows": reads, "block": run.block,
-                            "blocks": run.blocks, "column": band.first_column, "sums": at * vl,
+                            "height": run.height, "tall": chunk.tall, "wide": len(weights), "rows": reads, "block": run.block,
+                            "blocks": run.blocks, "sums": at * vl,
                             "ahead_x": ahead[0], "ahead_gy": ahead[1],
                         }  # fmt: skip
                         steps += [fields[name] for name in OUTER]
@@ -126,21 +134,31 @@ class WeightGrad(Execution):
         )
 
 
+def _bands(schedule: Schedule, columns: Columns, wide: int) -> Iterator[Band]:
+    """Add columns, those vectors together that read by the same taps, by ``wide`` of them at a time."""
+    alike: dict[Columns, list[int]] = {}
+    for q in columns.vectors(schedule.vl, overlap=False):
+        alike.setdefault(columns.of(q, schedule.vl), []).append(q)
+    for some, vectors in alike.items():
+        for start, count in equalised(len(some.taps[0]), wide):
+            yield schedule.band(replace(some, taps=(some.taps[0][start : start + count],)), vectors)
+
+
 class Sums:
     """Where the sums of each chunk's taps are, and of which taps they are."""
 
     def __init__(self, kernel: int) -> None:
         self.kernel = kernel
         self.taps: list[int] = []
-        self.first: dict[tuple[int, int, int], int] = {}
+        self.first: dict[tuple[int, ...], int] = {}
 
-    def place(self, chunk: Chunk, start: int, count: int) -> int:
-        """Return the first of the sums of rows of taps by columns ``start .. start + count - 1``."""
-        key = chunk.tap, chunk.tall, start
+    def place(self, chunk: Chunk, weights: list[int]) -> int:
+        """Return the first of the sums of rows of taps by these columns of them."""
+        key = chunk.tap, chunk.tall, *weights
         if key not in self.first:
             self.first[key] = len(self.taps)
             rows = [chunk.tap + chunk.step * t for t in range(chunk.tall)]
-            self.taps += [r * self.kernel + s for r in rows for s in range(start, start + count)]
+            self.taps += [r * self.kernel + s for r in rows for s in weights]
         return self.first[key]
 
 
