@@ -85,6 +85,9 @@ class AxisPass:
         return [*starts.tolist(), *(number for pairs in found for pair in pairs for number in pair)]
 
 
+ONE_ROW = AxisPass(1, 1, 1, 1, (((0, 0),),))  # an axis of one pixel, for images that lack it
+
+
 def axis_pass(axis: Axis, direction: Direction, padding_mode: str = "zeros") -> AxisPass:
     """Describe one axis of the forward direction or of the input gradient."""
     if direction is Direction.FORWARD:

@@ -18,21 +18,21 @@ PASSING = 8  # second-level caches: results of so many and more are written past
 
 
 class Direct(Algorithm):
-    """Any stride, dilation and groups; depthwise by kernels of its own."""
+    """Any stride, dilation and groups; depthwise images by kernels of their own, volumes by the dense ones."""
 
     name = "direct"
     exact = True
 
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
-        if len(problem.axes) > 2:
-            return f"{len(problem.axes)} spatial axes; direct walks one or two"
         return pixels.reject(problem, direction) if problem.layout == "nhwc" else None
 
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
         return self.build(problem, direction, limit).workspace
 
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
-        if problem.is_depthwise or (problem.layout == "nchw" and _by_plane(problem, direction)):
+        if (problem.is_depthwise and len(problem.axes) < 3) or (
+            problem.layout == "nchw" and _by_plane(problem, direction)
+        ):
             return depthwise.cost(problem, direction)
         return cost(problem, direction)
 
@@ -51,6 +51,8 @@ def _by_plane(problem: ConvProblem, direction: Direction) -> bool:
     results pass by the caches: from 25 MB on the dense ones, which store past them, are faster.  So they are with
     many taps (1 -> 32 channels 5x20 at stride 2, 4 x 161 x 700: 21 and 5 ms), but for the input gradient.
     """
+    if len(problem.axes) > 2:
+        return False
     if problem.c > 1 or problem.padding_mode != "zeros":
         return problem.is_depthwise
     if direction is not Direction.INPUT_GRAD and prod(problem.kernel) > TAPS:

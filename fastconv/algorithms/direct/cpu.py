@@ -5,6 +5,7 @@ copies the source rows it needs into scratch once, with the padding and split by
 
     stripe[channel][row phase][column phase][row][pitch]     source pixel of (phase, i) = i*stride + phase + first
 
+A result of a volume reads several sheets of the source: the row phases of all of them count as row phases.
 Nothing is lowered: the rows of matrix B are these views, found through a table of steps for each phase of
 the result (`correlation`).  A tile's columns run on from row to row where that wastes fewer lanes (``runs = 1``: the pitch - q pixels
 between rows are computed and dropped), else each row is a run of its own.  Each slice of a run, as wide as the
@@ -34,15 +35,16 @@ class Geometry(NamedTuple):
     groups: int
     channels: int  # of the source, in a group
     m: int  #         result channels in a group
-    p: int  #         result rows and columns of a phase
+    sheets: int  #    of results along the first of three axes, of a phase
+    p: int  #         result rows in a sheet and columns of a phase
     q: int
-    source_h: int
+    source_h: int  #  rows of all sheets
     source_w: int
     stride_h: int
     stride_w: int
     first_h: int  #   source row of (phase 0, row 0) for result row 0
     first_w: int
-    phases_h: int  #  phases of the stride that taps use
+    phases_h: int  #  phases of the stride that taps use, of each sheet that they reach
     phases_w: int
     stripe_rows: int  # rows of a phase in the stripe of a full block
     pitch: int
@@ -67,11 +69,12 @@ class Geometry(NamedTuple):
     segments: int  #  numbers in a worker's list,
     pixels: int  #    and where their number and the pixels of the border begin in it
     phases_at: int  # where tables begin: [phase of the result] -> (taps, where its steps begin)
-    phase_h_at: int  # [phase in use] -> phase
+    phase_h_at: int  # [phase in use] -> where its rows begin in a sheet's table
     phase_w_at: int
-    source_row_at: int  # [row, counted from the first] -> row of the source, or -1
+    source_row_at: int  # [sheet of results][row of each sheet that it reads] -> row of the source, or -1
+    sheet_rows: int  # of a sheet of results in this table
     edges_at: int  #      what `add_edges` reads, by column phase
-    result_row_at: int  # [phase, row] -> row of the result, or -1
+    result_row_at: int  # [phase, sheet and row] -> row of the result, or -1
     stream: bool  #  whether the result is written past the caches
     vl: int
     mr: int
@@ -80,7 +83,7 @@ class Geometry(NamedTuple):
 
 @jit.kernel
 def correlate(workers, counter, x, w, views, out, scratch, lists, geos, tables, bias, activation, residual):
-    """Compute a pass; tasks are images x groups x row blocks x channel blocks."""
+    """Compute a pass; tasks are images x groups x sheets x row blocks x channel blocks."""
     for worker in numba.prange(workers):
         _work(
             worker, counter, x, w, views[0], out, scratch, lists, geos[0], tables, bias, activation, residual
@@ -92,7 +95,7 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
     segments = lists[worker * geo.segments : (worker + 1) * geo.segments]
     b0 = worker * geo.scratch
     panels = -(-geo.m // geo.mr)
-    blocks = geo.row_blocks * geo.q_blocks
+    blocks = geo.sheets * geo.row_blocks * geo.q_blocks
     lead = -to_boundary(out, 0) % geo.vl if geo.stream else 0  # then vectors of columns are those of memory
     tasks = geo.n * geo.groups * blocks * geo.m_blocks
     task = next_task(counter)
@@ -138,15 +141,18 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
 def area_of(geo, block):
     """Return (first row, rows, first column, columns) of a block of results."""
     row_block, q_block = block // geo.q_blocks, block % geo.q_blocks
+    sheet, row_block = row_block // geo.row_blocks, row_block % geo.row_blocks
     p0 = part(geo.p, geo.row_blocks, row_block)
+    rows = part(geo.p, geo.row_blocks, row_block + 1) - p0
     q0 = q_block * geo.block_q
-    return p0, part(geo.p, geo.row_blocks, row_block + 1) - p0, q0, min(geo.block_q, geo.q - q0)
+    return sheet * geo.p + p0, rows, q0, min(geo.block_q, geo.q - q0)
 
 
 @jit.inner
 def plan_stripe(segments, area, geo, tables):
     """List the segments of a channel, and the pixels of its border, of the stripe under an area of results."""
     p0, rows, q0, _ = area
+    sheet, p0 = p0 // geo.p, p0 % geo.p
     split = geo.stride_w == geo.phases_w == 2
     pixels = segments[geo.pixels + 1 :]
     n = m = 0
@@ -157,8 +163,9 @@ def plan_stripe(segments, area, geo, tables):
             first = geo.first_w + q0 * geo.stride_w + tables[geo.phase_w_at + k]
             stride = 1 if split else geo.stride_w
             lo, hi = max(0, -(first // stride)), (geo.source_w - 1 - first) // stride + 1
+            row_at = geo.source_row_at + sheet * geo.sheet_rows + tables[geo.phase_h_at + i]
             for row in range(rows + geo.stripe_rows - geo.block_rows):
-                h = tables[geo.source_row_at + (p0 + row) * geo.stride_h + tables[geo.phase_h_at + i]]
+                h = tables[row_at + (p0 + row) * geo.stride_h]
                 source = 0 if h < 0 else h * geo.source_w + first
                 n = add_segment(segments, n, to, source, geo.pitch, lo, lo if h < 0 else hi)
                 for phase in range(k, geo.phases_w if split else k + 1):
@@ -207,7 +214,7 @@ def store(c, c0, out, geo, tables, channel, channels, area, row, q, columns, str
         to_w = (area[2] + q) * geo.steps_w
         wide = min(count * geo.steps_w, geo.result_w - to_w)
         for phase in range(geo.steps_h if wide > 0 else 0):
-            result_row = tables[geo.result_row_at + phase * geo.p + area[0] + row]
+            result_row = tables[geo.result_row_at + phase * geo.sheets * geo.p + area[0] + row]
             to = channel * geo.result_size + result_row * geo.result_w + to_w
             at = c0 + phase * geo.steps_w * geo.ld + done
             some = channels if result_row >= 0 else 0

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastconv import machine, threads
 from fastconv.algorithms.base import Array
-from fastconv.algorithms.correlation import AxisPass, BlockedPass, Pass, phase_tables
+from fastconv.algorithms.correlation import ONE_ROW, AxisPass, BlockedPass, Pass, combined, phase_tables
 from fastconv.algorithms.direct.cpu import Geometry, correlate
 from fastconv.gemm.blocking import odd_lines, streams
 from fastconv.gemm.move import SLACK
@@ -46,8 +46,9 @@ class StripeAxis:
 
 @dataclass(frozen=True, slots=True)
 class Stripe:
-    """The stripe of a pass over one or two axes, and the area of results that one stripe serves."""
+    """The stripe of a pass, and the area of results, within a sheet of a volume, that one stripe serves."""
 
+    sheets: AxisPass  # of a volume, else one
     rows: AxisPass
     columns: AxisPass
     h: StripeAxis
@@ -62,8 +63,7 @@ class Stripe:
     @classmethod
     def of(cls, p: Pass, columns: int, elements: int, vl: int) -> Stripe:
         """Serve about ``columns`` results from at most ``elements`` a channel."""
-        rows = p.axes[0] if len(p.axes) == 2 else AxisPass(1, 1, 1, 1, (((0, 0),),))
-        last = p.axes[-1]
+        sheets, rows, last = (ONE_ROW, ONE_ROW, *p.axes)[-3:]
         h, w = StripeAxis.of(rows), StripeAxis.of(last)
         parts = -(-last.outputs // columns)
         block_q = last.outputs if parts == 1 else -(-last.outputs // (parts * vl)) * vl
@@ -71,12 +71,23 @@ class Stripe:
         pitch = block_q + w.extra
         in_rows = -(-block_q // vl) * vl
         flattened = q_blocks == 1 and pitch < in_rows
-        most = elements // (len(h.phases) * len(w.phases) * pitch) - h.extra
+        most = elements // (max(1, len(sheets.offsets)) * len(h.phases) * len(w.phases) * pitch) - h.extra
         most = max(1, min(most, columns // min(pitch, in_rows), rows.outputs))
         row_blocks = -(-rows.outputs // most)
         return cls(
-            rows, last, h, w, -(-rows.outputs // row_blocks), row_blocks, block_q, q_blocks, pitch, flattened
-        )
+            sheets, rows, last, h, w, -(-rows.outputs // row_blocks), row_blocks, block_q, q_blocks, pitch, flattened,
+        )  # fmt: skip
+
+    @property
+    def row_phases(self) -> int:
+        """Phases of rows, of all sheets that taps reach."""
+        return max(1, len(self.sheets.offsets)) * len(self.h.phases)
+
+    @property
+    def sheet_rows(self) -> int:
+        """Rows of the source in the table of a sheet of results: of each sheet that it reads."""
+        rows = (self.rows.outputs - 1 + self.h.extra) * self.rows.stride + self.h.phases[-1] + 1
+        return max(1, len(self.sheets.offsets)) * rows
 
     @property
     def phase_size(self) -> int:
@@ -86,18 +97,18 @@ class Stripe:
     @property
     def pixels(self) -> int:
         """Numbers in the list of a channel's segments; its pixels follow."""
-        return SEGMENT * len(self.h.phases) * len(self.w.phases) * (self.block_rows + self.h.extra)
+        return SEGMENT * self.row_phases * len(self.w.phases) * (self.block_rows + self.h.extra)
 
     @property
     def segments(self) -> int:
         """Numbers in a worker's list."""
-        edges = len(self.h.phases) * (self.block_rows + self.h.extra) * len(self.columns.border)
+        edges = self.row_phases * (self.block_rows + self.h.extra) * len(self.columns.border)
         return self.pixels + 1 + 2 * edges
 
     @property
     def channel_size(self) -> int:
         """Elements of a channel; a multiple of 4 KB would put the same rows of all channels into one set of L1."""
-        return odd_lines(len(self.h.phases) * len(self.w.phases) * self.phase_size, SLACK)
+        return odd_lines(self.row_phases * len(self.w.phases) * self.phase_size, SLACK)
 
     def stream(self, p: Pass, vl: int) -> bool:
         """Tell whether all runs of results can begin at the same place within a vector of memory."""
@@ -112,24 +123,26 @@ class Stripe:
 
     def views(self, p: Pass) -> dict[tuple[int, ...], int]:
         """Return where the view of a channel begins that a tap with these source offsets has."""
-        rows = (None,) if len(p.axes) == 1 else self.rows.offsets
-        columns = p.axes[-1].offsets
-        return {
-            (column,) if row is None else (row, column): (i * len(self.w.phases) + k) * self.phase_size
-            + down * self.pitch
-            + right
-            for row, (i, down) in zip(rows, self.h.places, strict=False)
-            for column, (k, right) in zip(columns, self.w.places, strict=False)
-        }
+        found = {}
+        for j, sheet in enumerate(self.sheets.offsets):
+            for row, (i, down) in zip(self.rows.offsets, self.h.places, strict=False):
+                for column, (k, right) in zip(self.columns.offsets, self.w.places, strict=False):
+                    phase = (j * len(self.h.phases) + i) * len(self.w.phases) + k
+                    begin = phase * self.phase_size + down * self.pitch + right
+                    found[(sheet, row, column)[-len(p.axes) :]] = begin
+        return found
 
 
 def tables_of(s: Stripe) -> dict[str, Any]:
     """Return the tables of phases, and of what is read of the source and its border."""
-    last = (s.rows.outputs - 1 + s.h.extra) * s.rows.stride + s.h.phases[-1]
+    offsets = np.array(s.sheets.offsets or [0])
+    count = s.sheet_rows // len(offsets)
+    sheets = s.sheets.sources(offsets + s.sheets.stride * np.arange(s.sheets.outputs)[:, None])
+    rows = s.rows.sources(s.h.first + np.arange(count))
     return {
-        "phase_h": s.h.phases,
+        "phase_h": [sheet * count + phase for sheet in range(len(offsets)) for phase in s.h.phases],
         "phase_w": s.w.phases,
-        "source_row": s.rows.sources(s.h.first + np.arange(last + 1)),
+        "source_row": combined(sheets.reshape(1, -1), rows.reshape(1, -1), s.rows.source),
         "edges": s.columns.edges([s.w.first + phase for phase in s.w.phases]),
     }
 
@@ -139,11 +152,13 @@ def describe(p: Pass, s: Stripe, itemsize: int, starts: dict[str, int], **blocks
     tile, last = machine.tile(itemsize), p.axes[-1]
     geometry = Geometry(
         n=p.n, groups=p.groups, channels=p.channels, m=p.m,
-        p=s.rows.outputs, q=last.outputs, source_h=s.rows.source, source_w=last.source,
+        sheets=s.sheets.outputs, p=s.rows.outputs, q=last.outputs, source_h=s.sheets.source * s.rows.source,
+        source_w=last.source, sheet_rows=s.sheet_rows,
         stride_h=s.rows.stride, stride_w=last.stride, first_h=s.h.first, first_w=s.w.first,
-        phases_h=len(s.h.phases), phases_w=len(s.w.phases), stripe_rows=s.block_rows + s.h.extra,
+        phases_h=s.row_phases, phases_w=len(s.w.phases), stripe_rows=s.block_rows + s.h.extra,
         pitch=s.pitch, phase_size=s.phase_size, channel_size=s.channel_size, block_rows=s.block_rows, block_q=s.block_q, flattened=s.flattened,
-        row_blocks=s.row_blocks, q_blocks=s.q_blocks, steps_h=s.rows.step, steps_w=last.step, phases=p.phases,
+        row_blocks=s.row_blocks, q_blocks=s.q_blocks, steps_h=s.sheets.step * s.rows.step, steps_w=last.step,
+        phases=p.phases,
         result_w=last.result, result_size=prod(a.result for a in p.axes), vl=tile.vl, mr=tile.mr, nr=tile.nr,
         segments=s.segments, pixels=s.pixels, source_row_at=starts["source_row"], edges_at=starts["edges"], phases_at=starts.get("phases", 0), phase_h_at=starts["phase_h"], phase_w_at=starts["phase_w"],
         result_row_at=starts.get("result_row", 0), stream=s.stream(p, tile.vl) and streams(p.results, itemsize),
@@ -159,7 +174,7 @@ def chunks_of(p: Pass, tile: machine.Tile, itemsize: int) -> int:
     one thread 3.44 -> 3.22 ms.
     """
     steps = p.channels * prod(p.kernel)
-    rows = len(p.axes[0].offsets) if len(p.axes) == 2 else 1
+    rows = prod(len(a.offsets) for a in p.axes[:-1])
     slice_bytes = rows * len(StripeAxis.of(p.axes[-1]).phases) * (tile.nr + 1) * tile.vl * itemsize
     near = -(-p.channels * slice_bytes // (machine.machine().l1 // 2))
     most = -(-steps // KC_LEAST) if p.phases == 1 else 1
@@ -167,7 +182,7 @@ def chunks_of(p: Pass, tile: machine.Tile, itemsize: int) -> int:
 
 
 class DensePass(BlockedPass):
-    """A pass over at most two axes, ready to run; ``cache`` bytes are for a worker's blocks."""
+    """A pass ready to run; ``cache`` bytes are for a worker's blocks."""
 
     def __init__(self, p: Pass, itemsize: int, cache: int) -> None:
         tile, cores = machine.tile(itemsize), machine.machine().cores
@@ -181,7 +196,7 @@ class DensePass(BlockedPass):
         s = Stripe.of(p, columns, third // per_chunk, tile.vl)
         ld, panels = tile.nr * tile.vl, -(-p.m // tile.mr)
         kept = s.slices(tile) if chunks > 1 else 1
-        tasks = p.n * p.groups * s.row_blocks * s.q_blocks
+        tasks = p.n * p.groups * s.sheets.outputs * s.row_blocks * s.q_blocks
         m_blocks = max(
             -(-p.m * phases * ld * kept // quarter),
             -(-p.m * per_chunk * taps // quarter),
@@ -202,7 +217,7 @@ class DensePass(BlockedPass):
             tables, starts = joined(
                 **phase_tables(p, s.views(p), per_chunk, s.channel_size),
                 **tables_of(s),
-                result_row=s.rows.pixels,
+                result_row=combined(s.sheets.pixels, s.rows.pixels, s.rows.result),
             )
             geometry = describe(
                 p, s, itemsize, starts, m_blocks=m_blocks, chunks=chunks, ld=ld, panel=panel, c_start=c_start,

@@ -4,7 +4,8 @@
 
 A step of the tile is a pixel: it broadcasts channels of gy, wherever they stand, against vectors of channels of
 x, which have to be neighbours.  So they are in images held pixel by pixel; others are turned area by area
-(`gemm/turn.py`).  A task owns a block of (k, c) for all taps, and a part of the pixels.
+(`gemm/turn.py`).  A task owns a block of (k, c) for all taps, and a part of the pixels.  In a volume it has the taps
+of one sheet of the kernel: with them, a sheet of gy meets one sheet of x.
 
 Where few channels would leave lanes idle, the taps of a row of the kernel, whose pixels are neighbours, are taken
 for channels: (s, c) together; or those of several groups are, and of all their products the ones within a group kept.
@@ -21,9 +22,9 @@ import numpy as np
 
 from fastconv import jit, machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat, pixels
-from fastconv.algorithms.correlation import AxisPass, Pass, pass_of
+from fastconv.algorithms.correlation import ONE_ROW, AxisPass, Pass, combined, pass_of
 from fastconv.algorithms.direct.cost import PIXELS, TASKS, cut, mergeable
-from fastconv.algorithms.direct.pixels.correlation import ONE_ROW, leaves
+from fastconv.algorithms.direct.pixels.correlation import leaves
 from fastconv.algorithms.direct.pixels.cpu import copy_rows
 from fastconv.gemm.gathered import tile_over_pixels
 from fastconv.gemm.move import SLACK, transpose
@@ -42,9 +43,11 @@ class Geometry(NamedTuple):
     groups: int
     channels: int  # of x, in a group
     m: int  #         channels of gy in a group
-    p: int
+    deep: int  #      sheets of the kernel
+    sheets: int  #    of results
+    p: int  #         rows in a sheet
     q: int
-    source_h: int
+    source_h: int  #  rows of all sheets
     source_w: int
     stride_h: int
     stride_w: int
@@ -58,7 +61,7 @@ class Geometry(NamedTuple):
     c_blocks: int
     m_blocks: int
     splits: int
-    taps: int  #      of the kernel
+    taps: int  #      of a sheet of the kernel
     runs: int  #      of taps: rows of the kernel, or each tap
     joined: bool  #   whether a run is a row of the kernel
     vectors: int  #   of channels, or of (s, c)
@@ -68,7 +71,10 @@ class Geometry(NamedTuple):
     pitch: int
     pixel: int
     row_step: int  #  rows of a copied area from one row of results to the next
-    rows_at: int  # in the tables behind the offsets of runs: [row under results] -> row of x, or -1
+    rows_at: (
+        int  # behind the offsets of runs: [sheet of the kernel][of results][row under it] -> row of x, or -1
+    )
+    under: int  #   rows under a sheet of results
     edges_at: int  #  pairs (column outside of x, the column that it repeats)
     edges: int
     ld: int  #        row length of C
@@ -82,7 +88,7 @@ class Geometry(NamedTuple):
 
 @jit.kernel
 def accumulate(workers, counter, x, gy, partial, scratch, lists, geos, tables):
-    """Compute every split's partial gw; tasks are splits x groups x blocks of (k, c)."""
+    """Compute every split's partial gw; tasks are splits x groups x sheets of the kernel x blocks of (k, c)."""
     for worker in numba.prange(workers):
         _work(worker, counter, x, gy, partial, scratch, lists, geos[0], tables)
 
@@ -96,18 +102,21 @@ def _work(worker, counter, x, gy, partial, scratch, lists, geo, tables):
     panels = -(-geo.m // geo.mr)
     areas = geo.row_blocks * geo.q_blocks
     task = next_task(counter)
-    while task < geo.splits * geo.groups * geo.c_blocks * geo.m_blocks:
+    while task < geo.splits * geo.groups * geo.deep * geo.c_blocks * geo.m_blocks:
         rest, m_block = task // geo.m_blocks, task % geo.m_blocks
         rest, c_block = rest // geo.c_blocks, rest % geo.c_blocks
+        rest, depth = rest // geo.deep, rest % geo.deep
         split, group = rest // geo.groups, rest % geo.groups
         v0, v1 = part(geo.vectors, geo.c_blocks, c_block), part(geo.vectors, geo.c_blocks, c_block + 1)
         ch0 = v0 * geo.vl
         channels = geo.channels if geo.joined else min(v1 * geo.vl, geo.channels) - ch0
         first, last = part(panels, geo.m_blocks, m_block), part(panels, geo.m_blocks, m_block + 1)
         k0, k1 = part(geo.m, panels, first), part(geo.m, panels, last)
-        begin = part(geo.n * areas, geo.splits, split)
-        for i in range(begin, part(geo.n * areas, geo.splits, split + 1)):
+        every = geo.n * geo.sheets * areas
+        begin = part(every, geo.splits, split)
+        for i in range(begin, part(every, geo.splits, split + 1)):
             image, row_block, q_block = i // areas, i % areas // geo.q_blocks, i % geo.q_blocks
+            image, sheet = image // geo.sheets, image % geo.sheets
             p0, p1 = part(geo.p, geo.row_blocks, row_block), part(geo.p, geo.row_blocks, row_block + 1)
             q0 = q_block * geo.block_q
             q1 = min(q0 + geo.block_q, geo.q)
@@ -117,7 +126,8 @@ def _work(worker, counter, x, gy, partial, scratch, lists, geo, tables):
                 plane = ((image * geo.groups + group) * geo.channels + ch0) * geo.source_h * geo.source_w
                 turn_area(
                     scratch, base, geo.pitch, geo.pixel, x, plane, channels, geo.source_h, geo.source_w, tables,
-                    geo.rows_at + p0 * geo.row_step, (p1 - p0 - 1) * geo.row_step + geo.span_h, geo.edges_at,
+                    geo.rows_at + (depth * geo.sheets + sheet) * geo.under + p0 * geo.row_step,
+                    (p1 - p0 - 1) * geo.row_step + geo.span_h, geo.edges_at,
                     geo.edges, right, (q1 - q0 - 1) * geo.stride_w + geo.span_w,
                 )  # fmt: skip
             elif geo.copied:
@@ -130,7 +140,8 @@ def _work(worker, counter, x, gy, partial, scratch, lists, geo, tables):
                 )
             for p in range(p0, p1):
                 if geo.planar:
-                    at = ((image * geo.groups + group) * geo.m * geo.p + p) * geo.q + q0
+                    at = ((image * geo.groups + group) * geo.m * geo.sheets + sheet) * geo.p + p
+                    at = at * geo.q + q0
                 else:
                     at = ((image * geo.p + p) * geo.q + q0) * geo.groups * geo.m + group * geo.m
                 rows[2 * (p - p0)] = at
@@ -144,14 +155,14 @@ def _work(worker, counter, x, gy, partial, scratch, lists, geo, tables):
                     tables,
                 )  # fmt: skip
         first_channel = 0 if geo.joined else ch0
-        _store(partial, split, group, k0, first_channel, scratch, c0, k1 - k0, channels, geo)
+        _store(partial, split, group, depth, k0, first_channel, scratch, c0, k1 - k0, channels, geo)
         task = next_task(counter)
 
 
 @jit.inner
 def _multiply(c, c0, gy, m0, x, b0, rows, count, length, mr, vectors, more, geo, tables):
     """C[mr][run][channel] (+)= gy * x over the rows of an area, run by run."""
-    apart, step = (geo.p * geo.q, 1) if geo.planar else (1, geo.groups * geo.m)
+    apart, step = (geo.sheets * geo.p * geo.q, 1) if geo.planar else (1, geo.groups * geo.m)
     blocks = -(-vectors // geo.nr)
     for run in range(geo.runs):
         for block in range(blocks):
@@ -164,18 +175,18 @@ def _multiply(c, c0, gy, m0, x, b0, rows, count, length, mr, vectors, more, geo,
 
 
 @jit.inner
-def _store(partial, split, group, k0, ch0, scratch, c0, rows, channels, geo):
+def _store(partial, split, group, depth, k0, ch0, scratch, c0, rows, channels, geo):
     """Write C[row][run][channel] to gw[row][channel][tap]; of merged groups the row's own channels."""
-    across, own = geo.taps // geo.runs, geo.channels // geo.merged
+    across, own, every = geo.taps // geo.runs, geo.channels // geo.merged, geo.deep * geo.taps
     for row in range(rows):
-        to = (((split * geo.groups + group) * geo.m + k0 + row) * own + ch0) * geo.taps
+        to = (((split * geo.groups + group) * geo.m + k0 + row) * own + ch0) * every + depth * geo.taps
         source = c0 + row * geo.runs * geo.ld
         if geo.joined:
             for run in range(geo.runs):
                 transpose(
                     partial,
                     to + run * across,
-                    geo.taps,
+                    every,
                     scratch,
                     source + run * geo.ld,
                     channels,
@@ -184,9 +195,9 @@ def _store(partial, split, group, k0, ch0, scratch, c0, rows, channels, geo):
                 )
         elif geo.merged > 1:
             source += (k0 + row) * geo.merged // geo.m * own
-            transpose(partial, to, geo.taps, scratch, source, geo.ld, geo.taps, own)
+            transpose(partial, to, every, scratch, source, geo.ld, geo.taps, own)
         else:
-            transpose(partial, to, geo.taps, scratch, source, geo.ld, geo.taps, channels)
+            transpose(partial, to, every, scratch, source, geo.ld, geo.taps, channels)
 
 
 def geometry(problem: ConvProblem, p: Pass, cache: int) -> Geometry:
@@ -195,8 +206,9 @@ def geometry(problem: ConvProblem, p: Pass, cache: int) -> Geometry:
     vl, third = tile.vl, cache // 3 // problem.itemsize
     merged = mergeable(p.groups, p.channels, vl)
     groups, channels, m = p.groups // merged, p.channels * merged, p.m * merged
-    n, rows, last = _axes(p, planar)
-    across, taps = len(last.taps[0]), prod(p.kernel)
+    n, sheets, rows, last = _axes(p, planar)
+    deep, across = len(sheets.taps[0]), len(last.taps[0])
+    taps = len(rows.taps[0]) * across
     joined = _joins(last, channels, p.groups, vl)
     vectors = -(-(across * channels if joined else channels) // vl)
     runs = len(rows.taps[0]) if joined else len(rows.taps[0]) * across
@@ -215,7 +227,7 @@ def geometry(problem: ConvProblem, p: Pass, cache: int) -> Geometry:
     block_q = -(-last.outputs // q_blocks)
     row_blocks = -(-rows.outputs // max(1, area // block_q))
     block_rows = -(-rows.outputs // row_blocks)
-    areas = n * row_blocks * q_blocks
+    areas = n * sheets.outputs * row_blocks * q_blocks
 
     pitch = ((block_q - 1) * last.stride + span_w) * pixel if copied else last.source * pixel
     stripe = ((block_rows - 1) * row_step + span_h) * pitch if copied else 0
@@ -223,24 +235,26 @@ def geometry(problem: ConvProblem, p: Pass, cache: int) -> Geometry:
     scratch = c_start + -(-panels // m_blocks) * tile.mr * runs * ld + SLACK
     under = (rows.outputs - 1) * row_step + span_h  # rows of x, all areas one below the other
     return Geometry(
-        n=n, groups=groups, channels=channels, m=m, p=rows.outputs, q=last.outputs, source_h=rows.source,
-        source_w=last.source, stride_h=rows.stride, stride_w=last.stride, first_h=rows.offsets[0],
+        n=n, groups=groups, channels=channels, m=m, deep=deep, sheets=sheets.outputs, p=rows.outputs,
+        q=last.outputs, source_h=sheets.source * rows.source, source_w=last.source,
+        stride_h=rows.stride, stride_w=last.stride, first_h=rows.offsets[0],
         first_w=last.offsets[0], span_h=span_h, span_w=span_w, row_blocks=row_blocks, block_q=block_q,
         q_blocks=q_blocks, c_blocks=c_blocks, m_blocks=m_blocks,
-        splits=max(1, min(areas, -(-TASKS // (c_blocks * m_blocks * groups)))), taps=taps, runs=runs,
+        splits=max(1, min(areas, -(-TASKS // (c_blocks * m_blocks * groups * deep)))), taps=taps, runs=runs,
         joined=joined, vectors=vectors, merged=merged, planar=planar, copied=copied, pitch=pitch, pixel=pixel,
-        row_step=row_step, rows_at=runs, edges_at=runs + under, edges=len(last.border), ld=ld, c_start=c_start,
+        row_step=row_step, rows_at=runs, under=under, edges_at=runs + deep * sheets.outputs * under,
+        edges=len(last.border), ld=ld, c_start=c_start,
         scratch=-(-scratch // 16) * 16, rows=block_rows, mr=tile.mr, nr=tile.nr, vl=vl,
     )  # fmt: skip
 
 
-def _axes(p: Pass, planar: bool) -> tuple[int, AxisPass, AxisPass]:
-    """Return the images and two axes; images that are a row of pixels each are one row if pixels are neighbours."""
-    rows, last = (ONE_ROW, *p.axes)[-2:]
+def _axes(p: Pass, planar: bool) -> tuple[int, AxisPass, AxisPass, AxisPass]:
+    """Return the images and three axes; images that are a row of pixels each are one row if pixels are neighbours."""
+    sheets, rows, last = (ONE_ROW, ONE_ROW, *p.axes)[-3:]
     if not planar and len(p.axes) == 1 and last.is_identity:
         pixels = p.n * last.outputs
-        return 1, rows, AxisPass(pixels, pixels, pixels, 1, last.taps)
-    return p.n, rows, last
+        return 1, sheets, rows, AxisPass(pixels, pixels, pixels, 1, last.taps)
+    return p.n, sheets, rows, last
 
 
 def _joins(axis: AxisPass, channels: int, groups: int, vl: int) -> bool:
@@ -258,7 +272,7 @@ class WeightGrad(Execution):
         self.walk = p = pass_of(problem, Direction.FORWARD)
         self.geometry = g = geometry(problem, p, cache)
         self.dtype, self.flops, cores = problem.dtype, p.flops, machine.machine().cores
-        weights = p.groups * p.m * p.channels * g.taps
+        weights = p.groups * p.m * p.channels * prod(p.kernel)
         self.partial = 0 if g.splits == 1 else -(-g.splits * weights // 16) * 16
         self.workspace = (self.partial + cores * g.scratch) * problem.itemsize + 16 * cores * g.rows
 
@@ -266,14 +280,16 @@ class WeightGrad(Execution):
     def described(self) -> tuple[Array, Array]:
         """Geometry and tables: where runs of taps begin, rows of x, and what columns outside of it repeat."""
         g = self.geometry
-        _, rows, last = _axes(self.walk, g.planar)
+        _, sheets, rows, last = _axes(self.walk, g.planar)
         (first_h, first_w), heads = (
             (rows.offsets[0], last.offsets[0]),
             last.taps[0][: 1 if g.joined else None],
         )
         runs = [(h - first_h) * g.pitch + (w - first_w) * g.pixel for _, h in rows.taps[0] for _, w in heads]
-        under = first_h + rows.stride // g.row_step * np.arange(g.edges_at - g.rows_at)
-        tables, _ = joined_tables(runs=runs, rows=rows.sources(under), edges=last.border)
+        under = rows.sources(first_h + rows.stride // g.row_step * np.arange(g.under))
+        read = [[offset + sheets.stride * i for i in range(g.sheets)] for offset in sheets.offsets]
+        of_sheets = combined(sheets.sources(np.array(read)).reshape(1, -1), under.reshape(1, -1), rows.source)
+        tables, _ = joined_tables(runs=runs, rows=of_sheets, edges=last.border)
         return record(g), tables
 
     def run(

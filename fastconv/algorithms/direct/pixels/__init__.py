@@ -24,6 +24,8 @@ def reject(problem: ConvProblem, direction: Direction) -> str | None:
     """Return why these kernels cannot serve a problem, or None."""
     if problem.padding_mode != "zeros":
         return ZEROS_AROUND
+    if len(problem.axes) > 2:
+        return f"{len(problem.axes)} spatial axes {CHANNELS_FIRST}"
     if not problem.is_depthwise:
         return None
     if problem.k != problem.c:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastconv import machine, threads
 from fastconv.algorithms.base import Array, flat
-from fastconv.algorithms.correlation import AxisPass, pass_of
+from fastconv.algorithms.correlation import ONE_ROW, AxisPass, pass_of
 from fastconv.algorithms.direct.pixels.cpu import Geometry, correlate
 from fastconv.algorithms.direct.pixels.pack import Packing, pack
 from fastconv.algorithms.direct.pixels.packed import PackedPass
@@ -19,8 +19,6 @@ from fastconv.problem import ConvProblem, Direction
 
 PIXELS = 256  # positions of an area: the weights stream from L2 or L3 at 4 bytes for 2 * 256 flop
 TASKS = 8  # wanted, so that workers end together
-
-ONE_ROW = AxisPass(1, 1, 1, 1, (((0, 0),),))
 
 
 def leaves(axis: AxisPass) -> bool:
