@@ -17,7 +17,8 @@ from fastconv.config import current
 
 Array: TypeAlias = NDArray[Any]
 
-FLOATS = frozenset((np.dtype(np.float32), np.dtype(np.float64)))
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+FLOATS = frozenset((FLOAT32, FLOAT64))
 CUDA = (2, 13)  # DLPack's device types of a GPU's memory and of memory shared with it
 INTEGER = "int64"  # of every result of integers and booleans
 
@@ -55,6 +56,17 @@ def floats(value: Any, name: str) -> Array:
             f"{name} must be float32 or float64, got {array.dtype}; convert it with {name}.astype(numpy.float32)"
         )
     return array
+
+
+def ready(a: Any, b: Any) -> bool:
+    """Return whether kernels take both operands as they are: plain arrays of one dtype, in memory's order."""
+    return (
+        type(a) is type(b) is np.ndarray
+        and (a.dtype is FLOAT32 or a.dtype is FLOAT64)
+        and a.dtype is b.dtype
+        and a.flags.carray
+        and b.flags.carray
+    )
 
 
 def _served(dtype: np.dtype[Any]) -> bool:

@@ -68,11 +68,15 @@ def override(settings: Settings, algorithm: str, workspace: int | None) -> Setti
     """Return settings under a call's own arguments: "auto" and None leave them as they are."""
     if not isinstance(algorithm, str):
         raise TypeError(f"algorithm must be a name, got {type(algorithm).__name__}")
-    return replace(
-        settings,
-        algorithm=settings.algorithm if algorithm == "auto" else algorithm,
-        workspace=settings.workspace if workspace is None else workspace,
-    )
+    algorithm = settings.algorithm if algorithm == "auto" else algorithm
+    if workspace is None:
+        return _with_algorithm(settings, algorithm)
+    return replace(settings, algorithm=algorithm, workspace=workspace)
+
+
+@functools.lru_cache(maxsize=64)  # to make and check settings takes longer than a small call's kernels
+def _with_algorithm(settings: Settings, algorithm: str) -> Settings:
+    return replace(settings, algorithm=algorithm)
 
 
 @contextlib.contextmanager

@@ -5,8 +5,8 @@ With the letters of `fastconv.problem`::
     forward      y[n, k, p, q] = b[k] + sum over c, r, s of  x[n, c, p*stride + r*dilation - lo, ...] * w[k, c, r, s]
     gradients    of sum(y * gy) by x, by w and by b
 
-Everything is checked before memory is copied or a kernel runs.  A small call is mostly this file: each
-step is the plainest that serves the common case (plain contiguous arrays, integers) at once.
+Everything is checked before memory is copied or a kernel runs.  A small call is mostly this file: the common
+case, plain contiguous arrays and integers, goes from its arguments to the plan `at_once`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 
-from fastconv import arguments, plan
+from fastconv import arguments, plan, reuse
 from fastconv.arrays import (
     AS_IS,
     FLOATS,
@@ -31,6 +31,7 @@ from fastconv.arrays import (
     goes_to_gpu,
     operand,
     order,
+    ready,
     result,
     to_last,
 )
@@ -51,6 +52,13 @@ class Grads(NamedTuple):
     bias: Array | None
 
 
+@functools.cache
+def _resolver() -> Callable[[Any, np.dtype[Any]], Any]:
+    from fastconv.activations import resolve  # imports Numba
+
+    return resolve
+
+
 def activation_code(activation: Any, dtype: np.dtype[Any]) -> Any:
     """Return what kernels take for an activation; 0 for none."""
     if activation is None:
@@ -58,9 +66,33 @@ def activation_code(activation: Any, dtype: np.dtype[Any]) -> Any:
     if dtype.kind == "c" or (dtype.kind == "i" and activation != "relu"):
         allowed = "None" if dtype.kind == "c" else "None or 'relu'"
         raise TypeError(f"activation of {dtype} must be {allowed}, got {activation!r}")
-    from fastconv.activations import resolve  # imports Numba
+    return _resolver()(activation, dtype if dtype in FLOATS else np.dtype("float32"))
 
-    return resolve(activation, dtype if dtype in FLOATS else np.dtype("float32"))
+
+def at_once(
+    rank: int,
+    images: Any,
+    other: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    layout: Any,
+    padding_mode: Any,
+) -> tuple[Any, ...] | None:
+    """Return the fields of the `Walk` of a call whose arguments need no reading, or None.
+
+    Then the kernels take both operands as they are, and so they and the integers make the key of its plan.
+    """
+    if (
+        ready(images, other)
+        and images.ndim == rank + 2
+        and arguments.whole(stride, padding, dilation, groups)
+        and layout == arguments.LAYOUTS[rank][0]
+        and padding_mode == "zeros"
+    ):
+        return rank, stride, padding, dilation, groups, "nchw", padding_mode
+    return None
 
 
 def or_on_gpu(twin: str, first: int = 1, borders: bool = True) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -104,6 +136,16 @@ def forward(
     padding_mode: Any,
 ) -> Array:
     """Return y."""
+    known = at_once(rank, input, weight, stride, padding, dilation, groups, layout, padding_mode)
+    if known and residual is None and out is None and (bias is None or ready(bias, weight)):
+        dtype = input.dtype
+        p = plan.find("forward", input.shape, weight.shape, dtype, known, algorithm, workspace)
+        if bias is not None:
+            check_bias(bias, p.problem)
+        y = reuse.empty(p.shape, dtype)
+        code = activation_code(activation, dtype)
+        p.run(input, weight, y, p.nothing if bias is None else bias, code, p.nothing)
+        return y
     x, w = operand(input, "input"), operand(weight, "weight")
     b = None if bias is None else operand(bias, "bias")
     form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
@@ -163,6 +205,13 @@ def input_grad(
 ) -> Array:
     """Return gx."""
     size = arguments.shape(input_size, "input_size")
+    known = at_once(rank, grad_output, weight, stride, padding, dilation, groups, layout, padding_mode)
+    if known and len(size) == rank + 2 and out is None:
+        p = plan.find("input_grad", size, weight.shape, weight.dtype, known, algorithm, workspace)
+        check_grad_output(grad_output.shape, p.problem, AS_IS)
+        gx = reuse.empty(size, weight.dtype)
+        p.run(grad_output, weight, gx, p.nothing, 0, p.nothing)
+        return gx
     w, gy = operand(weight, "weight"), operand(grad_output, "grad_output")
     form = Form(len(size) != rank + 1, arguments.channels_last(layout, rank))
     size, given, gy = form.taken_shape(size), gy.shape, form.taken(gy)
@@ -196,6 +245,13 @@ def weight_grad(
 ) -> Array:
     """Return gw."""
     size = arguments.shape(weight_size, "weight_size")
+    known = at_once(rank, input, grad_output, stride, padding, dilation, groups, layout, padding_mode)
+    if known and out is None:
+        p = plan.find("weight_grad", input.shape, size, input.dtype, known, algorithm, workspace)
+        check_grad_output(grad_output.shape, p.problem, AS_IS)
+        gw = reuse.empty(size, input.dtype)
+        p.run(input, grad_output, gw, p.nothing, 0, p.nothing)
+        return gw
     x, gy = operand(input, "input"), operand(grad_output, "grad_output")
     form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
     x, given, gy = form.taken(x), gy.shape, form.taken(gy)

@@ -82,14 +82,15 @@ def find(
     input_shape: tuple[int, ...],
     weight_shape: tuple[int, ...],
     dtype: np.dtype[Any],
-    walk: Walk,
+    walk: tuple[Any, ...],
     algorithm: str,
     workspace: int | None,
     device: str = "cpu",
 ) -> Plan:
     """Return the plan of a call; on a miss the arguments are checked and the algorithm is chosen.
 
-    A hit costs a tuple and a look-up: nothing is derived from the arguments before.
+    A hit costs a tuple and a look-up: nothing is derived from the arguments before.  ``walk`` has the fields of a
+    `Walk`, and needs to be one as little.
     """
     settings = current()
     if algorithm != "auto" or workspace is not None:
@@ -100,7 +101,7 @@ def find(
     )  # fmt: skip
     plan = _plans.get(key)
     if plan is None:
-        problem = arguments.problem(input_shape, weight_shape, dtype.name, walk)
+        problem = arguments.problem(input_shape, weight_shape, dtype.name, Walk(*walk))
         plan = Plan(problem, Direction(direction), settings, device)
         _keep(key, plan)
     plan.used = True

@@ -36,8 +36,7 @@ _kept = _Kept()
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     """Return uninitialised memory for a result, as `numpy.empty` does, that may have held another before."""
-    size = prod(shape) * dtype.itemsize
-    if size < LEAST or not current().reuse:
+    if not current().reuse or (size := prod(shape) * dtype.itemsize) < LEAST:
         return np.empty(shape, dtype)
     buffers = _kept.buffers.setdefault(size, [])
     for i in range(len(buffers)):

@@ -268,3 +268,11 @@ def seconds(kind: str, problem: ConvProblem, parts: dict[str, float]) -> float:
     cores = machine.machine().cores if problem.flops > SERIAL_FLOPS else 1
     memory = cycles["memory"] * problem.bytes / r.bandwidth
     return cycles["launches"] * r.launch + total / (r.clock * cores) + memory
+
+
+def least(kind: str, problem: ConvProblem, direction: Direction) -> float:
+    """Return seconds that a product of matrices cannot beat: its multiplications in full tiles, memory and launches."""
+    s, itemsize = sizes(problem, direction), problem.itemsize
+    results = s.n * s.groups * s.m * s.p * s.q
+    vectors = results * s.c * s.taps / (machine.tile(itemsize).vl * rates().units)
+    return seconds(kind, problem, {"products": vectors})

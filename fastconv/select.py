@@ -7,6 +7,7 @@ numbers are integers.  The reference needs no scratch and rejects nothing, so a 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -61,25 +62,39 @@ class Selection:
 
 def ranked(
     problem: ConvProblem, direction: Direction, settings: Settings, device: str = "cpu"
-) -> tuple[ConvProblem, list[str]]:
+) -> tuple[ConvProblem, Iterator[str]]:
     """Return the problem in the layout it is served in, and who may serve it, the cheapest first.
 
     What a call asks for: whether an algorithm keeps the workspace limit is known when it has been built.
     """
     if settings.algorithm != "auto":
         selection = select(problem, direction, settings, device)
-        return selection.problem, [selection.algorithm]
+        return selection.problem, iter((selection.algorithm,))
     problem = _in_served_layout(problem, direction, "auto", device)
+    return problem, _cheapest_first(problem, direction, settings, device)
+
+
+def _cheapest_first(
+    problem: ConvProblem, direction: Direction, settings: Settings, device: str
+) -> Iterator[str]:
+    """Yield who may serve a problem; who is beaten whatever it costs is asked only when the cheapest has failed."""
     asked, carried = registry() if device == "cpu" else on_gpu(), carrier(problem)
     costs: dict[str, float] = {}
+    beaten = []
     least = inf
     for name, algorithm in asked.items():
         if _against(algorithm, problem, carried, direction, settings):
             continue
-        if algorithm.floor(carried, direction) < least:
-            costs[name] = algorithm.cost(carried, direction)
-            least = min(least, costs[name])
-    return problem, sorted(costs, key=costs.__getitem__)
+        if algorithm.floor(carried, direction) >= least:
+            beaten.append(name)
+            continue
+        costs[name] = algorithm.cost(carried, direction)
+        least = min(least, costs[name])
+    cheapest = min(costs, key=costs.__getitem__)
+    yield cheapest
+    costs |= {name: asked[name].cost(carried, direction) for name in beaten}
+    del costs[cheapest]
+    yield from sorted(costs, key=costs.__getitem__)
 
 
 def select(problem: ConvProblem, direction: Direction, settings: Settings, device: str = "cpu") -> Selection:

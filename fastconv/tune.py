@@ -7,7 +7,7 @@ that Numba gives different numbers of threads (`database.key`), and with it the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -25,12 +25,12 @@ BUDGET = 0.1  # seconds of timing, and five rounds at least
 
 def decide(
     problem: ConvProblem, direction: Direction, settings: Settings, device: str = "cpu"
-) -> tuple[ConvProblem, list[str]]:
+) -> tuple[ConvProblem, Iterator[str]]:
     """Return the problem in the layout it is served in, and algorithms to build in turn until one keeps its limit."""
     if settings.tune == "off":
         return ranked(problem, direction, settings, device)
     selection = choose(problem, direction, settings, device)
-    return selection.problem, [selection.algorithm]
+    return selection.problem, iter((selection.algorithm,))
 
 
 def choose(problem: ConvProblem, direction: Direction, settings: Settings, device: str = "cpu") -> Selection:

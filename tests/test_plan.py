@@ -27,6 +27,19 @@ def test_second_call_finds_the_plan():
     assert len(plans._plans) == 1
 
 
+def test_what_need_not_be_read_finds_the_plan_of_what_must():
+    y = fastconv.conv2d(X, W)
+    locked = X.copy()
+    locked.flags.writeable = False
+    for x in (locked, X[0], X[..., ::-1], X.astype(">f4")):
+        assert np.array_equal(fastconv.conv2d(x, W), y if x.ndim == 4 else y[0])
+    assert np.array_equal(fastconv.conv2d(X, W, out=np.empty_like(y)), y)
+    assert np.array_equal(fastconv.conv2d(X, W, residual=np.zeros_like(y)), y)
+    assert len(plans._plans) == 1
+    fastconv.conv2d(X, W.astype(np.float64))
+    assert len(plans._plans) == 2
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -107,3 +107,12 @@ def test_bad_lines(line, message):
 
 def test_directions_are_their_names():
     assert [str(d) for d in Direction] == ["forward", "input_grad", "weight_grad"]
+
+
+def test_travels_without_what_another_process_hashes_otherwise():
+    problem = ConvProblem.parse("n8 c64 k64 i56x56 f3x3 p1")
+    assert hash(problem) == problem._hash
+    copy = pickle.loads(pickle.dumps(problem))
+    assert "_hash" not in vars(copy)
+    assert copy == problem
+    assert hash(copy) == hash(problem)

@@ -292,10 +292,8 @@ class Correlation(Execution):
         view = b.view
         if b.pack_ahead:
             b.pack(weight, scratch)
-            weight, view = scratch, b.packed_view
-        b.correlate(
-            flat(first), weight, view, flat(out), scratch[self.packed :], bias, activation, flat(residual)
-        )
+            weight, view, scratch = scratch, b.packed_view, scratch[self.packed :]
+        b.correlate(flat(first), weight, view, flat(out), scratch, bias, activation, flat(residual))
 
     def run_prepared(
         self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array

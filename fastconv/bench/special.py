@@ -82,7 +82,7 @@ def decisions(repeats: int = 3) -> dict[str, dict[str, float]]:
                 walk = read_walk(len(p.axes), *arguments(p).values())
                 key = (direction, p.input_shape, p.weight_shape, np.dtype(p.dtype), walk, "auto", None)
                 find: Callable[[], object] = partial(plan.find, *key)
-                steps = (partial(ranked, p, direction, current()), find, find)
+                steps = (lambda p=p, d=direction: next(ranked(p, d, current())[1]), find, find)
                 times = [time.perf_counter()]
                 for step in steps:
                     step()

@@ -12,6 +12,7 @@ from fastconv.algorithms.direct import depthwise, pixels
 from fastconv.algorithms.direct.cost import cost
 from fastconv.gemm.blocking import within
 from fastconv.problem import ConvProblem, Direction
+from fastconv.roofline import least
 
 TAPS = 49  # of one channel, that depthwise kernels sum before dense ones are faster
 PASSING = 8  # second-level caches: results of so many and more are written past all caches
@@ -35,6 +36,13 @@ class Direct(Algorithm):
         ):
             return depthwise.cost(problem, direction)
         return cost(problem, direction)
+
+    def floor(self, problem: ConvProblem, direction: Direction) -> float:
+        if problem.groups == problem.c or problem.layout == "nhwc":  # by kernels of other costs
+            return 0.0
+        return least(
+            "direct weight_grad" if direction is Direction.WEIGHT_GRAD else "direct", problem, direction
+        )
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         if problem.layout == "nhwc":

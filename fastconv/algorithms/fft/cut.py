@@ -88,7 +88,7 @@ def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | N
     back, n, g = direction is Direction.INPUT_GRAD, problem.n, problem.groups
     (e, p), (f, q) = ((1, 1), *[(a.extent, a.size if back else a.output) for a in problem.axes])[-2:]
     c, k = (problem.k, problem.c) if back else (problem.c, problem.k)
-    per_channel = c == g and (k == c or not back)
+    per_channel = _by_channel(problem, direction)
     unit = machine.tile(problem.itemsize)
     blocks: Sequence[int] = (1,)  # tiles to be taken at once, the fewest first
     share = 1  # those that make one
@@ -121,6 +121,14 @@ def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | N
     return min(within, key=lambda o: o.seconds, default=None)
 
 
+def _by_channel(problem: ConvProblem, direction: Direction) -> bool:
+    """Tell whether lanes are channels: each result is of one channel of the source."""
+    same = problem.k == problem.c
+    return (problem.k if direction is Direction.INPUT_GRAD else problem.c) == problem.groups and (
+        same or direction is not Direction.INPUT_GRAD
+    )
+
+
 def _cheapest(high: Fitting, wide: Fitting, n: int, channels: int, kernels: int) -> tuple[int, int, int]:
     """Return the tile of least work, and the number of them.
 
@@ -144,15 +152,16 @@ def _cheapest(high: Fitting, wide: Fitting, n: int, channels: int, kernels: int)
 
 def floor(problem: ConvProblem, direction: Direction) -> float:
     """Return less seconds than any tiles take: pixels transformed once, and products of half a spectrum, no overlap."""
-    per_channel = problem.groups > 1 and problem.c == problem.k == problem.groups
+    per_channel = _by_channel(problem, direction)
     name = "fft depthwise" if per_channel else "fft"
     kind = CYCLES[f"{name} weight_grad" if direction is Direction.WEIGHT_GRAD else name]
     moved = (prod(problem.input_shape) + prod(problem.output_shape)) * kind["transform"] * _levels(min(SIZES))
     products = (
         0.0 if per_channel else 0.75 * problem.flops / prod(problem.kernel) * kind["products"] / rates().units
     )
-    m = machine.machine()
-    return (moved + products) / (machine.tile(problem.itemsize).vl * m.cores * rates().clock)
+    r = rates()
+    cycles = (moved + products) / (machine.tile(problem.itemsize).vl * machine.machine().cores)
+    return kind["launches"] * r.launch + cycles / r.clock + kind["memory"] * problem.bytes / r.bandwidth
 
 
 def _choice(problem: ConvProblem, direction: Direction, cut: Cut) -> Choice:

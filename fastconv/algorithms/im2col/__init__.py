@@ -26,7 +26,7 @@ from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import joined, record
 from fastconv.gemm.segments import SEGMENT
 from fastconv.problem import ConvProblem, Direction
-from fastconv.roofline import multiply
+from fastconv.roofline import least, multiply
 
 
 class Im2col(Algorithm):
@@ -45,6 +45,11 @@ class Im2col(Algorithm):
 
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
         return cost(problem, direction)
+
+    def floor(self, problem: ConvProblem, direction: Direction) -> float:
+        return least(
+            "im2col weight_grad" if direction is Direction.WEIGHT_GRAD else "im2col", problem, direction
+        )
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         return within(limit, functools.partial(_make, problem, direction))

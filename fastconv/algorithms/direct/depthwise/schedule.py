@@ -158,13 +158,13 @@ class Columns:
         """Return what kernels read for a vector: ENTRY, then for each tap the lanes to load."""
         phases, lanes = len(self.taps), min(vl, self.count - q)
         numbers = [q, _bits(phases * lanes, 0, self.width - phases * q), table, len(self.taps[0])]
-        taps = [tap for phase in self.taps for tap in phase]
-        masks = []
-        for tap in taps:
-            first = self.stride * q + tap.offset
+        taps = [(tap.offset, tap.only) for phase in self.taps for tap in phase]
+        masks = {}
+        for offset, only in set(taps):  # those of other channels are the same
+            first = self.stride * q + offset
             mask = _bits(self.stride * (lanes - 1) + 1, -first, self.source - first)
-            masks.append(mask if tap.only is None else mask & 1 << self.stride * (tap.only - q))
-        return [*numbers, len(taps), *masks]
+            masks[offset, only] = mask if only is None else mask & 1 << self.stride * (only - q)
+        return [*numbers, len(taps), *(masks[tap] for tap in taps)]
 
 
 def _bits(count: int, lo: int, hi: int) -> int:
