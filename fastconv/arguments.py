@@ -78,17 +78,18 @@ def walk(
 
 
 def whole(stride: Any, padding: Any, dilation: Any, groups: Any) -> bool:
-    """Return whether all are integers, or tuples of them: no look-up can take one for another."""
+    """Return whether all are integers, names or tuples of them: no look-up can take one for another."""
     if type(stride) is type(padding) is type(dilation) is type(groups) is int:
         return True
     return type(groups) is int and _plain(stride) and _plain(padding) and _plain(dilation)
 
 
 def _plain(value: Any) -> bool:
-    if type(value) is not tuple:
-        return type(value) is int
-    for number in value:  # all() takes three times as long
-        if type(number) is not int:
+    kind = type(value)
+    if kind is not tuple:
+        return kind is int or kind is str
+    for part in value:  # all() takes three times as long
+        if type(part) is not int and not _plain(part):
             return False
     return bool(value)
 
@@ -128,7 +129,7 @@ def channels_last(layout: Any, rank: int) -> bool:
 
 def shape(value: Any, name: str) -> tuple[int, ...]:
     """Return a shape as a tuple; whether its sizes make sense, the problem tells."""
-    if type(value) is tuple and _plain(value):
+    if type(value) is tuple and {*map(type, value)} == {int}:
         return value
     if not _is_sequence(value):
         raise TypeError(f"{name} must be a sequence of integers, got {_shown(value)}")

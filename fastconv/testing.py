@@ -63,13 +63,14 @@ def normals(shape: tuple[int, ...], dtype: str, seed: int = 0) -> Array:
 
 
 def definition(problem: ConvProblem, direction: Direction, first: Array, second: Array) -> Array:
-    """Return the result of the NumPy reference in float64."""
+    """Return the result of the NumPy reference in float64, or in complex128."""
     compute = {
         Direction.FORWARD: reference.forward,
         Direction.INPUT_GRAD: reference.input_grad,
         Direction.WEIGHT_GRAD: reference.weight_grad,
     }[direction]
-    return compute(problem, first.astype("float64"), second.astype("float64"))
+    wide = "complex128" if first.dtype.kind == "c" else "float64"
+    return compute(problem, first.astype(wide), second.astype(wide))
 
 
 def naive(problem: ConvProblem, direction: Direction, first: Array, second: Array) -> Array:

@@ -75,6 +75,13 @@ def decided(selection: Selection) -> Selection:
     return replace(selection, algorithm=min(times, key=times.__getitem__)) if times else selection
 
 
+def likeliest(selection: Selection) -> list[str]:
+    """Return the candidates that may be the fastest, the likeliest first."""
+    costs = {c.name: c.cost for c in selection.candidates if c.cost is not None and c.reason is None}
+    ranked = sorted(costs, key=costs.__getitem__)
+    return [name for name in ranked[:CANDIDATES] if costs[name] <= HOPELESS * costs[ranked[0]]]
+
+
 def measure(selection: Selection, settings: Settings) -> dict[str, float] | None:
     """Time the candidates worth it, on normal numbers and all threads; None where there is only one.
 
@@ -86,9 +93,7 @@ def measure(selection: Selection, settings: Settings) -> dict[str, float] | None
     from fastconv import threads
     from fastconv.bench.measure import race
 
-    costs = {c.name: c.cost for c in selection.candidates if c.cost is not None and c.reason is None}
-    ranked = sorted(costs, key=costs.__getitem__)
-    names = [name for name in ranked[:CANDIDATES] if costs[name] <= HOPELESS * costs[ranked[0]]]
+    names = likeliest(selection)
     if len(names) < 2:
         return None
     p, direction = selection.problem, selection.direction

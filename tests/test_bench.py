@@ -1,18 +1,19 @@
 import json
 import os
+from argparse import Namespace
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import fastconv
-from fastconv.bench import corpus, memory, page, report, special
+from fastconv.bench import contest, corpus, driver, memory, page, report, special
 from fastconv.bench.check import Truth, truth
 from fastconv.bench.corpus import CATEGORIES
 from fastconv.bench.driver import main
 from fastconv.bench.figures import FIGURES, figures
 from fastconv.bench.measure import Sample, race
-from fastconv.bench.peers import Operands, Ours, installed
+from fastconv.bench.peers import Operands, Ours, Peer, installed
 from fastconv.bench.results import BETTER, NCHW, PREPARED, Regret, Results, Row, geomean, regressions, total
 from fastconv.problem import ConvProblem, Direction
 
@@ -167,7 +168,7 @@ class TestPeers:
         right = truth(problem, direction, operands, check_all=False)
         found, _ = installed(name, len(os.sched_getaffinity(0)), True, False)
         for peer in found:
-            if peer.applies(problem, direction):
+            if peer.takes(problem, direction):
                 result = peer.make(problem, direction, operands)()
                 assert right.error(peer.array(result, problem, direction)) < 1e-4, peer.name
 
@@ -228,6 +229,66 @@ class TestDriver:
         options = ["--peers", "none", "--threads", "1", "--directions", "forward", "--budget", "0"]
         assert main([str(suite), *options, "--only", "first"]) == 1
         assert "FAILED: forward n2 c3 k4" in capsys.readouterr().out
+
+    def test_lines_are_measured_as_they_are_written(self, tmp_path, capsys):
+        lines = [
+            f"n1 c2 k2 {rest}"
+            for rest in (
+                "i4x5x4 f3x2x3 p1:1x0:0x1:1", "i5x5 f3x3 p1:1x1:1 reflect", "i5x5 f3x3 p1:1x0:1 nhwc",
+                "i5x5 f3x3 float16", "i5x5 f3x3 int64", "i5x5 f3x3 complex64", "i5x5 f3x3 float64",
+            )
+        ]  # fmt: skip
+        suite, out = tmp_path / "kinds.txt", tmp_path / "results.json"
+        suite.write_text("\n".join(lines))
+        with fastconv.config(algorithm="reference"):
+            options = ["--threads", "1", "--peers", "torch", "--budget", "0", "-o", str(out)]
+            assert main([str(suite), *options]) == 0
+            rows = Results.load(out).rows
+            assert [row.line for row in rows[::3]] == lines
+            assert all(row.error is not None for row in rows)
+            assert not any(
+                "torch_nchw" in row.samples for row in rows if "reflect" in row.line or "nhwc" in row.line
+            )
+            given = ["--dtype", "float64", "--layout", "NCHW", "--batch", "2", "--minutes", "0.001"]
+            assert main([str(suite), *options, *given]) == 0
+            assert "nhwc" in lines[2]
+            assert Results.load(out).rows[6].line == "n2 c2 k2 i5x5 f3x3 p1:1x0:1 float64"
+        assert "spread %" in capsys.readouterr().out
+
+    def test_another_that_fails_is_left_out_with_its_reason(self):
+        class Failing(Peer):
+            name = "failing"
+
+            def make(self, problem, direction, operands):
+                raise NotImplementedError("not today")
+
+        class Wrong(Failing):
+            name = "wrong"
+
+            def make(self, problem, direction, operands):
+                return lambda: np.ones(problem.output_shape)
+
+        (layer,) = corpus.parse("n1 c2 k2 i5 f3")
+        options = Namespace(algorithms="", prepared=False, check_all=False, memory=False)
+        with fastconv.config(algorithm="reference"):
+            row = contest.measured(layer, Direction.FORWARD, [Failing(), Wrong()], options, 0.0)
+        assert not row.failure
+        assert row.samples.keys() == {"fastconv"}
+        assert row.left_out["failing"] == "NotImplementedError: not today"
+        assert row.left_out["wrong"].startswith("differs by")
+
+    def test_layers_share_the_minutes(self, monkeypatch):
+        now = iter([0.0, 0.0, 2.0, 2.0, 4.0])
+        monkeypatch.setattr(driver.time, "monotonic", lambda: next(now))
+        clock = driver.Clock(Namespace(budget=0.6, minutes=0.1), jobs=3)
+        with clock.budget() as first:
+            assert first == 2.0  # six seconds for three
+        with clock.budget() as second:
+            assert second == 2.0
+        clock = driver.Clock(Namespace(budget=0.6, minutes=None), jobs=3)
+        monkeypatch.setattr(driver.time, "monotonic", lambda: 9.0)
+        with clock.budget() as budget:
+            assert budget == 0.6
 
     @pytest.mark.parametrize(
         ("argv", "message"),

@@ -13,24 +13,19 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import fastconv
-from fastconv.bench import corpus, memory, report
-from fastconv.bench.check import truth
+from fastconv.bench import corpus, report
+from fastconv.bench.contest import compute_dtype, measured
 from fastconv.bench.corpus import Layer
-from fastconv.bench.peers import PEERS, Operands, Ours, OursPrepared, Peer, arguments, installed, versions
+from fastconv.bench.peers import PEERS, Peer, installed, versions
 from fastconv.bench.progress import progress
-from fastconv.bench.results import ALLOWED, Regret, Results, Row, regressions
+from fastconv.bench.results import ALLOWED, Regret, Results, regressions
 from fastconv.config import config
 from fastconv.problem import DTYPES, Direction
-
-LARGEST_OF_OTHERS = (
-    1e-2  # error over the mean square: TF32 or bfloat16 would be other arithmetic, and be seen
-)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -57,18 +52,22 @@ def _parser() -> argparse.ArgumentParser:
         help=f"a text file of problems, or one of {', '.join(corpus.names())}; or 'pooling'",
     )
     add("--directions", default="all", help="all, or names with commas: forward, input_grad, weight_grad")
-    add("--algorithms", default="", help="time these too, or 'all' that apply; tells the regret of auto")
+    add(
+        "--algorithms",
+        default="",
+        help="time these too, or 'all' that apply, or those that are 'likely'; tells the regret of auto",
+    )
     add("--prepared", action="store_true", help="time prepared weights, beside libraries that prepare theirs")
     add("--peers", default="torch,onnxruntime", help=f"all, none, or names with commas: {', '.join(PEERS)}")
     add("--threads", type=int, default=_cores(), help="for every contestant (default: all cores)")
     add("--passive", action="store_true", help="idle threads sleep, not spin: on a machine others use too")
-    add("--budget", type=float, default=0.6, help="seconds a layer and direction (default: 0.6)")
-    add("--dtype", choices=DTYPES, default="float32")
+    add("--budget", type=float, default=0.6, help="seconds of timing a layer and direction (default: 0.6)")
+    add("--minutes", type=float, help="for all of it, about: each layer's budget follows from the time left")
+    add("--dtype", choices=DTYPES, help="instead of each layer's own")
     add(
         "--layout",
         choices=("NCHW", "NHWC"),
-        default="NCHW",
-        help="of the images; NHWC beside channels_last alone",
+        help="of the images, instead of each layer's own; NHWC beside channels_last alone",
     )
     add("--batch", type=int, help="instead of each layer's own")
     add("--only", default="", help="layers whose category, name or line contains this")
@@ -93,8 +92,6 @@ def _run(options: argparse.Namespace) -> int:
     if options.passive:
         os.environ["OMP_WAIT_POLICY"] = "passive"  # read when a threading layer is loaded: not yet
     peers, notes = installed(options.peers, options.threads, options.prepared, not options.passive)
-    if options.layout == "NHWC":  # the others would have to reorder what they are given
-        peers = [peer for peer in peers if peer.name == "torch_channels_last"]
     results = Results({}, versions(), vars(options), notes=notes)
     with ExitStack() as stack:
         stack.enter_context(config(threads=options.threads))
@@ -103,10 +100,12 @@ def _run(options: argparse.Namespace) -> int:
         results.machine = _machine(options)
         jobs = [(layer, direction) for layer in layers for direction in directions]
         try:
+            clock = Clock(options, len(jobs))
             with progress(len(jobs)) as shown:
                 for layer, direction in jobs:
                     shown.begin(f"{direction} {layer.problem}")
-                    results.rows.append(_measure(layer, direction, peers, options))
+                    with clock.budget() as budget:
+                        results.rows.append(measured(layer, direction, peers, options, budget))
                     shown.end(report.progress_line(results.rows[-1]))
                     if options.output:  # now too: what is done stays
                         results.save(options.output)
@@ -120,7 +119,27 @@ def _run(options: argparse.Namespace) -> int:
     report.show(results)
     if before:
         report.show_regressions(regressions(results, before), options.baseline)
-    return 1 if results.failures or (options.algorithms == "all" and _regrets(results)) else 0
+    judged = options.algorithms in ("all", "likely")
+    return 1 if results.failures or (judged and _regrets(results)) else 0
+
+
+class Clock:
+    """What each layer may take of the minutes for all, of which checks and preparations take their part."""
+
+    def __init__(self, options: argparse.Namespace, jobs: int) -> None:
+        self.given, self.left, self.besides = options.budget, jobs, 0.0
+        self.end = time.monotonic() + 60 * options.minutes if options.minutes else None
+
+    @contextmanager
+    def budget(self) -> Iterator[float]:
+        """Yield the seconds for timing the next layer."""
+        start, budget = time.monotonic(), self.given
+        if self.end is not None:
+            budget = max(0.0, (self.end - start) / max(1, self.left) - self.besides)
+        yield budget
+        besides = time.monotonic() - start - budget
+        self.besides = besides if not self.besides else 0.8 * self.besides + 0.2 * besides
+        self.left -= 1
 
 
 def _regrets(results: Results) -> bool:
@@ -144,88 +163,13 @@ def _directions(text: str) -> list[Direction]:
 def _layers(options: argparse.Namespace) -> Iterator[Layer]:
     for layer in corpus.load(options.suite):
         if any(options.only in text for text in (layer.category, layer.name, str(layer.problem))):
-            n = layer.problem.n if options.batch is None else options.batch
-            yield replace(
-                layer,
-                problem=replace(
-                    layer.problem, n=n, dtype=options.dtype, layout=options.layout.lower()
-                ).checked(),
-            )
-
-
-def _measure(layer: Layer, direction: Direction, peers: Sequence[Peer], options: argparse.Namespace) -> Row:
-    """Check and time one layer; a failure is a row too."""
-    p = layer.problem
-    row = Row(str(p), layer.category, layer.name, layer.times, str(direction), p.flops, p.bytes)
-    try:
-        operands = Operands.normal(p)
-        selection = fastconv.explain(operands.x, operands.w, **arguments(p), direction=str(direction))
-        row.algorithm = selection.algorithm
-        ours = _ours(selection, options)
-        everyone = [peer for peer in (*ours, *peers) if peer.applies(p, direction)]
-        calls = {peer.name: peer.make(p, direction, operands) for peer in everyone}
-        wrong = _check(row, layer, direction, operands, everyone, calls, options)
-        calls = {name: call for name, call in calls.items() if name not in wrong}
-        if not row.failure:
-            _time(row, calls, {peer.name: peer.settle for peer in everyone}, options)
-            if options.memory:
-                found = {name: memory.peak(call) for name, call in calls.items()}
-                row.memory = {name: size for name, size in found.items() if size is not None}
-    except Exception as error:
-        row.failure = f"{type(error).__name__}: {error}".splitlines()[0]
-    return row
-
-
-def _ours(selection: fastconv.Selection, options: argparse.Namespace) -> list[Peer]:
-    """Return our contestants: auto, the algorithms asked for that apply, and prepared weights."""
-    admitted = {c.name for c in selection.candidates if c.reason is None} - {"reference"}
-    asked = options.algorithms.split(",") if options.algorithms else []
-    names = sorted(admitted) if asked == ["all"] else [name for name in asked if _admits(name, admitted)]
-    prepared = [OursPrepared()] if options.prepared else []
-    return [Ours(), *map(Ours, names), *prepared]
-
-
-def _admits(name: str, admitted: set[str]) -> bool:
-    base = name.partition(":")[0]
-    if base not in fastconv.algorithms():
-        raise ValueError(f"algorithms are {', '.join(fastconv.algorithms())}, got {name!r}")
-    return base in admitted or base == "reference"
-
-
-def _check(row: Row, layer: Layer, direction: Direction, operands: Operands, everyone: Sequence[Peer],
-           calls: dict[str, Any], options: argparse.Namespace) -> list[str]:  # fmt: skip
-    """Compare all first results; return who is wrong.
-
-    One of ours that is wrong is a failure; another is left out of the race: what it computes is no match.
-    """
-    right = truth(layer.problem, direction, operands, options.check_all)
-    for peer in everyone:
-        start = time.perf_counter()
-        result = calls[peer.name]()
-        row.first[peer.name] = time.perf_counter() - start
-        if right is not None:
-            row.errors[peer.name] = right.error(peer.array(result, layer.problem, direction))
-        del result
-    if right is None:
-        return []
-    ours = {peer.name for peer in everyone if isinstance(peer, Ours)}
-    row.error = max(e for name, e in row.errors.items() if name in ours)
-    wrong = [
-        name for name, e in row.errors.items() if e > (right.bound if name in ours else LARGEST_OF_OTHERS)
-    ]
-    if failed := [f"{name} by {row.errors[name]:.2g}" for name in wrong if name in ours]:
-        row.failure = f"wrong, {right.bound:.0e} of the mean allowed: {', '.join(failed)}"
-    return wrong
-
-
-def _time(row: Row, calls: dict[str, Any], settle: dict[str, float], options: argparse.Namespace) -> None:
-    from fastconv.bench import peak
-    from fastconv.bench.measure import race
-
-    multiply, flops = peak.multiply(options.dtype)
-    samples = race({**calls, "peak": multiply}, options.budget, settle)
-    row.peak = flops / samples.pop("peak").best
-    row.samples = samples
+            given = {
+                "n": options.batch,
+                "dtype": options.dtype,
+                "layout": options.layout and options.layout.lower(),
+            }
+            changes = {name: value for name, value in given.items() if value is not None}
+            yield replace(layer, problem=replace(layer.problem, **changes).checked())
 
 
 def _measure_special(results: Results, peers: Sequence[Peer], options: argparse.Namespace) -> None:
@@ -245,7 +189,7 @@ def _machine(options: argparse.Namespace) -> dict[str, Any]:
     from fastconv.bench import peak
     from fastconv.bench.measure import race
 
-    multiply, flops = peak.multiply(options.dtype)
+    multiply, flops = peak.multiply(compute_dtype(options.dtype or "float32"))
     return {
         "cpu": _cpu_name(),
         "cores": _cores(),

@@ -23,6 +23,7 @@ class OpenVino(Peer):
 
     name = "openvino"
     prepared = True
+    dtypes = ("float32",)
 
     def __init__(self, threads: int) -> None:
         import onnx
@@ -38,7 +39,7 @@ class OpenVino(Peer):
 
     def applies(self, problem: ConvProblem, direction: Direction) -> bool:
         padded = all(min(a.lo, a.hi) >= 0 for a in problem.axes)
-        return direction is Direction.FORWARD and problem.dtype == "float32" and padded
+        return direction is Direction.FORWARD and padded
 
     def make(self, problem: ConvProblem, direction: Direction, operands: Operands) -> Call:
         core = self.openvino.Core()
@@ -66,9 +67,6 @@ class Jax(Peer):
 
         jax.config.update("jax_enable_x64", True)
         self.jax = jax
-
-    def applies(self, problem: ConvProblem, direction: Direction) -> bool:
-        return len(problem.axes) <= 3
 
     def make(self, problem: ConvProblem, direction: Direction, operands: Operands) -> Call:
         jax, rank = self.jax, len(problem.axes)
@@ -188,6 +186,7 @@ class OpenCvDnn(Peer):
 
     name = "opencv_dnn"
     prepared = True
+    dtypes = ("float32",)
 
     def __init__(self, threads: int) -> None:
         import cv2
@@ -198,8 +197,7 @@ class OpenCvDnn(Peer):
 
     def applies(self, problem: ConvProblem, direction: Direction) -> bool:
         symmetric = all(a.lo == a.hi >= 0 for a in problem.axes)
-        images = len(problem.axes) == 2 and problem.dtype == "float32"
-        return direction is Direction.FORWARD and symmetric and images
+        return direction is Direction.FORWARD and symmetric and len(problem.axes) == 2
 
     def make(self, problem: ConvProblem, direction: Direction, operands: Operands) -> Call:
         model = onnx_model(self.onnx, problem, operands.w)

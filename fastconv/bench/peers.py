@@ -10,14 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import fastconv
 from fastconv.algorithms.base import Array
 from fastconv.arrays import to_last, to_second
-from fastconv.problem import ConvProblem, Direction
+from fastconv.problem import DTYPES, FLOATS, LAYOUTS, PADDING_MODES, ConvProblem, Direction
 
 Call = Callable[[], Any]
 
@@ -32,27 +32,42 @@ class Operands(NamedTuple):
     @classmethod
     def normal(cls, problem: ConvProblem, seed: int = 0) -> Operands:
         """Draw normal numbers."""
-        random = np.random.default_rng(seed)
+        random, dtype = np.random.default_rng(seed), _dtype(problem.dtype)
         shapes = (problem.input_shape, problem.weight_shape, problem.output_shape)
-        x, w, gy = (random.standard_normal(shape).astype(problem.dtype) for shape in shapes)
+        x, w, gy = (random.standard_normal(shape).astype(dtype) for shape in shapes)
+        if dtype.kind == "c":
+            x, w, gy = (a + 1j * random.standard_normal(a.shape).astype(a.real.dtype) for a in (x, w, gy))
+        elif dtype.kind == "i":  # what is rounded to zero shows nothing
+            x, w, gy = (random.integers(-9, 10, shape) for shape in shapes)
         if problem.layout == "nhwc":
             x, gy = (to_second(np.ascontiguousarray(to_last(a))) for a in (x, gy))
         return cls(x, w, gy)
 
     def doubled(self) -> Operands:
-        """Return the same numbers in float64."""
-        return Operands(*(a.astype("float64") for a in self))
+        """Return the same numbers in float64, or in complex128."""
+        wide = "complex128" if self.x.dtype.kind == "c" else "float64"
+        return Operands(*(a.astype(wide) for a in self))
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    """Return a dtype; bfloat16 is not one of NumPy's own."""
+    if name == "bfloat16":
+        try:
+            import ml_dtypes  # noqa: F401  # tells NumPy its name
+        except ImportError:
+            raise ValueError("bfloat16 needs the package ml_dtypes") from None
+    return np.dtype(name)
 
 
 def arguments(problem: ConvProblem) -> dict[str, Any]:
-    """Return stride, padding, dilation and groups as users write them."""
+    """Return stride, padding, dilation and groups as users write them, and the padding's mode if it is not zeros."""
     symmetric = all(a.lo == a.hi >= 0 for a in problem.axes)
     return {
         "stride": tuple(a.stride for a in problem.axes),
         "padding": tuple(a.lo if symmetric else (a.lo, a.hi) for a in problem.axes),
         "dilation": tuple(a.dilation for a in problem.axes),
         "groups": problem.groups,
-    }
+    } | ({} if problem.padding_mode == "zeros" else {"padding_mode": problem.padding_mode})
 
 
 class Peer(ABC):
@@ -61,9 +76,21 @@ class Peer(ABC):
     name: str
     settle: float = 12e-3  # seconds for which its threads go on spinning after a call
     prepared: bool = False  # whether it has the weights in a form of its own before the clock runs
+    dtypes: tuple[str, ...] = FLOATS
+    padding_modes: tuple[str, ...] = ("zeros",)
+    layouts: tuple[str, ...] = ("nchw",)  # of the operands it takes; of others it would have to reorder them
+
+    def takes(self, problem: ConvProblem, direction: Direction) -> bool:
+        """Return whether it takes part."""
+        return (
+            problem.dtype in self.dtypes
+            and problem.padding_mode in self.padding_modes
+            and problem.layout in self.layouts
+            and self.applies(problem, direction)
+        )
 
     def applies(self, problem: ConvProblem, direction: Direction) -> bool:
-        """Return whether it computes this at all."""
+        """Return whether it computes such a geometry at all."""
         return True
 
     @abstractmethod
@@ -82,12 +109,12 @@ class Peer(ABC):
 class Ours(Peer):
     """Our package, by one algorithm or by the one it chooses."""
 
+    dtypes, padding_modes = DTYPES, PADDING_MODES
+    layouts: tuple[str, ...] = LAYOUTS
+
     def __init__(self, algorithm: str = "auto") -> None:
         self.algorithm = algorithm
         self.name = "fastconv" if algorithm == "auto" else f"fastconv:{algorithm}"
-
-    def applies(self, problem: ConvProblem, direction: Direction) -> bool:
-        return len(problem.axes) <= 2
 
     def make(self, problem: ConvProblem, direction: Direction, operands: Operands) -> Call:
         x, w, gy = operands.x, operands.w, operands.gy
@@ -110,14 +137,14 @@ class OursPrepared(Ours):
     """Our package with weights packed or transformed before."""
 
     prepared = True
+    layouts = ("nchw",)  # results of the other would have their axes in its order
 
     def __init__(self) -> None:
         super().__init__()
         self.name = "prepared"
 
     def applies(self, problem: ConvProblem, direction: Direction) -> bool:
-        first = problem.layout == "nchw"  # results of the other would have their axes in its order
-        return first and direction is Direction.FORWARD and super().applies(problem, direction)
+        return direction is Direction.FORWARD
 
     def make(self, problem: ConvProblem, direction: Direction, operands: Operands) -> Call:
         x = operands.x
@@ -128,22 +155,24 @@ class OursPrepared(Ours):
 class Torch(Peer):
     """PyTorch, eager, in one of its two layouts."""
 
+    dtypes = DTYPES
+
     def __init__(self, threads: int, channels_last: bool) -> None:
         import torch
 
         torch.set_num_threads(threads)
         self.torch, self.channels_last = torch, channels_last
         self.name = "torch_channels_last" if channels_last else "torch_nchw"
+        self.layouts = LAYOUTS if channels_last else ("nchw",)
 
     def applies(self, problem: ConvProblem, direction: Direction) -> bool:
-        rank = len(problem.axes)
-        symmetric = all(a.lo == a.hi >= 0 for a in problem.axes)
-        return symmetric and rank <= 2
+        return all(a.lo == a.hi >= 0 for a in problem.axes)
 
     def make(self, problem: ConvProblem, direction: Direction, operands: Operands) -> Call:
         torch, rank = self.torch, len(problem.axes)
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        tensors = [torch.from_numpy(a) for a in operands]
+        last = torch.channels_last_3d if rank == 3 else torch.channels_last
+        layout = last if self.channels_last else torch.contiguous_format
+        tensors = [self.tensor(a) for a in operands]
         stride, padding, dilation, groups = arguments(problem).values()
         if rank == 1 and self.channels_last:  # a signal has that layout as an image of one row
             rank, tensors = 2, [t.unsqueeze(2) for t in tensors]
@@ -158,9 +187,15 @@ class Torch(Peer):
             gy, x, w, None, stride, padding, dilation, False, none, groups, wanted
         )[which]  # fmt: skip
 
+    def tensor(self, array: Array) -> Any:
+        if array.dtype.name == "bfloat16":
+            return self.torch.from_numpy(array.view(np.int16)).view(self.torch.bfloat16)
+        return self.torch.from_numpy(array)
+
     def array(self, result: Any, problem: ConvProblem, direction: Direction) -> Array:
         image_of_one_row = result.ndim > len(problem.axes) + 2
-        return np.asarray(result.squeeze(2) if image_of_one_row else result)
+        result = result.squeeze(2) if image_of_one_row else result
+        return np.asarray(result.float() if problem.dtype == "bfloat16" else result)
 
     def mode(self) -> AbstractContextManager[Any]:
         context: AbstractContextManager[Any] = self.torch.inference_mode()
@@ -173,7 +208,7 @@ class OnnxRuntime(Peer):
     name = "onnxruntime"
     settle = 45e-3  # its pool spins longer
     prepared = True
-    DTYPES: ClassVar = ("float32",)
+    dtypes = ("float32",)
 
     def __init__(self, threads: int, spinning: bool) -> None:
         import onnx
@@ -185,7 +220,7 @@ class OnnxRuntime(Peer):
 
     def applies(self, problem: ConvProblem, direction: Direction) -> bool:
         padded = all(min(a.lo, a.hi) >= 0 for a in problem.axes)
-        return direction is Direction.FORWARD and problem.dtype in self.DTYPES and padded
+        return direction is Direction.FORWARD and padded
 
     def make(self, problem: ConvProblem, direction: Direction, operands: Operands) -> Call:
         session = self.runtime.InferenceSession(

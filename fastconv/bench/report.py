@@ -72,26 +72,37 @@ def show(results: Results) -> None:
     print(", ".join(f"{name} {v}" for name, v in results.versions.items()))
     for note in results.notes:
         print(f"note: {note}")
+    for row in results.rows:
+        for name, reason in row.left_out.items():
+            print(f"note: {name} left out of {row.direction} {row.line}: {reason}")
     for row in results.failures:
         print(f"FAILED: {row.direction} {row.line}: {row.failure}")
 
 
 def _layers(results: Results, direction: str) -> None:
-    rows = results.select(direction)
-    others = dict.fromkeys(name for row in rows for name in row.samples if name != "fastconv")
+    """Print what we take for each layer, and beside it what everybody takes."""
+    rows, copying = results.select(direction), results.machine["bandwidth"]
+    memory = any(row.memory for row in rows)
     headers = [
-        "layer", "category", "algorithm", "ms", "GFLOP/s", "% peak", *others, "/NCHW", "/better", "error",
+        "layer", "category", "algorithm", "ms", "spread %", "GFLOP/s", "% peak", "% copying", "first ms",
+        *["MiB"] * memory, "error", "/NCHW", "/better",
     ]  # fmt: skip
     cells = []
     for row in rows:
-        ours = row.best("fastconv")
+        ours, sample, moved = row.best("fastconv"), row.samples.get("fastconv"), row.bandwidth()
+        taken = number(row.memory.get("fastconv"), ".1f", 2**-20)
         cells.append([
             row.line, row.category, row.algorithm, number(ours, ".3f", 1e3),
+            number(sample.spread if sample else None, ".0f", 100),
             number(row.flops / ours if ours else None, ".0f", 1e-9), number(row.share(), ".0f", 100),
-            *(number(row.best(name), ".3f", 1e3) for name in others),
-            number(row.ratio(NCHW)), number(row.ratio(BETTER)), number(row.error, ".0e"),
+            number(moved and moved / copying, ".0f", 100), number(row.first.get("fastconv"), ".1f", 1e3),
+            *[taken] * memory, number(row.error, ".0e"), number(row.ratio(NCHW)), number(row.ratio(BETTER)),
         ])  # fmt: skip
     table(direction, headers, cells)
+    everyone = list(dict.fromkeys(name for row in rows for name in row.samples))
+    if len(everyone) > 1:
+        cells = [[row.line, *(number(row.best(name), ".3f", 1e3) for name in everyone)] for row in rows]
+        table(f"{direction}: ms", ["layer", *(n.removeprefix("fastconv:") for n in everyone)], cells)
 
 
 def _groups(results: Results, direction: str) -> None:
@@ -112,10 +123,15 @@ def _groups(results: Results, direction: str) -> None:
 
 def _totals(results: Results) -> None:
     """Print the time of the whole network, layers counted as often as they occur."""
-    names = list(dict.fromkeys(name for row in results.rows for name in row.samples))
+    rows = {direction: results.select(direction) for direction in results.directions}
+    names = [
+        name
+        for name in dict.fromkeys(name for row in results.rows for name in row.samples)
+        if any(total(of, name) for of in rows.values())
+    ]
     cells = [
-        [direction, *(number(total(results.select(direction), name), ".1f", 1e3) for name in names)]
-        for direction in results.directions
+        [direction, *(number(total(of, name), ".1f", 1e3) for name in names)]
+        for direction, of in rows.items()
     ]
     if cells:
         table("all layers, each as often as it occurs: ms", ["direction", *names], cells)
@@ -181,7 +197,7 @@ def markdown(results: Results) -> str:
     lines += [
         "",
         f"Their time over ours, geometric means over the layers of suite `{results.options['suite']}`; "
-        f"{results.options['dtype']}, {m['threads']} threads, {m['cpu']} ({m['simd']}), measured peak "
+        f"{', '.join(sorted({row.problem.dtype for row in results.rows}))}, {m['threads']} threads, {m['cpu']} ({m['simd']}), measured peak "
         f"{m['peak'] / 1e9:.0f} GFLOP/s; "
         + ", ".join(f"{name} {version}" for name, version in v.items())
         + ".",

@@ -36,6 +36,7 @@ class Row:
         default_factory=dict
     )  # seconds of its first call: plan, loading of kernels
     memory: dict[str, int] = field(default_factory=dict)  # bytes at the peak of a call, result included
+    left_out: dict[str, str] = field(default_factory=dict)  # who does not race, and why
 
     @property
     def problem(self) -> ConvProblem:
