@@ -196,6 +196,8 @@ def result(
         raise ValueError("out must be writeable")
     if any(a is not None and _overlap(out, a) for a in operands):
         raise ValueError("out must not share memory with an operand")
+    if not out.flags.c_contiguous and _overlaps_itself(out):
+        raise ValueError(f"out must have memory of its own for each element, got strides {out.strides}")
     inside = form.taken(np.asarray(out))
     usable = (to_last(inside) if layout == "nhwc" else inside).flags.carray
     return inside if usable else empty(shape, dtype, layout)
@@ -217,6 +219,17 @@ def _overlap(a: Array, b: Array) -> bool:
         return np.shares_memory(a, b, max_work=1000)  # type: ignore[arg-type]  # any count is taken
     except np.exceptions.TooHardError:
         return True
+
+
+def _overlaps_itself(array: Array) -> bool:
+    """Tell whether elements may share memory: whether some stride is shorter than what shorter ones span."""
+    span = array.itemsize
+    axes = sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1)
+    for stride, size in axes if array.size else ():
+        if stride < span:
+            return True
+        span += stride * (size - 1)
+    return False
 
 
 def on_gpu(value: Any) -> bool:

@@ -89,7 +89,8 @@ def config(**changes: Any) -> Iterator[Settings]:
         A name from `fastconv.algorithms`, or "auto": the cheapest by the cost model.
     precision : {"fast", "strict"}, optional
         "strict" admits only algorithms that add and multiply what they are given: no result has more error than
-        naive summation of its own products, and a NaN or infinity reaches those results alone that read it.
+        naive summation of its own products, and a NaN or infinity in an image reaches those results alone that
+        read it.  One in a weight may also reach results at an edge, where it meets what is around the image.
     workspace : int, optional
         Bytes of scratch memory that a call may take.
     threads : int or None, optional

@@ -6,6 +6,7 @@ disagree between the arrays of a gradient, products beyond 64 bits, and types th
 
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import as_strided
 
 import fastconv
 from fastconv import plan
@@ -305,6 +306,20 @@ def test_arrays(value, message):
 def test_out(out, error, message):
     with pytest.raises(error, match=message):
         fastconv.conv2d(X, W, out=out)
+
+
+def test_out_over_itself():
+    """Two results would share an element."""
+    memory = np.zeros(2000, np.float32)
+    for strides in (
+        (4 * 120, 4 * 20, 4 * 4, 4 * 2),
+        (4 * 119, 80, 16, 4),
+        (4 * 120, 80, 16, 0),
+        (4 * 120, -76, 16, 4),
+    ):
+        out = as_strided(memory[100:], (2, 6, 5, 4), strides)
+        with pytest.raises(ValueError, match="out must have memory of its own for each element, got strides"):
+            fastconv.conv2d(X, W, out=out)
 
 
 def test_out_over_an_operand():

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +90,27 @@ def test_arrays_beside_memory_that_kills(side):
     )  # fmt: skip
     last = result.stdout.splitlines()[-1] if result.stdout else ""
     assert last == "done", f"died ({result.returncode}) in {last}\n{result.stderr[-2000:]}"
+
+
+CHECKED = [
+    "algorithms/test_contract.py::test_result",
+    "test_borders.py",
+    "test_degenerate.py",
+    "test_dtypes.py",
+    "test_layout.py",
+    "test_pooling.py",
+    "test_transpose.py",
+]
+# Kernels whose transforms are others; sampled lists repeat what the written ones have.
+LEFT_OUT = "not (winograd and not f3x3) and not (fft and not f5x5)"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_no_index_leaves_its_array(tmp_path):
+    """Numba checks every index of an array; what it does not see, pointers and vectors, the tests above do."""
+    environment = os.environ | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
+    tests = [str(Path(__file__).with_name(name)) for name in CHECKED]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", LEFT_OUT, *tests]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
