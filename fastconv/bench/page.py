@@ -15,7 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from fastconv.bench.report import number
+from fastconv.bench.report import number, special_tables
 from fastconv.bench.results import COMPARISONS, Regret, Results, geomean
 
 STYLE = """
@@ -85,6 +85,8 @@ def page(results: Results, drawn: dict[str, tuple[str, Any]]) -> str:
             f"<h2 id={name}>{name.capitalize()}</h2><p>{escape(text)}</p>"
             f"<img alt={name!r} src='data:image/svg+xml;base64,{data}'>"
         )
+    for title, heads, lines in special_tables(results):
+        parts.append(f"<h2>{escape(title.capitalize())}</h2>{_html(heads, lines)}")
     parts.append(f"<h2 id=layers>Layers</h2><div class=wide>{_table(results)}</div>")
     parts += [f"<p class=quiet>note: {escape(note)}</p>" for note in results.notes]
     return "\n".join(parts) + "\n</html>\n"
@@ -110,15 +112,20 @@ def _table(results: Results) -> str:
     for row in results.rows:
         sample, moved = row.samples.get("fastconv"), row.bandwidth()
         taken = row.memory.get("fastconv")
-        cells = [
-            escape(row.line), row.direction, row.algorithm, number(row.best("fastconv"), ".3f", 1e3),
+        lines.append([
+            row.line, row.direction, row.algorithm, number(row.best("fastconv"), ".3f", 1e3),
             number(sample.spread if sample else None, ".0f", 100), number(row.share(), ".0f", 100),
             number(moved and moved / results.machine["bandwidth"], ".0f", 100),
             number(row.first.get("fastconv"), ".1f", 1e3), number(taken, ".1f", 2**-20), number(row.error, ".0e"),
             *(number(row.ratio(c)) for c in COMPARISONS),
-        ]  # fmt: skip
-        lines.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    return f"<table><thead><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr></thead>{''.join(lines)}</table>"
+        ])  # fmt: skip
+    return _html(heads, lines)
+
+
+def _html(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a table."""
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>" for cells in lines)
+    return f"<table><thead><tr>{''.join(f'<th>{escape(head)}</th>' for head in heads)}</tr></thead>{body}</table>"
 
 
 def _write_pngs(drawn: dict[str, tuple[str, Any]], folder: Path, names: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fastconv.bench.results import (
@@ -63,7 +63,8 @@ def show(results: Results) -> None:
     for direction in results.directions:
         _groups(results, direction)
     _totals(results)
-    _special(results)
+    for title, heads, lines in special_tables(results):
+        table(title, heads, lines)
     m = results.machine
     print(
         f"\n{m['cpu']}: {m['threads']} threads, {m['simd']}, "
@@ -137,22 +138,22 @@ def _totals(results: Results) -> None:
         table("all layers, each as often as it occurs: ms", ["direction", *names], cells)
 
 
-def _special(results: Results) -> None:
+def special_tables(results: Results) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Yield title, heads and rows of what is measured beside the layers."""
     special = results.special
     if calls := special.get("overhead"):
         rows = [[name, number(s, ".2f", 1e6), number(calls["fastconv"] / s)] for name, s in calls.items()]
-        table("a small call", ["", "us", "ours / theirs"], rows)
+        yield "a small call", ["", "us", "ours / theirs"], rows
     if steps := special.get("decisions"):
         rows = [[name, *(number(s, ".1f", 1e6) for s in of.values())] for name, of in steps.items()]
-        table("before the kernels, first time and later: us", ["", *next(iter(steps.values()))], rows)
+        yield "before the kernels, first time and later: us", ["", *next(iter(steps.values()))], rows
     if start := special.get("startup"):
         rows = [[state, *(number(v, ".3f") for v in times.values())] for state, times in start.items()]
-        titles = ["", "import beyond Numba's", "first call", "whole process"]
-        table("a fresh process: seconds", titles, rows)
+        yield "a fresh process: seconds", ["", "import beyond Numba's", "first call", "whole process"], rows
     if scaling := special.get("scaling"):
         rows = [[name, number(s)] for name, s in scaling["speedups"].items()]
         rows.append(["geometric mean", number(geomean(scaling["speedups"].values()))])
-        table(f"{scaling['threads']} threads over one", ["layer", "times as fast"], rows)
+        yield f"{scaling['threads']} threads over one", ["layer", "times as fast"], rows
 
 
 def show_regressions(changes: Sequence[Change], before: str) -> None:

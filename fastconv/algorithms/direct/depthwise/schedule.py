@@ -95,15 +95,18 @@ def row_blocks(
         e, m, lcm = lattice(rows.taps, rows.stride, rows.dilation)
     else:
         e, m, lcm = lattice(rows.taps, 1, rows.dilation)
+    taps = [
+        (f, *cut) for f in range(min(m, rows.taps)) for cut in equalised(-(-(rows.taps - f) // m), most_taps)
+    ]
+    size = len(source)
     for rho in range(min(e, rows.count)):
         for j, height in equalised(-(-(rows.count - rho) // e), most_rows):
             chunks = []
-            for f in range(min(m, rows.taps)):
-                for t, tall in equalised(-(-(rows.taps - f) // m), most_taps):
-                    first = rows.origin + rho * rows.stride + f * rows.dilation + lcm * (step * j + t)
-                    reads = (first + lcm * i for i in range(step * (height - 1) + tall))
-                    memory = tuple(source[i] if 0 <= i < len(source) else -1 for i in reads)
-                    chunks.append(Chunk(rows.tap + rows.turn * (f + m * t), rows.turn * m, tall, memory))
+            for f, t, tall in taps:
+                first = rows.origin + rho * rows.stride + f * rows.dilation + lcm * (step * j + t)
+                reads = range(first, first + lcm * (step * (height - 1) + tall), lcm)
+                memory = tuple([source[i] if 0 <= i < size else -1 for i in reads])
+                chunks.append(Chunk(rows.tap + rows.turn * (f + m * t), rows.turn * m, tall, memory))
             chunks = chunks or [Chunk(0, 0, 1, (-1,) * (step * (height - 1) + 1))]  # writes zeros
             first_row = rows.start + rows.spacing * (rho + e * j)
             yield Block(first_row, rows.spacing * e, height, tuple(chunks))
@@ -117,6 +120,9 @@ class Tap:
     weight: int
     plane: int = 0
     only: int | None = None  # the one column of its phase that reads by it
+
+
+Read = tuple[int, int | None]  # what tells the lanes of taps apart: their offset and their only column
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +160,14 @@ class Columns:
         met = (tuple(t for t in phase if t.only is None or q <= t.only < q + vl) for phase in self.taps)
         return replace(self, taps=tuple(met))
 
-    def entry(self, q: int, vl: int, table: int) -> list[int]:
-        """Return what kernels read for a vector: ENTRY, then for each tap the lanes to load."""
+    def reads(self) -> list[Read]:
+        """Return what each tap reads."""
+        return [(tap.offset, tap.only) for phase in self.taps for tap in phase]
+
+    def entry(self, q: int, vl: int, table: int, taps: Sequence[Read]) -> list[int]:
+        """Return what kernels read for a vector: ENTRY, then for each of ``taps`` the lanes to load."""
         phases, lanes = len(self.taps), min(vl, self.count - q)
         numbers = [q, _bits(phases * lanes, 0, self.width - phases * q), table, len(self.taps[0])]
-        taps = [(tap.offset, tap.only) for phase in self.taps for tap in phase]
         masks = {}
         for offset, only in set(taps):  # those of other channels are the same
             first = self.stride * q + offset
@@ -210,14 +219,17 @@ class Schedule:
 
     def band(self, columns: Columns, vectors: Sequence[int]) -> Band:
         """Add the tables of the vectors of columns that begin at these."""
-        places: dict[Columns, int] = {}
+        single = [tap.only for phase in columns.taps for tap in phase if tap.only is not None]
+        places: dict[tuple[int, ...], tuple[Columns, int, Sequence[Read]]] = {}
         entries = []
         for q in vectors:
-            read = columns.of(q, self.vl)
-            if read not in places:
-                places[read] = len(self.columns)
+            met = tuple([i for i, only in enumerate(single) if q <= only < q + self.vl])
+            if met not in places:
+                read = columns.of(q, self.vl)
+                places[met] = read, len(self.columns), read.reads()
                 self.columns += read.table()
-            entries.append(read.entry(q, self.vl, places[read]))
+            read, place, reads = places[met]
+            entries.append(read.entry(q, self.vl, place, reads))
         size = max(map(len, entries), default=0)
         band = Band(columns, entries, len(self.blocks), size)
         for entry in entries:

@@ -42,6 +42,8 @@ def stripe(itemsize: int, v: Axis, h: Axis) -> int:
 def repeated(axis: Axis, mode: str) -> list[tuple[int, int, int]]:
     """Return (output, tap, pixel) wherever a tap reads a pixel of the border, with the pixel that it repeats."""
     pixel = dict(borders.edges(axis, mode))
+    if not pixel:
+        return []
     reads = (
         (q, s, q * axis.stride + s * axis.dilation - axis.lo)
         for q in range(axis.output)
