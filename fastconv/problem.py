@@ -128,12 +128,12 @@ class ConvProblem:
     @derived
     def kernel(self) -> tuple[int, ...]:
         """(r, s)."""
-        return tuple(a.kernel for a in self.axes)
+        return tuple([a.kernel for a in self.axes])
 
     @derived
     def output(self) -> tuple[int, ...]:
         """(p, q)."""
-        return tuple(a.output for a in self.axes)
+        return tuple([a.output for a in self.axes])
 
     @derived
     def itemsize(self) -> int:

@@ -150,17 +150,28 @@ def _cheapest(high: Fitting, wide: Fitting, n: int, channels: int, kernels: int)
     return ah, aw, n * th * tw
 
 
+@functools.cache
+def _smallest(e: int, f: int) -> tuple[int, int]:
+    """Return the smallest tile that holds a kernel."""
+    high = next((a for a in DENSE_COLUMNS if a >= e), DENSE_COLUMNS[-1])
+    return 1 if e == 1 else high, next((a for a in SIZES if a >= f), SIZES[-1])
+
+
 def floor(problem: ConvProblem, direction: Direction) -> float:
-    """Return less seconds than any tiles take: pixels transformed once, and products of half a spectrum, no overlap."""
-    per_channel = _by_channel(problem, direction)
-    name = "fft depthwise" if per_channel else "fft"
-    kind = CYCLES[f"{name} weight_grad" if direction is Direction.WEIGHT_GRAD else name]
-    moved = (prod(problem.input_shape) + prod(problem.output_shape)) * kind["transform"] * _levels(min(SIZES))
-    products = (
-        0.0 if per_channel else 0.75 * problem.flops / prod(problem.kernel) * kind["products"] / rates().units
-    )
-    r = rates()
-    cycles = (moved + products) / (machine.tile(problem.itemsize).vl * machine.machine().cores)
+    """Return less seconds than any tiles take: pixels transformed once without overlap, kernels as they must be."""
+    per_channel, grad = _by_channel(problem, direction), direction is Direction.WEIGHT_GRAD
+    kind = CYCLES[f"fft{' depthwise' * per_channel}{' weight_grad' * grad}"]
+    r, results = rates(), (a.size if direction is Direction.INPUT_GRAD else a.output for a in problem.axes)
+    elements = problem.n * (problem.c + problem.k) * prod(results)
+    cycles = elements * kind["transform"] * _levels(min(SIZES))
+    if not per_channel:  # half a spectrum, each of it multiplied three times
+        cycles += 0.75 * problem.flops / prod(problem.kernel) * kind["products"] / r.units
+    if not (per_channel or grad):
+        ah, aw = _smallest(1 if len(problem.axes) == 1 else problem.kernel[0], problem.kernel[-1])
+        read = 3 * frequencies(ah, aw) * (kind["filters read"] + kind["filters in memory"])
+        cycles += prod(problem.weight_shape[:2]) * (ah * aw * _levels(ah * aw) * kind["filters"] + read)
+        cycles += 1.5 * elements * kind["spectra"]
+    cycles /= machine.tile(problem.itemsize).vl * machine.machine().cores
     return kind["launches"] * r.launch + cycles / r.clock + kind["memory"] * problem.bytes / r.bandwidth
 
 
