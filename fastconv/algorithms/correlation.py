@@ -194,7 +194,7 @@ def pass_of(problem: ConvProblem, direction: Direction) -> Pass:
     ).collapsed()  # fmt: skip
 
 
-# A panel loaded again for each of so few blocks of columns costs less than packing it ahead.
+# Where weights cannot be read as they are, a panel loaded again for each of so few blocks of columns costs less than packing it ahead.
 FEW_BLOCKS = 3
 
 
@@ -216,13 +216,19 @@ class BlockedPass(ABC):
         self.flops = p.flops
         self.packed = p.groups * p.m * p.channels * taps  # elements of the packed weights
         view = p.weights(itemsize)
+        self.in_place = view.channel_stride == view.taps  # as `gemm.pack` reads them
         self.view = record(view)
         self.packed_view = record(view._replace(packed=True))
 
     @property
     def pack_ahead(self) -> bool:
         """Whether a call should pack the weights before it runs the kernel."""
-        return self.column_blocks > FEW_BLOCKS
+        return self.column_blocks > FEW_BLOCKS and not self.in_place
+
+    @property
+    def loads(self) -> bool:
+        """Whether the kernel loads panels of weights into its scratch."""
+        return not self.pack_ahead and not self.in_place
 
     def pack(self, weight: Array, packed: Array) -> None:
         """Write the packed weights; both arrays are flat."""

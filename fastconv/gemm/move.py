@@ -93,6 +93,35 @@ def write_row(typing, dst, d, src, s, count):
 
 
 @intrinsic
+def write_rows(typing, dst, d, ldd, src, s, lds, rows, count):
+    """Set ``dst[d + i*ldd + j] = src[s + i*lds + j]`` for i < rows, j < count; nothing else of dst changes.
+
+    For narrow rows: one mask serves a vector of all of them.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        dst_type, _, _, src_type, *_ = signature.args
+        itemsize = src_type.dtype.bitwidth // 8
+        vl = machine.tile(itemsize).vl
+        vector = ir.VectorType(element(src_type), vl)
+        dst, d, ldd, src, s, lds, rows, count = arguments
+        to = data(context, builder, dst_type, dst, d)
+        source = data(context, builder, src_type, src, s)
+        with cgutils.for_range_slice(builder, I64(0), count, I64(vl), I64) as (v, _):
+            mask = lanes_between(builder, v, I64(0), count, list(range(vl)))
+            out, at = builder.gep(to, [v]), builder.gep(source, [v])
+            with cgutils.for_range(builder, rows, intp=I64) as loop:
+                row = builder.gep(at, [builder.mul(loop.index, lds)])
+                value = masked_load(builder, row, mask, vector, itemsize)
+                place = builder.gep(out, [builder.mul(loop.index, ldd)])
+                masked_store(builder, value, place, mask, itemsize)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(dst, i, i, src, i, i, i, i), codegen
+
+
+@intrinsic
 def to_boundary(typing, array, i):
     """Return how many elements after ``array[i]`` the next vector boundary of memory is."""
 

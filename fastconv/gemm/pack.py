@@ -5,9 +5,13 @@ element stands at ``w[group*group_stride + m*row_stride + channel*channel_stride
 input gradient differ only in these strides.  Panels have at most MR rows and are equalised: 20 rows
 become 7 + 7 + 6, so no tile works on padding.
 
-Where few blocks of columns use them, panels are loaded into cache right before: a packed copy of all weights
-would be written to memory and read back (at 512 x 512 x 3 x 3 and 7 x 7 pixels, 2.5 ms beside 3.5 ms of
-arithmetic).  Else they are packed once, ahead, and read where they stand.
+Weights that stand row by row, the forward direction's, need no packing: the tile reads its scalars from as many rows,
+which is as fast as from panels, and two threads lost 60 us on copies of 256 x 256 weights that each then fetched
+from the other's cache.  A prepared call has panels nevertheless: read end to end they come from memory sooner.
+
+The input gradient's rows are columns of the array.  Where few blocks of columns use its panels, they are loaded into
+cache right before: a packed copy of all weights would be written to memory and read back (at 512 x 512 x 3 x 3 and
+7 x 7 pixels, 2.5 ms beside 3.5 ms of arithmetic).  Else they are packed once, ahead.
 """
 
 from __future__ import annotations
@@ -17,8 +21,10 @@ from typing import NamedTuple
 import numba
 
 from fastconv import jit
-from fastconv.gemm.move import transpose, write_row
+from fastconv.gemm.move import transpose, write_rows
 from fastconv.gemm.schedule import part
+
+CHANNELS = 32  # of the sum packed at a time: their rows of w stay in cache for all panels
 
 
 class WeightView(NamedTuple):
@@ -45,42 +51,51 @@ def pack_weights(workers, w, packed, views):
 @jit.inner
 def _pack_share(worker, workers, w, packed, view):
     panels = -(-view.m // view.mr)
-    rows_first = view.row_stride > view.channel_stride
-    total = view.groups * (panels if rows_first else view.channels)
+    blocks = 1 if by_rows(view) else -(-view.channels // CHANNELS)
+    strips = panels if by_rows(view) else 1
+    total = view.groups * blocks * strips
     for i in range(part(total, workers, worker), part(total, workers, worker + 1)):
-        if rows_first:
-            to = panel_start(view, i // panels, i % panels, panels)
-            load_panel(packed, to, w, view, i // panels, i % panels, panels, 0, view.channels)
-        else:
-            group, c = i // view.channels, i % view.channels
-            for panel in range(panels):
-                rows = part(view.m, panels, panel + 1) - part(view.m, panels, panel)
-                to = panel_start(view, group, panel, panels) + c * view.taps * rows
-                load_panel(packed, to, w, view, group, panel, panels, c, c + 1)
+        group, block, strip = i // (blocks * strips), i // strips % blocks, i % strips
+        c0, c1 = part(view.channels, blocks, block), part(view.channels, blocks, block + 1)
+        for panel in range(part(panels, strips, strip), part(panels, strips, strip + 1)):
+            m0, m1 = part(view.m, panels, panel), part(view.m, panels, panel + 1)
+            to = ((group * view.m + m0) * view.channels + c0 * (m1 - m0)) * view.taps
+            load_panel(packed, to, w, view, group, panel, panels, c0, c1)
 
 
 @jit.inner
-def panel_start(view, group, panel, panels):
-    """Return where a panel begins among the packed ones."""
-    return (group * view.m + part(view.m, panels, panel)) * view.channels * view.taps
+def by_rows(view):
+    """Tell whether rows of A are rows of w."""
+    return view.channel_stride == view.taps
+
+
+@jit.inner
+def loaded(view):
+    """Tell whether the tile needs panels in scratch."""
+    return not view.packed and not by_rows(view)
 
 
 @jit.inner
 def load_panels(dst, to, w, view, group, p0, p1, panels, c0, c1):
-    """Write channels c0..c1 of panels p0..p1 to ``dst[to:]``, if they are not packed."""
-    if not view.packed:
+    """Write channels c0..c1 of panels p0..p1 to ``dst[to:]``, if the tile needs them there."""
+    if loaded(view):
         first = part(view.m, panels, p0)
         for p in range(p0, p1):
-            at = panel_at(view, to, group, first, part(view.m, panels, p), 0, c0, c1)
+            at, _, _ = panel_at(view, to, group, first, part(view.m, panels, p), 0, c0, c1)
             load_panel(dst, at, w, view, group, p, panels, c0, c1)
 
 
 @jit.inner
 def panel_at(view, to, group, first, m0, rows, c0, c1):
-    """Return where channels c0..c1 of the panel of rows m0.. begin: packed, or loaded from row ``first`` on."""
+    """Return where channels c0..c1 of the rows m0.. begin, how far rows are apart, and columns.
+
+    They are packed, stand as they came, or are loaded from row ``first`` on.
+    """
     if view.packed:
-        return ((group * view.m + m0) * view.channels + c0 * rows) * view.taps
-    return to + (m0 - first) * (c1 - c0) * view.taps
+        return ((group * view.m + m0) * view.channels + c0 * rows) * view.taps, 1, rows
+    if by_rows(view):
+        return group * view.group_stride + m0 * view.row_stride + c0 * view.taps, view.row_stride, 1
+    return to + (m0 - first) * (c1 - c0) * view.taps, 1, rows
 
 
 @jit.inner
@@ -89,13 +104,19 @@ def load_panel(dst, to, w, view, group, panel, panels, c0, c1):
     m0 = part(view.m, panels, panel)
     rows = part(view.m, panels, panel + 1) - m0
     at = group * view.group_stride + m0 * view.row_stride + c0 * view.channel_stride
-    if view.channel_stride == view.taps:  # rows of A are rows of w
+    if by_rows(view):
         transpose(dst, to, rows, w, at, view.row_stride, rows, (c1 - c0) * view.taps)
-        return
-    for _ in range(c0, c1):
-        if view.taps == 1:  # then rows stand side by side
-            write_row(dst, to, w, at, rows)
-        else:
-            transpose(dst, to, rows, w, at, view.row_stride, rows, view.taps)
-        to += view.taps * rows
-        at += view.channel_stride
+    elif view.taps == 1:  # then rows stand side by side
+        write_rows(dst, to, rows, w, at, view.channel_stride, c1 - c0, rows)
+    else:
+        for c in range(c1 - c0):
+            transpose(
+                dst,
+                to + c * view.taps * rows,
+                rows,
+                w,
+                at + c * view.channel_stride,
+                view.row_stride,
+                rows,
+                view.taps,
+            )

@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from fastconv import jit, machine
 from fastconv.activations import RELU, code_of, is_plain
 from fastconv.gemm.move import lanes_between, masked_store, store_past, to_boundary
-from fastconv.gemm.pack import panel_at
+from fastconv.gemm.pack import loaded, panel_at
 from fastconv.gemm.schedule import part
 from fastconv.gemm.tile import (
     I64,
@@ -55,8 +55,11 @@ def _emit_stores(
 @intrinsic
 def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_caches: Any, c: Any, c0: Any,
                 ldc: Any, accumulate: Any, bias: Any, channel: Any, biased: Any, floor: Any, a: Any, a0: Any, b: Any,
-                b0: Any, steps: Any, begin: Any, length: Any, mr: Any, nr: Any, following: Any, n0: Any, apart: Any) -> Any:  # fmt: skip
+                b0: Any, steps: Any, begin: Any, length: Any, mr: Any, nr: Any, following: Any, n0: Any, apart: Any,
+                lda: Any, scale: Any) -> Any:  # fmt: skip
     """Set ``out[m, :columns]`` to ``max(floor, bias[channel + m] + sums + C[m])``, by the table of steps.
+
+    Element (t, m) of A stands at ``a[a0 + steps[2*t]*scale + m*lda]``: in a panel, or where the weights are.
 
     Bias and C are left out unless ``biased`` and ``accumulate``.  Past the caches only where ``columns`` are
     whole vectors and rows of out begin at vectors of memory.  A NaN stays one.  Step t fetches the cache line of
@@ -66,7 +69,7 @@ def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_cac
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         out, o0, ldo, columns, past_caches, c, c0, ldc, more, bias, channel, biased, floor = arguments[:13]
-        a, a0, b, b0, steps, begin, length, mr, nr, following, n0, apart = arguments[13:]
+        a, a0, b, b0, steps, begin, length, mr, nr, following, n0, apart, lda, scale = arguments[13:]
         kinds = signature.args
         scalar = element(kinds[0])
         itemsize = kinds[0].dtype.bitwidth // 8
@@ -74,7 +77,7 @@ def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_cac
         vector = ir.VectorType(scalar, shape.vl)
         find = by_steps(
             builder, data(context, builder, kinds[13], a, a0), data(context, builder, kinds[15], b, b0),
-            data(context, builder, kinds[17], steps, begin),
+            data(context, builder, kinds[17], steps, begin), lda, scale,
         )  # fmt: skip
         following = data(context, builder, kinds[22], following, n0)
 
@@ -116,7 +119,8 @@ def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_cac
     number = out.dtype
     return (
         types.void(
-            out, i, i, i, flag, c, i, i, flag, bias, i, flag, number, a, i, b, i, steps, i, i, i, i, following, i, i
+            out, i, i, i, flag, c, i, i, flag, bias, i, flag, number, a, i, b, i, steps, i, i, i, i, following,
+            *(i, i, i, i),
         ),
         codegen,
     )  # fmt: skip
@@ -147,15 +151,16 @@ def multiply_panels(
     top = m1 = part(geo.m, panels, p0)
     for p in range(p0, p1):
         m0, m1 = m1, part(geo.m, panels, p + 1)
-        a0 = panel_at(view, panels_at, group, top, m0, m1 - m0, ch0, ch1)
+        a0, lda, scale = panel_at(view, panels_at, group, top, m0, m1 - m0, ch0, ch1)
         c = c0 + (m0 - top) * apart
         for phase in range(geo.phases):
             to = place + (m0 - top) * geo.result_size if straight else c + phase * geo.ld
             tile_result(
                 out if straight else scratch, to, geo.result_size if straight else apart, width, past_caches,
                 scratch, c + phase * geo.ld, apart, not first, bias, group * geo.m + m0, first and bias.size > 0,
-                floor, w if view.packed else scratch, a0, scratch, b0, tables, tables[geo.phases_at + 2 * phase + 1],
+                floor, scratch if loaded(view) else w, a0, scratch, b0, tables, tables[geo.phases_at + 2 * phase + 1],
                 (ch1 - ch0) * tables[geo.phases_at + 2 * phase], m1 - m0, vectors,
-                x, ahead + min((p - p0) * geo.vl, geo.ld - 1), ahead_step,
+                x, ahead + min((p - p0) * geo.vl, geo.ld - 1), ahead_step, lda,
+                scale,
             )  # fmt: skip
     return not last or (straight and plain)

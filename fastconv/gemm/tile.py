@@ -11,8 +11,8 @@ LLVM's loop vectoriser does not find this tile, so it is emitted as vector IR.  
     ======== =====================================================================================
 
 `tile_indexed` takes the rows from a table instead: step t multiplies row ``steps[2*t]`` of A with the row
-of B at ``b0 + steps[2*t + 1]``.  `tile_result` (`result.py`)
-does so too and finishes what it writes.
+of B at ``b0 + steps[2*t + 1]``.  `tile_result` (`result.py`) does so too, may read A where the weights are, and
+finishes what it writes.
 
 At 9 x 3 vectors a step is 27 FMAs on 3 loads and 9 broadcasts: bound by the FMA units as long as the rows
 of B are in L1, or near each other in L2, and A's panels stream from L2 at 3 bytes a cycle.
@@ -96,11 +96,11 @@ def emit_sums(
     t = builder.phi(I64)
     t.add_incoming(I64(0), before)
     sums = [[builder.phi(vector) for _ in range(nr)] for _ in range(mr)]
-    a_row, b = operands(t, mr)
+    scalar_at, b = operands(t, mr)
     columns = [load(builder, b, j * vector.count, vector, itemsize) for j in range(nr)]
     new = []
     for m in range(mr):
-        scalar = splat(builder, builder.load(builder.gep(a_row, [I64(m)])), vector)
+        scalar = splat(builder, builder.load(scalar_at(m)), vector)
         new.append([fma(builder, scalar, columns[j], sums[m][j]) for j in range(nr)])
     following = builder.add(t, I64(1))
     t.add_incoming(following, loop)
@@ -159,22 +159,43 @@ def rows_at(builder: Any, first: Any, apart: Any, count: int) -> list[Any]:
     return [builder.gep(first, [builder.mul(apart, I64(m))]) for m in range(count)]
 
 
-def by_steps(builder: Any, a: Any, b: Any, steps: Any) -> Any:
-    """Return the function of (t, mr) that finds the rows of A and of B in a table."""
+def scalars(builder: Any, row: Any, apart: Any, mr: int) -> Any:
+    """Return the function of m that finds the scalars of a row, ``apart`` from each other (None: neighbours).
+
+    Every third has an address of its own, from which the next two are reached: few registers, no spills.
+    """
+    if apart is None:
+        return lambda m: builder.gep(row, [I64(m)])
+    one, two, three = (builder.mul(apart, I64(i)) for i in (1, 2, 3))
+    firsts = [row]
+    for _ in range((mr - 1) // 3):
+        firsts.append(builder.gep(firsts[-1], [three]))
+    return lambda m: builder.gep(firsts[m // 3], [(I64(0), one, two)[m % 3]])
+
+
+def by_steps(
+    builder: Any, a: Any, b: Any, steps: Any, apart: Any = None, scale: Any = None
+) -> Any:  # fmt: skip
+    """Return the function of (t, mr) that finds the scalars of A and the row of B in a table.
+
+    Row ``steps[2*t]`` of A begins that many times ``scale`` (mr) elements after ``a``.
+    """
 
     def operands(t: Any, mr: int) -> tuple[Any, Any]:
         entry = builder.gep(steps, [builder.shl(t, I64(1))])
         a_row, b_offset = builder.load(entry), builder.load(builder.gep(entry, [I64(1)]))
-        return builder.gep(a, [builder.mul(a_row, I64(mr))]), builder.gep(b, [b_offset])
+        row = builder.gep(a, [builder.mul(a_row, I64(mr) if scale is None else scale)])
+        return scalars(builder, row, apart, mr), builder.gep(b, [b_offset])
 
     return operands
 
 
 def _by_rows(builder: Any, a: Any, b: Any, ldb: Any) -> Any:
-    """Return the function of (t, mr) that finds row t of A and of B."""
+    """Return the function of (t, mr) that finds the scalars of row t of A, and row t of B."""
 
     def operands(t: Any, mr: int) -> tuple[Any, Any]:
-        return builder.gep(a, [builder.mul(t, I64(mr))]), builder.gep(b, [builder.mul(t, ldb)])
+        row = builder.gep(a, [builder.mul(t, I64(mr))])
+        return scalars(builder, row, None, mr), builder.gep(b, [builder.mul(t, ldb)])
 
     return operands
 

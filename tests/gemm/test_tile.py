@@ -31,11 +31,11 @@ def multiply_indexed(c, ldc, a, b, steps, begin, length, mr, nr, accumulate):
 
 @numba.njit(**jit.OPTIONS)
 def multiply_result(
-    out, ldo, columns, past_caches, c, ldc, accumulate, bias, biased, floor, a, b, steps, length, mr, nr
-):
+    out, ldo, columns, past_caches, c, ldc, accumulate, bias, biased, floor, a, b, steps, length, mr, nr, lda, scale
+):  # fmt: skip
     tile_result(
         out, 0, ldo, columns, past_caches, c, 0, ldc, accumulate, bias, 1, biased, floor, a, 0, b, 0, steps, 1,
-        length, mr, nr, b, 0, 1,
+        length, mr, nr, b, 0, 1, lda, scale,
     )  # fmt: skip
 
 
@@ -87,13 +87,15 @@ def check_results(dtype):
                         a.T @ b[:, : nr * shape.vl] + biased * bias[1 : mr + 1, None] + accumulate * partial
                     )[:, :columns]
                     expected = np.maximum(expected, 0 if floored else -np.inf)
+                    panel = i != 2  # else A row by row, as weights come
                     for past_caches in (False, True)[: 1 + (columns % shape.vl == 0)]:
                         out = workspace.aligned(mr * (nr + 1) * shape.vl, dtype).reshape(mr, -1)
                         out[:] = 77
                         multiply_result(
                             out.reshape(-1), out.shape[1], columns, past_caches, partial.reshape(-1), nr * shape.vl,
-                            accumulate, bias, biased, np.dtype(dtype).type(0 if floored else -np.inf), a.reshape(-1),
-                            b.reshape(-1), steps, length, mr, nr,
+                            accumulate, bias, biased, np.dtype(dtype).type(0 if floored else -np.inf),
+                            (a if panel else a.T).flatten(), b.reshape(-1), steps, length, mr, nr,
+                            *((1, mr) if panel else (length, 1)),
                         )  # fmt: skip
                         np.testing.assert_array_equal(
                             out[:, :columns], expected, f"{mr} x {nr}, {length} steps"
@@ -159,7 +161,7 @@ def test_results_keep_what_is_no_number():
     steps = np.array([-1, 0, 0, 1, shape.vl])
     multiply_result(
         out.reshape(-1), shape.vl, shape.vl, False, nothing, 0, False, nothing, False, np.float32(0), a.reshape(-1),
-        b.reshape(-1), steps, 2, 1, 1,
+        b.reshape(-1), steps, 2, 1, 1, 1, 1,
     )  # fmt: skip
     assert np.isnan(out).all()
 

@@ -207,7 +207,7 @@ class DensePass(BlockedPass):
         self.column_blocks = tasks // max(1, p.groups)
         sizes = (
             per_chunk * s.channel_size + ld + SLACK,
-            0 if self.pack_ahead else rows * per_chunk * taps + SLACK,
+            rows * per_chunk * taps + SLACK if self.loads else 0,
             kept * rows * phases * ld + SLACK,
         )
         panel, c_start, self.scratch = np.cumsum([-(-size // 16) * 16 for size in sizes]).tolist()

@@ -98,7 +98,7 @@ class LoweredPass(BlockedPass):
         sums = -(-panels // row_blocks) * tile.mr * phases * width
         sizes = {
             "b": per_chunk * lowered * width + SLACK,
-            "panel": 0 if self.pack_ahead else -(-panels // row_blocks) * tile.mr * per_chunk * prod(p.kernel) + SLACK,
+            "panel": -(-panels // row_blocks) * tile.mr * per_chunk * prod(p.kernel) + SLACK if self.loads else 0,
             "c_start": (slices if chunks > 1 else 1) * sums + SLACK,
         }  # fmt: skip
         starts = np.cumsum([0] + [-(-size // 16) * 16 for size in sizes.values()])
@@ -157,7 +157,7 @@ class LoweredPass(BlockedPass):
             self.column_blocks = min(slices, max(-(-slices // most), wanted))
             product = multiply(rows, tile.nr, p.reduction, itemsize)
             slice_cycles = p.channels * lowered * LOWER * tile.nr + product
-            loads = LOAD * weights * (p.m / self.column_blocks if self.pack_ahead else rows)
+            loads = LOAD * weights * (p.m / self.column_blocks if self.pack_ahead else rows * self.loads)
             # the work shared out, and half of a task that one core is late
             tasks = p.groups * row_blocks * self.column_blocks
             shared = p.groups * row_blocks * slices * slice_cycles + tasks * loads
