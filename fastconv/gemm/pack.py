@@ -51,7 +51,7 @@ def pack_weights(workers, w, packed, views):
 @jit.inner
 def _pack_share(worker, workers, w, packed, view):
     panels = -(-view.m // view.mr)
-    blocks = 1 if by_rows(view) else -(-view.channels // CHANNELS)
+    blocks = 1 if by_rows(view) else -(-view.channels // CHANNELS) if view.taps == 1 else view.channels
     strips = panels if by_rows(view) else 1
     total = view.groups * blocks * strips
     for i in range(part(total, workers, worker), part(total, workers, worker + 1)):
