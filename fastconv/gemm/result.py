@@ -56,7 +56,7 @@ def _emit_stores(
 def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_caches: Any, c: Any, c0: Any,
                 ldc: Any, accumulate: Any, bias: Any, channel: Any, biased: Any, floor: Any, a: Any, a0: Any, b: Any,
                 b0: Any, steps: Any, begin: Any, length: Any, mr: Any, nr: Any, following: Any, n0: Any, apart: Any,
-                lda: Any, scale: Any) -> Any:  # fmt: skip
+                lda: Any, scale: Any, source: Any, s0: Any) -> Any:  # fmt: skip
     """Set ``out[m, :columns]`` to ``max(floor, bias[channel + m] + sums + C[m])``, by the table of steps.
 
     Element (t, m) of A stands at ``a[a0 + steps[2*t]*scale + m*lda]``: in a panel, or where the weights are.
@@ -64,12 +64,17 @@ def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_cac
     Bias and C are left out unless ``biased`` and ``accumulate``.  Past the caches only where ``columns`` are
     whole vectors and rows of out begin at vectors of memory.  A NaN stays one.  Step t fetches the cache line of
     ``following[n0 + t*apart]``, which somebody is going to read.
+
+    If ``s0`` is not negative, nr is NR and B is not there yet: step t takes its row from ``source[s0 + t*apart]``, and
+    copies it to its place.  Where the source is None this is left out.
     """
     i, flag = types.int64, types.boolean
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         out, o0, ldo, columns, past_caches, c, c0, ldc, more, bias, channel, biased, floor = arguments[:13]
-        a, a0, b, b0, steps, begin, length, mr, nr, following, n0, apart, lda, scale = arguments[13:]
+        a, a0, b, b0, steps, begin, length, mr, nr, following, n0, apart, lda, scale, source, s0 = arguments[
+            13:
+        ]
         kinds = signature.args
         scalar = element(kinds[0])
         itemsize = kinds[0].dtype.bitwidth // 8
@@ -81,9 +86,13 @@ def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_cac
         )  # fmt: skip
         following = data(context, builder, kinds[22], following, n0)
 
-        def operands(t: Any, mr: int) -> tuple[Any, Any]:
+        def operands(t: Any, mr: int) -> tuple[Any, Any, None]:
             prefetch(builder, builder.gep(following, [builder.mul(t, apart)]))
             return find(t, mr)
+
+        def copying(t: Any, mr: int) -> tuple[Any, Any, Any]:
+            scalar_at, b, _ = operands(t, mr)
+            return scalar_at, builder.gep(rows_of_source, [builder.mul(t, apart)]), b
 
         rows = rows_at(builder, data(context, builder, kinds[0], out, o0), ldo, shape.mr)
         partial = rows_at(builder, data(context, builder, kinds[5], c, c0), ldc, shape.mr)
@@ -92,7 +101,7 @@ def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_cac
         first = builder.select(biased, data(context, builder, kinds[9], bias, channel), none)
         least = splat(builder, floor, vector)
 
-        def emit(m: int, j: int) -> None:
+        def emit(m: int, j: int, operands: Any = operands) -> None:
             start = [splat(builder, builder.load(builder.gep(first, [I64(k)])), vector) for k in range(m)]
             sums = emit_sums(builder, operands, length, start, (m, j), itemsize)
             results = [
@@ -113,14 +122,22 @@ def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_cac
                             mask = lanes_between(builder, tail, I64(0), columns, list(range(shape.vl)))
                             _emit_stores(builder, rows, results, itemsize, mask)
 
-        emit_family(builder, mr, nr, shape, emit)
+        if isinstance(kinds[27], types.NoneType):
+            emit_family(builder, mr, nr, shape, emit)
+            return context.get_dummy_value()
+        rows_of_source = data(context, builder, kinds[27], source, s0)
+        with builder.if_else(builder.icmp_signed(">=", s0, I64(0))) as (absent, there):
+            with absent:
+                emit_family(builder, mr, nr, shape, lambda m, j: emit(m, j, copying), least=shape.nr)
+            with there:
+                emit_family(builder, mr, nr, shape, emit)
         return context.get_dummy_value()
 
     number = out.dtype
     return (
         types.void(
             out, i, i, i, flag, c, i, i, flag, bias, i, flag, number, a, i, b, i, steps, i, i, i, i, following,
-            *(i, i, i, i),
+            *(i, i, i, i), source, i,
         ),
         codegen,
     )  # fmt: skip
@@ -128,7 +145,7 @@ def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_cac
 
 @jit.inner
 def multiply_panels(
-    x, ahead, ahead_step, w, view, out, scratch, panels_at, b0, c0, geo, tables, group, chunk, p0, p1, columns,
+    x, ahead, ahead_step, source, s0, w, view, out, scratch, panels_at, b0, c0, geo, tables, group, chunk, p0, p1, columns,
     straight, place, bias, activation, residual,
 ):  # fmt: skip
     """Multiply panels p0..p1 of a chunk with a slice of B, ``columns`` wide, that begins at ``b0``.
@@ -137,7 +154,8 @@ def multiply_panels(
     results as well, unless a channel's are one run of the result: they are written ``straight`` to it, from
     ``place`` on for the first channel.  Tell whether all is done then, and nothing left to store or to finish.
 
-    Tiles fetch the source of the next slice: rows ``ahead_step`` apart from ``x[ahead]`` on, a line with each panel.
+    Tiles fetch the source of the next slice: rows ``ahead_step`` apart from ``x[ahead]`` on, a line with each panel
+    until it is there.  If ``s0`` is not negative, the first panel copies B from there, rows as far apart.
     """
     panels, apart = -(-geo.m // geo.mr), geo.phases * geo.ld
     ch0, ch1 = part(geo.channels, geo.chunks, chunk), part(geo.channels, geo.chunks, chunk + 1)
@@ -153,6 +171,7 @@ def multiply_panels(
         m0, m1 = m1, part(geo.m, panels, p + 1)
         a0, lda, scale = panel_at(view, panels_at, group, top, m0, m1 - m0, ch0, ch1)
         c = c0 + (m0 - top) * apart
+        line = (p - p0) * geo.vl
         for phase in range(geo.phases):
             to = place + (m0 - top) * geo.result_size if straight else c + phase * geo.ld
             tile_result(
@@ -160,7 +179,7 @@ def multiply_panels(
                 scratch, c + phase * geo.ld, apart, not first, bias, group * geo.m + m0, first and bias.size > 0,
                 floor, scratch if loaded(view) else w, a0, scratch, b0, tables, tables[geo.phases_at + 2 * phase + 1],
                 (ch1 - ch0) * tables[geo.phases_at + 2 * phase], m1 - m0, vectors,
-                x, ahead + min((p - p0) * geo.vl, geo.ld - 1), ahead_step, lda,
-                scale,
+                x, ahead + min(line, geo.ld - 1), ahead_step if line < geo.ld + geo.vl else 0, lda, scale, source,
+                s0 if p == p0 else -1,
             )  # fmt: skip
     return not last or (straight and plain)

@@ -85,7 +85,10 @@ def prefetch(builder: Any, pointer: Any) -> None:
 def emit_sums(
     builder: Any, operands: Any, length: Any, start: list[Any], shape: tuple[int, int], itemsize: int
 ) -> list[list[Any]]:
-    """Emit the loop over t for one (mr, nr), from ``start`` [mr] on; return the sums."""
+    """Emit the loop over t for one (mr, nr), from ``start`` [mr] on; return the sums.
+
+    ``operands(t, mr)`` gives the address of A's scalar m, of B's row, and where to copy that, or None.
+    """
     mr, nr = shape
     vector = start[0].type
     before, loop = builder.block, builder.append_basic_block(f"tile_{mr}x{nr}")
@@ -96,8 +99,10 @@ def emit_sums(
     t = builder.phi(I64)
     t.add_incoming(I64(0), before)
     sums = [[builder.phi(vector) for _ in range(nr)] for _ in range(mr)]
-    scalar_at, b = operands(t, mr)
+    scalar_at, b, copy = operands(t, mr)
     columns = [load(builder, b, j * vector.count, vector, itemsize) for j in range(nr)]
+    for j, column in enumerate(columns if copy else []):
+        store(builder, column, copy, j * vector.count, itemsize)
     new = []
     for m in range(mr):
         scalar = splat(builder, builder.load(scalar_at(m)), vector)
@@ -139,13 +144,13 @@ def emit_added(
     return added
 
 
-def emit_family(builder: Any, mr: Any, nr: Any, shape: machine.Tile, emit: Any) -> None:
-    """Emit a switch with one tile for each (mr, nr): ``emit(mr, nr)``."""
+def emit_family(builder: Any, mr: Any, nr: Any, shape: machine.Tile, emit: Any, least: int = 1) -> None:
+    """Emit a switch with one tile for each (mr, nr), nr from ``least`` on: ``emit(mr, nr)``."""
     done = builder.append_basic_block("tile_end")
     which = builder.add(builder.mul(mr, I64(shape.nr)), nr)  # mr * NR + nr: unique for nr in 1..NR
     switch = builder.switch(which, done)
     for m in range(1, shape.mr + 1):
-        for j in range(1, shape.nr + 1):
+        for j in range(least, shape.nr + 1):
             block = builder.append_basic_block(f"case_{m}x{j}")
             switch.add_case(I64(m * shape.nr + j), block)
             builder.position_at_end(block)
@@ -181,11 +186,11 @@ def by_steps(
     Row ``steps[2*t]`` of A begins that many times ``scale`` (mr) elements after ``a``.
     """
 
-    def operands(t: Any, mr: int) -> tuple[Any, Any]:
+    def operands(t: Any, mr: int) -> tuple[Any, Any, None]:
         entry = builder.gep(steps, [builder.shl(t, I64(1))])
         a_row, b_offset = builder.load(entry), builder.load(builder.gep(entry, [I64(1)]))
         row = builder.gep(a, [builder.mul(a_row, I64(mr) if scale is None else scale)])
-        return scalars(builder, row, apart, mr), builder.gep(b, [b_offset])
+        return scalars(builder, row, apart, mr), builder.gep(b, [b_offset]), None
 
     return operands
 
@@ -193,9 +198,9 @@ def by_steps(
 def _by_rows(builder: Any, a: Any, b: Any, ldb: Any) -> Any:
     """Return the function of (t, mr) that finds the scalars of row t of A, and row t of B."""
 
-    def operands(t: Any, mr: int) -> tuple[Any, Any]:
+    def operands(t: Any, mr: int) -> tuple[Any, Any, None]:
         row = builder.gep(a, [builder.mul(t, I64(mr))])
-        return scalars(builder, row, None, mr), builder.gep(b, [builder.mul(t, ldb)])
+        return scalars(builder, row, None, mr), builder.gep(b, [builder.mul(t, ldb)]), None
 
     return operands
 

@@ -126,7 +126,7 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
                 place = channel * geo.result_size + (area[0] + row) * geo.result_w + area[2] + q
                 c0 = b0 + geo.c_start + (i if geo.chunks > 1 else 0) * (m1 - m0) * geo.phases * geo.ld
                 done = multiply_panels(
-                    x, 0, 0, w, view, out, scratch, b0 + geo.panel, b0 + run * geo.pitch + j0, c0, geo, tables, group,
+                    x, 0, 0, None, 0, w, view, out, scratch, b0 + geo.panel, b0 + run * geo.pitch + j0, c0, geo, tables, group,
                     chunk, p0, p1, columns, straight, place, bias, activation, residual,
                 )  # fmt: skip
                 if not done:

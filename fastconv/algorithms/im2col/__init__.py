@@ -70,8 +70,8 @@ def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
 
 
 KC = 160  # rows of B in a chunk: a slice of NR vectors takes 30 KB of L1
-LOWER, LOAD = 2, 0.5  # cycles to lower a vector of B, and to load a weight that is not packed
-TASKS = 4  # for each core, where columns and panels give as many: a late core costs an eighth
+LOWER, LOAD = 4, 0.5  # cycles to lower a vector of B, and to load a weight that is not in L2
+TASKS = 16  # for each core, where columns and panels give as many: two cores are seldom equally fast
 
 
 class LoweredPass(BlockedPass):
@@ -126,7 +126,7 @@ class LoweredPass(BlockedPass):
                 row_blocks=row_blocks, chunks=chunks, phases=phases, ld=width, panel=places["panel"],
                 c_start=places["c_start"], scratch=self.scratch, segments=self.segments, pixels=self.pixels, phases_at=starts["phases"], source_row_at=starts["source_row"],
                 result_row_at=starts["result_row"], offset_at=starts["offset"], lo_at=starts["lo"],
-                hi_at=starts["hi"], edges_at=starts["edges"], stream=stream,
+                hi_at=starts["hi"], edges_at=starts["edges"], near=all(a.is_identity for a in p.axes), stream=stream,
                 vl=tile.vl, mr=tile.mr, nr=tile.nr,
             )  # fmt: skip
             return geometry, tables
@@ -149,6 +149,7 @@ class LoweredPass(BlockedPass):
         slices = max(1, -(-p.columns // width))
         weights = p.channels * prod(p.kernel)  # of a row of A
         row_blocks = min(panels, -(-panels * tile.mr * weights // (chunks * quarter)))
+        stay = p.m * weights <= 3 * quarter  # in L2 from task to task
         best = (inf, 1, 1)
         while row_blocks <= panels:
             rows = -(-panels // row_blocks) * tile.mr
@@ -157,7 +158,7 @@ class LoweredPass(BlockedPass):
             self.column_blocks = min(slices, max(-(-slices // most), wanted))
             product = multiply(rows, tile.nr, p.reduction, itemsize)
             slice_cycles = p.channels * lowered * LOWER * tile.nr + product
-            loads = LOAD * weights * (p.m / self.column_blocks if self.pack_ahead else rows * self.loads)
+            loads = LOAD * weights * (p.m / self.column_blocks if stay and not self.loads else rows)
             # the work shared out, and half of a task that one core is late
             tasks = p.groups * row_blocks * self.column_blocks
             shared = p.groups * row_blocks * slices * slice_cycles + tasks * loads

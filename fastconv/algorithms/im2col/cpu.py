@@ -59,6 +59,7 @@ class Geometry(NamedTuple):
     lo_at: int  #     [inner] -> first position that reads inside the source
     hi_at: int  #     [inner] -> one past the last
     edges_at: int  #  what `add_edges` reads, by inner
+    near: bool  #    whether rows of B are those of x
     stream: bool  #  whether the result is written past the caches
     vl: int
     mr: int
@@ -83,9 +84,6 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
     vectors = -(-(geo.columns + lead) // geo.vl)
     slices = -(-vectors // geo.nr)
     pixels = geo.rows * geo.q
-    near = (
-        geo.outer * geo.inner == 1 and geo.source_rows * geo.source_width == pixels
-    )  # rows of B are those of x
     tasks = geo.groups * geo.column_blocks * geo.row_blocks
     task = next_task(counter)
     while task < tasks:
@@ -102,17 +100,26 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
             for i in range(first, last):
                 j0 = max(0, part(vectors, slices, i) * geo.vl - lead)
                 j1 = min(geo.columns, part(vectors, slices, i + 1) * geo.vl - lead)
-                n = plan_rows(segments, geo, tables, j0, j1 - j0)
-                lower_channels(scratch, b0, x, geo, group, j0, ch0, ch1, segments, n)
                 image, pixel = j0 // pixels, j0 % pixels
-                straight = chunk == geo.chunks - 1 and geo.phases == 1 and pixel + j1 - j0 <= pixels
+                within = pixel + j1 - j0 <= pixels  # one image
+                source = -1
+                if geo.near and within and j1 - j0 == geo.ld:  # the first panel lowers what it reads
+                    source = source_at(geo, group, j0, ch0)
+                else:
+                    n = plan_rows(segments, geo, tables, j0, j1 - j0)
+                    lower_channels(scratch, b0, x, geo, group, j0, ch0, ch1, segments, n)
+                straight = chunk == geo.chunks - 1 and geo.phases == 1 and within
                 place = (image * geo.groups * geo.m + group * geo.m + m0) * geo.result_size + pixel
                 c0 = b0 + geo.c_start + (i - first if geo.chunks > 1 else 0) * (m1 - m0) * geo.phases * geo.ld
-                upcoming = j1 if near and i + 1 < last else j0
-                ahead = (upcoming // pixels * geo.groups + group) * geo.channels + ch0
-                ahead = ahead * pixels + upcoming % pixels if near else 0
+                ahead = 0
+                if geo.near and i + 1 < last:
+                    ahead = source_at(geo, group, j1, ch0)
+                elif geo.near and chunk + 1 < geo.chunks:
+                    ahead = source_at(geo, group, max(0, part(vectors, slices, first) * geo.vl - lead), ch1)
+                elif geo.near:
+                    ahead = source_at(geo, group, j0, ch0)
                 done = multiply_panels(
-                    x, ahead, pixels if near else 0, w, view, out, scratch,
+                    x, ahead, pixels if geo.near else 0, x, source, w, view, out, scratch,
                     b0 + geo.panel, b0, c0, geo, tables, group, chunk, p0, p1, j1 - j0, straight, place, bias,
                     activation, residual,
                 )  # fmt: skip
@@ -121,6 +128,13 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
                         scratch, c0, out, geo, tables, group, j0, j1 - j0, m0, m1, straight, activation, residual
                     )  # fmt: skip
         task = next_task(counter)
+
+
+@jit.inner
+def source_at(geo, group, j, channel):
+    """Return where column j of a channel's row of B stands in x, if rows of B are those of x."""
+    pixels = geo.rows * geo.q
+    return ((j // pixels * geo.groups + group) * geo.channels + channel) * pixels + j % pixels
 
 
 @jit.inner
