@@ -11,7 +11,8 @@ import fastconv
 from fastconv.arguments import Padding, PaddingMode, PerAxis, TransposedPadding, per_axis
 from fastconv.arrays import Array
 from fastconv.convolve import Grads
-from fastconv.nn.activations import fused
+from fastconv.nn import pointwise
+from fastconv.nn.activations import ReLU, fused
 from fastconv.nn.initialisers import fans, kaiming_uniform, uniform
 from fastconv.nn.module import Module, Parameter
 
@@ -42,9 +43,13 @@ class _Convolution(Module):
         return y
 
     def backward(self, gy: Array) -> Array:
-        if self.activation is not None:
-            gy = self.activation.backward(gy)
         need = ["weight", *["input"] * self.input_grad, *["bias"] * (self.bias is not None)]
+        if isinstance(self.activation, ReLU) and self.bias is not None:
+            gy, by_bias = pointwise.kept_and_summed(gy, self.activation.y)
+            self.bias.accumulate(by_bias)
+            need.remove("bias")
+        elif self.activation is not None:
+            gy = self.activation.backward(gy)
         grads: Grads = type(self).backward_call(self.x, self.weight.data, gy, **self.arguments, need=need)
         assert grads.weight is not None
         self.weight.accumulate(grads.weight)

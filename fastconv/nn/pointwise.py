@@ -5,6 +5,8 @@ NumPy's own run on one thread, where the rest of a step has all of them.
 
 from __future__ import annotations
 
+from math import prod
+
 import numba
 import numpy as np
 
@@ -27,6 +29,17 @@ def kept(gy: Array, y: Array) -> Array:
     gx = empty(gy.shape, gy.dtype)
     threads.launch(_keep, WORK * gy.size, gy.reshape(-1), y.reshape(-1), gx.reshape(-1))
     return gx
+
+
+def kept_and_summed(gy: Array, y: Array) -> tuple[Array, Array]:
+    """Return what `kept` does, and its sum over each channel, axis 1: both in one pass."""
+    gx, sums = empty(gy.shape, gy.dtype), np.empty(gy.shape[1])
+    maps = (*gy.shape[:2], prod(gy.shape[2:]))
+    row = np.empty((threads.count(), prod(gy.shape[2:])), gy.dtype)
+    threads.launch(
+        _keep_and_sum, WORK * gy.size, gy.reshape(maps), y.reshape(maps), gx.reshape(maps), sums, row
+    )
+    return gx, sums.astype(gy.dtype)
 
 
 def added(a: Array, b: Array, rectify: bool = False) -> Array:
@@ -70,6 +83,28 @@ def _keep_part(gy, y, gx):
     zero = y.dtype.type(0)
     for i in range(y.size):
         gx[i] = zero if y[i] <= zero else gy[i]
+
+
+@jit.kernel
+def _keep_and_sum(workers, gy, y, gx, sums, rows):
+    for worker in numba.prange(workers):
+        row = rows[worker]
+        for k in range(part(sums.size, workers, worker), part(sums.size, workers, worker + 1)):
+            row[:] = 0
+            for n in range(len(gy)):  # image upon image, which vectorises without changing the order of any sum
+                _keep_and_add(gy[n, k], y[n, k], gx[n, k], row)
+            total = 0.0
+            for q in range(row.size):
+                total += row[q]
+            sums[k] = total
+
+
+@jit.inner
+def _keep_and_add(gy, y, gx, row):
+    zero = y.dtype.type(0)
+    for i in range(y.size):
+        gx[i] = zero if y[i] <= zero else gy[i]
+        row[i] += gx[i]
 
 
 @jit.kernel

@@ -81,12 +81,28 @@ def on_device(x: Any) -> Any:
     return cuda
 
 
+def in_rows(axes: Axes, dtype: np.dtype[Any]) -> Any:
+    """Return the functions that take windows row by row, or None where those are not of a shape for it."""
+    from fastconv.pooling import rowwise  # imports Numba
+
+    return rowwise if rowwise.serves(axes, dtype) else None
+
+
 def largest(x: Array, axes: Axes, rank: int, located: Any) -> tuple[Array, Array]:
     """Return the maxima of windows, and their places or an empty array."""
     if there := on_device(x):
         return there.largest(x, axes, rank, located)  # type: ignore[no-any-return]  # the caller's kind
+    if all(axis.whole for axis in axes):
+        from fastconv.planes import maxima  # imports Numba
+
+        values, places = maxima(_planes(x, axes, common(x)), located)
+        shape = (*x.shape[:-rank], *(1,) * rank)
+        return values.reshape(shape), places.reshape(shape) if located else places
     y = empty((*x.shape[:-rank], *(a.output for a in axes[-rank:])), common(x))
     indices = empty(y.shape if located else (0,), np.dtype("int64"))
+    if rows := in_rows(axes, y.dtype):
+        rows.maxima(axes, contiguous(x, y.dtype), y, indices)
+        return y, indices
     _forward(MAX, axes, contiguous(x, y.dtype), y, indices)
     return y, indices
 
@@ -96,7 +112,17 @@ def to_largest(x: Array, gy: Array, axes: Axes, rank: int) -> Array:
     _check_grad_output(gy, x.shape, axes, rank)
     if there := on_device(x):
         return there.to_largest(x, gy, axes, rank)  # type: ignore[no-any-return]
+    if all(axis.whole for axis in axes):
+        from fastconv.planes import maxima, put
+
+        planes = _planes(x, axes, common(x, gy))
+        return put(contiguous(gy, planes.dtype).reshape(-1), maxima(planes)[1], planes.shape[1]).reshape(
+            x.shape
+        )
     gx = empty(x.shape, common(x, gy))
+    if rows := in_rows(axes, gx.dtype):
+        rows.gradient_of_maxima(axes, contiguous(x, gx.dtype), contiguous(gy, gx.dtype), gx)
+        return gx
     _backward(MAX, axes, contiguous(x, gx.dtype), contiguous(gy, gx.dtype), gx)
     return gx
 
@@ -109,11 +135,13 @@ def means(x: Array, axes: Axes, rank: int, count_pad: bool = True, divisor: Any 
     if all(axis.whole for axis in axes):
         from fastconv.planes import sums  # imports Numba
 
-        pixels = prod(axis.size for axis in axes)
-        total = sums(contiguous(x, common(x)).reshape(prod(x.shape[:-rank]), pixels))
-        total /= divides or pixels
+        total = sums(_planes(x, axes, common(x)))
+        total /= divides or prod(axis.size for axis in axes)
         return total.reshape(*x.shape[:-rank], *(1,) * rank)
     y = empty((*x.shape[:-rank], *(a.output for a in axes[-rank:])), common(x))
+    if rows := in_rows(axes, y.dtype):
+        rows.means(axes, contiguous(x, y.dtype), y, count_pad, divides)
+        return y
     _forward(MEAN, axes, contiguous(x, y.dtype), y, np.empty(0, np.int64), count_pad, divides)
     return y
 
@@ -137,8 +165,18 @@ def to_all(
         pixels = prod(axis.size for axis in axes)
         return spread((gy / gy.dtype.type(divides or pixels)).reshape(-1), pixels).reshape(size)
     gx = empty(size, common(gy))
+    if (rows := in_rows(axes, gx.dtype)) and rows.gradient_of_means(
+        axes, contiguous(gy, gx.dtype), gx, count_pad, divides
+    ):
+        return gx
     _backward(MEAN, axes, np.empty(0, gx.dtype), contiguous(gy, gx.dtype), gx, count_pad, divides)
     return gx
+
+
+def _planes(x: Array, axes: Axes, dtype: np.dtype[Any]) -> Array:
+    """View whole maps as rows."""
+    pixels = prod(axis.size for axis in axes)
+    return contiguous(x, dtype).reshape(x.size // pixels, pixels)
 
 
 def _divisor(value: Any) -> int:

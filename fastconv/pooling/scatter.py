@@ -46,14 +46,14 @@ def _scatter(workers, values, places, y, sizes, add, wrong):
         step = max(1, BLOCK // pixels)  # maps that are cleared while they are near
         for begin in range(first, last, step):
             end = min(begin + step, last)
-            wrong[worker] += _scatter_maps(
+            wrong[worker] += scatter_maps(
                 values[begin * results : end * results], places[begin * results : end * results],
                 y[begin * pixels : end * pixels], results, pixels, add,
             )  # fmt: skip
 
 
 @jit.inner
-def _scatter_maps(values, places, y, results, pixels, add):
+def scatter_maps(values, places, y, results, pixels, add):
     """Fill a few maps; return how many places lie outside."""
     for i in range(y.size):
         y[i] = 0

@@ -114,7 +114,7 @@ def windows(
     return tuple(axes)
 
 
-def shares(rank: int, shape: tuple[int, ...], output_size: Any) -> tuple[Share, ...]:
+def shares(rank: int, shape: tuple[int, ...], output_size: Any) -> Axes:
     """Return three axes for adaptive pooling; an output size of None keeps that of the input."""
     check_rank(rank, shape)
     sizes = shape[-rank:]
@@ -127,8 +127,17 @@ def shares(rank: int, shape: tuple[int, ...], output_size: Any) -> tuple[Share, 
         outputs = list(arguments.per_axis(output_size, rank, "output_size"))
     if min(sizes) < 1:
         raise ValueError(f"input must have a pixel on every spatial axis, got shape {shape}")
-    lacking = [Share(1, 1)] * (3 - rank)
-    return (*lacking, *(Share(size, output) for size, output in zip(sizes, outputs, strict=True)))
+    lacking = [share(1, 1)] * (3 - rank)
+    return (*lacking, *(share(size, output) for size, output in zip(sizes, outputs, strict=True)))
+
+
+def share(size: int, output: int) -> Axis | Share:
+    """Return an axis shared out; as sliding windows, where they are of one size and one distance."""
+    shared = Share(size, output)
+    begin, taps, _ = shared.spans(True)
+    kernel, stride = int(taps[0]), int(begin[1]) if output > 1 else 1
+    regular = (taps == kernel).all() and (begin == stride * np.arange(output)).all()
+    return Axis(size, output, kernel, stride, 0, 1) if regular else shared
 
 
 def check_rank(rank: int, shape: tuple[int, ...]) -> None:
