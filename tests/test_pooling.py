@@ -21,6 +21,11 @@ CASES = [
     ((1, 2, 5, 6, 7), 2, {}),
     ((2, 1, 6, 7, 20), (3, 2, 3), {"stride": (1, 2, 2), "padding": (1, 1, 0), "ceil_mode": True}),
     ((0, 2, 6, 6), 3, {}),
+    ((1, 2, 19, 71), 2, {}),
+    ((1, 1, 11, 39), 3, {"stride": 1, "padding": 1}),
+    ((1, 2, 4, 5, 18), (2, 3, 3), {"stride": 1, "padding": (1, 0, 1)}),
+    ((2, 3, 41), 4, {}),
+    ((1, 2, 8, 10, 14), (2, 2, 2), {"stride": (3, 4, 2), "padding": (1, 0, 0)}),
 ]
 each_case = pytest.mark.parametrize(("shape", "kernel", "arguments"), CASES)
 
@@ -131,16 +136,46 @@ def test_pytorch(shape, kernel, arguments):
         np.testing.assert_allclose(gx, tensor.grad.numpy(), rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("kernel", [2, 4])
+@pytest.mark.parametrize("kernel", [(2, 2), (4, 4), (1, 8), (4, 8)])
 def test_nan_wins(kernel):
     x = draw((1, 4, 8))
     x[0, 1, 3] = np.nan
     y, indices = fastconv.max_pool2d(x, kernel, return_indices=True)
-    window = (0, 1 // kernel, 3 // kernel)
+    window = (0, 1 // kernel[0], 3 // kernel[1])
     assert np.isnan(y[window])
     assert indices[window] == 8 + 3
     assert np.isnan(y).sum() == 1
     np.testing.assert_array_equal(fastconv.max_pool2d(x, kernel), y)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "arguments"),
+    [(2, {}), (3, {"stride": 1, "padding": 1}), (3, {"stride": 2, "padding": 1}), (5, {"padding": 2}), ((6, 20), {})],
+)  # fmt: skip
+def test_first_of_equals(kernel, arguments):
+    """Even of pixels that are all minus infinity, and where a window begins outside."""
+    x = np.full((2, 6, 20), -np.inf)
+    y, indices = fastconv.max_pool2d(x, kernel, **arguments, return_indices=True)
+    assert (y == -np.inf).all()
+    for place, window in cut(x[0], y.shape[1:], kernel, **({"stride": kernel} | arguments)):
+        assert indices[(0, *place)] == np.arange(x[0].size).reshape(x[0].shape)[window].flat[0]
+    gx = fastconv.max_pool2d_backward(x, np.ones_like(y), kernel, **arguments)
+    assert gx.sum() == y.size
+    np.testing.assert_array_equal(np.flatnonzero(gx[0]), np.unique(indices[0]))
+
+
+def test_gradients_larger_than_the_caches():
+    """They are written past the caches."""
+    x = draw((8, 32, 129, 127))
+    for kernel, stride in ((2, 2), (3, 2), (3, 1)):
+        gy = draw(fastconv.max_pool2d(x, kernel, stride).shape, 1)
+        y, places = fastconv.max_pool2d(x, kernel, stride, return_indices=True)
+        expected = fastconv.max_pool2d_backward(x, gy, kernel, stride, indices=places)
+        np.testing.assert_array_equal(fastconv.max_pool2d_backward(x, gy, kernel, stride), expected)
+    gy = draw((8, 32, 64, 63), 2)
+    expected = np.zeros_like(x)
+    expected[:, :, :128, :126] = (gy / 4).repeat(2, 2).repeat(2, 3)
+    np.testing.assert_array_equal(fastconv.avg_pool2d_backward(x.shape, gy, 2), expected)
 
 
 def test_divisor_and_memory():
@@ -159,8 +194,8 @@ def test_divisor_and_memory():
 
 @each_case
 def test_blocks(shape, kernel, arguments, monkeypatch):
-    """Cut into blocks of a slice and a row or few, results and gradients are what one block gives."""
-    from fastconv.pooling import plan
+    """Cut into blocks of a slice and a row or few, by turned maps alone, results and gradients stay what they are."""
+    from fastconv.pooling import plan, rowwise
 
     x = draw((shape[0], 17, *shape[2:]))
     kinds = ["max"] if "dilation" in arguments else ["max", "avg"]
@@ -176,6 +211,7 @@ def test_blocks(shape, kernel, arguments, monkeypatch):
 
     whole = everything()
     monkeypatch.setattr(plan, "BLOCK", 4096)
+    monkeypatch.setattr(rowwise, "serves", lambda axes, dtype: False)
     cut_up = everything()
     plan.plan.cache_clear()
     for a, b in zip(whole, cut_up, strict=True):

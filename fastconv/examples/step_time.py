@@ -67,17 +67,21 @@ def translated(layer: nn.Module, torch: Any) -> Any:
         make = _activated(make, getattr(torch, f"{activation}_"))
     if isinstance(layer, nn.Sequential):
         return make(*(translated(child, torch) for child in layer.layers))
-    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d):
         shape, transposed = layer.weight.data.shape, isinstance(layer, nn.ConvTranspose2d)
         groups = layer.arguments["groups"]
         channels = (shape[0], shape[1] * groups) if transposed else (shape[1] * groups, shape[0])
         return make(*channels, shape[2:], bias=layer.bias is not None, **layer.arguments)
     if isinstance(layer, nn.Linear):
         return make(*layer.weight.data.shape[::-1], bias=layer.bias is not None)
-    if isinstance(layer, nn.BatchNorm2d):
+    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
         return make(len(layer.running_mean), layer.eps, layer.momentum)
     if isinstance(layer, nn.MaxPool2d):
         return make(*layer.window[:4], False, layer.window[4])
+    if isinstance(layer, nn.AvgPool2d):
+        return make(*layer.window)
+    if isinstance(layer, nn.Softmax):
+        return make(layer.dim)
     if isinstance(layer, nn.AdaptiveAvgPool2d):
         return make(layer.output_size)
     if isinstance(layer, nn.Residual | nn.Concat):

@@ -19,8 +19,8 @@ from fastconv.nn.module import Parameter
 class Optimizer(ABC):
     """Parameters and a learning rate."""
 
-    def __init__(self, parameters: Iterable[Parameter], lr: float, weight_decay: float = 0.0) -> None:
-        self.parameters = list(parameters)
+    def __init__(self, params: Iterable[Parameter], lr: float, weight_decay: float = 0.0) -> None:
+        self.parameters = list(params)
         for name, value in (("lr", lr), ("weight_decay", weight_decay)):
             if value < 0:
                 raise ValueError(f"{name} must be at least 0, got {value}")
@@ -69,10 +69,10 @@ class SGD(Optimizer):
     """
 
     def __init__(
-        self, parameters: Iterable[Parameter], lr: float = 1e-3, momentum: float = 0.0, weight_decay: float = 0.0,
-        nesterov: bool = False,
+        self, params: Iterable[Parameter], lr: float = 1e-3, momentum: float = 0.0, *,
+        weight_decay: float = 0.0, nesterov: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(parameters, lr, weight_decay)
+        super().__init__(params, lr, weight_decay)
         if nesterov and momentum <= 0:
             raise ValueError(f"Nesterov's step needs momentum, got {momentum}")
         self.momentum, self.nesterov = momentum, nesterov
@@ -91,10 +91,10 @@ class Adam(Optimizer):
     """
 
     def __init__(
-        self, parameters: Iterable[Parameter], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+        self, params: Iterable[Parameter], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8, weight_decay: float = 0.0,
     ) -> None:  # fmt: skip
-        super().__init__(parameters, lr, weight_decay)
+        super().__init__(params, lr, weight_decay)
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas must be at least 0 and less than 1, got {betas}")
         self.betas, self.eps = betas, eps
@@ -114,10 +114,10 @@ class AdamW(Adam):
     """Adam, with weights that shrink by lr * weight_decay beside its steps (I. Loshchilov, arXiv:1711.05101)."""
 
     def __init__(
-        self, parameters: Iterable[Parameter], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+        self, params: Iterable[Parameter], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8, weight_decay: float = 1e-2,
     ) -> None:  # fmt: skip
-        super().__init__(parameters, lr, betas, eps, weight_decay)
+        super().__init__(params, lr, betas, eps, weight_decay)
 
     def move(self, i: int, data: Array, grad: Array) -> None:
         self.advance(i, data, grad, shrink=1 - self.lr * self.weight_decay)
@@ -127,10 +127,10 @@ class RMSprop(Optimizer):
     """Divide gradients by a running root of their mean square (G. Hinton's lecture 6e, 2012)."""
 
     def __init__(
-        self, parameters: Iterable[Parameter], lr: float = 1e-2, alpha: float = 0.99, eps: float = 1e-8,
+        self, params: Iterable[Parameter], lr: float = 1e-2, alpha: float = 0.99, eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:  # fmt: skip
-        super().__init__(parameters, lr, weight_decay)
+        super().__init__(params, lr, weight_decay)
         self.alpha, self.eps = alpha, eps
         self.square = self.zeros()
 

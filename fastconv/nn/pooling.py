@@ -16,7 +16,7 @@ class MaxPool2d(Module):
 
     def __init__(
         self, kernel_size: PerAxis, stride: PerAxis | None = None, padding: PerAxis = 0, dilation: PerAxis = 1,
-        ceil_mode: bool = False,
+        *, ceil_mode: bool = False,
     ) -> None:  # fmt: skip
         self.window = (kernel_size, stride, padding, dilation, ceil_mode)
         self.places: Array

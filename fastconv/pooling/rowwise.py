@@ -154,13 +154,14 @@ def _search(
 ):  # fmt: skip
     pixels, results = sizes
     own = results + 2 * SLACK
+    to = buffers if buffers.size else gx
     for worker in numba.prange(workers):
         maps, rows, begin = gx.size // pixels, results // geos[0].out_w, worker * own + SLACK
         values, found = best[begin : begin + results], places[begin : begin + results]
         for i in range(part(maps, workers, worker), part(maps, workers, worker + 1)):
             at = i * results
             _rows(MAX, x, values, found, at, values, 0, width, geos[0], tables, i * rows, (i + 1) * rows)
-            to, g0 = _target(gx, buffers, pixels, i, worker)
+            g0 = worker * pixels if buffers.size else i * pixels
             if sliding:
                 _collect(to, g0, places, begin, gy, at, back_width, backs[0], back_tables)
             else:
@@ -182,11 +183,12 @@ def _collect(gx, g0, places, p0, gy, y0, width, geo, tables):
 
 @jit.kernel
 def _give(workers, x, gy, gx, buffers, pixels, covered, width, geos, tables):
+    to = buffers if buffers.size else gx
     for worker in numba.prange(workers):
         geo, maps = geos[0], gx.size // pixels
         area, spans = geo.size_h * geo.size_w, (geo.begin_h, geo.taps_h)
         for i in range(part(maps, workers, worker), part(maps, workers, worker + 1)):
-            to, g0 = _target(gx, buffers, pixels, i, worker)
+            g0 = worker * pixels if buffers.size else i * pixels
             if not covered:
                 to[g0 : g0 + pixels] = 0
             for o in range(geo.out_d):
@@ -201,11 +203,12 @@ def _give(workers, x, gy, gx, buffers, pixels, covered, width, geos, tables):
 
 @jit.kernel
 def _give_shares(workers, gy, gx, buffers, columns, divisor, pixels, covered, width, geos, tables):
+    to = buffers if buffers.size else gx
     for worker in numba.prange(workers):
         geo, maps = geos[0], gx.size // pixels
         area, spans = geo.size_h * geo.size_w, (geo.begin_h, geo.taps_h)
         for i in range(part(maps, workers, worker), part(maps, workers, worker + 1)):
-            to, g0 = _target(gx, buffers, pixels, i, worker)
+            g0 = worker * pixels if buffers.size else i * pixels
             if not covered:
                 to[g0 : g0 + pixels] = 0
             for o in range(geo.out_d):
@@ -216,12 +219,6 @@ def _give_shares(workers, gy, gx, buffers, columns, divisor, pixels, covered, wi
                     gy, y0, columns, counted, to, g0 + line, tables, width, (0, geo.out_h), spans, depth, geo.step_h
                 )  # fmt: skip
             _deliver(gx, buffers, pixels, i, worker)
-
-
-@jit.inner
-def _target(gx, buffers, pixels, i, worker):
-    """Return where map i is written, an array and a place: in a buffer, or where it belongs."""
-    return (buffers, worker * pixels) if buffers.size else (gx, i * pixels)
 
 
 @jit.inner

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fastconv import nn
+from fastconv.examples.step_time import translated
 
 RNG = np.random.default_rng(0)
 
@@ -80,6 +81,31 @@ def test_gradients(layer, shape):
     for name, parameter in layer.named_parameters():
         expected = slope(lambda: (layer(x) * gy).sum(), parameter.data)
         np.testing.assert_allclose(parameter.grad, expected, rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"), layers(), ids=lambda v: type(v).__name__ if isinstance(v, nn.Module) else str(v)
+)
+def test_gradients_are_pytorchs(layer, shape):
+    """On the same weights and the same batch."""
+    torch = pytest.importorskip("torch")
+    if getattr(layer, "arguments", {}).get("padding") == "same":
+        layer.arguments["padding"] = 2  # PyTorch refuses strides with "same"
+    x = RNG.standard_normal(shape)
+    copy = translated(in_float64(layer), torch).double().train(layer.training)
+    copy.load_state_dict({n: torch.from_numpy(a) for n, a in layer.state_dict().items()}, strict=False)
+    y, image = layer(x), torch.from_numpy(x).requires_grad_()
+    expected = copy(image)
+    np.testing.assert_allclose(y, expected.detach(), rtol=1e-6, atol=1e-9)
+    gy = RNG.standard_normal(y.shape)
+    for parameter in layer.parameters():
+        parameter.grad = None
+    gx = layer.backward(gy)
+    expected.backward(torch.from_numpy(gy))
+    np.testing.assert_allclose(gx, image.grad, rtol=1e-6, atol=1e-9)
+    theirs = dict(copy.named_parameters())
+    for name, parameter in layer.named_parameters():
+        np.testing.assert_allclose(parameter.grad, theirs[name].grad, rtol=1e-6, atol=1e-9, err_msg=name)
 
 
 @pytest.mark.parametrize(
