@@ -61,6 +61,86 @@ def spread(values: Array, pixels: int) -> Array:
     return planes
 
 
+def _sum_of(builder: Any, a: Any, b: Any) -> Any:
+    return builder.fadd(a, b)
+
+
+def _larger(builder: Any, a: Any, b: Any) -> Any:
+    """Return the larger of each two numbers, or a where it is NaN."""
+    won = builder.or_(builder.fcmp_ordered(">", a, b), builder.fcmp_unordered("uno", a, a))
+    return builder.select(won, a, b)
+
+
+def _reduction(name: str, start: float, join: Callable[[Any, Any, Any], Any]) -> tuple[Any, Any]:
+    """Make the intrinsics that join all numbers of one plane, and of `TOGETHER` planes."""
+
+    def lanes_of(builder: Any, planes: types.Array, row: Any, count: Any) -> Any:
+        """Return a plane joined to one vector: first what fills none, then whole ones."""
+        vector, itemsize = ir.VectorType(element(planes), LANES), planes.dtype.bitwidth // 8
+        result = cgutils.alloca_once(builder, vector)
+        whole = builder.and_(count, I64(-LANES))
+        rest = lanes_between(builder, whole, I64(0), count, list(range(LANES)))
+        pixels = masked_load(builder, builder.gep(row, [whole]), rest, vector, itemsize)
+        builder.store(builder.select(rest, pixels, ir.Constant(vector, [start] * LANES)), result)
+        with cgutils.for_range_slice(builder, I64(0), whole, I64(LANES), I64) as (q, _):
+            pixels = load(builder, builder.gep(row, [q]), 0, vector, itemsize)
+            builder.store(join(builder, pixels, builder.load(result)), result)
+        return builder.load(result)
+
+    def by_halves(builder: Any, vectors: list[Any]) -> Any:
+        """Return a vector with all lanes of each joined."""
+        length = LANES  # of what is left of each vector
+        while length > 1:
+            half, together = length // 2, []
+            for a, b in zip(vectors[::2], vectors[1::2] or vectors[:1], strict=True):
+                count = a.type.count * (2 if len(vectors) > 1 else 1)
+                low = [begin + j for begin in range(0, count, length) for j in range(half)]
+                high = [at + half for at in low]
+                together.append(join(builder, *(_picked(builder, a, b, picks) for picks in (low, high))))
+            vectors, length = together, half
+        return vectors[0]
+
+    @intrinsic
+    def of_one(typing, planes, begin, count):
+        """Return all of ``planes[begin : begin + count]`` joined."""
+
+        def codegen(context, builder, signature, arguments):
+            planes, begin, count = arguments
+            row = data(context, builder, signature.args[0], planes, begin)
+            joined = by_halves(builder, [lanes_of(builder, signature.args[0], row, count)])
+            return builder.extract_element(joined, I32(0))
+
+        return planes.dtype(planes, types.int64, types.int64), codegen
+
+    @intrinsic
+    def of_some(typing, planes, begin, count, result, at):
+        """Write the same of `TOGETHER` planes."""
+
+        def codegen(context, builder, signature, arguments):
+            planes, begin, count, result, at = arguments
+            kind = signature.args[0]
+            row = data(context, builder, kind, planes, begin)
+            rows = [builder.gep(row, [builder.mul(count, I64(i))]) for i in range(TOGETHER)]
+            joined = by_halves(builder, [lanes_of(builder, kind, row, count) for row in rows])
+            to = data(context, builder, signature.args[3], result, at)
+            store(builder, joined, to, 0, kind.dtype.bitwidth // 8)
+            return context.get_dummy_value()
+
+        i = types.int64
+        return types.void(planes, i, i, result, i), codegen
+
+    of_one.__name__, of_some.__name__ = name, f"{name}_of_some"
+    return of_one, of_some
+
+
+def _picked(builder: Any, a: Any, b: Any, picks: list[int]) -> Any:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(picks)), picks))
+
+
+_total, _totals = _reduction("total", 0.0, _sum_of)
+_greatest, _greatest_of_some = _reduction("greatest", float("-inf"), _larger)
+
+
 @jit.kernel
 def _sum(workers, planes, pixels, result):
     for worker in numba.prange(workers):
@@ -76,9 +156,16 @@ def _sum(workers, planes, pixels, result):
 @jit.kernel
 def _maximum(workers, planes, pixels, values, places):
     for worker in numba.prange(workers):
-        for i in range(part(values.size, workers, worker), part(values.size, workers, worker + 1)):
+        first, last = part(values.size, workers, worker), part(values.size, workers, worker + 1)
+        i = first
+        while i + TOGETHER <= last:
+            _greatest_of_some(planes, i * pixels, pixels, values, i)
+            i += TOGETHER
+        while i < last:
             values[i] = _greatest(planes, i * pixels, pixels)
-            if places.size:
+            i += 1
+        if places.size:
+            for i in range(first, last):
                 places[i] = _place(planes, i * pixels, pixels, values[i])
 
 
@@ -90,114 +177,6 @@ def _place(planes, begin, count, value):
         lane = _first(planes, begin + q, count - q, value)
         place = q + lane if lane < LANES else place
     return place
-
-
-def _along(
-    builder: Any, planes: types.Array, row: Any, count: Any, outside: float, take: Callable[[Any], None]
-) -> None:
-    """Call ``take`` with the vectors of a plane: first what fills none, ``outside`` behind it, then whole ones."""
-    vector, itemsize = ir.VectorType(element(planes), LANES), planes.dtype.bitwidth // 8
-    whole = builder.and_(count, I64(-LANES))
-    rest = lanes_between(builder, whole, I64(0), count, list(range(LANES)))
-    pixels = masked_load(builder, builder.gep(row, [whole]), rest, vector, itemsize)
-    take(builder.select(rest, pixels, ir.Constant(vector, [outside] * LANES)))
-    with cgutils.for_range_slice(builder, I64(0), whole, I64(LANES), I64) as (q, _):
-        take(load(builder, builder.gep(row, [q]), 0, vector, itemsize))
-
-
-def _filled(builder: Any, planes: types.Array, value: float) -> Any:
-    """Return a pointer to a vector of equal numbers."""
-    vector = ir.VectorType(element(planes), LANES)
-    pointer = cgutils.alloca_once(builder, vector)
-    builder.store(ir.Constant(vector, [value] * LANES), pointer)
-    return pointer
-
-
-def _partial_sums(builder: Any, planes: types.Array, row: Any, count: Any) -> Any:
-    total = _filled(builder, planes, 0.0)
-    _along(
-        builder, planes, row, count, 0.0,
-        lambda pixels: builder.store(builder.fadd(builder.load(total), pixels), total),
-    )  # fmt: skip
-    return builder.load(total)
-
-
-def _picked(builder: Any, a: Any, b: Any, picks: list[int]) -> Any:
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(picks)), picks))
-
-
-def _added_by_halves(builder: Any, vectors: list[Any]) -> Any:
-    """Return a vector with the sum of each, or for one vector the same of one lane."""
-    length = LANES  # of what is left of each vector
-    while length > 1:
-        half, together = length // 2, []
-        for a, b in zip(vectors[::2], vectors[1::2] or vectors[:1], strict=True):
-            count = a.type.count * (2 if len(vectors) > 1 else 1)
-            low = [begin + j for begin in range(0, count, length) for j in range(half)]
-            high = [at + half for at in low]
-            together.append(builder.fadd(_picked(builder, a, b, low), _picked(builder, a, b, high)))
-        vectors, length = together, half
-    return vectors[0]
-
-
-@intrinsic
-def _total(typing, planes, begin, count):
-    """Return the sum of ``planes[begin : begin + count]``."""
-
-    def codegen(context, builder, signature, arguments):
-        planes, begin, count = arguments
-        row = data(context, builder, signature.args[0], planes, begin)
-        total = _added_by_halves(builder, [_partial_sums(builder, signature.args[0], row, count)])
-        return builder.extract_element(total, I32(0))
-
-    return planes.dtype(planes, types.int64, types.int64), codegen
-
-
-@intrinsic
-def _totals(typing, planes, begin, count, result, at):
-    """Write the sums of `TOGETHER` planes."""
-
-    def codegen(context, builder, signature, arguments):
-        planes, begin, count, result, at = arguments
-        kind = signature.args[0]
-        row = data(context, builder, kind, planes, begin)
-        partial = [
-            _partial_sums(builder, kind, builder.gep(row, [builder.mul(count, I64(i))]), count)
-            for i in range(TOGETHER)
-        ]
-        to = data(context, builder, signature.args[3], result, at)
-        store(builder, _added_by_halves(builder, partial), to, 0, kind.dtype.bitwidth // 8)
-        return context.get_dummy_value()
-
-    i = types.int64
-    return types.void(planes, i, i, result, i), codegen
-
-
-@intrinsic
-def _greatest(typing, planes, begin, count):
-    """Return the largest of ``planes[begin : begin + count]``, a NaN if there is one."""
-
-    def codegen(context, builder, signature, arguments):
-        planes, begin, count = arguments
-        row, best = (
-            data(context, builder, signature.args[0], planes, begin),
-            _filled(builder, signature.args[0], float("-inf")),
-        )
-
-        def larger(a: Any, b: Any) -> Any:
-            won = builder.or_(builder.fcmp_ordered(">", a, b), builder.fcmp_unordered("uno", a, a))
-            return builder.select(won, a, b)
-
-        _along(
-            builder, signature.args[0], row, count, float("-inf"),
-            lambda pixels: builder.store(larger(pixels, builder.load(best)), best),
-        )  # fmt: skip
-        value = builder.load(best)
-        while (half := value.type.count // 2) > 0:
-            value = larger(*(_picked(builder, value, value, list(range(i, i + half))) for i in (0, half)))
-        return builder.extract_element(value, I32(0))
-
-    return planes.dtype(planes, types.int64, types.int64), codegen
 
 
 @intrinsic

@@ -19,13 +19,13 @@ from fastconv.gemm.schedule import part
 
 
 @jit.kernel
-def normalise(workers, x, y, weight, bias, means, variances, eps, floor, estimate, sums):
-    """Write y; means and variances are estimated from x, or given."""
+def normalise(workers, x, y, other, weight, bias, means, variances, eps, floor, estimate, sums):
+    """Write y, with another array added unless that is empty; means and variances are estimated from x, or given."""
     for worker in numba.prange(workers):
         for channel in range(part(x.shape[1], workers, worker), part(x.shape[1], workers, worker + 1)):
             if estimate:
                 _estimate(x, channel, means, variances, sums, worker)
-            _normalise(x, y, channel, weight, bias, means, variances, eps, floor)
+            _normalise(x, y, other, channel, weight, bias, means, variances, eps, floor)
 
 
 @jit.inner
@@ -46,14 +46,19 @@ def _estimate(x, channel, means, variances, sums, worker):
 
 
 @jit.inner
-def _normalise(x, y, channel, weight, bias, means, variances, eps, floor):
+def _normalise(x, y, other, channel, weight, bias, means, variances, eps, floor):
     n, _, pixels = x.shape
     mean, w, b = x.dtype.type(means[channel]), weight[channel], bias[channel]
     scale, least = x.dtype.type(1 / math.sqrt(variances[channel] + eps)), x.dtype.type(floor)
     for i in range(n):
-        for q in range(pixels):
-            v = (x[i, channel, q] - mean) * scale * w + b
-            y[i, channel, q] = max(v, least)
+        if other.size:
+            for q in range(pixels):
+                v = (x[i, channel, q] - mean) * scale * w + b + other[i, channel, q]
+                y[i, channel, q] = max(v, least)
+        else:
+            for q in range(pixels):
+                v = (x[i, channel, q] - mean) * scale * w + b
+                y[i, channel, q] = max(v, least)
 
 
 @jit.kernel

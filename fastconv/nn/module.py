@@ -50,6 +50,10 @@ class Module(ABC):
     def __call__(self, x: Array) -> Array:
         return self.forward(x)
 
+    def forward_added(self, x: Array, other: Array, rectify: bool) -> Array:
+        """Return the output plus another array, or max(that, 0); a layer that can adds as it writes its results."""
+        return pointwise.added(self(x), other, rectify)
+
     def children(self) -> Iterator[tuple[str, Module]]:
         """Yield the layers that this one holds as attributes, by name."""
         for name, value in vars(self).items():
@@ -148,6 +152,13 @@ class Sequential(Module):
             x = layer(x)
         return x
 
+    def forward_added(self, x: Array, other: Array, rectify: bool) -> Array:
+        if not self.layers:
+            return super().forward_added(x, other, rectify)
+        for layer in self.layers[:-1]:
+            x = layer(x)
+        return self.layers[-1].forward_added(x, other, rectify)
+
     def backward(self, gy: Array) -> Array:
         for layer in reversed(self.layers):
             gy = layer.backward(gy)
@@ -172,7 +183,7 @@ class Residual(Module):
 
     def forward(self, x: Array) -> Array:
         other = x if self.shortcut is None else self.shortcut(x)
-        self.y = pointwise.added(self.body(x), other, rectify=self.activation_name == "relu")
+        self.y = self.body.forward_added(x, other, rectify=self.activation_name == "relu")
         return self.y
 
     def backward(self, gy: Array) -> Array:

@@ -41,6 +41,14 @@ class _BatchNorm(Module):
         self.activation_name = activation
 
     def forward(self, x: Array) -> Array:
+        return self._normalised(x, 0.0 if self.activation_name else -np.inf)
+
+    def forward_added(self, x: Array, other: Array, rectify: bool) -> Array:
+        if self.activation_name or other.shape != x.shape or other.dtype != x.dtype:
+            return super().forward_added(x, other, rectify)
+        return self._normalised(x, 0.0 if rectify else -np.inf, other)
+
+    def _normalised(self, x: Array, floor: float, other: Array | None = None) -> Array:
         if x.ndim not in self.dimensions or x.shape[1] != len(self.running_mean):
             raise ValueError(
                 f"input must have {len(self.running_mean)} channels on axis 1, got shape {x.shape}"
@@ -52,9 +60,11 @@ class _BatchNorm(Module):
         self.x = np.ascontiguousarray(x, dtype).reshape(*x.shape[:2], -1)
         self.mean, self.var = self.running_mean.astype(float), self.running_var.astype(float)
         y = empty(self.x.shape, dtype)
+        more = np.empty((0, 0, 0), dtype) if other is None else np.ascontiguousarray(other, dtype)
         threads.launch(
-            channels.normalise, 10.0 * x.size, self.x, y, *self._line(), self.training, _sums(self.x)
-        )
+            channels.normalise, 10.0 * x.size, self.x, y, more.reshape(*more.shape[:2], y.shape[2]), *self._line(),
+            floor, self.training, _sums(self.x),
+        )  # fmt: skip
         if self.training:
             self.running_mean += self.momentum * (self.mean - self.running_mean)
             self.running_var += self.momentum * (self.var * count / (count - 1) - self.running_var)
@@ -63,20 +73,20 @@ class _BatchNorm(Module):
     def backward(self, gy: Array) -> Array:
         g = np.ascontiguousarray(gy, self.x.dtype).reshape(self.x.shape)
         gx = empty(g.shape, g.dtype)
+        floor = 0.0 if self.activation_name else -np.inf
         by_bias, by_weight = np.empty(len(self.mean)), np.empty(len(self.mean))
         threads.launch(
-            channels.gradient, 10.0 * g.size, g, self.x, gx, *self._line(), by_bias, by_weight, self.training,
+            channels.gradient, 10.0 * g.size, g, self.x, gx, *self._line(), floor, by_bias, by_weight, self.training,
             _sums(g),
         )  # fmt: skip
         self.bias.accumulate(by_bias.astype(g.dtype))
         self.weight.accumulate(by_weight.astype(g.dtype))
         return gx.reshape(gy.shape)
 
-    def _line(self) -> tuple[Array, Array, Array, Array, float, float]:
-        """Return what makes y of x, as the kernels take it; the last is what y is raised to."""
+    def _line(self) -> tuple[Array, Array, Array, Array, float]:
+        """Return what makes y of x, as the kernels take it."""
         weight, bias = (p.data.astype(self.x.dtype, copy=False) for p in (self.weight, self.bias))
-        floor = 0.0 if self.activation_name else -np.inf
-        return weight, bias, self.mean, self.var, self.eps, floor
+        return weight, bias, self.mean, self.var, self.eps
 
 
 def _sums(x: Array) -> Array:

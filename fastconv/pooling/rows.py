@@ -248,16 +248,17 @@ def largest_at(typing, y, y0, places, p0, first, x, x0, tables, width, rows, spa
     def codegen(context, builder, signature, arguments):
         y, y0, places, p0, first, *walk = arguments
         to, rows = data(context, builder, signature.args[0], y, y0), _Rows(context, builder, signature, walk)
-        names, count = data(context, builder, signature.args[2], places, p0), rows.vector.count
-        bits, long = ir.VectorType(ir.DoubleType(), count), ir.VectorType(I64, count)
+        names, wide = data(context, builder, signature.args[2], places, p0), signature.args[2].dtype.bitwidth
+        real = ir.FloatType() if wide == 32 else ir.DoubleType()  # what masked stores move
 
         def emit(at: Any, lanes: Any, windows: _Windows) -> None:
             maxima = _Located(windows)
             windows.walk(maxima.take, float("-inf"))
             masked_store(builder, builder.load(maxima.best), builder.gep(to, [at]), lanes, rows.itemsize)
-            found = builder.bitcast(builder.sext(maxima.found(first), long), bits)
-            name = builder.bitcast(builder.gep(names, [at]), ir.DoubleType().as_pointer())
-            masked_store(builder, found, name, lanes, 8)
+            found = builder.sext(maxima.found(first), ir.VectorType(ir.IntType(wide), rows.vector.count))
+            found = builder.bitcast(found, ir.VectorType(real, rows.vector.count))
+            name = builder.bitcast(builder.gep(names, [at]), real.as_pointer())
+            masked_store(builder, found, name, lanes, wide // 8)
 
         rows.each(emit)
         return context.get_dummy_value()
@@ -297,7 +298,7 @@ def give(typing, gx, g0, gy, y0, x, x0, tables, width, rows, spans, depth, step)
 def collect(typing, gx, g0, first, places, p0, gy, y0, tables, width, rows, spans, depth, step):
     """Write the gradient by pixels, ``first`` in their map: what each of the windows over one gave, if it took it.
 
-    The windows here are those of results that saw a pixel; ``places`` lies as gy does, a vector longer on both sides.
+    The windows here are those of results that saw a pixel; ``places``, of 32 bits, lies as gy does, a vector longer on both sides.
     """
 
     def codegen(context, builder, signature, arguments):
@@ -305,7 +306,7 @@ def collect(typing, gx, g0, first, places, p0, gy, y0, tables, width, rows, span
         to, rows = data(context, builder, signature.args[0], gx, g0), _Rows(context, builder, signature, walk)
         names, vector = data(context, builder, signature.args[3], places, p0), rows.vector
         count, zeros = vector.count, ir.Constant(vector, [0.0] * vector.count)
-        numbers, long = ir.VectorType(I32, count), ir.VectorType(I64, count)
+        numbers = ir.VectorType(I32, count)
 
         def emit(at: Any, lanes: Any, windows: _Windows) -> None:
             total = cgutils.alloca_once(builder, vector)
@@ -314,8 +315,8 @@ def collect(typing, gx, g0, first, places, p0, gy, y0, tables, width, rows, span
             number = builder.add(number, ir.Constant(numbers, list(range(count))))
 
             def take(values: Any, place: Any) -> None:
-                address = builder.bitcast(builder.gep(names, [place]), long.as_pointer())
-                taken = builder.trunc(builder.load(address, align=8), numbers)
+                address = builder.bitcast(builder.gep(names, [place]), numbers.as_pointer())
+                taken = builder.load(address, align=4)
                 given = builder.select(builder.icmp_signed("==", taken, number), values, zeros)
                 builder.store(builder.fadd(builder.load(total), given), total)
 

@@ -42,7 +42,7 @@ def maxima(axes: Axes, x: Array, y: Array, indices: Array) -> None:
     p = plan.plan(axes, False, True, x.itemsize)
     threads.launch(
         _forward, WORK * (x.size + y.size), MAX, x.reshape(-1), y.reshape(-1), indices.reshape(-1),
-        np.empty(0, x.dtype), 0, _width(axes), p.geometry, p.tables,
+        _buffers(y, 0 if indices.size else p.results), np.empty(0, x.dtype), 0, _width(axes), p.geometry, p.tables,
     )  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def means(axes: Axes, x: Array, y: Array, count_pad: bool, divisor: int) -> None
     p = plan.plan(axes, False, count_pad, x.itemsize)
     threads.launch(
         _forward, WORK * (x.size + y.size), MEAN, x.reshape(-1), y.reshape(-1), np.empty(0, np.int64),
-        _columns(axes[-1], count_pad, divisor, x.dtype), divisor, _width(axes), p.geometry, p.tables,
+        _buffers(y, p.results), _columns(axes[-1], count_pad, divisor, x.dtype), divisor, _width(axes), p.geometry, p.tables,
     )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def gradient_of_maxima(axes: Axes, x: Array, gy: Array, gx: Array) -> None:
     turned = _turned(axes, gx.dtype)
     back = plan.plan(turned or axes, False, True, x.itemsize)
     threads.launch(
-        _search, work, *arrays, np.empty(workers * own, x.dtype), np.empty(workers * own, np.int64),
+        _search, work, *arrays, np.empty(workers * own, x.dtype), np.empty(workers * own, np.int32),
         (p.pixels, p.results), _width(axes), p.geometry, p.tables, turned is not None, _width(turned or axes),
         back.geometry, back.tables,
     )  # fmt: skip
@@ -134,18 +134,42 @@ def _width(axes: Axes) -> tuple[int, int, int, int, int]:
     return axis.kernel, axis.stride, axis.pad, axis.size, axis.output
 
 
-def _buffers(gx: Array, pixels: int) -> Array:
-    """Return memory for a map of each thread, if maps are to go past the caches, to which they would not come back."""
-    whole, own = gx.nbytes > machine.machine().l2 * threads.count(), 2 * pixels * gx.itemsize
-    return np.empty(threads.count() * pixels if whole and own < machine.machine().l2 else 0, gx.dtype)
+def _buffers(written: Array, own: int) -> Array:
+    """Return memory for a map of each thread, if maps are to go past the caches, where none would be found again."""
+    l2, count = machine.machine().l2, threads.count()
+    past = written.nbytes > l2 * count and 2 * own * written.itemsize < l2
+    return np.empty(count * own if past else 0, written.dtype)
 
 
 @jit.kernel
-def _forward(workers, kind, x, y, indices, columns, divisor, width, geos, tables):
+def _forward(workers, kind, x, y, indices, buffers, columns, divisor, width, geos, tables):
     for worker in numba.prange(workers):
-        rows = y.size // geos[0].out_w
-        first, last = part(rows, workers, worker), part(rows, workers, worker + 1)
-        _rows(kind, x, y, indices, 0, columns, divisor, width, geos[0], tables, first, last)
+        geo = geos[0]
+        if buffers.size == 0:
+            rows = y.size // geo.out_w
+            first, last = part(rows, workers, worker), part(rows, workers, worker + 1)
+            _rows(kind, x, y, indices, 0, columns, divisor, width, geo, tables, first, last)
+        else:
+            rows = geo.out_d * geo.out_h
+            own = rows * geo.out_w
+            maps, at = y.size // own, worker * own
+            for i in range(part(maps, workers, worker), part(maps, workers, worker + 1)):
+                shift, first = i * own - at, i * rows
+                _rows(
+                    kind,
+                    x,
+                    buffers,
+                    indices,
+                    shift,
+                    columns,
+                    divisor,
+                    width,
+                    geo,
+                    tables,
+                    first,
+                    first + rows,
+                )
+                stream_row(y, i * own, buffers, at, own)
 
 
 @jit.kernel

@@ -12,6 +12,7 @@ P does not divide the size.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -131,6 +132,7 @@ def shares(rank: int, shape: tuple[int, ...], output_size: Any) -> Axes:
     return (*lacking, *(share(size, output) for size, output in zip(sizes, outputs, strict=True)))
 
 
+@functools.lru_cache(512)
 def share(size: int, output: int) -> Axis | Share:
     """Return an axis shared out; as sliding windows, where they are of one size and one distance."""
     shared = Share(size, output)

@@ -35,6 +35,10 @@ def layers():
         (nn.BatchNorm2d(3, activation="relu"), (3, 3, 4, 2)),
         (nn.BatchNorm1d(2, activation="relu").eval(), (5, 2, 19)),
         (nn.Residual(nn.Conv2d(3, 3, 3, padding=1, rng=rng), activation="relu"), (2, 3, 4, 6)),
+        (
+            nn.Residual(nn.Sequential(nn.Conv2d(3, 3, 1, rng=rng), nn.BatchNorm2d(3)), activation="relu"), (3, 3, 4, 5),
+        ),
+        (nn.Residual(nn.BatchNorm1d(4), nn.Sequential()), (5, 4)),
         (nn.MaxPool2d(3, 2, 1, ceil_mode=True), (2, 2, 6, 5)),
         (nn.ReLU(), (3, 7)),
         (nn.LeakyReLU(), (3, 7)),
