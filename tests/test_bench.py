@@ -269,7 +269,7 @@ class TestDriver:
                 return lambda: np.ones(problem.output_shape)
 
         (layer,) = corpus.parse("n1 c2 k2 i5 f3")
-        options = Namespace(algorithms="", prepared=False, check_all=False, memory=False)
+        options = Namespace(algorithms="", prepared=False, check_all=False, memory=False, minutes=None)
         with fastconv.config(algorithm="reference"):
             row = contest.measured(layer, Direction.FORWARD, [Failing(), Wrong()], options, 0.0)
         assert not row.failure
