@@ -44,6 +44,7 @@ CYCLES: dict[str, dict[str, float]] = {
         "fill": 6.18,
         "fill strided": 9.97,
         "weights": 5.03,
+        "weights read": 2,
         "store": 1.66,
         "store far": 3.35,
         "store woven": 12.7,
@@ -110,7 +111,9 @@ CYCLES: dict[str, dict[str, float]] = {
         "products": 1.4,
         "lower": 3.6,
         "lower strided": 5.16,
+        "lower in tile": 2,
         "weights": 5.38,
+        "weights read": 2,
         "store": 1.83,
         "store far": 2.36,
         "segments": 57.3,
@@ -257,6 +260,20 @@ def multiply(m: float, vectors: float, steps: float, itemsize: int) -> float:
     panels, groups = -(-m // t.mr), -(-vectors // t.nr)
     rows, nr = m / panels, vectors / groups
     return steps * panels * groups * max(rows * nr / units, 1.5 * nr + rows / 2, 4.0)
+
+
+def weights(s: Sizes, direction: Direction, blocks: int, itemsize: int) -> dict[str, float]:
+    """Count vectors of weights: packed or loaded, as the input gradient's rows are columns of them; and read.
+
+    Each core reads all; again for each of ``blocks`` of columns where they are too many to stay in L2.
+    """
+    m = machine.machine()
+    vectors = s.groups * s.m * s.c * s.taps / machine.tile(itemsize).vl
+    stay = s.m * s.c * s.taps * itemsize <= 3 * m.l2 // 4
+    return {
+        "weights": vectors if direction is Direction.INPUT_GRAD else 0,
+        "weights read": vectors * (m.cores if stay else max(m.cores, blocks)),
+    }
 
 
 def seconds(kind: str, problem: ConvProblem, parts: dict[str, float]) -> float:

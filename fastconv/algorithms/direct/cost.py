@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastconv import machine
 from fastconv.gemm.blocking import blocks_of_rows, streams
 from fastconv.problem import ConvProblem, Direction
-from fastconv.roofline import Sizes, multiply, seconds, sizes
+from fastconv.roofline import Sizes, multiply, seconds, sizes, weights
 
 COLUMNS = 256  # of a block of results, at the least
 KC = 384  # steps of a chunk
@@ -51,7 +51,6 @@ def correlation(s: Sizes, direction: Direction, itemsize: int) -> dict[str, floa
     parts = -(-machine.machine().cores // tasks)  # of the result channels, each with a stripe of its own
     lines = rows * min(s.stride_h, s.taps) + s.reach_h
     filled = tasks * parts * s.c * lines * -(-(q * s.stride_w + s.reach_w) // vl)
-    weights = s.groups * s.m * s.c * s.taps * (blocks + 3 * (direction is Direction.INPUT_GRAD)) / vl
     stored = s.n * s.groups * s.m * s.lines * -(-s.width // vl)
     far = streams(s.n * s.groups * s.m * s.lines * s.width, itemsize)
     strided, woven = s.stride_w > 1, s.phases > 1
@@ -59,7 +58,7 @@ def correlation(s: Sizes, direction: Direction, itemsize: int) -> dict[str, floa
         "products": tasks * products,
         "fill": 0 if strided else filled,
         "fill strided": filled if strided else 0,
-        "weights": weights,
+        **weights(s, direction, blocks, itemsize),
         "store": 0 if woven or far else stored,
         "store far": stored if far and not woven else 0,
         "store woven": stored if woven else 0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastconv import machine
 from fastconv.gemm.blocking import blocks_of_rows, streams
 from fastconv.problem import ConvProblem, Direction
-from fastconv.roofline import Sizes, multiply, seconds, sizes
+from fastconv.roofline import Sizes, multiply, seconds, sizes, weights
 
 KC = 160  # rows of a chunk
 
@@ -32,19 +32,23 @@ def correlation(s: Sizes, direction: Direction, itemsize: int) -> dict[str, floa
     blocks = -(-vectors // most)
     row_blocks = -(-s.m * s.phases * most * vl * itemsize // (m.l2 // 2))
     lowered = s.groups * row_blocks * s.c * rows * s.n * s.p * -(-s.q // vl)
+    slice_ = machine.tile(itemsize).nr * vl
     stored = s.n * s.groups * s.m * s.lines * -(-s.width // vl)
-    weights = s.groups * s.m * s.c * s.taps * (blocks + 3 * (direction is Direction.INPUT_GRAD)) / vl
+    # where rows of B are those of the source only slices that go on in the next image are lowered before the tile
+    identity = s.taps == s.p == s.stride_w == 1 and not s.reach_w
+    apart = min(1.0, (s.n > 1) * slice_ / s.q) if identity else 1.0
     far = streams(s.n * s.groups * s.m * s.lines * s.width, itemsize)
     strided, woven = s.stride_w > 1, s.phases > 1
     return {
         "products": s.groups * s.phases * multiply(s.m, vectors, s.c * s.taps / s.phases, itemsize),
-        "lower": 0 if strided else lowered,
+        "lower": 0 if strided else lowered * apart,
         "lower strided": lowered if strided else 0,
-        "weights": weights,
+        "lower in tile": lowered * (1 - apart),
+        **weights(s, direction, blocks, itemsize),
         "store": 0 if woven or far else stored,
         "store far": stored if far and not woven else 0,
         "store woven": stored if woven else 0,
-        "segments": s.groups * rows * s.n * s.p * -(-s.q // (3 * vl)),  # listed once for all channels
+        "segments": apart * s.groups * rows * s.n * s.p * -(-s.q // slice_),  # listed once for all channels
         "tasks": s.groups * blocks * row_blocks * -(-s.m // 8),
     }
 
