@@ -33,8 +33,7 @@ def operand(value: Any, name: str) -> Array:
         raise TypeError(f"{name} must be an array, got {type(value).__name__}")
     if on_gpu(value):
         raise TypeError(
-            f"{name} is on a GPU, got {type(value).__name__}: convolutions, maxima and means run there, "
-            "with all operands"
+            f"{name} is on a GPU, got {type(value).__name__}: convolutions and pooling run there, with all operands"
         )
     try:
         array = np.asarray(value)

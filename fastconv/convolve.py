@@ -102,15 +102,20 @@ def or_on_gpu(twin: str, first: int = 1, borders: bool = True) -> Callable[[Call
     """
 
     def decorate(on_cpu: Callable[P, R]) -> Callable[P, R]:
+        on_gpu: Callable[..., R] | None = None
+
         @functools.wraps(on_cpu)
         def call(*arguments: P.args, **named: P.kwargs) -> R:
+            nonlocal on_gpu
             if not goes_to_gpu(arguments[first]):
                 return on_cpu(*arguments, **named)
-            from fastconv.cuda import call as cuda
+            if on_gpu is None:
+                from fastconv.cuda import call as cuda
 
+                on_gpu = getattr(cuda, twin)
             if borders and arguments[-1] != "zeros":
                 raise TypeError(f"padding_mode must be 'zeros' for arrays on a GPU, got {arguments[-1]!r}")
-            return getattr(cuda, twin)(*arguments[: -1 if borders else None])  # type: ignore[no-any-return]
+            return on_gpu(*arguments[: -1 if borders else None])
 
         return call
 

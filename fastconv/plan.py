@@ -65,6 +65,7 @@ class _Empty(Execution):
 
 
 _plans: dict[Hashable, Plan] = {}
+tapes: dict[Hashable, Any] = {}  # of calls on a GPU: `fastconv.cuda.replay`
 _lock = threading.Lock()
 
 
@@ -124,3 +125,4 @@ def clear() -> None:
     """Forget all plans."""
     with _lock:
         _plans.clear()
+        tapes.clear()

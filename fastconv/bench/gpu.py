@@ -1,23 +1,29 @@
 """Race the CUDA engine against cuDNN through PyTorch: ``python -m fastconv.bench.gpu [SUITE] [-o FILE]``.
 
 Strict float32 on both sides (no TF32), cudnn.benchmark on, random data, CUDA events, the median of many calls,
-in turns.  Both run channels first and channels last, forward also with bias and ReLU, which PyTorch computes
+in turns, each after writing more memory than the second-level cache holds, which also lets the launches be ready
+when they are timed.  Both run channels first and channels last, forward also with bias and ReLU, which PyTorch computes
 in kernels of their own.  Every result is compared with cuDNN's before it is timed, and the algorithm chosen and its
-workspace are kept; then Winograd and FFT run by name.  Takes under eight minutes; needs PyTorch with CUDA and numba-cuda.
+workspace are kept; then Winograd and FFT run by name.  Kernels are compiled first, on all cores.  Takes under eight
+minutes; needs PyTorch with CUDA and numba-cuda, and leaves a dated file, in bench/results where there is that folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from itertools import product
-from math import exp, log
+from math import exp, log, prod
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import fastconv
 from fastconv.algorithms import find
@@ -68,18 +74,80 @@ def contestants(problem: ConvProblem, direction: Direction, fused: bool, device:
         return grads[0] if mask[0] else grads[1]
 
     def ours(x: Any, w: Any, gy: Any) -> Any:
-        if direction is Direction.FORWARD:
-            activation: Any = "relu" if fused else None
-            return getattr(fastconv, f"conv{rank}d")(x, w, b, activation=activation, **walk)
-        if direction is Direction.INPUT_GRAD:
-            return getattr(fastconv, f"conv{rank}d_input")(problem.input_shape, w, gy, **walk)
-        return getattr(fastconv, f"conv{rank}d_weight")(x, problem.weight_shape, gy, **walk)
+        return call(problem, direction, x, w, gy, b)
 
     found = {"fastconv NCHW": lambda: ours(x, w, gy), "cuDNN NCHW": lambda: theirs(x, w, gy)}
     if len(spatial) == 2:
         last = [a.contiguous(memory_format=torch.channels_last) for a in (x, w, gy)]
         found |= {"fastconv NHWC": lambda: ours(*last), "cuDNN NHWC": lambda: theirs(*last)}
     return found
+
+
+def call(problem: ConvProblem, direction: Direction, x: Any, w: Any, gy: Any, b: Any = None) -> Any:
+    """Compute one direction with fastconv; with a bias also ReLU."""
+    name, axes = f"conv{len(problem.axes)}d", problem.axes
+    walk: dict[str, Any] = {
+        "stride": tuple(a.stride for a in axes), "padding": tuple(a.lo for a in axes),
+        "dilation": tuple(a.dilation for a in axes), "groups": problem.groups,
+    }  # fmt: skip
+    if direction is Direction.FORWARD:
+        return getattr(fastconv, name)(x, w, b, activation=None if b is None else "relu", **walk)
+    if direction is Direction.INPUT_GRAD:
+        return getattr(fastconv, f"{name}_input")(problem.input_shape, w, gy, **walk)
+    return getattr(fastconv, f"{name}_weight")(x, problem.weight_shape, gy, **walk)
+
+
+class Job(NamedTuple):
+    """What is to be compiled: a layer's kernels in one direction, by one algorithm, for a GPU and its multiprocessors."""
+
+    line: str
+    direction: Direction
+    fused: bool
+    last: bool
+    algorithm: str
+    capability: tuple[int, int]
+    processors: int
+
+
+def jobs(layers: Iterable[corpus.Layer], capability: tuple[int, int], processors: int) -> list[Job]:
+    """Return what the race will need."""
+    ways = [(d, False, "auto") for d in Direction] + [(Direction.FORWARD, True, "auto")]
+    ways += [(d, False, name) for name in NAMED for d in Direction]
+    return [
+        Job(str(layer.problem), direction, fused, last, name, capability, processors)
+        for layer, (direction, fused, name) in product(layers, ways)
+        if worth(layer.problem)
+        and (name == "auto" or admitted(find(name, "cuda"), layer.problem, direction, current()))
+        for last in ((False, True) if len(layer.problem.axes) == 2 else (False,))
+    ]
+
+
+def compile_ahead(job: Job) -> None:
+    """Put a job's kernels into the disk cache; needs no GPU."""
+    from fastconv.cuda.ahead import Array, elsewhere
+
+    problem = ConvProblem.parse(job.line)
+
+    def array(shape: tuple[int, ...]) -> Any:
+        _, c, *pixels = shape
+        strides = (c * prod(pixels), 1, *(c * prod(pixels[i + 1 :]) for i in range(len(pixels))))
+        return Array(shape, strides if job.last else None)
+
+    x, w, gy = map(array, (problem.input_shape, problem.weight_shape, problem.output_shape))
+    b = Array((problem.k,)) if job.fused else None
+    with elsewhere(job.capability, job.processors), fastconv.config(algorithm=job.algorithm):
+        call(problem, job.direction, x, w, gy, b)
+
+
+def compile_all(wanted: list[Job]) -> None:
+    """Do so in as many processes as there are cores."""
+    processes = multiprocessing.get_context(
+        "spawn"
+    )  # children of a process that uses a GPU must not be forks
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=processes) as pool:
+        for done, _ in enumerate(pool.map(compile_ahead, wanted, chunksize=4), 1):
+            print(f"compiled for {done} of {len(wanted)} calls", end="\r", flush=True)
+    print()
 
 
 def check(found: dict[str, Callable[[], Any]]) -> float:
@@ -100,12 +168,21 @@ def on_device(call: Callable[[], Any]) -> float:
     import torch
 
     cuda: Any = torch.cuda
+    much().zero_()
     begin, end = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
     begin.record()
     call()
     end.record()
     end.synchronize()
     return float(begin.elapsed_time(end)) / 1e3
+
+
+@functools.cache
+def much() -> Any:
+    """Return more memory than the second-level cache holds, which takes 100 us to write."""
+    import torch
+
+    return torch.empty(2**28, dtype=torch.uint8, device="cuda")
 
 
 def race(
@@ -207,7 +284,10 @@ def main() -> None:
     """Measure a suite, print a table and write a file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("suite", nargs="?", default="core")
-    parser.add_argument("-o", "--output", default=f"gpu-{date.today()}.json")
+    folder = Path("bench/results")
+    parser.add_argument(
+        "-o", "--output", default=(folder if folder.is_dir() else Path()) / f"gpu-{date.today()}.json"
+    )
     options = parser.parse_args()
     import torch
 
@@ -216,6 +296,9 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     until, rows = time.monotonic() + SECONDS, []
+    properties: Any = torch.cuda.get_device_properties(0)
+    capability = properties.major, properties.minor
+    compile_all(jobs(corpus.load(options.suite), capability, properties.multi_processor_count))
     variants = [(d, False) for d in Direction] + [(Direction.FORWARD, True)]
     for layer in corpus.load(options.suite):
         if time.monotonic() > until:

@@ -8,6 +8,9 @@ An algorithm's kernels stand in the ``cuda.py`` beside its ``cpu.py``; here is w
     simulator   the same without a GPU: NumPy memory, Numba's CUDA simulator
     memory      callers' arrays, results of their kind, scratch
     call        calls from end to end, twins of `fastconv.convolve` and `fastconv.transpose`
+    tape        what a call asked for and started
+    replay      later calls of the kind: the same from the tape
+    ahead       a GPU that is not here, to compile for
 
 Nothing here is imported before the first array on a GPU arrives.  numba-cuda is used to compile and for
 nothing else; a kernel takes raw pointers and a named tuple of integers, and is started by the driver.
@@ -18,10 +21,16 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+stand_in: Any = None  # instead of what is here: `fastconv.cuda.ahead`
 
-@functools.cache
+
 def backend() -> Any:
     """Return the module that launches kernels: the driver, or under NUMBA_ENABLE_CUDASIM the simulator."""
+    return stand_in or _found()
+
+
+@functools.cache
+def _found() -> Any:
     from numba import config
 
     if config.ENABLE_CUDASIM:

@@ -9,6 +9,8 @@ from fastconv.activations import CODES
 from fastconv.arrays import AS_IS, Form
 from fastconv.convolve import Grads, read_need
 from fastconv.cuda.memory import Memory, common, operand
+from fastconv.cuda.replay import replayed
+from fastconv.cuda.tape import LISTENING
 from fastconv.problem import ConvProblem
 from fastconv.transpose import problem_of
 
@@ -66,8 +68,15 @@ def delivered(y: Memory, inside: Memory, form: Form, out: Any) -> Any:
         from fastconv.cuda.copy import transfer
 
         transfer(inside, taken(y, form))
-    filled = y.result()
+    filled = handed(y)
     return filled if out is None else out
+
+
+def handed(y: Memory) -> Any:
+    """Return an array to the caller."""
+    if (tape := LISTENING.tape) is not None:
+        tape.results.append((y.origin, y.turn))
+    return y.result()
 
 
 def _solve(
@@ -108,45 +117,58 @@ def _check_gradient(shape: tuple[int, ...], problem: ConvProblem, form: Form) ->
         raise ValueError(f"grad_output must have the output's shape {expected}, got {shape}")
 
 
+@replayed(out=12, input=1, weight=2, bias=3, residual=9)
 def forward(
     rank: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any,
     activation: Any, residual: Any, algorithm: Any, workspace: Any, out: Any, layout: Any,
 ) -> Any:  # fmt: skip
     """Return y."""
-    x, w = operand(input, "input"), operand(weight, "weight")
-    b = None if bias is None else operand(bias, "bias")
-    name, added = activation_name(activation), None if residual is None else operand(residual, "residual")
-    form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
-    x = taken(x, form)
+    name, form = (
+        activation_name(activation),
+        Form(input.ndim != rank + 1, arguments.channels_last(layout, rank)),
+    )
+    x, w = taken(input, form), weight
     walk = arguments.walk(rank, stride, padding, dilation, groups, order(x, either=form.layout))
     return _solve(
-        "forward", form, x.shape, w.shape, walk, x, w, b, name, algorithm, workspace, out, residual=added
+        "forward",
+        form,
+        x.shape,
+        w.shape,
+        walk,
+        x,
+        w,
+        bias,
+        name,
+        algorithm,
+        workspace,
+        out,
+        residual=residual,
     )
 
 
+@replayed(out=10, weight=2, grad_output=3)
 def input_grad(
     rank: int, input_size: Any, weight: Any, grad_output: Any, stride: Any, padding: Any, dilation: Any,
     groups: Any, algorithm: Any, workspace: Any, out: Any, layout: Any,
 ) -> Any:  # fmt: skip
     """Return gx."""
     size = arguments.shape(input_size, "input_size")
-    w, gy = operand(weight, "weight"), operand(grad_output, "grad_output")
     form = Form(len(size) != rank + 1, arguments.channels_last(layout, rank))
-    size, given, gy = form.taken_shape(size), gy.shape, taken(gy, form)
+    size, given, gy = form.taken_shape(size), grad_output.shape, taken(grad_output, form)
     walk = arguments.walk(rank, stride, padding, dilation, groups, order(gy, either=form.layout))
     rest = {"algorithm": algorithm, "workspace": workspace, "out": out, "expected": given}
-    return _solve("input_grad", form, size, w.shape, walk, gy, w, **rest)
+    return _solve("input_grad", form, size, weight.shape, walk, gy, weight, **rest)
 
 
+@replayed(out=10, input=1, grad_output=3)
 def weight_grad(
     rank: int, input: Any, weight_size: Any, grad_output: Any, stride: Any, padding: Any, dilation: Any,
     groups: Any, algorithm: Any, workspace: Any, out: Any, layout: Any,
 ) -> Any:  # fmt: skip
     """Return gw."""
     size = arguments.shape(weight_size, "weight_size")
-    x, gy = operand(input, "input"), operand(grad_output, "grad_output")
-    form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
-    x, given, gy = taken(x, form), gy.shape, taken(gy, form)
+    form = Form(input.ndim != rank + 1, arguments.channels_last(layout, rank))
+    x, given, gy = taken(input, form), grad_output.shape, taken(grad_output, form)
     walk = arguments.walk(rank, stride, padding, dilation, groups, order(x, gy, either=form.layout))
     rest = {"algorithm": algorithm, "workspace": workspace, "out": out, "expected": given}
     return _solve("weight_grad", form, x.shape, size, walk, x, gy, **rest)
@@ -159,18 +181,18 @@ def bias_grad(gy: Memory) -> Any:
     gb = gy.empty((gy.shape[1],), gy.dtype)
     layout = order(gy, either="nchw")
     reduce.launch(gy.laid(layout), gb, layout)
-    return gb.result()
+    return handed(gb)
 
 
+@replayed(out=None, input=1, weight=2, grad_output=3)
 def backward(
     rank: int, input: Any, weight: Any, grad_output: Any, stride: Any, padding: Any, dilation: Any, groups: Any,
     need: Any, algorithm: Any, workspace: Any, layout: Any,
 ) -> Grads:  # fmt: skip
     """Return gx, gw and gb, or those of them that are needed."""
     wanted = read_need(need)
-    x, w, gy = operand(input, "input"), operand(weight, "weight"), operand(grad_output, "grad_output")
-    form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
-    x, given, gy = taken(x, form), gy.shape, taken(gy, form)
+    form, w = Form(input.ndim != rank + 1, arguments.channels_last(layout, rank)), weight
+    x, given, gy = taken(input, form), grad_output.shape, taken(grad_output, form)
     dtype = common(x, w, gy)
     walk = arguments.walk(rank, stride, padding, dilation, groups, order(x, gy, either=form.layout))
     _check_gradient(given, arguments.problem(x.shape, w.shape, dtype.name, walk), form)
@@ -182,33 +204,46 @@ def backward(
     )
 
 
+@replayed(out=13, input=1, weight=2, bias=3, residual=10)
 def transposed(
     rank: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, output_padding: Any, groups: Any,
     dilation: Any, activation: Any, residual: Any, algorithm: Any, workspace: Any, out: Any, layout: Any,
 ) -> Any:  # fmt: skip
     """Return y of a transposed convolution: the input gradient of the opposite one."""
-    x, w = operand(input, "input"), operand(weight, "weight")
-    b = None if bias is None else operand(bias, "bias")
-    name, added = activation_name(activation), None if residual is None else operand(residual, "residual")
-    form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
-    x = taken(x, form)
+    name, form = (
+        activation_name(activation),
+        Form(input.ndim != rank + 1, arguments.channels_last(layout, rank)),
+    )
+    x, w = taken(input, form), weight
     memory = order(x, either=form.layout)
     size, walk = problem_of(rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation, memory)
     return _solve(
-        "input_grad", form, size, w.shape, walk, x, w, b, name, algorithm, workspace, out, residual=added
+        "input_grad",
+        form,
+        size,
+        w.shape,
+        walk,
+        x,
+        w,
+        bias,
+        name,
+        algorithm,
+        workspace,
+        out,
+        residual=residual,
     )
 
 
+@replayed(out=None, input=1, weight=2, grad_output=3)
 def transposed_backward(
     rank: int, input: Any, weight: Any, grad_output: Any, stride: Any, padding: Any, output_padding: Any,
     groups: Any, dilation: Any, need: Any, algorithm: Any, workspace: Any, layout: Any,
 ) -> Grads:  # fmt: skip
     """Return gx, gw and gb of a transposed convolution, or those of them that are needed."""
     wanted = read_need(need)
-    x, w, gy = operand(input, "input"), operand(weight, "weight"), operand(grad_output, "grad_output")
+    form, w = Form(input.ndim != rank + 1, arguments.channels_last(layout, rank)), weight
+    x, given, gy = taken(input, form), grad_output.shape, taken(grad_output, form)
     common(x, w, gy)
-    form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
-    x, given, gy = taken(x, form), gy.shape, taken(gy, form)
     memory = order(x, gy, either=form.layout)
     size, walk = problem_of(rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation, memory)
     if given != (expected := form.given_shape(size)):

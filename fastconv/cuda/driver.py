@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import threading
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from fastconv.cuda.compiler import Kernel, entry
+from fastconv.cuda.tape import launcher
 from fastconv.errors import DeviceError
 
 INTEGERS = {"uint32": ctypes.c_uint32, "int64": ctypes.c_int64}
@@ -68,6 +71,8 @@ def _attributes(_: int) -> tuple[tuple[int, int], int]:
             names.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
         )
     )
+    if major < 8:
+        raise DeviceError(f"kernels need compute capability 8.0 or later, got {major}.{minor}")
     return (major, minor), processors
 
 
@@ -94,25 +99,29 @@ def _numbers(integer: str, geometry: tuple[int, ...]) -> tuple[Any, tuple[int, .
     return values, tuple(range(begin, begin + step * len(geometry), step))
 
 
-def packed(kernel: Kernel, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
-    """Return addresses of all parameters as the driver takes them, and the pointers among what they point to."""
-    *pointers, geometry = arguments
-    values = (ctypes.c_uint64 * len(pointers))(*[p.pointer if p is not None else 0 for p in pointers])
-    begin, numbers = ctypes.addressof(values), _numbers(kernel.integer, geometry)[1]
-    addresses = range(begin, begin + 8 * len(pointers), 8)
-    return (ctypes.c_void_p * (len(pointers) + len(numbers)))(*addresses, *numbers), values
+class Launch:
+    """A kernel with all parameters as the driver takes them, but for what its pointers point to."""
+
+    def __init__(
+        self, kernel: Kernel, blocks: int, pointers: Sequence[Any], geometry: tuple[int, ...]
+    ) -> None:
+        self.function = _function(kernel, context())
+        self.values, self.lock = (ctypes.c_uint64 * len(pointers))(), threading.Lock()
+        self.numbers, numbers = _numbers(kernel.integer, geometry)
+        begin = ctypes.addressof(self.values)
+        addresses = (*range(begin, begin + 8 * len(pointers), 8), *numbers)
+        self.parameters = (ctypes.c_void_p * len(addresses))(*addresses)
+        self.shape = blocks, 1, 1, kernel.threads, 1, 1, 0
+        self.address = ctypes.addressof(self.parameters)
+
+    def start(self, pointers: list[int], stream: int) -> None:
+        """Start it on a stream."""
+        with self.lock:  # until the driver has copied the values
+            self.values[:] = pointers  # type: ignore[assignment]  # ctypes takes integers
+            checked(bindings().cuLaunchKernel(self.function, *self.shape, stream, self.address, 0))
 
 
-def launch(kernel: Kernel, blocks: int, stream: int, *arguments: Any) -> None:
-    """Start a kernel; pointers are `fastconv.cuda.memory.Memory` or None."""
-    function = _function(kernel, context())
-    parameters, values = packed(kernel, arguments)
-    checked(
-        bindings().cuLaunchKernel(
-            function, blocks, 1, 1, kernel.threads, 1, 1, 0, stream, ctypes.addressof(parameters), 0
-        )
-    )
-    del values  # the driver has copied them
+launch = launcher(Launch)
 
 
 def fill_zero(pointer: int, count: int, stream: int) -> None:

@@ -5,7 +5,10 @@
 * A loop over ``range`` of a small constant with a small body is unrolled; where the body is large, call a
   function under ``@inline`` as often as wanted.  Local arrays live in registers if all their indices
   come out constant.
-* Elements of global memory are addressed by int64, those of shared memory by U.
+* Elements of global memory are addressed by int64, those of shared memory by U.  ``further(pointer, number)`` is a
+  pointer that much further on, from which 32-bit offsets take one instruction.
+* ``copy`` and ``copy4`` go from global to shared memory past the registers, and write zeros for what is not wanted;
+  ``arrived`` waits for them and for all threads of the block.
 * uint64 and int64 must not meet in one expression: Numba makes floats of that.
 """
 
@@ -19,7 +22,7 @@ SIMULATED = bool(config.ENABLE_CUDASIM)
 U = uint32
 DTYPES = {"float32": float32, "float64": float64}
 
-__all__ = ["DTYPES", "SIMULATED", "U", "activation", "barrier", "cuda", "divided", "inline", "int32", "int64", "load4", "store4", "uint64"]  # fmt: skip
+__all__ = ["DTYPES", "SIMULATED", "U", "activation", "arrived", "barrier", "copy", "copy4", "cuda", "divided", "further", "inline", "int32", "int64", "load", "load4", "outer", "spaced", "store4", "uint64"]  # fmt: skip
 
 if SIMULATED:  # the simulator runs kernels as Python: no intrinsics, and arrays instead of pointers
     import threading
@@ -38,14 +41,50 @@ if SIMULATED:  # the simulator runs kernels as Python: no intrinsics, and arrays
         """Wait for all threads of the block, in a function of another module than the kernel's."""
         threading.current_thread().syncthreads()
 
-    def load4(array, index):
+    def load4(pointer, index):
         """Return four elements."""
-        return tuple(simulator.memory(array)[int(index) : int(index) + 4])
+        array, index = further(pointer, index)
+        return tuple(simulator.memory(array)[index : index + 4])
 
     def store4(array, index, a, b, c, d):
         """Write four elements."""
         target = simulator.memory(array)[int(index) : int(index) + 4]
         target[:] = np.array((a, b, c, d), target.dtype)
+
+    def further(pointer, number):
+        """Return a pointer so many elements further on."""
+        array, index = pointer if isinstance(pointer, tuple) else (pointer, 0)
+        return array, int(index) + int(number)
+
+    def load(pointer):
+        """Return an element."""
+        array, index = further(pointer, 0)
+        return array[index]
+
+    def spaced(pointer, number, size):
+        """Return a pointer a number of times ``size`` bytes further on."""
+        array, index = further(pointer, 0)
+        return array, index + int(number) * int(size) // simulator.memory(array).itemsize
+
+    def copy(shared, to, source, offset, wanted, count=1):
+        """Copy one element, or write zero."""
+        array, index = further(source, offset)
+        for i in range(count):
+            shared[int(to) + i] = array[index + i] if wanted else 0
+
+    def copy4(shared, to, source, offset, wanted):
+        """Copy four elements, or write zeros."""
+        copy(shared, to, source, offset, wanted, 4)
+
+    arrived = barrier
+
+    def outer(rows):
+        """Return the function that adds the products of ``rows`` numbers with eight."""
+
+        def add(a, b, acc):
+            simulator.memory(acc)[...] += np.outer(simulator.memory(a), simulator.memory(b))
+
+        return add
 else:
     from llvmlite import ir
     from numba.core import types
@@ -59,8 +98,10 @@ else:
         cuda.syncthreads()
 
     def _vector(context, builder, kind, array, index):
-        """Return a pointer to a vector of four elements; arrays hold their pointer in a structure."""
-        if not isinstance(kind, types.CPointer):
+        """Return a pointer to a vector of four elements: of a pointer to global memory, or of an array's."""
+        if isinstance(kind, types.CPointer):
+            array = builder.addrspacecast(array, array.type.pointee.as_pointer(1))
+        else:
             array = context.make_array(kind)(context, builder, array).data
         pointer = builder.gep(array, [index])
         vector = ir.VectorType(pointer.type.pointee, 4)
@@ -95,6 +136,116 @@ else:
             return context.get_dummy_value()
 
         return types.void(array, index, item, item, item, item), codegen
+
+    def _away(builder, pointer, number, scale, signed=False):
+        """Return a pointer a 32-bit number times ``scale`` bytes further on: one instruction, nothing moved out of it."""
+        wide, narrow = ir.IntType(64), ir.IntType(32)
+        text = f"mad.wide.{'s' if signed else 'u'}32 $0, $1, $2, $3;"
+        asm = ir.InlineAsm(ir.FunctionType(wide, [narrow, narrow, wide]), text, "=l,r,r,l")
+        address = builder.call(asm, [number, scale, builder.ptrtoint(pointer, wide)])
+        return builder.inttoptr(address, pointer.type)
+
+    def _further(context, builder, pointer, number, kind):
+        if isinstance(kind, types.IntegerLiteral) or kind.bitwidth == 64:
+            return builder.gep(pointer, [context.cast(builder, number, kind, types.int64)])
+        item = context.get_abi_sizeof(pointer.type.pointee)
+        return _away(builder, pointer, number, ir.IntType(32)(item), kind.signed)
+
+    @intrinsic
+    def further(_, pointer, number):
+        """Return a pointer so many elements further on."""
+
+        def codegen(context, builder, signature, arguments):
+            return _further(context, builder, *arguments, signature.args[1])
+
+        return pointer(pointer, number), codegen
+
+    @intrinsic
+    def load(_, pointer):
+        """Return an element."""
+
+        def codegen(context, builder, signature, arguments):
+            (at,) = arguments
+            return builder.load(builder.addrspacecast(at, at.type.pointee.as_pointer(1)))
+
+        return pointer.dtype(pointer), codegen
+
+    @intrinsic
+    def spaced(_, pointer, number, size):
+        """Return a pointer a number of times ``size`` bytes further on, both unsigned and of 32 bits."""
+
+        def codegen(context, builder, signature, arguments):
+            number, size = (
+                context.cast(builder, value, kind, types.uint32)
+                for value, kind in zip(arguments[1:], signature.args[1:], strict=True)
+            )
+            return _away(builder, arguments[0], number, size)
+
+        return pointer(pointer, number, size), codegen
+
+    def _copying(count):
+        """Return the intrinsic that copies elements, all from a boundary of as many bytes as they have, at most 16."""
+
+        def codegen(context, builder, signature, arguments):
+            kind = signature.args[0]
+            shared, to, pointer, offset, wanted = arguments
+            item = context.get_abi_sizeof(context.get_data_type(kind.dtype))
+            width = min(16, count * item)
+            to = context.cast(builder, to, signature.args[1], types.int64)
+            target = builder.gep(context.make_array(kind)(context, builder, shared).data, [to])
+            target = builder.addrspacecast(target, target.type.pointee.as_pointer(3))
+            target = builder.ptrtoint(target, ir.IntType(32))
+            pointer = builder.ptrtoint(
+                _further(context, builder, pointer, offset, signature.args[3]), ir.IntType(64)
+            )
+            size = builder.select(wanted, ir.IntType(32)(width), ir.IntType(32)(0))
+            way = "cg" if width == 16 else "ca"
+            kinds = ir.FunctionType(ir.VoidType(), [target.type, pointer.type, size.type])
+            for begin in range(0, count * item, width):
+                text = f"cp.async.{way}.shared.global [$0 + {begin}], [$1 + {begin}], {width}, $2;"
+                asm = ir.InlineAsm(kinds, text, "r,l,r,~{memory}", side_effect=True)
+                builder.call(asm, [target, pointer, size])
+            return context.get_dummy_value()
+
+        return codegen
+
+    @intrinsic
+    def copy(_, shared, to, source, offset, wanted):
+        """Copy one element, or write zero."""
+        return types.void(shared, to, source, offset, wanted), _copying(1)
+
+    @intrinsic
+    def copy4(_, shared, to, source, offset, wanted):
+        """Copy four elements from and to 16-byte boundaries, or write zeros."""
+        return types.void(shared, to, source, offset, wanted), _copying(4)
+
+    @intrinsic
+    def _copied(_):
+        """Wait for this thread's copies."""
+
+        def codegen(context, builder, signature, arguments):
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(ir.InlineAsm(kind, "cp.async.wait_all;", "~{memory}", side_effect=True), [])
+            return context.get_dummy_value()
+
+        return types.void(), codegen
+
+    @inline
+    def arrived():
+        """Wait for all copies of the block."""
+        _copied()
+        cuda.syncthreads()
+
+    def outer(rows):
+        """Return the device function that adds the products of ``rows`` numbers with eight: ``acc`` [i, j] += a [i] * b [j]."""
+
+        @inline
+        def add(a, b, acc):
+            for i in range(rows):
+                for j in range(8):
+                    acc[i, j] += a[i] * b[j]
+
+        return add
 
 
 @inline

@@ -20,10 +20,16 @@ import numpy as np
 from fastconv.arrays import FLOATS
 from fastconv.config import current
 from fastconv.cuda import backend
+from fastconv.cuda.tape import LISTENING
 
 
 class Memory:
     """An array on a GPU: where its elements lie; ``owner`` is the caller's object, kept alive."""
+
+    lasting = True  # whether a call may be played again with other arrays of the kind
+    origin: int = -1  # which memory of a `Tape` this is in
+    begin: int  # and where that begins
+    turn: tuple[int, ...] | None = None  # how the owner's axes were turned
 
     def __init__(
         self, owner: Any, pointer: int, shape: tuple[int, ...], dtype: Any, strides: Any = None
@@ -31,7 +37,11 @@ class Memory:
         self.owner, self.pointer, self.dtype = owner, pointer, np.dtype(dtype)
         self.shape = tuple(shape)
         self.strides = packed(self.shape) if strides is None else tuple(strides)  # in elements
-        self.nbytes = prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements."""
+        return prod(self.shape) * int(self.dtype.itemsize)
 
     @property
     def ndim(self) -> int:
@@ -57,13 +67,24 @@ class Memory:
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
         """Return a new array of the same kind on the same device."""
+        memory = self.fresh(shape, dtype)
+        if (tape := LISTENING.tape) is not None:
+            tape.asked(memory)
+        return memory
+
+    def fresh(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
+        """Return it without a note on the tape."""
         raise NotImplementedError
 
     def turned(self, axes: tuple[int, ...]) -> Memory:
         """Return the array with its axes in another order, its owner too."""
         view = self.transpose(axes)
-        view.owner = self.owner.transpose(axes)
+        view.owner, view.turn = self.turned_owner(axes), axes
         return view
+
+    def turned_owner(self, axes: tuple[int, ...]) -> Any:
+        """Return the owner with its axes in another order."""
+        return self.owner.transpose(axes)
 
     def result(self) -> Any:
         """Return what the caller gets."""
@@ -87,7 +108,7 @@ class Memory:
         """View elements in another shape and order."""
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__)
-        view.shape, view.strides, view.nbytes = shape, strides, prod(shape) * self.dtype.itemsize
+        view.shape, view.strides = shape, strides
         return view
 
     def last(self) -> Memory:
@@ -124,6 +145,8 @@ class Memory:
 
     def fill(self, value: int) -> None:
         """Fill with zero."""
+        if (tape := LISTENING.tape) is not None:
+            tape.whole = False
         backend().fill_zero(self.pointer, self.nbytes, self.stream())
 
 
@@ -140,10 +163,10 @@ class Torch(Memory):
     def of(cls, value: Any) -> Memory:
         if value.requires_grad and sys.modules["torch"].is_grad_enabled():
             raise TypeError("a tensor that requires grad would lose it here; pass tensor.detach()")
-        name = str(value.dtype).rpartition(".")[2]
-        if name not in ("float32", "float64", "int32", "int64"):
+        dtype = torch_dtypes().get(value.dtype)
+        if dtype is None:
             raise TypeError(f"arrays on a GPU must be float32 or float64, got {value.dtype}")
-        return cls(value, value.data_ptr(), tuple(value.shape), name, value.stride())
+        return cls(value, value.data_ptr(), value.shape, dtype, value.stride())
 
     @property
     def device(self) -> Any:
@@ -152,12 +175,22 @@ class Torch(Memory):
     def stream(self) -> int:
         return int(sys.modules["torch"].cuda.current_stream(self.owner.device).cuda_stream)
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
-        torch = sys.modules["torch"]
-        return Torch.of(torch.empty(shape, dtype=getattr(torch, dtype.name), device=self.owner.device))
+    def fresh(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
+        torch, kind = sys.modules["torch"], torch_dtypes()[dtype]
+        tensor = torch.empty(shape, dtype=kind, device=self.owner.device)
+        return Torch(tensor, tensor.data_ptr(), shape, dtype)
 
-    def turned(self, axes: tuple[int, ...]) -> Memory:
-        return Torch.of(self.owner.permute(axes))
+    def turned_owner(self, axes: tuple[int, ...]) -> Any:
+        return self.owner.permute(axes)
+
+
+@functools.cache
+def torch_dtypes() -> dict[Any, Any]:
+    """Return NumPy's dtypes by PyTorch's, and the other way."""
+    pairs = [
+        (getattr(sys.modules["torch"], n), np.dtype(n)) for n in ("float32", "float64", "int32", "int64")
+    ]
+    return dict(pairs) | {ours: theirs for theirs, ours in pairs}
 
 
 class Cupy(Memory):
@@ -175,7 +208,7 @@ class Cupy(Memory):
     def stream(self) -> int:
         return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
+    def fresh(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
         return Cupy.of(sys.modules["cupy"].empty(shape, dtype))
 
 
@@ -197,15 +230,14 @@ class Interface(Memory):
     def stream(self) -> int:
         return self.named
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
+    def fresh(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
         memory = _numba(backend().device_array(shape, packed(shape), dtype, self.named))
         memory.named = self.named  # type: ignore[attr-defined]
         return memory
 
-    def turned(self, axes: tuple[int, ...]) -> Memory:
+    def turned_owner(self, axes: tuple[int, ...]) -> Any:
         view = self.transpose(axes)
-        view.owner = backend().viewed(self.owner, view.shape, view.strides)
-        return view
+        return backend().viewed(self.owner, view.shape, view.strides)
 
 
 class Simulated(Memory):
@@ -218,7 +250,7 @@ class Simulated(Memory):
             value, array.ctypes.data, array.shape, array.dtype, [s // array.itemsize for s in array.strides]
         )
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
+    def fresh(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
         return _numba(backend().device_array(shape, packed(shape), dtype, 0))
 
 
@@ -268,6 +300,8 @@ class Dlpack(Interface):
 class Host(Memory):
     """A NumPy array and its copy on the GPU."""
 
+    lasting = False
+
     @classmethod
     def of(cls, value: Any, upload: bool = True) -> Memory:
         array = np.asarray(value)
@@ -282,7 +316,7 @@ class Host(Memory):
     block: Any = None  # on the GPU
     held: Any = None  # and here, side by side
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
+    def fresh(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
         return Host.of(np.empty(shape, dtype), upload=False)
 
     def result(self) -> Any:
@@ -296,12 +330,12 @@ class Host(Memory):
 def operand(value: Any, name: str, dtypes: Collection[Any] = FLOATS) -> Memory:
     """View an array on a GPU, or raise TypeError."""
     package = type(value).__module__.partition(".")[0]
-    if hasattr(value, "_ary"):
-        memory = Simulated.of(value)
-    elif package == "torch" and getattr(value, "is_cuda", False):
+    if package == "torch" and getattr(value, "is_cuda", False):
         memory = Torch.of(value)
     elif package == "cupy":
         memory = Cupy.of(value)
+    elif hasattr(value, "_ary"):
+        memory = Simulated.of(value)
     elif hasattr(value, "__cuda_array_interface__"):
         memory = Interface.of(value)
     elif type(value) is not np.ndarray and hasattr(value, "__dlpack_device__") and package != "torch":

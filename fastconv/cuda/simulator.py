@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.cuda.tape import launcher
+
 
 def patch() -> None:
     """Teach the simulator the arguments of shared and local arrays that it lacks."""
@@ -42,7 +44,7 @@ def patch() -> None:
 
 def _blank(shape: Any, dtype: Any) -> Any:
     """Return memory in which what is read before it is written shows."""
-    return np.full(shape, np.nan if np.dtype(dtype).kind == "f" else -99, dtype)
+    return np.full(shape, np.nan if np.dtype(dtype).kind == "f" else 99, dtype)
 
 
 def memory(array: Any) -> Any:
@@ -56,23 +58,33 @@ def processors() -> int:
     return 2
 
 
-def launch(kernel: Any, blocks: int, stream: int, *arguments: Any) -> None:
-    """Run a kernel to its end."""
-    from numba import cuda
-    from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
-
-    *pointers, geometry = arguments
-    arrays = [
-        FakeCUDAArray(_array(p, dtype) if p is not None else np.empty(0, dtype))  # of NumPy's it makes copies
-        for p, dtype in zip(pointers, kernel.pointers, strict=True)
-    ]
-    integer = np.dtype(kernel.integer).type
-    cuda.jit(kernel.body)[blocks, kernel.threads](*arrays, type(geometry)(*map(integer, geometry)))
+def context() -> int:
+    """Return a number for the GPU."""
+    return 1
 
 
-def _array(buffer: Any, dtype: str) -> Any:
-    raw = (ctypes.c_char * buffer.nbytes).from_address(buffer.pointer)
-    return np.frombuffer(raw, dtype)
+class Launch:
+    """A kernel with its parameters, but for what its pointers point to."""
+
+    def __init__(self, kernel: Any, blocks: int, pointers: Any, geometry: Any) -> None:
+        integer = np.dtype(kernel.integer).type
+        self.kernel, self.blocks = kernel, blocks
+        self.geometry = type(geometry)(*map(integer, geometry))
+        self.sizes = [None if p is None else p.nbytes for p in pointers]
+
+    def start(self, pointers: Any, stream: int) -> None:
+        """Run it to its end."""
+        from numba import cuda
+        from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
+
+        arrays = []
+        for pointer, size, dtype in zip(pointers, self.sizes, self.kernel.pointers, strict=True):
+            raw = b"" if size is None else (ctypes.c_char * size).from_address(pointer)
+            arrays.append(FakeCUDAArray(np.frombuffer(raw, dtype)))  # of NumPy's it makes copies
+        cuda.jit(self.kernel.body)[self.blocks, self.kernel.threads](*arrays, self.geometry)
+
+
+launch = launcher(Launch)
 
 
 def fill_zero(pointer: int, count: int, stream: int) -> None:

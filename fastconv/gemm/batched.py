@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
-from fastconv.cuda.language import DTYPES, U, cuda, inline, int64, load4, store4, uint64
-from fastconv.gemm.cuda import BK, TILES, Tile, multiplier
+from fastconv.cuda.language import DTYPES, U, copy4, cuda, further, inline, int64, load4, store4, uint64
+from fastconv.gemm.cuda import BK, TILES, Stages, Tile, summer
 
 SMALL = Tile(32, 32, 4, 12)  # one warp
 MOST_SPLITS, FEWEST_STAGES = 16, 8  # a split shorter than that is mostly its beginning and end
@@ -69,38 +69,29 @@ def choose(dtype: str, m: int, n: int, rows: int, batches: int) -> Product:
     return Product(tile, *padded(tile), splits)
 
 
-def mover(rows: int, tile: Tile):
-    """Return device functions that fetch a thread's vectors of a stage, and place them; and their elements.
-
-    A stage is BK rows of ``rows`` elements; a thread's vectors lie ``step`` elements apart in memory.
-    """
-    threads, quads = tile.threads, BK * rows // 4 // tile.threads
+def bringer(tile: Tile):
+    """Return the device function that starts to copy a stage: BK rows of A and of B, a thread's vectors some rows apart."""
+    threads, bm, bn = tile.threads, tile.bm, tile.bn
 
     @inline
-    def fetch(source, at, step, regs):
-        for i in range(quads):
-            regs[4 * i], regs[4 * i + 1], regs[4 * i + 2], regs[4 * i + 3] = load4(source, at)
-            at += step
+    def bring(shared, to_a, to_b, walk, g):
+        a, b = walk
+        for i in range(BK * bm // 4 // threads):
+            row = i * (4 * threads // bm) * g.a_row
+            copy4(shared, uint64(to_a) + uint64(4 * i * threads), a, row, True)
+        for i in range(BK * bn // 4 // threads):
+            row = i * (4 * threads // bn) * g.b_row
+            copy4(shared, uint64(to_b) + uint64(4 * i * threads), b, row, True)
+        return further(a, BK * g.a_row), further(b, BK * g.b_row)
 
-    @inline
-    def place(stage, at, regs):
-        for i in range(quads):
-            to = uint64(at) + uint64(4 * i * threads)
-            store4(stage, to, regs[4 * i], regs[4 * i + 1], regs[4 * i + 2], regs[4 * i + 3])
-
-    return fetch, place, 4 * quads
+    return bring
 
 
 def product(dtype, tile: Tile):
     """Make the kernel of a tile."""
-    real, zero = DTYPES[dtype], DTYPES[dtype](0)
-    bm, bn, tm, across = tile.bm, tile.bn, tile.tm, tile.bn // 8
-    a_stage, b_stage, half_m, half_n = BK * bm, BK * bn, bm // 2, bn // 2
-    a_size, b_size = 2 * a_stage, 2 * b_stage
-    a_jump, b_jump = tile.threads // (bm // 4), tile.threads // (bn // 4)  # rows between a thread's vectors
-    fetch_a, place_a, a_count = mover(bm, tile)
-    fetch_b, place_b, b_count = mover(bn, tile)
-    multiply = multiplier(tile, bm, bn)
+    real, bm, bn, tm, across = DTYPES[dtype], tile.bm, tile.bn, tile.tm, tile.across
+    stages, half_m, half_n = Stages(tile), bm // 2, bn // 2
+    sum_stages, size = summer(dtype, stages, bringer(tile)), 2 * stages.size
 
     @inline
     def write(out, acc, part, to, row, add):
@@ -113,13 +104,9 @@ def product(dtype, tile: Tile):
             store4(out, at, c0, c1, c2, c3)
 
     def batched_gemm(a_array, b_array, out, g):
-        a_tile = cuda.shared.array(a_size, real, alignment=16)
-        b_tile = cuda.shared.array(b_size, real, alignment=16)
+        shared = cuda.shared.array(size, real, alignment=16)
+        a, b = cuda.local.array(tm, real), cuda.local.array(8, real)
         acc = cuda.local.array((tm, 8), real)
-        a = cuda.local.array(tm, real)
-        b = cuda.local.array(8, real)
-        next_a = cuda.local.array(a_count, real)
-        next_b = cuda.local.array(b_count, real)
         tid, block = U(cuda.threadIdx.x), U(cuda.blockIdx.x)
         m_tile, block = U(block % U(g.m_tiles)), U(block // U(g.m_tiles))
         n_tile, block = U(block % U(g.n_tiles)), U(block // U(g.n_tiles))
@@ -132,32 +119,8 @@ def product(dtype, tile: Tile):
         b_at = int64(batch) * g.b_batch + (int64(first) * int64(BK) + int64(b_row)) * g.b_row
         a_at += int64(U(m_tile * U(bm) + tid % U(bm // 4) * U(4)))
         b_at += int64(U(n_tile * U(bn) + tid % U(bn // 4) * U(4)))
-        a_step, b_step = int64(a_jump) * g.a_row, int64(b_jump) * g.b_row
-        for i in range(tm):
-            for j in range(8):
-                acc[i, j] = zero
-        at_a, at_b = U(U(tid // U(across)) * U(4)), U(U(tid % U(across)) * U(4))
-        to_a, to_b = U(tid * U(4)), U(tid * U(4))
-        if first < last:
-            fetch_a(a_array, a_at, a_step, next_a)
-            fetch_b(b_array, b_at, b_step, next_b)
-            place_a(a_tile, to_a, next_a)
-            place_b(b_tile, to_b, next_b)
-            cuda.syncthreads()
-            stage = U(last - first)
-            while stage > U(1):
-                a_at += int64(BK) * g.a_row
-                b_at += int64(BK) * g.b_row
-                fetch_a(a_array, a_at, a_step, next_a)
-                fetch_b(b_array, b_at, b_step, next_b)
-                multiply(a_tile, b_tile, at_a, at_b, a, b, acc)
-                at_a, at_b = U(at_a ^ U(a_stage)), U(at_b ^ U(b_stage))
-                to_a, to_b = U(to_a ^ U(a_stage)), U(to_b ^ U(b_stage))
-                place_a(a_tile, to_a, next_a)
-                place_b(b_tile, to_b, next_b)
-                cuda.syncthreads()
-                stage = U(stage - U(1))
-            multiply(a_tile, b_tile, at_a, at_b, a, b, acc)
+        walk, to = (further(a_array, a_at), further(b_array, b_at)), U(tid * U(4))
+        sum_stages(shared, to, to, U(last - first), walk, g, tid, a, b, acc)
 
         row = int64(U(g.n_tiles)) * int64(bn)
         to = (int64(split) * g.batches + int64(batch)) * g.m_tiles * int64(bm) + int64(U(m_tile * U(bm)))

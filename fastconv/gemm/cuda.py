@@ -3,14 +3,16 @@
 A thread owns TM x 8 results: rows 4*ty + {0..3} and those half a tile further down (TM = 8), columns
 4*tx + {0..3} and those half a tile to the right.  So a step k reads two or four vectors of 16 bytes, which
 neighbours read side by side without bank conflicts, for TM * 8 multiplications: 64 FFMA to 4 LDS.128.
-Shared memory holds two stages of BK steps, one in use and one being filled.
+
+Shared memory holds two stages of BK steps or twice as many, A before B, one in use and one being filled.  What comes
+next goes there from global memory past the registers (``cp.async``), while the present stage is multiplied.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastconv.cuda.language import inline, load4, uint64
+from fastconv.cuda.language import DTYPES, U, arrived, inline, load4, outer, uint64
 
 BK = 8  # steps of a stage, each written out in the main loop
 
@@ -29,9 +31,13 @@ class Tile:
         """Threads of a block."""
         return self.bm // self.tm * (self.bn // 8)
 
+    @property
+    def across(self) -> int:
+        """Threads side by side."""
+        return self.bn // 8
 
-# 65536 registers hold two blocks of 256 threads at 128 registers each: 64 sums, 16 operands of a step, 8
-# elements on their way to shared memory, and addresses.
+
+# 65536 registers hold two blocks of 256 threads at 128 registers each: 64 sums, 16 operands of a step, and addresses.
 TILES = {
     "float32": (
         Tile(128, 128), Tile(128, 64, blocks=3), Tile(64, 128, blocks=3), Tile(64, 64, blocks=6), Tile(32, 128, 4, 4),
@@ -40,34 +46,109 @@ TILES = {
 }  # fmt: skip
 
 
-def multiplier(tile: Tile, lda: int, ldb: int):
-    """Return the device function of one stage: ``acc`` [TM, 8] gets BK products each.
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """Where things lie in shared memory; rows of A and B are ``pad`` elements longer than the tile."""
 
-    ``at_a`` and ``at_b`` are where the thread's operands begin in the stage; rows are ``lda`` and ``ldb`` apart.
+    tile: Tile
+    steps: int = BK
+    pad: int = 0
+
+    @property
+    def lda(self) -> int:
+        """Elements of a row of A."""
+        return self.tile.bm + self.pad
+
+    @property
+    def ldb(self) -> int:
+        """Elements of a row of B."""
+        return self.tile.bn + self.pad
+
+    @property
+    def b(self) -> int:
+        """Where B begins."""
+        return self.steps * self.lda
+
+    @property
+    def size(self) -> int:
+        """Elements of a stage."""
+        return self.steps * (self.lda + self.ldb)
+
+
+def multiplier(stages: Stages):
+    """Return the device function of one stage: ``acc`` [TM, 8] gets a product of each step.
+
+    ``at_a`` and ``at_b`` are where the thread's operands begin.
     """
-    tm, half_m, half_n = tile.tm, tile.bm // 2, tile.bn // 2
+    tile, lda, ldb, twice = stages.tile, stages.lda, stages.ldb, stages.steps == 2 * BK
+    tm, half_m, half_n, add = tile.tm, tile.bm // 2, tile.bn // 2, outer(tile.tm)
 
     @inline
-    def step(a_tile, b_tile, at_a, at_b, a, b, acc):
-        a[0], a[1], a[2], a[3] = load4(a_tile, at_a)
+    def step(shared, at_a, at_b, a, b, acc):
+        a[0], a[1], a[2], a[3] = load4(shared, at_a)
         if tm == 8:
-            a[4], a[5], a[6], a[7] = load4(a_tile, at_a + uint64(half_m))
-        b[0], b[1], b[2], b[3] = load4(b_tile, at_b)
-        b[4], b[5], b[6], b[7] = load4(b_tile, at_b + uint64(half_n))
-        for i in range(tm):
-            for j in range(8):
-                acc[i, j] += a[i] * b[j]
+            a[4], a[5], a[6], a[7] = load4(shared, at_a + uint64(half_m))
+        b[0], b[1], b[2], b[3] = load4(shared, at_b)
+        b[4], b[5], b[6], b[7] = load4(shared, at_b + uint64(half_n))
+        add(a, b, acc)
 
     @inline
-    def multiply(a_tile, b_tile, at_a, at_b, a, b, acc):
+    def multiply_eight(shared, at_a, at_b, a, b, acc):
+        step(shared, at_a, at_b, a, b, acc)
+        step(shared, at_a + uint64(lda), at_b + uint64(ldb), a, b, acc)
+        step(shared, at_a + uint64(2 * lda), at_b + uint64(2 * ldb), a, b, acc)
+        step(shared, at_a + uint64(3 * lda), at_b + uint64(3 * ldb), a, b, acc)
+        step(shared, at_a + uint64(4 * lda), at_b + uint64(4 * ldb), a, b, acc)
+        step(shared, at_a + uint64(5 * lda), at_b + uint64(5 * ldb), a, b, acc)
+        step(shared, at_a + uint64(6 * lda), at_b + uint64(6 * ldb), a, b, acc)
+        step(shared, at_a + uint64(7 * lda), at_b + uint64(7 * ldb), a, b, acc)
+
+    @inline
+    def multiply(shared, at_a, at_b, a, b, acc):
         at_a, at_b = uint64(at_a), uint64(at_b)
-        step(a_tile, b_tile, at_a, at_b, a, b, acc)
-        step(a_tile, b_tile, at_a + uint64(lda), at_b + uint64(ldb), a, b, acc)
-        step(a_tile, b_tile, at_a + uint64(2 * lda), at_b + uint64(2 * ldb), a, b, acc)
-        step(a_tile, b_tile, at_a + uint64(3 * lda), at_b + uint64(3 * ldb), a, b, acc)
-        step(a_tile, b_tile, at_a + uint64(4 * lda), at_b + uint64(4 * ldb), a, b, acc)
-        step(a_tile, b_tile, at_a + uint64(5 * lda), at_b + uint64(5 * ldb), a, b, acc)
-        step(a_tile, b_tile, at_a + uint64(6 * lda), at_b + uint64(6 * ldb), a, b, acc)
-        step(a_tile, b_tile, at_a + uint64(7 * lda), at_b + uint64(7 * ldb), a, b, acc)
+        multiply_eight(shared, at_a, at_b, a, b, acc)
+        if twice:
+            multiply_eight(shared, at_a + uint64(BK * lda), at_b + uint64(BK * ldb), a, b, acc)
 
     return multiply
+
+
+@inline
+def nothing(shared, to_b, fixed):
+    """Place what `bring` took to registers: nothing."""
+
+
+def summer(dtype, stages: Stages, bring, place=nothing):
+    """Return the device function of the main loop: ``acc`` [TM, 8] becomes the sums over so many stages.
+
+    ``walk = bring(shared, to_a, to_b, walk, fixed)`` starts to copy a stage, the thread's part of it from ``to_a`` and
+    ``to_b`` on, and returns where the next one is; ``place(shared, to_b, fixed)`` writes what it left in registers.
+    ``a`` [TM] and ``b`` [8] hold the operands of a step.
+    """
+    zero, tile, begin_b, size = DTYPES[dtype](0), stages.tile, stages.b, stages.size
+    multiply, tm, across = multiplier(stages), tile.tm, tile.across
+
+    @inline
+    def sum_stages(shared, to_a, to_b, count, walk, fixed, tid, a, b, acc):
+        other = U(size)
+        for i in range(tm):
+            for j in range(8):
+                acc[i, j] = zero
+        at_a, at_b = U(U(tid // U(across)) * U(4)), U(U(tid % U(across)) * U(4) + U(begin_b))
+        to_b = U(to_b + U(begin_b))
+        if count > U(0):
+            walk = bring(shared, to_a, to_b, walk, fixed)
+            place(shared, to_b, fixed)
+            arrived()
+            while count > U(1):
+                walk = bring(shared, U(to_a + other), U(to_b + other), walk, fixed)
+                this = U(U(size) - other)
+                multiply(shared, U(at_a + this), U(at_b + this), a, b, acc)
+                place(shared, U(to_b + other), fixed)
+                other = this
+                arrived()
+                count = U(count - U(1))
+            this = U(U(size) - other)
+            multiply(shared, U(at_a + this), U(at_b + this), a, b, acc)
+
+    return sum_stages

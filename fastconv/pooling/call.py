@@ -228,9 +228,7 @@ def unpool(
     rank: int, input: Any, indices: Any, kernel_size: Any, stride: Any, padding: Any, output_size: Any
 ) -> Array:  # fmt: skip
     """Return an image of zeros with the input's values where ``indices`` points."""
-    from fastconv.pooling.scatter import scattered
-
-    x = floats(input, "input")
+    x = images(input, "input")
     check_rank(rank, x.shape)
     kernels = arguments.per_axis(kernel_size, rank, "kernel_size")
     strides = kernels if stride is None else arguments.per_axis(stride, rank, "stride")
@@ -243,4 +241,10 @@ def unpool(
         if len(wanted) != rank or any(abs(w - n) >= s for w, n, s in zip(wanted, size, strides, strict=True)):
             raise ValueError(f"output_size must be nearer than stride {strides} to {size}, got {wanted}")
         size = wanted
+    if on_device(x):
+        from fastconv.pooling import cuda_patches
+
+        return cuda_patches.unpool(x, indices, size, rank)  # type: ignore[no-any-return]
+    from fastconv.pooling.scatter import scattered
+
     return scattered(contiguous(x, common(x)), indices, size, rank, add=False)

@@ -200,17 +200,17 @@ def described(axes: Axes, count_pad: bool) -> tuple[Any, Geometry]:
 def largest(x: Memory, axes: Axes, rank: int, located: Any) -> tuple[Any, Any]:
     """Return the maxima of windows, and their places or None."""
     common(x)
-    y, _, places = _pooled(x, axes, rank, False, bool(located))
+    y, _, places = pooled(x, axes, rank, False, bool(located))
     return y.result(), None if places is None else places.result()
 
 
 def means(x: Memory, axes: Axes, rank: int, count_pad: bool, divisor: int) -> Any:
     """Return the means of windows."""
     common(x)
-    return _pooled(x, axes, rank, True, False, count_pad, divisor)[0].result()
+    return pooled(x, axes, rank, True, False, count_pad, divisor)[0].result()
 
 
-def _pooled(
+def pooled(
     x: Memory, axes: Axes, rank: int, mean: bool, located: bool, count_pad: bool = True, divisor: int = 0
 ) -> tuple[Memory, str, Memory | None]:
     """Return results, the layout of the images, and places where they are asked for."""
@@ -233,7 +233,7 @@ def _pooled(
 def to_largest(x: Memory, gy: Memory, axes: Axes, rank: int) -> Any:
     """Return the gradient by the input of maxima, whose places are found again."""
     common(x, gy)
-    _, layout, places = _pooled(x, axes, rank, False, True)
+    _, layout, places = pooled(x, axes, rank, False, True)
     return _given(x.shape, gy, places, layout, axes, rank)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastconv import arguments
-from fastconv.arrays import Array, floats
+from fastconv.arrays import Array
 from fastconv.pooling import call
+from fastconv.pooling.windows import windows
 
 
 def lp_pool2d(
@@ -87,7 +88,13 @@ def _norms(
 ) -> Array:  # fmt: skip
     if norm_type == 0:
         raise ValueError("norm_type must not be 0: there is no zeroth root")
-    x = floats(input, "input")
+    x = call.images(input, "input")
+    if not isinstance(x, np.ndarray):
+        from fastconv.pooling import cuda_norms
+
+        axes = windows(rank, x.shape, kernel_size, stride, 0, 1, ceil_mode)
+        taps = prod(arguments.per_axis(kernel_size, rank, "kernel_size"))
+        return cuda_norms.norms(x, axes, rank, norm_type, taps)  # type: ignore[no-any-return]
     if norm_type in (inf, -inf):
         sign = 1 if norm_type > 0 else -1
         y, _ = call.max_forward(rank, sign * np.abs(x), kernel_size, stride, 0, 1, ceil_mode, False)

@@ -11,7 +11,9 @@ from numpy.typing import ArrayLike
 
 from fastconv import arguments
 from fastconv.arguments import PerAxis
-from fastconv.arrays import Array, floats
+from fastconv.arrays import Array
+from fastconv.pooling.call import images
+from fastconv.problem import Axis
 
 
 def unfold(
@@ -51,10 +53,14 @@ def unfold(
            [4., 5.],
            [5., 6.]])
     """
-    x = floats(input, "input")
+    x = images(input, "input")
     if x.ndim not in (3, 4):
         raise ValueError(f"input must be (N, C, H, W) or (C, H, W), got {x.ndim} dimensions: {x.shape}")
     walk = _Walk(x.shape[-2:], kernel_size, dilation, padding, stride)
+    if not isinstance(x, np.ndarray):
+        from fastconv.pooling import cuda_patches
+
+        return cuda_patches.unfold(x, walk.axes)  # type: ignore[no-any-return]  # the caller's kind
     padded = np.pad(x, [(0, 0)] * (x.ndim - 2) + [(p, p) for p in walk.padding])
     columns = np.empty((*x.shape[:-2], *walk.kernel, *walk.output), x.dtype)
     for tap, pixels in walk.taps():
@@ -96,7 +102,7 @@ def fold(
     array([[[1., 2., 1.],
             [1., 2., 1.]]])
     """
-    columns = floats(input, "input")
+    columns = images(input, "input")
     size = arguments.per_axis(output_size, 2, "output_size")
     walk = _Walk(size, kernel_size, dilation, padding, stride)
     rows, places = prod(walk.kernel), prod(walk.output)
@@ -104,6 +110,10 @@ def fold(
         raise ValueError(
             f"input must be (N, C*R*S, P*Q) or (C*R*S, P*Q) with R*S = {rows} and P*Q = {places}, got {columns.shape}"
         )
+    if not isinstance(columns, np.ndarray):
+        from fastconv.pooling import cuda_patches
+
+        return cuda_patches.fold(columns, walk.axes)  # type: ignore[no-any-return]
     channels = columns.shape[-2] // rows
     columns = columns.reshape(*columns.shape[:-2], channels, *walk.kernel, *walk.output)
     (h, w), (ph, pw) = size, walk.padding
@@ -119,6 +129,7 @@ class _Walk:
     def __init__(
         self, size: tuple[int, ...], kernel: PerAxis, dilation: PerAxis, padding: PerAxis, stride: PerAxis
     ) -> None:
+        self.size = size
         self.kernel = arguments.per_axis(kernel, 2, "kernel_size")
         self.dilation = arguments.per_axis(dilation, 2, "dilation")
         self.padding = arguments.per_axis(padding, 2, "padding", 0)
@@ -128,6 +139,13 @@ class _Walk:
         if any(e > n for e, n in zip(extents, padded, strict=True)):
             raise ValueError(f"the kernel spans {extents} pixels, the padded image has {padded}")
         self.output = tuple((n - e) // s + 1 for n, e, s in zip(padded, extents, self.stride, strict=True))
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes of a convolution whose kernel stands at these places."""
+        pads = self.padding, self.padding
+        numbers = zip(self.size, self.kernel, self.stride, self.dilation, *pads, strict=True)
+        return tuple(Axis(*each) for each in numbers)
 
     def taps(self) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]:
         """Yield the index of each tap among the columns, and that of the padded pixels under it."""

@@ -17,7 +17,7 @@ import numpy as np
 from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.correlation import AxisPass, Pass, pass_of
 from fastconv.algorithms.im2col import cuda_weight
-from fastconv.algorithms.im2col.implicit import OUTSIDE, Geometry, Traits, correlation
+from fastconv.algorithms.im2col.implicit import MARKS, NEVER, OUTSIDE, Geometry, Traits, bits, correlation
 from fastconv.algorithms.im2col.splits import THREADS, SumGeometry, magic, sum_kernel
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
@@ -92,8 +92,10 @@ class Im2col(Algorithm):
         p = pass_of(problem, Direction.FORWARD if direction is Direction.WEIGHT_GRAD else direction)
         image = max(prod(s[1:]) for s in (problem.input_shape, problem.output_shape))
         far = farthest(p) * (p.groups * p.channels if problem.layout == "nhwc" else 1)
-        if max(image + far, p.columns, prod(problem.weight_shape)) >= LIMIT:
+        if max(image + far, p.columns, prod(problem.weight_shape), 16 * p.m) >= LIMIT:
             return "an image with its borders, the positions in the batch or the weights have 2**31 elements"
+        if direction is Direction.WEIGHT_GRAD and (image + far) * problem.itemsize >= 2 * LIMIT:
+            return "an image with its borders has 2**32 bytes"
         return None
 
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
@@ -127,16 +129,25 @@ def farthest(p: Pass) -> int:
     return far
 
 
+def marks_of(axes: tuple[AxisPass, ...]) -> list[tuple[int, int]]:
+    """Return (axis, offset) of all taps, each once; none if they are too many for bits."""
+    marks = [(i, offset) for i, a in enumerate(axes) for offset in a.offsets]
+    return marks if len(marks) <= MARKS else []
+
+
 def tables(p: Pass, tile: Tile, even: bool, last: bool) -> tuple[np.ndarray, np.ndarray, int, int]:
     """Return the kernel's table, the taps of the packed rows, their number, and the most stages of a phase.
 
-    A phase begins with its line (first row, stages, 0, 0); a row is (source offset, dz, dy, dx).  Rows that
-    only fill a stage look OUTSIDE and have offset -1.
+    It has a line for each phase, (first row, stages, 0, 0), for each row, (source offset, bits of the tap, 0, 0), and
+    for each bit, (axis, offset, 0, 0).  Where offsets are too many for bits, a row is (source offset, dz, dy, dx).
+    Rows that only fill a stage lead nowhere.
     """
     axes = three(p.axes)
+    marks = marks_of(axes)
     sizes = [a.source for a in axes]
     channel, pixel = (1, p.groups * p.channels) if last else (prod(sizes), 1)
     lines, rows, taps = [], [], []
+    nowhere = (0, NEVER, 0, 0) if marks else (0, OUTSIDE, OUTSIDE, OUTSIDE)
     # of a stage: where channels stand behind the pixels, those that a thread loads are neighbours
     own = BK * tile.bn // tile.threads
     stage = [row * own % BK + row * own // BK for row in range(BK)] if last else range(BK)
@@ -151,17 +162,17 @@ def tables(p: Pass, tile: Tile, even: bool, last: bool) -> tuple[np.ndarray, np.
             order = [(c, tap) for c in range(p.channels) for tap in found]
         begin = len(rows)
         for c, (index, (dz, dy, dx)) in order:
-            rows.append((c * channel + ((dz * sizes[1] + dy) * sizes[2] + dx) * pixel, dz, dy, dx))
+            at = c * channel + ((dz * sizes[1] + dy) * sizes[2] + dx) * pixel
+            rows.append((at, *bits((dz, dy, dx), marks)))
             taps.append(c * p.channel_stride + index)
         spare = -len(order) % BK
-        rows += [(-1, OUTSIDE, OUTSIDE, OUTSIDE)] * spare
+        rows += [nowhere] * spare
         taps += [-1] * spare
         lines.append((begin, (len(rows) - begin) // BK, 0, 0))
     if not rows:  # no tap at all: something to point at
-        rows, taps = [(-1, OUTSIDE, OUTSIDE, OUTSIDE)] * BK, [-1] * BK
-    return (
-        np.array(lines + rows, np.int32), np.array(taps, np.int32), len(rows), max(line[1] for line in lines)
-    )  # fmt: skip
+        rows, taps = [nowhere] * BK, [-1] * BK
+    table = lines + rows + [(*mark, 0, 0) for mark in marks]
+    return np.array(table, np.int32), np.array(taps, np.int32), len(rows), max(line[1] for line in lines)
 
 
 def three(axes: tuple[AxisPass, ...]) -> tuple[AxisPass, ...]:
@@ -193,24 +204,14 @@ def plan(problem: ConvProblem, direction: Direction, limit: int) -> Blocks:
     pixels = prod(a.outputs for a in axes)
     identity, last = all(a.is_identity for a in p.axes), problem.layout == "nhwc"
     even = p.channels % BK == 0
-    solid = all(
-        o >= 0 and a.stride * (a.outputs - 1) + o < a.source
-        for a in axes
-        for phase in a.taps
-        for _, o in phase
-    )
     traits = Traits(
-        deep=axes[0].source > 1 or axes[0].offsets != [0],
+        marked=bool(marks_of(axes)),
         even=even,
-        solid=solid and not even,
         dense=even if last else identity and even and pixels % 4 == 0,
         plain=p.phases == 1,
         vector=p.m % 4 == 0 if last else p.phases == 1 and pixels % 4 == 0,
         last=last,
     )
-    tiles = TILES[problem.dtype]
-    if (last or not (traits.even or traits.dense)) and len(tiles) > 2:
-        tiles = tiles[1:]  # the table's look-ups need the registers, and so do four channels at once
     processors = backend().processors()
 
     def blocks(tile: Tile) -> int:
@@ -222,7 +223,7 @@ def plan(problem: ConvProblem, direction: Direction, limit: int) -> Blocks:
             -(-blocks(tile) // resident) * tile.blocks * tile.bm * tile.bn * (1 + 16 / tile.bm + 16 / tile.bn)
         )
 
-    tile = min(tiles, key=area)
+    tile = min(TILES[problem.dtype], key=area)
     table, taps, rows, stages = tables(p, tile, even, last)
     m_ld = -(-p.m // tile.bm) * tile.bm
     packed = p.groups * rows * m_ld
@@ -261,7 +262,7 @@ class Run(Execution):
             p.m, b.m_ld, m_tiles, column_tiles, p.phases, b.splits, b.rows, p.columns, pixels, *magic(pixels),
             plane, *magic(plane), positions[2], *magic(positions[2]), *(a.stride for a in axes), *sources,
             *source, *result, *results,
-            *(a.step for a in axes), -(-p.results // 4), 0, 0,
+            *(a.step for a in axes), -(-p.results // 4), len(marks_of(axes)), 0, 0,
         )  # fmt: skip
         self.blocks = m_tiles * column_tiles * b.splits * p.phases * p.groups
         self.packing = PackGeometry(b.packed, p.m, b.m_ld, b.rows, p.group_stride, p.row_stride)

@@ -14,35 +14,23 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms.base import Execution
-from fastconv.algorithms.im2col.implicit import OUTSIDE
-from fastconv.algorithms.im2col.implicit_weight import Geometry, correlation
+from fastconv.algorithms.im2col.implicit import MARKS, NEVER, OUTSIDE, bits
+from fastconv.algorithms.im2col.implicit_weight import STEPS, Geometry, Way, correlation
 from fastconv.algorithms.im2col.splits import THREADS, SumGeometry, magic, sum_kernel
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
-from fastconv.gemm.cuda import BK, TILES, Tile
+from fastconv.gemm.cuda import TILES, Tile
 from fastconv.problem import Axis, ConvProblem
 
-MOST_SPLITS, FEWEST_STAGES = 256, 16
+MOST_SPLITS, FEWEST_STAGES = 256, 8
+MOST_LINES = 2**16  # a MB of tables
 
 
 @functools.cache
-def kernel(dtype: str, tile: Tile, deep: bool, vector: bool, linked: bool = False) -> Kernel:
+def kernel(dtype: str, tile: Tile, way: Way, vector: bool) -> Kernel:
     """Return the kernel of a tile."""
-    pointers = (dtype, dtype, "int32", dtype)
-    return Kernel(
-        correlation,
-        (dtype, tile, deep, vector, linked),
-        pointers,
-        Geometry,
-        "uint32",
-        tile.threads,
-        tile.blocks,
-    )
-
-
-def tiles(dtype: str) -> tuple[Tile, ...]:
-    """Return the tiles to choose from: 128 x 128 needs more registers than two blocks leave it."""
-    return tuple(t for t in TILES[dtype] if t.bm * t.bn < 128 * 128)
+    pointers, constants = (dtype, dtype, "int32", dtype), (dtype, tile, way, vector)
+    return Kernel(correlation, constants, pointers, Geometry, "uint32", tile.threads, tile.blocks)
 
 
 class Blocks(NamedTuple):
@@ -65,9 +53,12 @@ def plan(problem: ConvProblem, limit: int) -> Blocks:
             -(-m // tile.bm) * tile.bm * -(-columns // tile.bn) * tile.bn * (1 + 16 / tile.bm + 16 / tile.bn)
         )
 
-    tile = min(tiles(problem.dtype), key=area)
+    tiles = (
+        TILES[problem.dtype] if marks_of(problem) else TILES[problem.dtype][-4:]
+    )  # the largest spills without bits
+    tile = min(tiles, key=area)
     blocks = problem.groups * -(-m // tile.bm) * -(-columns // tile.bn)
-    stages = -(-problem.n * prod(problem.output) // BK)
+    stages = -(-problem.n * prod(problem.output) // STEPS)
     padded = -(-prod(problem.weight_shape) // 4) * 4
     wanted = 2 * backend().processors() * tile.blocks // blocks
     splits = min(MOST_SPLITS, wanted, stages // FEWEST_STAGES, limit // (padded * problem.itemsize))
@@ -76,20 +67,54 @@ def plan(problem: ConvProblem, limit: int) -> Blocks:
     return Blocks(tile, splits, stages, partial, partial * problem.itemsize)
 
 
+def marks_of(problem: ConvProblem) -> list[tuple[int, int]]:
+    """Return (axis, offset) of all taps, each once; none if they are too many for bits, or positions for tables."""
+    axes = three(problem)
+    marks = [(i, r * a.dilation - a.lo) for i, a in enumerate(axes) for r in range(a.kernel)]
+    o, p, q = (a.output for a in axes)
+    return marks if len(marks) <= MARKS and o * p + q <= MOST_LINES else []
+
+
 def table(problem: ConvProblem, columns: int, linked: bool) -> np.ndarray:
-    """Return (offset, dz, dy, dx) of each column, and of those that only fill the last tile."""
-    axes, channels = three(problem), problem.c // problem.groups
+    """Return a line for each column, those that only fill the last tile too, for each row of positions, and in a row.
+
+    A column is (offset, bits of its tap, 0, 0) or, without `marks_of`, (offset, dz, dy, dx), offsets from the first
+    tap's; positions are (offset, bits of taps that lie outside there, those of the next position, 0).
+    """
+    axes, channels, marks = three(problem), problem.c // problem.groups, marks_of(problem)
     channel, pixel = (1, problem.c) if problem.layout == "nhwc" else (prod(a.size for a in axes), 1)
     taps = list(product(*([r * a.dilation - a.lo for r in range(a.kernel)] for a in axes)))
     order = [(c, tap) for tap in taps for c in range(channels)]
     if not linked:
         order = [(c, tap) for c in range(channels) for tap in taps]
+    begin = start(problem)
     lines = [
-        (c * channel + ((dz * axes[1].size + dy) * axes[2].size + dx) * pixel, dz, dy, dx)
+        (
+            c * channel + ((dz * axes[1].size + dy) * axes[2].size + dx) * pixel - begin,
+            *bits((dz, dy, dx), marks),
+        )
         for c, (dz, dy, dx) in order
     ]
-    lines += [(-1, OUTSIDE, OUTSIDE, OUTSIDE)] * (columns - len(lines))
-    return np.array(lines, np.int32)
+    lines += [(0, NEVER, 0, 0) if marks else (0, OUTSIDE, OUTSIDE, OUTSIDE)] * (columns - len(lines))
+    if not marks:
+        return np.array(lines, np.int32)
+    z, y, x = (np.arange(a.output) * a.stride for a in axes)
+    rows = (z[:, None] * axes[1].size + y).ravel() * axes[2].size * pixel
+    missing = [np.full(p.size, NEVER) for p in (z, y, x)]
+    for i, (axis, offset) in enumerate(marks):
+        at = (z, y, x)[axis] + offset
+        missing[axis] |= ((at < 0) | (at >= axes[axis].size)) << i
+    places = np.zeros((rows.size + x.size, 4), np.int32)
+    places[:, 0] = np.concatenate((rows, x * pixel))
+    places[:, 1] = np.concatenate(((missing[0][:, None] | missing[1]).ravel(), missing[2]))
+    places[:-1, 2] = places[1:, 1]
+    return np.concatenate((np.array(lines, np.int32), places))
+
+
+def start(problem: ConvProblem) -> int:
+    """Return the offset of the first tap."""
+    axes, pixel = three(problem), problem.c if problem.layout == "nhwc" else 1
+    return -((axes[0].lo * axes[1].size + axes[1].lo) * axes[2].size + axes[2].lo) * pixel
 
 
 def three(problem: ConvProblem) -> tuple[Axis, ...]:
@@ -113,17 +138,29 @@ class WeightRun(Execution):
             backend().Buffer(table(problem, column_tiles * b.tile.bn, way))
             for way in ([False, True] if self.linked else [False])
         ]  # the second one for arrays that begin on 16 bytes
-        # elements from one pixel, group and image to the next, and in the gradient from one channel
-        source = (problem.c, channels) if last else (1, channels * inner)
-        gradient = (
-            (problem.k, m, problem.k * pixels, 1) if last else (1, m * pixels, problem.k * pixels, pixels)
+        x, item = axes[-1], problem.itemsize
+        self.vector, marked = columns % 4 == 0, bool(marks_of(problem))
+        self.way = Way(marked, marked and not last and x.stride == 1 and x.output % 2 == 0, False)
+        # elements from one pixel, group and channel to the next, then bytes
+        strides = (
+            (problem.c, channels, m, 1, problem.c * inner * item, problem.k * pixels * item, problem.k * item)
+            if last
+            else (
+                1,
+                channels * inner,
+                m * pixels,
+                pixels,
+                problem.c * inner * item,
+                problem.k * pixels * item,
+                item,
+            )
         )
         self.geometry = Geometry(
             m, m_tiles, columns, column_tiles, b.splits, b.stages // b.splits, b.stages % b.splits,
-            problem.n * pixels, pixels, *magic(pixels), plane, *magic(plane), output[2], *magic(output[2]),
-            *(a.stride for a in axes), *sizes, *source, problem.c * inner, *gradient, channels, -(-weights // 4),
+            problem.n, pixels, *magic(pixels), plane, *magic(plane), output[2], *magic(output[2]),
+            pixels // output[2], STEPS // pixels, STEPS % pixels // output[2], STEPS % pixels % output[2],
+            *(a.stride for a in axes), *sizes, start(problem) % 2**32, *strides, channels, -(-weights // 4),
         )  # fmt: skip
-        self.deep, self.vector = sizes[0] > 1 or axes[0].kernel > 1 or axes[0].lo != 0, columns % 4 == 0
         self.blocks = m_tiles * column_tiles * b.splits * problem.groups
         self.summing = SumGeometry(weights, -(-weights // 4) * 4, b.splits, 1, 1, 0, 0)
 
@@ -132,7 +169,8 @@ class WeightRun(Execution):
         to = out.empty((b.partial,), out.dtype) if b.partial else out
         aligned = [m.pointer % 16 == 0 for m in (first, second, to)]
         linked = self.linked and all(aligned[:2])
-        code = kernel(self.dtype, b.tile, self.deep, self.vector and aligned[2] and not linked, linked)
+        way = self.way._replace(linked=linked)
+        code = kernel(self.dtype, b.tile, way, self.vector and aligned[2] and not linked)
         engine.launch(code, self.blocks, stream, first, second, self.tables[linked], to, self.geometry)
         if b.partial:
             blocks = -(-self.summing.count // THREADS)

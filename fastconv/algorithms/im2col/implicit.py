@@ -3,18 +3,41 @@
     result[m, column] = sum over row of  packed[row, m] * source[pixel(column) + offset(row)]
 
 A column is a position in the batch and belongs to one thread throughout; a row is a (channel, tap), whose
-offset is looked up in a table that all threads of a warp read at the same place.  Loads of the next stage
-are under way while the present one is multiplied.
+offset is looked up in a table that all threads of a warp read at the same place.  Which taps lie outside the source
+a thread finds out once: a bit for each offset along each axis, of which a row needs all its own to be clear.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from fastconv.cuda.language import DTYPES, U, activation, cuda, divided, inline, int64, load4, store4, uint64
-from fastconv.gemm.cuda import BK, Tile, multiplier
+from numba import boolean
+
+from fastconv.cuda.language import (
+    DTYPES,
+    U,
+    activation,
+    copy,
+    copy4,
+    cuda,
+    divided,
+    further,
+    inline,
+    int32,
+    int64,
+    load4,
+    store4,
+    uint64,
+)
+from fastconv.gemm.cuda import BK, Stages, Tile, nothing, summer
 
 OUTSIDE = 0x40000000  # a coordinate that no offset brings back
+MARKS = 29  # offsets that bits of a number can stand for, beside these
+PRESENT, NEVER, ALL = (
+    1 << 29,
+    1 << 30,
+    0xFFFFFFFF,
+)  # of rows of a tap, of rows without one, of columns past the last
 
 
 class Geometry(NamedTuple):
@@ -58,6 +81,7 @@ class Geometry(NamedTuple):
     step_y: int
     step_x: int
     split_result: int  # results of all, in units of 4 elements
+    marks: int  # offsets along all axes, each once
     has_bias: int
     has_residual: int
 
@@ -65,101 +89,104 @@ class Geometry(NamedTuple):
 class Traits(NamedTuple):
     """What is true of a problem and saves instructions."""
 
-    deep: bool  # there are three axes
+    marked: bool  # offsets along the axes are few enough for a bit each
     even: bool  # a stage is BK channels of one tap
-    solid: bool  # no tap looks outside the source
     dense: bool  # the source is read by 16 bytes: four positions of one tap without borders, or four channels
     plain: bool  # results lie side by side: one phase
     vector: bool  # results are written by 16 bytes: four positions, or four channels
     last: bool = False  # channels stand behind the pixels
 
 
-def loader(dtype, tile: Tile, traits: Traits):
-    """Return device functions that fetch a thread's elements of a stage of pixels, and place them."""
-    zero = DTYPES[dtype](0)
-    bn, threads = tile.bn, tile.threads
+def bits(offsets: tuple[int, ...], marks: list[tuple[int, int]]) -> tuple[int, int, int]:
+    """Return what the line of a tap says beside its offset: which ``marks`` (axis, offset) are its, or else offsets."""
+    if marks:
+        return PRESENT + sum(1 << marks.index(mark) for mark in enumerate(offsets)), 0, 0
+    return offsets
+
+
+def seeing(marked):
+    """Return the device function that tells (offset, whether it leads inside the source) of a line of a table."""
+
+    @inline
+    def seen(line, z, y, x, missing, g):
+        offset, dz, dy, dx = load4(line, 0)
+        if marked:
+            return offset, U(missing & U(dz)) == U(0)
+        return offset, U(x + dx) < g.width and U(y + dy) < g.height and U(z + dz) < g.depth
+
+    return seen
+
+
+@inline
+def outside(marks, z, y, x, g):
+    """Return the bits of the offsets that lead outside; a line of ``marks`` is (axis, offset, 0, 0)."""
+    found = U(NEVER)
+    for i in range(g.marks):
+        axis, offset, _, _ = load4(marks, int64(4) * int64(i))
+        at, size = x, g.width
+        if axis == 0:
+            at, size = z, g.depth
+        if axis == 1:
+            at, size = y, g.height
+        if U(at + offset) >= size:
+            found = U(found | U(U(1) << U(i)))
+    return found
+
+
+def bringer(dtype, tile: Tile, traits: Traits):
+    """Return what `summer` takes: how a stage comes to shared memory; and the elements on their way in registers."""
+    zero, seen, threads, bm, bn = DTYPES[dtype](0), seeing(traits.marked), tile.threads, tile.bm, tile.bn
     loads, step, quads = BK * bn // threads, threads // bn, -(-BK * bn // 4 // threads)
-    solid, deep = traits.solid, traits.deep
+    vectors = BK * bm // 4  # of packed weights in a stage
+    even, dense, last = traits.even, traits.dense, traits.last
 
     @inline
-    def fetch_even(x, table, at, base, channels, z, y, xx, g, regs):
-        delta, dz, dy, dx = load4(table, at)
-        for i in range(loads):
-            regs[i] = zero
-        if U(xx + dx) < g.width and U(y + dy) < g.height and (not deep or U(z + dz) < g.depth):
-            begin = base + int64(delta)
-            for i in range(loads):
-                regs[i] = x[begin]
-                begin += channels
+    def bring_weights(shared, to, packed, tid, g):
+        for i in range(-(-vectors // threads)):
+            if vectors % threads == 0 or tid < U(vectors):
+                row = U(U(4 * i * threads // bm) * g.m_ld)
+                copy4(shared, uint64(to) + uint64(4 * i * threads), packed, row, True)
 
     @inline
-    def fetch(x, table, at, base, channels, z, y, xx, g, regs):
-        for i in range(loads):
-            delta, dz, dy, dx = load4(table, at + int64(4 * i * step))
-            value = zero
-            if solid:
-                if delta >= 0 and xx < U(OUTSIDE):
-                    value = x[base + int64(delta)]
-            elif U(xx + dx) < g.width and U(y + dy) < g.height and (not deep or U(z + dz) < g.depth):
-                value = x[base + int64(delta)]
-            regs[i] = value
-
-    @inline
-    def place(b_tile, at, regs):
-        for i in range(loads):
-            b_tile[uint64(at) + uint64(i * threads)] = regs[i]
-
-    @inline
-    def fetch_dense(x, table, at, base, channels, z, y, xx, g, regs):
-        for i in range(quads):
-            regs[4 * i], regs[4 * i + 1], regs[4 * i + 2], regs[4 * i + 3] = zero, zero, zero, zero
-        if xx < U(OUTSIDE):
+    def bring(shared, to_a, to_b, walk, fixed):
+        offsets, wanted = cuda.local.array(loads, int32), cuda.local.array(loads, boolean)
+        packed, source, line = walk
+        tid, z, y, x, missing, channels, regs, g = fixed
+        bring_weights(shared, to_a, packed, tid, g)
+        packed, to_b = further(packed, U(U(BK) * g.m_ld)), uint64(to_b)
+        if dense and not last:
             for i in range(quads):
-                regs[4 * i], regs[4 * i + 1], regs[4 * i + 2], regs[4 * i + 3] = load4(x, base)
-                base += channels
+                copy4(
+                    shared, to_b + uint64(4 * i * threads), source, int32(U(i) * channels), missing != U(ALL)
+                )
+            return packed, further(source, U(U(BK) * g.channel_source)), line
+        if dense:
+            offset, inside = seen(line, z, y, x, missing, g)
+            for i in range(loads):
+                regs[i] = zero
+            if inside:
+                for i in range(loads // 4):
+                    at = further(further(source, offset), 4 * i)
+                    regs[4 * i], regs[4 * i + 1], regs[4 * i + 2], regs[4 * i + 3] = load4(at, 0)
+        elif even:
+            offset, inside = seen(line, z, y, x, missing, g)
+            for i in range(loads):
+                at = further(source, offset)
+                copy(shared, to_b + uint64(i * threads), at, int32(U(i) * channels), inside)
+        else:
+            for i in range(loads):  # first all look-ups, then all copies
+                offsets[i], wanted[i] = seen(further(line, 4 * i * step), z, y, x, missing, g)
+            for i in range(loads):
+                copy(shared, to_b + uint64(i * threads), source, offsets[i], wanted[i])
+        return packed, source, further(line, 4 * BK)
 
     @inline
-    def place_dense(b_tile, at, regs):
-        for i in range(quads):
-            to = uint64(at) + uint64(4 * i * threads)
-            store4(b_tile, to, regs[4 * i], regs[4 * i + 1], regs[4 * i + 2], regs[4 * i + 3])
-
-    @inline
-    def fetch_linked(x, table, at, base, channels, z, y, xx, g, regs):
-        delta, dz, dy, dx = load4(table, at)
+    def place(shared, to_b, fixed):
+        regs = fixed[6]
         for i in range(loads):
-            regs[i] = zero
-        if U(xx + dx) < g.width and U(y + dy) < g.height and (not deep or U(z + dz) < g.depth):
-            begin = base + int64(delta)
-            for i in range(loads // 4):
-                j = 4 * i
-                regs[j], regs[j + 1], regs[j + 2], regs[j + 3] = load4(x, begin + int64(j))
+            shared[uint64(to_b) + uint64(i * threads)] = regs[i]
 
-    if traits.dense:
-        return (fetch_linked, place, loads) if traits.last else (fetch_dense, place_dense, 4 * quads)
-    return fetch_even if traits.even else fetch, place, loads
-
-
-def weight_loader(tile: Tile):
-    """Return device functions that fetch a thread's vectors of a stage of packed weights, and place them."""
-    quads, threads, vectors = -(-BK * tile.bm // 4 // tile.threads), tile.threads, BK * tile.bm // 4
-    whole, across = vectors % threads == 0, tile.bm // 4
-
-    @inline
-    def fetch(packed, at, tid, g, regs):
-        for i in range(quads):
-            if whole or tid < U(vectors):
-                to = at + int64(U(U(i * threads // across) * g.m_ld))
-                regs[4 * i], regs[4 * i + 1], regs[4 * i + 2], regs[4 * i + 3] = load4(packed, to)
-
-    @inline
-    def place(a_tile, at, tid, regs):
-        for i in range(quads):
-            if whole or tid < U(vectors):
-                to = uint64(at) + uint64(4 * i * threads)
-                store4(a_tile, to, regs[4 * i], regs[4 * i + 1], regs[4 * i + 2], regs[4 * i + 3])
-
-    return fetch, place, 4 * quads
+    return (bring, place, loads) if dense and last else (bring, nothing, 1)
 
 
 def writer(dtype, tile: Tile, traits: Traits, name):
@@ -254,35 +281,26 @@ def writer(dtype, tile: Tile, traits: Traits, name):
 
 def correlation(dtype, tile: Tile, traits: Traits, name):
     """Make the kernel of a tile, with an activation by name; launch_bounds of its own."""
-    real, zero = DTYPES[dtype], DTYPES[dtype](0)
-    bm, bn, tm, threads = tile.bm, tile.bn, tile.tm, tile.threads
-    a_size, b_size, a_stage, b_stage = 2 * BK * bm, 2 * BK * bn, BK * bm, BK * bn
-    dense, linked = traits.dense and not traits.last, traits.even and traits.last
+    real, bm, bn, tm, threads, across = DTYPES[dtype], tile.bm, tile.bn, tile.tm, tile.threads, tile.across
+    dense, linked, even = traits.dense and not traits.last, traits.even and traits.last, traits.even
     half_n, step = bn // 2, threads // (bn // 4 if dense else bn)
     own = BK // step  # channels of a thread, side by side where channels stand behind the pixels
-    fetch_b, place_b, b_count = loader(dtype, tile, traits)
-    fetch_a, place_a, a_count = weight_loader(tile)
-    write, multiply = writer(dtype, tile, traits, name), multiplier(tile, bm, bn)
-    even, across = traits.even, bn // 8
+    bring, place, held = bringer(dtype, tile, traits)
+    write, stages = writer(dtype, tile, traits, name), Stages(tile)
+    sum_stages, size = summer(dtype, stages, bring, place), 2 * stages.size
 
     def implicit_gemm(x, packed, table, bias, residual, out, g):
-        a_tile = cuda.shared.array(a_size, real, alignment=16)
-        b_tile = cuda.shared.array(b_size, real, alignment=16)
-        acc = cuda.local.array((tm, 8), real)
-        a = cuda.local.array(tm, real)
-        b = cuda.local.array(8, real)
-        next_a = cuda.local.array(a_count, real)
-        next_b = cuda.local.array(b_count, real)
-        tid = U(cuda.threadIdx.x)
-
-        block = U(cuda.blockIdx.x)
+        shared = cuda.shared.array(size, real, alignment=16)
+        a, b = cuda.local.array(tm, real), cuda.local.array(8, real)
+        acc, regs = cuda.local.array((tm, 8), real), cuda.local.array(held, real)
+        tid, block = U(cuda.threadIdx.x), U(cuda.blockIdx.x)
         m_tile, block = U(block % g.m_tiles), U(block // g.m_tiles)
         column_tile, block = U(block % g.column_tiles), U(block // g.column_tiles)
         split, block = U(block % g.splits), U(block // g.splits)
         phase, group = U(block % g.phases), U(block // g.phases)
-        begin, stages, _, _ = load4(table, int64(phase) * int64(4))
-        first = U(U(U(stages) * split) // g.splits)
-        last = U(U(U(stages) * U(split + U(1))) // g.splits)
+        begin, count, _, _ = load4(table, int64(phase) * int64(4))
+        first = U(U(U(count) * split) // g.splits)
+        last = U(U(U(count) * U(split + U(1))) // g.splits)
 
         in_tile, b_row = U(tid % U(bn)), U(tid // U(bn))
         if dense:
@@ -297,55 +315,27 @@ def correlation(dtype, tile: Tile, traits: Traits, name):
         z, y = U(z * g.stride_z), U(y * g.stride_y)
         base = int64(n) * int64(g.image_source) + int64(group) * int64(g.group_source)
         base += int64(U(U(U(z * g.height) + y) * g.width + xx)) * int64(g.pixel_source)
+        marks = (int64(g.phases) + int64(g.rows)) * int64(4)
+        missing = outside(further(table, marks), z, y, xx, g)
         if column >= g.columns:
-            xx = U(OUTSIDE)
-        channels = int64(U(step)) * int64(g.channel_source)
-        stage_channels = int64(BK) * int64(g.channel_source)
+            xx, missing = U(OUTSIDE), U(ALL)
         row = int64(begin) + int64(first) * int64(BK)
         a_at = (int64(group) * int64(g.rows) + row + int64(U(tid // U(bm // 4)))) * int64(g.m_ld)
         a_at += int64(U(m_tile * U(bm) + U(tid % U(bm // 4)) * U(4)))
-        a_step = int64(BK) * int64(g.m_ld)
-        table_at = (int64(g.phases) + row) * int64(4)
+        line, channels = (int64(g.phases) + row) * int64(4), U(U(step) * g.channel_source)
         if dense:
             base += int64(U(U(first * U(BK)) + b_row)) * int64(g.channel_source)
         elif linked:
             base += int64(U(b_row * U(own)))
-            channels = int64(1)
+            channels = U(1)
         elif even:
             base += int64(U(b_row * g.channel_source))
         else:
-            table_at += int64(b_row) * int64(4)
-
-        for i in range(tm):
-            for j in range(8):
-                acc[i, j] = zero
-        at_a, at_b = U(U(tid // U(across)) * U(4)), U(U(tid % U(across)) * U(4))
-        to_a, to_b = U(tid * U(4)), tid
-        if dense:
-            to_b = to_a
-        if first < last:
-            fetch_a(packed, a_at, tid, g, next_a)
-            fetch_b(x, table, table_at, base, channels, z, y, xx, g, next_b)
-            place_a(a_tile, to_a, tid, next_a)
-            place_b(b_tile, to_b, next_b)
-            cuda.syncthreads()
-            stage = U(last - first)
-            while stage > U(1):
-                a_at += a_step
-                if dense:
-                    base += stage_channels
-                else:
-                    table_at += int64(4 * BK)
-                fetch_a(packed, a_at, tid, g, next_a)
-                fetch_b(x, table, table_at, base, channels, z, y, xx, g, next_b)
-                multiply(a_tile, b_tile, at_a, at_b, a, b, acc)
-                at_a, at_b = U(at_a ^ U(a_stage)), U(at_b ^ U(b_stage))
-                to_a, to_b = U(to_a ^ U(a_stage)), U(to_b ^ U(b_stage))
-                place_a(a_tile, to_a, tid, next_a)
-                place_b(b_tile, to_b, next_b)
-                cuda.syncthreads()
-                stage = U(stage - U(1))
-            multiply(a_tile, b_tile, at_a, at_b, a, b, acc)
+            line += int64(b_row) * int64(4)
+        walk = further(packed, a_at), further(x, base), further(table, line)
+        fixed = tid, z, y, xx, missing, channels, regs, g
+        to_a = U(tid * U(4))
+        sum_stages(shared, to_a, to_a if dense else tid, U(last - first), walk, fixed, tid, a, b, acc)
 
         m_first = U(m_tile * U(bm) + U(tid // U(across)) * U(4))
         column = U(column_tile * U(bn) + U(tid % U(across)) * U(4))

@@ -2,19 +2,40 @@
 
     gw[m, column] = sum over t = (n, p, q) of  gy[n, m, p, q] * x[n, c, p*stride + r*dilation - lo, ...]
 
-A column is a (channel, tap), whose offset stands in a table.  Eight neighbouring threads read eight pixels of
-one channel, 32 bytes side by side, and write them to shared memory turned; rows there are four elements longer
-than the tile, so that the eight meet different banks.  With channels behind the pixels a column is a (tap, channel),
-and half a warp reads channels of one pixel side by side, four to a thread, as they stand in shared memory.
+A column is a (channel, tap), whose offset stands in a table.  Sixteen neighbouring threads copy pixels of one
+channel, 64 bytes side by side, to shared memory turned; rows there are four elements longer than the tile, so that
+few of them meet in a bank.  With channels behind the pixels a column is a (tap, channel),
+and half a warp copies channels of one pixel side by side, four to a thread, as they stand in shared memory.
+
+A thread's positions t are STEPS apart.  Each is the one before with carries from axis to axis, and two tables tell
+where it begins and, as a bit for each offset, which taps lie outside: one of positions in a row, one of rows.  Where
+positions come in pairs that are neighbours in both images, a thread has both, at one address.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from fastconv.algorithms.im2col.implicit import OUTSIDE
-from fastconv.cuda.language import DTYPES, U, cuda, divided, inline, int64, load4, store4, uint64
-from fastconv.gemm.cuda import BK, Tile, multiplier
+from fastconv.algorithms.im2col.implicit import ALL, OUTSIDE, seeing
+from fastconv.cuda.language import (
+    DTYPES,
+    U,
+    copy,
+    copy4,
+    cuda,
+    divided,
+    further,
+    inline,
+    int32,
+    int64,
+    load4,
+    spaced,
+    store4,
+    uint64,
+)
+from fastconv.gemm.cuda import BK, Stages, Tile, summer
+
+STEPS = 2 * BK  # of a stage: finding a position is shared by more of them
 
 
 class Geometry(NamedTuple):
@@ -27,7 +48,7 @@ class Geometry(NamedTuple):
     splits: int
     stages: int  # of a split
     longer: int  # so many splits have one more
-    total: int  # n * pixels
+    images: int
     pixels: int  # of an output map
     pixels_m: int
     pixels_s: int
@@ -37,128 +58,142 @@ class Geometry(NamedTuple):
     row: int
     row_m: int
     row_s: int
+    lines: int  # rows of an output map
+    step_n: int  # STEPS positions on: so many images,
+    step_line: int  # rows,
+    step_x: int  # and positions
     stride_z: int
     stride_y: int
     stride_x: int
     depth: int  # input pixels
     height: int
     width: int
-    pixel_source: int  # elements from one pixel, group and image to the next
+    start: int  # offset of the first tap, as 32 bits
+    pixel_source: int  # elements from one pixel, group and channel to the next
     group_source: int
-    image_source: int
-    pixel_output: int
     group_output: int
-    image_output: int
     channel_output: int
+    image_source: int  # and bytes from one image and pixel to the next
+    image_output: int
+    pixel_output: int
     channels: int  # of the input in a group
     split_result: int  # in units of 4 elements
 
 
-@inline
-def position(t, g):
-    """Return a position's image, place in it, and first pixel along each axis; or one OUTSIDE past the last."""
-    n = divided(t, g.pixels_m, g.pixels_s)
-    place = U(t - n * g.pixels)
-    z = divided(place, g.plane_m, g.plane_s)
-    rest = U(place - z * g.plane)
-    y = divided(rest, g.row_m, g.row_s)
-    x = U(U(rest - y * g.row) * g.stride_x)
-    if t >= g.total:
-        x = U(OUTSIDE)
-    return n, place, U(z * g.stride_z), U(y * g.stride_y), x
+class Way(NamedTuple):
+    """How a thread goes through its positions."""
+
+    marked: bool  # by tables of positions, and taps have bits
+    paired: bool  # two at once, which are neighbours in both images
+    linked: bool  # four channels at once, behind the pixels
+
+    @property
+    def positions(self) -> int:
+        """Positions of a thread at once."""
+        return 2 if self.paired else 1
+
+    @property
+    def width(self) -> int:
+        """Channels of a copy."""
+        return 4 if self.linked else 1
+
+    def loads(self, tile: Tile) -> tuple[int, int, int]:
+        """Return how often a thread finds channels of the gradient and columns in a stage, and threads side by side."""
+        lanes = tile.threads * self.positions // STEPS
+        return -(-tile.bm // self.width // lanes), tile.bn // self.width // lanes, lanes
 
 
-@inline
-def starts(n, place, z, y, x, group, g):
-    """Return where a position's first channels lie, of the gradient and of the input."""
-    base = int64(n) * int64(g.image_source) + int64(group) * int64(g.group_source)
-    base += int64(U(U(U(z * g.height) + y) * g.width + x)) * int64(g.pixel_source)
-    at = int64(n) * int64(g.image_output) + int64(group) * int64(g.group_output)
-    return at + int64(place) * int64(g.pixel_output), base
+def walker(way: Way):
+    """Return device functions that begin at a position t, and that go on to t + STEPS.
 
-
-def loader(dtype, tile: Tile, deep):
-    """Return the device function that fetches a thread's elements of a stage, and that which places them."""
-    zero = DTYPES[dtype](0)
-    lanes = tile.threads // BK
-    a_loads, b_loads = tile.bm // lanes, tile.bn // lanes
+    Both return (t, its image, its place there, coordinates z, y, x of the input, offset in its image, bits of taps
+    outside, and the same of t + 1); with bits, y and x are those of the result, y through all z.
+    """
+    marked = way.marked
 
     @inline
-    def fetch(x, gy, table, table_at, t, lane, m_first, group, g, next_a, next_b):
-        n, place, z, y, xx = position(t, g)
-        at, base = starts(n, place, z, y, xx, group, g)
-        inside = t < g.total
-        m = U(m_first + lane)
-        at += int64(m) * int64(g.channel_output)
+    def looked_up(t, n, line, x, tables, g):
+        rows, places = tables
+        offset, missing, _, _ = load4(spaced(rows, line, 16), 0)
+        more, others, next_others, _ = load4(spaced(places, x, 16), 0)
+        next_missing, missing = U(U(missing) | U(next_others)), U(U(missing) | U(others))
+        if n >= g.images:
+            missing, next_missing = U(ALL), U(ALL)
+        return t, n, U(line * g.row + x), U(0), line, x, int32(offset + more), missing, next_missing
+
+    @inline
+    def begun(t, tables, g):
+        n = divided(t, g.pixels_m, g.pixels_s)
+        place = U(t - n * g.pixels)
+        if marked:
+            line = divided(place, g.row_m, g.row_s)
+            return looked_up(t, n, line, U(place - line * g.row), tables, g)
+        z = divided(place, g.plane_m, g.plane_s)
+        rest = U(place - z * g.plane)
+        y = divided(rest, g.row_m, g.row_s)
+        x, y, z = U(U(rest - y * g.row) * g.stride_x), U(y * g.stride_y), U(z * g.stride_z)
+        offset, missing = int32(U(U(U(U(z * g.height) + y) * g.width + x) * g.pixel_source)), U(0)
+        if n >= g.images:
+            x, missing = U(OUTSIDE), U(ALL)
+        return t, n, place, z, y, x, offset, missing, missing
+
+    @inline
+    def onward(walk, tables, g):
+        t, n, _, _, line, x, _, _, _ = walk
+        t = U(t + U(STEPS))
+        if not marked:
+            return begun(t, tables, g)
+        x, line, n = U(x + g.step_x), U(line + g.step_line), U(n + g.step_n)
+        if x >= g.row:
+            x, line = U(x - g.row), U(line + U(1))
+        if line >= g.lines:
+            line, n = U(line - g.lines), U(n + U(1))
+        return looked_up(t, n, line, x, tables, g)
+
+    return begun, onward
+
+
+def bringer(stages: Stages, way: Way):
+    """Return what `summer` takes: how a stage comes to shared memory."""
+    bm, lda, ldb, (_, onward), seen = stages.tile.bm, stages.lda, stages.ldb, walker(way), seeing(way.marked)
+    put, width, pairs, marked = copy4 if way.linked else copy, way.width, way.paired, way.marked
+    a_loads, b_loads, lanes = way.loads(stages.tile)
+
+    @inline
+    def bring(shared, to_a, to_b, walk, fixed):
+        _, n, place, z, y, x, offset, missing, next_missing = walk
+        source, gy, tables, columns, rows, deltas, bits, lane, g = fixed
+        to_a, to_b = uint64(to_a), uint64(to_b)
+        gy = spaced(spaced(gy, n, g.image_output), place, g.pixel_output)
         for i in range(a_loads):
-            value = zero
-            if inside and U(m + U(i * lanes)) < g.m:
-                value = gy[at]
-            next_a[i] = value
-            at += int64(lanes) * int64(g.channel_output)
+            if bm // width % lanes == 0 or U(lane + U(i * lanes)) < U(bm // width):
+                at, to = spaced(gy, rows[i], 1), to_a + uint64(i * lanes * width)
+                put(shared, to, at, 0, missing != U(ALL))
+                if pairs:
+                    put(shared, to + uint64(lda), at, 1, missing != U(ALL))
+        source = further(spaced(source, n, g.image_source), offset)
         for i in range(b_loads):
-            delta, dz, dy, dx = load4(table, table_at + int64(4 * i * lanes))
-            value = zero
-            if U(xx + dx) < g.width and U(y + dy) < g.height and (not deep or U(z + dz) < g.depth):
-                value = x[base + int64(delta)]
-            next_b[i] = value
+            at, to = spaced(source, deltas[i], 1), to_b + uint64(i * lanes * width)
+            inside = U(missing & bits[i]) == U(0)
+            if not marked:
+                _, inside = seen(further(columns, 4 * i * lanes * width), z, y, x, missing, g)
+            put(shared, to, at, 0, inside)
+            if pairs:
+                put(shared, to + uint64(ldb), at, 1, U(next_missing & bits[i]) == U(0))
+        return onward(walk, tables, g)
 
-    @inline
-    def place(a_tile, b_tile, to_a, to_b, lane, next_a, next_b):
-        for i in range(a_loads):
-            a_tile[uint64(to_a) + uint64(i * lanes)] = next_a[i]
-        for i in range(b_loads):
-            b_tile[uint64(to_b) + uint64(i * lanes)] = next_b[i]
-
-    return fetch, place, a_loads, b_loads
+    return bring
 
 
-def linked_loader(dtype, tile: Tile, deep):
-    """Return the same for channels behind the pixels, in fours."""
-    zero = DTYPES[dtype](0)
-    lanes = tile.threads // BK
-    a_quads, b_quads, bm = -(-tile.bm // 4 // lanes), tile.bn // 4 // lanes, tile.bm
-    whole = bm % (4 * lanes) == 0
-
-    @inline
-    def fetch(x, gy, table, table_at, t, lane, m_first, group, g, next_a, next_b):
-        n, place, z, y, xx = position(t, g)
-        at, base = starts(n, place, z, y, xx, group, g)
-        m = U(m_first + U(lane * U(4)))
-        for i in range(a_quads):
-            j, k = 4 * i, U(m + U(4 * i * lanes))
-            next_a[j], next_a[j + 1], next_a[j + 2], next_a[j + 3] = zero, zero, zero, zero
-            if t < g.total and k < g.m and (whole or lane < U(bm // 4)):
-                next_a[j], next_a[j + 1], next_a[j + 2], next_a[j + 3] = load4(gy, at + int64(k))
-        for i in range(b_quads):
-            j = 4 * i
-            delta, dz, dy, dx = load4(table, table_at + int64(16 * i * lanes))
-            next_b[j], next_b[j + 1], next_b[j + 2], next_b[j + 3] = zero, zero, zero, zero
-            if U(xx + dx) < g.width and U(y + dy) < g.height and (not deep or U(z + dz) < g.depth):
-                next_b[j], next_b[j + 1], next_b[j + 2], next_b[j + 3] = load4(x, base + int64(delta))
-
-    @inline
-    def place(a_tile, b_tile, to_a, to_b, lane, next_a, next_b):
-        for i in range(a_quads):
-            if whole or lane < U(bm // 4):
-                at = uint64(to_a) + uint64(4 * i * lanes)
-                store4(a_tile, at, next_a[4 * i], next_a[4 * i + 1], next_a[4 * i + 2], next_a[4 * i + 3])
-        for i in range(b_quads):
-            at = uint64(to_b) + uint64(4 * i * lanes)
-            store4(b_tile, at, next_b[4 * i], next_b[4 * i + 1], next_b[4 * i + 2], next_b[4 * i + 3])
-
-    return fetch, place, 4 * a_quads, 4 * b_quads
-
-
-def correlation(dtype, tile: Tile, deep, vector, linked):
-    """Make the kernel of a tile; ``vector``: columns come in whole vectors, ``linked``: channels do, behind the pixels."""
-    real, zero = DTYPES[dtype], DTYPES[dtype](0)
-    bm, bn, tm = tile.bm, tile.bn, tile.tm
-    fetch, place, a_count, b_count = (linked_loader if linked else loader)(dtype, tile, deep)
-    lda, ldb, lanes = bm + 4, bn + 4, tile.threads // BK
-    multiply = multiplier(tile, lda, ldb)
-    a_stage, b_stage = BK * lda, BK * ldb
-    a_size, b_size, across, half_m, half_n = 2 * a_stage, 2 * b_stage, bn // 8, bm // 2, bn // 2
+def correlation(dtype, tile: Tile, way: Way, vector):
+    """Make the kernel of a tile; ``vector``: columns come in whole vectors."""
+    real, bm, bn, tm, across, width = DTYPES[dtype], tile.bm, tile.bn, tile.tm, tile.across, way.width
+    stages, half_m, half_n, linked = Stages(tile, STEPS, pad=4), bm // 2, bn // 2, way.linked
+    lda, ldb, size, threads = stages.lda, stages.ldb, 2 * stages.size, STEPS // way.positions
+    a_loads, b_loads, lanes = way.loads(tile)
+    positions, item = way.positions, 4 if dtype == "float32" else 8
+    begun, _ = walker(way)
+    sum_stages = summer(dtype, stages, bringer(stages, way))
 
     @inline
     def write(out, acc, part, m_first, column, group, split, g):
@@ -184,51 +219,37 @@ def correlation(dtype, tile: Tile, deep, vector, linked):
                             out[to + int64(j)] = acc[i, part + j]
 
     def implicit_weight_grad(x, gy, table, out, g):
-        a_tile = cuda.shared.array(a_size, real, alignment=16)
-        b_tile = cuda.shared.array(b_size, real, alignment=16)
-        acc = cuda.local.array((tm, 8), real)
-        a = cuda.local.array(tm, real)
-        b = cuda.local.array(8, real)
-        next_a = cuda.local.array(a_count, real)
-        next_b = cuda.local.array(b_count, real)
-        tid = U(cuda.threadIdx.x)
-        block = U(cuda.blockIdx.x)
+        shared = cuda.shared.array(size, real, alignment=16)
+        a, b = cuda.local.array(tm, real), cuda.local.array(8, real)
+        acc, rows = cuda.local.array((tm, 8), real), cuda.local.array(a_loads, U)
+        deltas, bits = cuda.local.array(b_loads, U), cuda.local.array(b_loads, U)
+        tid, block = U(cuda.threadIdx.x), U(cuda.blockIdx.x)
         m_tile, block = U(block % g.m_tiles), U(block // g.m_tiles)
         column_tile, block = U(block % g.column_tiles), U(block // g.column_tiles)
         split, group = U(block % g.splits), U(block // g.splits)
-        first = U(split * g.stages + min(split, g.longer))
-        last = U(first + g.stages)
+        first, count = U(split * g.stages + min(split, g.longer)), g.stages
         if split < g.longer:
-            last = U(last + U(1))
+            count = U(count + U(1))
 
-        step, lane, width = U(tid % U(BK)), U(tid // U(BK)), U(1)
+        step, lane = U(tid % U(threads) * U(positions)), U(tid // U(threads))
         if linked:
-            step, lane, width = U(tid // U(lanes)), U(tid % U(lanes)), U(4)
-        t = U(first * U(BK) + step)
+            step, lane = U(tid // U(lanes)), U(tid % U(lanes))
         m_begin = U(m_tile * U(bm))
-        table_at = int64(U(column_tile * U(bn) + lane * width)) * int64(4)
-        for i in range(tm):
-            for j in range(8):
-                acc[i, j] = zero
-        at_a, at_b = U(U(tid // U(across)) * U(4)), U(U(tid % U(across)) * U(4))
-        to_a, to_b = U(step * U(lda) + lane * width), U(step * U(ldb) + lane * width)
-        flip_a, flip_b = U(U(2) * at_a + U(a_stage)), U(U(2) * at_b + U(b_stage))
-        turn_a, turn_b = U(U(2) * to_a + U(a_stage)), U(U(2) * to_b + U(b_stage))
-        if first < last:
-            fetch(x, gy, table, table_at, t, lane, m_begin, group, g, next_a, next_b)
-            place(a_tile, b_tile, to_a, to_b, lane, next_a, next_b)
-            cuda.syncthreads()
-            stage = U(last - first)
-            while stage > U(1):
-                t = U(t + U(BK))
-                fetch(x, gy, table, table_at, t, lane, m_begin, group, g, next_a, next_b)
-                multiply(a_tile, b_tile, at_a, at_b, a, b, acc)
-                at_a, at_b = U(flip_a - at_a), U(flip_b - at_b)
-                to_a, to_b = U(turn_a - to_a), U(turn_b - to_b)
-                place(a_tile, b_tile, to_a, to_b, lane, next_a, next_b)
-                cuda.syncthreads()
-                stage = U(stage - U(1))
-            multiply(a_tile, b_tile, at_a, at_b, a, b, acc)
+        for i in range(a_loads):  # channels past the last are sums that nobody writes: any other's will do
+            m = U(m_begin + U(U(lane + U(i * lanes)) * U(width)))
+            rows[i] = U(U(min(m, U(g.m - U(width))) * g.channel_output) * U(item))
+        columns = further(table, int64(U(column_tile * U(bn) + lane * U(width))) * int64(4))
+        for i in range(b_loads):
+            delta, bit, _, _ = load4(columns, 4 * i * lanes * width)
+            deltas[i], bits[i] = U(U(delta) * U(item)), U(bit)
+        lines = further(table, int64(U(g.column_tiles * U(bn))) * int64(4))
+        tables = lines, further(lines, int64(g.lines) * int64(4))
+        source = further(x, int64(group) * int64(g.group_source) + int64(int32(g.start)))
+        gradient = further(gy, int64(group) * int64(g.group_output))
+        fixed = source, gradient, tables, columns, rows, deltas, bits, lane, g
+        walk = begun(U(first * U(STEPS) + step), tables, g)
+        to_a, to_b = U(step * U(lda) + lane * U(width)), U(step * U(ldb) + lane * U(width))
+        sum_stages(shared, to_a, to_b, count, walk, fixed, tid, a, b, acc)
 
         m_first = U(m_begin + U(tid // U(across)) * U(4))
         column = U(column_tile * U(bn) + U(tid % U(across)) * U(4))

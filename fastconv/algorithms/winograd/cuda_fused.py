@@ -20,7 +20,23 @@ from fastconv.algorithms.winograd.cuda_transforms import bilinear
 from fastconv.algorithms.winograd.transforms import matrices
 from fastconv.cuda.codelet import codelet
 from fastconv.cuda.compiler import Kernel
-from fastconv.cuda.language import U, activation, cuda, float32, inline, int64, load4, store4, uint64
+from fastconv.cuda.language import (
+    U,
+    activation,
+    arrived,
+    copy4,
+    cuda,
+    float32,
+    further,
+    inline,
+    int64,
+    load,
+    load4,
+    outer,
+    spaced,
+    store4,
+    uint64,
+)  # fmt: skip
 
 THREADS, CHANNELS, TILES, RESULTS = 256, 4, 32, 64
 POINTS = 16
@@ -89,12 +105,13 @@ def loader(near):
         return c, tile, n * g.image + int64(c) * g.channel + y * g.row + x * g.pixel, inside
 
     @inline
-    def fetch_tile(x, at, inside, g, regs):
+    def fetch_tile(begin, inside, g, regs):
         for i in range(4):
+            line = further(begin, i * g.row)
             for j in range(4):
                 value = float32(0)
                 if U(inside & U(1 << (4 * i + j))) != U(0):
-                    value = x[at + i * g.row + j * (g.pixel if near else 1)]
+                    value = load(spaced(line, U(j), U(4 * g.pixel)) if near else further(line, j))
                 regs[4 * i + j] = value
 
     @inline
@@ -104,37 +121,31 @@ def loader(near):
             shared[uint64(to) + uint64(i * TILES)] = regs[i]
 
     @inline
-    def fetch_weights(u, at, step, regs):
+    def bring_weights(shared, to, begin, g):
         for i in range(8):
-            regs[4 * i], regs[4 * i + 1], regs[4 * i + 2], regs[4 * i + 3] = load4(u, at)
-            at += step
+            copy4(shared, uint64(to) + uint64(i * 512), begin, i * 8 * g.results_padded, True)
 
-    @inline
-    def place_weights(shared, to, regs):
-        for i in range(8):
-            at = uint64(to) + uint64(i * 512)
-            store4(shared, at, regs[4 * i], regs[4 * i + 1], regs[4 * i + 2], regs[4 * i + 3])
+    return position, fetch_tile, place_tile, bring_weights
 
-    return position, fetch_tile, place_tile, fetch_weights, place_weights
+
+add = outer(8)
 
 
 @inline
-def outer(shared, at_a, at_b, at_c, a, b, acc):
+def point(shared, at_a, at_b, at_c, a, b, acc):
     """Add the products of one point and channel."""
     a[0], a[1], a[2], a[3] = load4(shared, at_a)
     a[4], a[5], a[6], a[7] = load4(shared, at_a + uint64(32))
     b[0], b[1], b[2], b[3] = load4(shared, at_b)
     b[4], b[5], b[6], b[7] = load4(shared, at_c)
-    for i in range(8):
-        for j in range(8):
-            acc[i, j] += a[i] * b[j]
+    add(a, b, acc)
 
 
 @inline
 def both(shared, at_a, at_b, at_c, a, b, even, odd):
     """Do so for both points of a warp."""
-    outer(shared, at_a, at_b, at_c, a, b, even)
-    outer(shared, at_a + uint64(RESULTS), at_b + uint64(TILES), at_c + uint64(TILES), a, b, odd)
+    point(shared, at_a, at_b, at_c, a, b, even)
+    point(shared, at_a + uint64(RESULTS), at_b + uint64(TILES), at_c + uint64(TILES), a, b, odd)
 
 
 @inline
@@ -210,7 +221,7 @@ def finisher(near, name):
 
 def fused(name, near):
     """Make the kernel."""
-    position, fetch_tile, place_tile, fetch_weights, place_weights = loader(near)
+    position, fetch_tile, place_tile, bring_weights = loader(near)
     quarter = finisher(near, name)
     half = U_STAGE // 32  # threads of each kind
 
@@ -218,23 +229,23 @@ def fused(name, near):
         shared = cuda.shared.array(SHARED, float32, alignment=16)
         even, odd = cuda.local.array((8, 8), float32), cuda.local.array((8, 8), float32)
         a, b = cuda.local.array(8, float32), cuda.local.array(8, float32)
-        regs = cuda.local.array(32, float32)
+        regs = cuda.local.array(POINTS, float32)
         tid, block = U(cuda.threadIdx.x), U(cuda.blockIdx.x)
         k_block, block = U(block % U(g.result_blocks)), U(block // U(g.result_blocks))
         tile_block, group = U(block % U(g.tile_blocks)), U(block // U(g.tile_blocks))
-        loads_tiles, u_step = tid < U(half), g.results_padded * 8
+        loads_tiles = tid < U(half)
         c, tile, at, inside = position(tid, tile_block, g)
         to, flip, step = (
             U(U(2 * U_STAGE) + U(c * U(512)) + (tile ^ U(U(8) * c))),
             U(V_STAGE),
             g.channel * CHANNELS,
         )
-        at += int64(group) * g.group
+        begin = further(x, at + int64(group) * g.group)
         if not loads_tiles:
             lane = U(tid - U(half))
-            to, flip, step = U(lane * U(4)), U(U_STAGE), u_step * 8
+            to, flip, step = U(lane * U(4)), U(U_STAGE), g.results_padded * int64(POINTS * CHANNELS)
             at = (int64(group) * g.stages * 64 + int64(U(lane // U(16)))) * g.results_padded
-            at += int64(U(k_block * U(RESULTS) + lane % U(16) * U(4)))
+            begin = further(u, at + int64(U(k_block * U(RESULTS) + lane % U(16) * U(4))))
         for i in range(8):
             for j in range(8):
                 even[i, j], odd[i, j] = float32(0), float32(0)
@@ -244,26 +255,23 @@ def fused(name, near):
         at_s = U(at_b ^ U(8))
 
         if loads_tiles:
-            fetch_tile(x, at, inside if c < U(g.channels) else U(0), g, regs)
+            fetch_tile(begin, inside if c < U(g.channels) else U(0), g, regs)
             place_tile(shared, to, regs)
         else:
-            fetch_weights(u, at, u_step, regs)
-            place_weights(shared, to, regs)
-        cuda.syncthreads()
+            bring_weights(shared, to, begin, g)
+        arrived()
         stage = U(g.stages)
         while stage > U(1):
-            at, c, to = at + step, U(c + U(CHANNELS)), U(to ^ flip)
+            begin, c, to = further(begin, step), U(c + U(CHANNELS)), U(to ^ flip)
             if loads_tiles:
-                fetch_tile(x, at, inside if c < U(g.channels) else U(0), g, regs)
+                fetch_tile(begin, inside if c < U(g.channels) else U(0), g, regs)
             else:
-                fetch_weights(u, at, u_step, regs)
+                bring_weights(shared, to, begin, g)
             multiply(shared, at_a, at_b, at_s, a, b, even, odd)
             at_a, at_b, at_s = U(at_a ^ U(U_STAGE)), U(at_b ^ U(V_STAGE)), U(at_s ^ U(V_STAGE))
             if loads_tiles:
                 place_tile(shared, to, regs)
-            else:
-                place_weights(shared, to, regs)
-            cuda.syncthreads()
+            arrived()
             stage = U(stage - U(1))
         multiply(shared, at_a, at_b, at_s, a, b, even, odd)
 
