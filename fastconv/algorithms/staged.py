@@ -63,12 +63,14 @@ class Geometry(NamedTuple):
     to_group: int
     to_channel: int
     to_tile: int
+    to_slab: int = 0  # and more from SLAB tiles to SLAB tiles
     splits: int = 1
     split: int = 0
     has_bias: int = 0
     has_residual: int = 0
 
 
+SLAB = 64
 OUTSIDE = 0x40000000  # a coordinate that no offset brings back
 
 

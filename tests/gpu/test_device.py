@@ -129,6 +129,22 @@ def test_pooling_and_numpy_arrays():
         np.testing.assert_allclose(fastconv.avg_pool2d(x, **window), means, 1e-5, 1e-6)
 
 
+def test_what_moves_pixels():
+    x = testing.normals((2, 3, 9, 8), "float32", 1)
+    there, walk = cuda.to_device(x), {"kernel_size": (3, 2), "dilation": (1, 2), "padding": 1, "stride": 2}
+    columns = fastconv.unfold(x, **walk)
+    np.testing.assert_array_equal(fastconv.unfold(there, **walk).copy_to_host(), columns)
+    folded = fastconv.fold(cuda.to_device(columns), (9, 8), **walk).copy_to_host()
+    np.testing.assert_allclose(folded, fastconv.fold(columns, (9, 8), **walk), 1e-5, 1e-6)
+    y, places = fastconv.max_pool2d(x, 2, return_indices=True)
+    back = fastconv.max_unpool2d(cuda.to_device(y), cuda.to_device(places), 2, output_size=(9, 8))
+    np.testing.assert_array_equal(
+        back.copy_to_host(), fastconv.max_unpool2d(y, places, 2, output_size=(9, 8))
+    )
+    norms = fastconv.lp_pool2d(cuda.to_device(np.abs(x)), 3.0, 2).copy_to_host()
+    np.testing.assert_allclose(norms, fastconv.lp_pool2d(np.abs(x), 3.0, 2), 1e-4, 1e-5)
+
+
 def test_numba_arrays_come_from_a_pool():
     x, w = (cuda.to_device(testing.normals(s, "float32", 1)) for s in ((1, 4, 64, 64), (4, 4, 3, 3)))
     before = fastconv.conv2d(x, w).copy_to_host()

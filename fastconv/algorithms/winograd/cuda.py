@@ -10,6 +10,7 @@ from fastconv.algorithms import winograd
 from fastconv.algorithms.base import Execution
 from fastconv.algorithms.im2col.splits import magic
 from fastconv.algorithms.staged import (
+    SLAB,
     Correlation,
     Geometry,
     Staged,
@@ -114,7 +115,7 @@ class Fused(Staged):
         self.workspace = self.elements * problem.itemsize
         self.blocks = k_blocks * tile_blocks * problem.groups
         self.geometry = cuda_fused.Geometry(
-            source.tiles, tile_blocks, source.channels, stages, result.channels, padded, k_blocks,
+            source.tiles, tile_blocks, source.channels, stages, result.channels, k_blocks,
             image_tiles, *magic(image_tiles), source.counts[1], *magic(source.counts[1]), *source.steps, *source.lo,
             *source.sizes, *source.strides, *result.sizes, *result.strides,
         )  # fmt: skip
@@ -130,8 +131,13 @@ class Fused(Staged):
         def weights():
             g, lane, blocks = t.geometry(self.weights, self.groups, 0, (k, c), (self.weights.tiles, c), False)
             kernel = t.enter("weights", self.weights.near, lane)
-            points = cuda_fused.POINTS * k  # of a channel, side by side
-            return kernel, blocks, g._replace(plane=k, to_group=c * points, to_channel=points)
+            points = cuda_fused.POINTS * SLAB  # of a channel, side by side
+            places = {
+                "to_group": c * cuda_fused.POINTS * k,
+                "to_slab": c * points - SLAB,
+                "to_channel": points,
+            }
+            return kernel, blocks, g._replace(plane=SLAB, **places)
 
         def fused():
             kernel = cuda_fused.kernel(activation, self.near)

@@ -5,7 +5,7 @@ batched Winograd convolution on GPUs", PPoPP 2020: each of the 8 warps has two p
 A stage is four channels; while one is multiplied, half of the warps load and transform the next one's tiles, the
 others load its weights.  In shared memory, whose 48 KB two stages fill::
 
-    U   [stage][channel][point][64]       from the transformed weights, as they lie
+    U   [stage][channel][point][64]       from the transformed weights, as they lie, 16 KB a stage
     V   [stage][channel][point][32]       tile t of channel c at t ^ 8c, so that neither way of storing collides
 
 At the end the sums of all points meet there, 16 channels at a time, and are transformed back, biased and activated.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fastconv.algorithms.staged import place_of
+from fastconv.algorithms.staged import SLAB, place_of
 from fastconv.algorithms.winograd.cuda_transforms import bilinear
 from fastconv.algorithms.winograd.transforms import matrices
 from fastconv.cuda.codelet import codelet
@@ -38,7 +38,7 @@ from fastconv.cuda.language import (
     uint64,
 )  # fmt: skip
 
-THREADS, CHANNELS, TILES, RESULTS = 256, 4, 32, 64
+THREADS, CHANNELS, TILES, RESULTS = 256, 4, 32, SLAB
 POINTS = 16
 U_STAGE, V_STAGE = CHANNELS * POINTS * RESULTS, CHANNELS * POINTS * TILES
 SHARED = 2 * (U_STAGE + V_STAGE)
@@ -53,7 +53,6 @@ class Geometry(NamedTuple):
     channels: int
     stages: int
     results: int
-    results_padded: int
     result_blocks: int
     image_tiles: int
     image_m: int
@@ -121,9 +120,9 @@ def loader(near):
             shared[uint64(to) + uint64(i * TILES)] = regs[i]
 
     @inline
-    def bring_weights(shared, to, begin, g):
+    def bring_weights(shared, to, begin):
         for i in range(8):
-            copy4(shared, uint64(to) + uint64(i * 512), begin, i * 8 * g.results_padded, True)
+            copy4(shared, uint64(to) + uint64(i * 512), begin, i * 512, True)
 
     return position, fetch_tile, place_tile, bring_weights
 
@@ -242,10 +241,9 @@ def fused(name, near):
         )
         begin = further(x, at + int64(group) * g.group)
         if not loads_tiles:
-            lane = U(tid - U(half))
-            to, flip, step = U(lane * U(4)), U(U_STAGE), g.results_padded * int64(POINTS * CHANNELS)
-            at = (int64(group) * g.stages * 64 + int64(U(lane // U(16)))) * g.results_padded
-            begin = further(u, at + int64(U(k_block * U(RESULTS) + lane % U(16) * U(4))))
+            to, flip, step = U(U(tid - U(half)) * U(4)), U(U_STAGE), int64(U_STAGE)
+            slab = (int64(group) * g.result_blocks + int64(k_block)) * g.stages
+            begin = further(u, slab * int64(U_STAGE) + int64(to))
         for i in range(8):
             for j in range(8):
                 even[i, j], odd[i, j] = float32(0), float32(0)
@@ -258,7 +256,7 @@ def fused(name, near):
             fetch_tile(begin, inside if c < U(g.channels) else U(0), g, regs)
             place_tile(shared, to, regs)
         else:
-            bring_weights(shared, to, begin, g)
+            bring_weights(shared, to, begin)
         arrived()
         stage = U(g.stages)
         while stage > U(1):
@@ -266,7 +264,7 @@ def fused(name, near):
             if loads_tiles:
                 fetch_tile(begin, inside if c < U(g.channels) else U(0), g, regs)
             else:
-                bring_weights(shared, to, begin, g)
+                bring_weights(shared, to, begin)
             multiply(shared, at_a, at_b, at_s, a, b, even, odd)
             at_a, at_b, at_s = U(at_a ^ U(U_STAGE)), U(at_b ^ U(V_STAGE)), U(at_s ^ U(V_STAGE))
             if loads_tiles:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastconv.algorithms.staged import OUTSIDE, place_of
+from fastconv.algorithms.staged import OUTSIDE, SLAB, place_of
 from fastconv.algorithms.winograd.transforms import Matrix, apply, matrices
 from fastconv.cuda.codelet import codelet
 from fastconv.cuda.language import DTYPES, U, activation, cuda, inline, int64, load4, store4
@@ -69,6 +69,7 @@ def entering(dtype, rows: Axis, columns: Axis, lane: int):
                     values[i * wide + j] = value
             transform(values)
             to = int64(group) * g.to_group + int64(c) * g.to_channel + int64(t) * g.to_tile
+            to += int64(U(t // U(SLAB))) * g.to_slab
             for i in range(planes):
                 v[to] = values[i]
                 to += g.plane
