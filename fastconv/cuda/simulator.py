@@ -7,38 +7,101 @@ raises IndexError, which no GPU would tell.
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
+import threading
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from fastconv.cuda.tape import launcher
 
 
+class Lane(threading.Thread):
+    """Runs threads of a block one after another, each to its end or to a barrier, where the next lane goes on.
+
+    Numba's own simulator starts all at once and polls them, which takes most of the time; here one runs at any time.
+    """
+
+    spare: ClassVar[list[Lane]] = []
+    threadIdx: Any  # read by kernels
+    blockIdx: Any
+    work: Any
+    ended: bool
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            self.go.acquire()
+            self.error = None
+            try:
+                self.work()
+            except BaseException as error:
+                self.error = error
+            self.ended = True
+            self.done.release()
+
+    def step(self) -> None:
+        """Go on until the end or the next barrier."""
+        self.ended = False
+        self.go.release()
+        self.done.acquire()
+        if self.error is not None:
+            self.error.add_note(f"in thread {self.threadIdx.x} of block {self.blockIdx.x}")
+            raise self.error
+
+    def syncthreads(self) -> None:
+        """Wait for the other threads; kernels call this."""
+        self.done.release()
+        self.go.acquire()
+
+
+def run_block(manager: Any, place: Any, *arguments: Any) -> None:
+    """Run a block; at every second barrier the last thread goes on first, so that a missing barrier shows."""
+    from numba.cuda.simulator.kernelapi import Dim3
+
+    def step(lane: Lane, waiting: list[Lane]) -> None:
+        lane.step()
+        (Lane.spare if lane.ended else waiting).append(lane)
+
+    waiting: list[Lane] = []
+    for point in np.ndindex(*manager._block_dim):
+        lane = Lane.spare.pop() if Lane.spare else Lane()
+        lane.threadIdx, lane.blockIdx = Dim3(*point), Dim3(*place)
+        lane.work = functools.partial(manager._f, *arguments)
+        step(lane, waiting)
+    while waiting:
+        lanes, waiting = waiting[::-1], []
+        for lane in lanes:
+            step(lane, waiting)
+
+
 def patch() -> None:
-    """Teach the simulator the arguments of shared and local arrays that it lacks."""
+    """Teach the simulator the arguments of shared and local arrays that it lacks, and to run faster."""
     from numba.core import types
-    from numba.cuda.simulator import kernelapi
+    from numba.cuda.simulator import kernel, kernelapi
     from numba.np import numpy_support
 
     def resolved(dtype: Any) -> Any:
         return numpy_support.as_dtype(dtype) if isinstance(dtype, types.Type) else dtype
 
     def shared(self: Any, shape: Any, dtype: Any, alignment: int | None = None) -> Any:
-        frame = sys._getframe(1)  # one array for each line of source
-        place = (frame.f_code.co_filename, frame.f_lineno)
-        with _shared_lock:
-            return self._allocations.setdefault(place, _blank(shape, resolved(dtype)))
+        frame = sys._getframe(1)  # one array for each line of source in each block
+        place = (frame.f_code.co_filename, frame.f_lineno, *threading.current_thread().blockIdx)
+        return self._allocations.setdefault(place, _blank(shape, resolved(dtype)))
 
     def local(self: Any, shape: Any, dtype: Any, alignment: int | None = None) -> Any:
         return _blank(shape, resolved(dtype))
 
-    import threading
-
-    _shared_lock = threading.Lock()
     kernelapi.FakeCUDAShared.array = shared
     kernelapi.FakeCUDALocal.array = local
+    kernel.BlockManager.run = run_block
     warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)  # U wraps, as it does on a GPU
 
 
