@@ -11,6 +11,7 @@ minutes; needs PyTorch with CUDA and numba-cuda, and leaves a dated file, in ben
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import multiprocessing
@@ -135,7 +136,12 @@ def compile_ahead(job: Job) -> None:
 
     x, w, gy = map(array, (problem.input_shape, problem.weight_shape, problem.output_shape))
     b = Array((problem.k,)) if job.fused else None
-    with elsewhere(job.capability, job.processors), fastconv.config(algorithm=job.algorithm):
+    told_by_the_race = contextlib.suppress(Exception)
+    with (
+        told_by_the_race,
+        elsewhere(job.capability, job.processors),
+        fastconv.config(algorithm=job.algorithm),
+    ):
         call(problem, job.direction, x, w, gy, b)
 
 

@@ -67,13 +67,17 @@ class Elsewhere:
         """Return the array in another shape."""
         return Array(shape, strides, array.dtype)
 
-    class Buffer:
-        """A table."""
+    class Block:
+        """Memory."""
 
         pointer = 2**40
 
-        def __init__(self, content: Any) -> None:
-            self.nbytes = content.nbytes
+        def __init__(self, count: int, stream: int = 0) -> None:
+            self.nbytes = count
+
+    def Buffer(self, content: Any) -> Block:
+        """Return memory for a table."""
+        return self.Block(content.nbytes)
 
 
 @contextlib.contextmanager

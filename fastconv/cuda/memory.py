@@ -76,6 +76,10 @@ class Memory:
         """Return it without a note on the tape."""
         raise NotImplementedError
 
+    def scratch(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """Return memory for so many elements, which no caller sees."""
+        return self.fresh(shape, dtype)
+
     def turned(self, axes: tuple[int, ...]) -> Memory:
         """Return the array with its axes in another order, its owner too."""
         view = self.transpose(axes)
@@ -234,6 +238,9 @@ class Interface(Memory):
         memory = _numba(backend().device_array(shape, packed(shape), dtype, self.named))
         memory.named = self.named  # type: ignore[attr-defined]
         return memory
+
+    def scratch(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        return backend().Block(prod(shape) * dtype.itemsize, self.named)
 
     def turned_owner(self, axes: tuple[int, ...]) -> Any:
         view = self.transpose(axes)

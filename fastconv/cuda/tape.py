@@ -45,7 +45,10 @@ class Tape:
     def play(self, operands: Sequence[Any]) -> Any:
         """Ask for memory and start the kernels anew, for other operands of the same kind; return the result."""
         like = operands[0]
-        made = [like.fresh(shape, dtype) for shape, dtype in self.asked_for]
+        made = [
+            like.fresh(shape, dtype) if kept else like.scratch(shape, dtype)
+            for (shape, dtype), kept in zip(self.asked_for, self.kept, strict=True)
+        ]
         begins = [m.pointer for m in operands]
         begins += [m.pointer for m in made]
         begins.append(0)  # at -1: tables lie where they lay
@@ -74,6 +77,8 @@ class Tape:
             self.handed: Callable[[list[Any]], Any] = handed
         else:
             places, self.handed = [0], operator.itemgetter(0)
+        kept = {which - self.count for which, _ in self.results}
+        self.kept = [i in kept for i in range(len(self.asked_for))]
         return self.whole and len(places) == len(self.results) > 0
 
 

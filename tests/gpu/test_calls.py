@@ -1,0 +1,176 @@
+"""Calls on a GPU without one: where arrays live, what the driver is asked for and told to start, and once more from a tape."""
+
+import ctypes
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv import plan
+from fastconv.algorithms import on_gpu
+from fastconv.problem import ConvProblem, Direction
+
+pytest.importorskip("numba_cuda")
+from fastconv.cuda import compiler
+
+
+class Foreign:
+    """What a library shows of an array on a GPU."""
+
+    def __init__(self, shape, pointer=0):
+        self.shape, self.pointer = shape, pointer
+
+    @property
+    def __cuda_array_interface__(self):
+        return {"shape": self.shape, "typestr": "<f4", "data": (self.pointer, False), "version": 3}
+
+
+class Either:
+    """An array whose class knows of GPUs, in host memory."""
+
+    @property
+    def __cuda_array_interface__(self):
+        raise AttributeError("in host memory")
+
+    def __array__(self, dtype=None, copy=None):
+        return np.ones((1, 1, 3, 3), "float32")
+
+
+def test_where_an_array_lives_is_asked_of_the_array():
+    assert fastconv.conv2d(Either(), np.ones((1, 1, 3, 3), "float32")) == 9
+    with pytest.raises(TypeError, match="weight is on a GPU"):
+        fastconv.conv2d(np.ones((1, 1, 3, 3), "float32"), Foreign((1, 1, 3, 3)))
+    with pytest.raises(TypeError, match="input is on a GPU"):
+        fastconv.prepare(np.ones((1, 1, 3, 3)), (1, 1, 4, 4))(Foreign((1, 1, 4, 4)))
+
+
+def test_memory_comes_from_the_pool_in_the_order_of_a_stream_and_goes_back(monkeypatch):
+    from fastconv.cuda import driver
+
+    seen, done = [], SimpleNamespace(CUDA_SUCCESS=0)
+    fake = SimpleNamespace(
+        CUresult=done,
+        cuMemAllocFromPoolAsync=lambda count, pool, stream: seen.append((count, pool, stream)) or (0, 4096),
+        cuMemFreeAsync=lambda pointer, stream: seen.append((pointer, stream)),
+    )
+    for name, value in (
+        ("bindings", lambda: fake),
+        ("context", lambda: 1),
+        ("_pool", lambda context: "pool"),
+    ):
+        monkeypatch.setattr(driver, name, value)
+    block = driver.Block(100, 7)
+    assert block.pointer == 4096
+    del block
+    assert seen == [(100, "pool", 7), (4096, 7)]
+
+
+class Stub:
+    """A driver that is told what to start, and starts nothing; what else it were asked for would be an error."""
+
+    CUresult = SimpleNamespace(CUDA_SUCCESS=0)
+
+    def __init__(self):
+        self.started, self.next, self.table = [], 2**40, 2**32
+
+    def cuLaunchKernel(self, kernel, blocks, *rest):
+        *_, stream, address, _ = rest
+        values = (ctypes.c_void_p * (len(kernel.pointers) + len(kernel.geometry._fields))).from_address(
+            address
+        )
+        kind = {"uint32": ctypes.c_uint32, "int64": ctypes.c_int64}[kernel.integer]
+        pointers = tuple(ctypes.c_uint64.from_address(v).value for v in values[: len(kernel.pointers)])
+        numbers = tuple(kind.from_address(v).value for v in values[len(kernel.pointers) :])
+        self.started.append((kernel, blocks, stream, pointers, numbers))
+        return (0,)
+
+    def array(self, shape, *_):
+        self.next += 2**24
+        return Foreign(shape, self.next)
+
+    def buffer(self, content):
+        self.table += 2**20
+        return SimpleNamespace(pointer=self.table, nbytes=content.nbytes)
+
+    def block(self, count, stream=0):
+        return SimpleNamespace(pointer=self.array((count,)).pointer)
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    from fastconv.cuda import driver
+
+    stub = Stub()
+    for name, value in {
+        "bindings": lambda: stub, "context": lambda: 1, "processors": lambda: 132,
+        "_function": lambda kernel, _: kernel, "Buffer": stub.buffer, "device_array": stub.array, "Block": stub.block,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(driver, name, value)
+    plan.clear()
+    yield stub
+    plan.clear()
+
+
+def test_parameters_are_packed_as_the_kernel_declares_them(stub):
+    from fastconv.algorithms.reference.cuda import Geometry, kernel
+    from fastconv.cuda.driver import Launch
+
+    geometry = Geometry(*range(100, 100 + len(Geometry._fields)))
+    launch = Launch(made := kernel(Direction.FORWARD, "float32", "none"), 7, [None] * 5, geometry)
+    pointers = (2**40, 2**40 + 1, 0, 2**40 + 3, 2**40 + 4)
+    launch.start(pointers, 9)
+    assert stub.started == [(made, 7, 9, pointers, tuple(geometry))]
+
+
+@pytest.mark.parametrize("algorithm", ["auto", *sorted(on_gpu()), "winograd:F(2,3)", "im2col:explicit"])
+def test_a_later_call_starts_the_same_kernels_with_its_own_arrays(algorithm, stub, monkeypatch):
+    """And asks for nothing but memory of results' kind: no table, no upload, no wait, as a graph's capture needs it."""
+    from fastconv.cuda import driver
+
+    shapes = (2, 4, 9, 8), (6, 4, 3, 3), (2, 6, 9, 8), (6,)
+    walk = {"padding": 1, "algorithm": algorithm}
+
+    def started(x, w, gy, b):
+        stub.started.clear()
+        stub.next = 2**44
+        results = (
+            fastconv.conv2d(x, w, b, activation="relu", residual=gy, **walk),
+            fastconv.conv2d_input(shapes[0], w, gy, **walk),
+            fastconv.conv2d_weight(x, shapes[1], gy, **walk),
+            fastconv.conv_transpose2d(gy, w, **walk),
+            *fastconv.conv2d_backward(x, w, gy, **walk),
+            *fastconv.conv_transpose2d_backward(gy, w, x, need=("weight",), **walk)[1:2],
+        )
+        return [(r.shape, r.pointer) for r in results], list(stub.started)
+
+    one, other = ([stub.array(shape) for shape in shapes] for _ in range(2))
+    first = started(*one)
+    monkeypatch.setattr(driver, "Buffer", None)
+    assert started(*one) == first
+    played = started(*other)
+    assert len(plan.tapes) == 6
+    plan.tapes.clear()
+    assert started(*other) == played
+    assert played != first
+    fastconv.conv2d(
+        Foreign(shapes[0], 2**40 + 4), other[1], **walk
+    )  # does not begin on 16 bytes: of another kind
+    assert len(plan.tapes) == 7
+    with pytest.raises(TypeError, match="stride"):
+        fastconv.conv2d(*other[:2], stride=1.0, **walk)
+
+
+def test_what_a_race_starts_is_compiled_ahead(stub, monkeypatch):
+    from fastconv.bench import corpus, gpu
+
+    problem, asked = ConvProblem.parse("n2 c8 k8 i9x8 f3x3 p1"), set()
+    monkeypatch.setattr(compiler.Kernel, "cubin", lambda kernel, capability: asked.add(kernel))
+    for job in gpu.jobs([corpus.Layer(problem, "3x3")], (9, 0), 132):
+        gpu.compile_ahead(job)
+    x, w, gy = map(stub.array, (problem.input_shape, problem.weight_shape, problem.output_shape))
+    for direction in Direction:
+        gpu.call(problem, direction, x, w, gy)
+    gpu.call(problem, Direction.FORWARD, x, w, gy, stub.array((8,)))
+    assert {kernel for kernel, *_ in stub.started} <= asked
+    assert len(asked) > 10
