@@ -38,8 +38,8 @@ def replayed(out: int | None, **places: int) -> Callable[[Callable[..., Any]], C
                     given[place] = memory = operand(arguments[place], name)
                     rest[place] = True
                     operands.append(memory)
-            told = out is not None and arguments[out] is not None
-            key = None if told else kind(function.__name__, operands, rest)
+            own = out is None or arguments[out] is None
+            key = kind(function.__name__, operands, rest) if own else None
             if key is None:
                 return function(*given)
             if (tape := plan.tapes.get(key)) is not None:
@@ -69,7 +69,7 @@ def kind(name: str, operands: Sequence[Any], rest: list[Any]) -> Hashable:
     except ValueError:  # something else than numbers, text and sequences of them
         plain = [
             tuple(r) if isinstance(r, tuple) else r for r in rest
-        ]  # shapes of PyTorch's are of their own class
+        ]  # PyTorch's shapes are of a class of their own
         if list(map(type, plain)) == list(map(type, rest)):
             return None
         return kind(name, operands, plain)

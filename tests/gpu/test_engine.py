@@ -162,6 +162,20 @@ def test_machine_code_of_the_implicit_weight_gradient(way, tile, share, target, 
     assert ("LDGSTS.E.BYPASS.128" if linked else "STG.E.128") in code
 
 
+@pytest.mark.parametrize("tile", TILES["float64"], ids=str)
+def test_machine_code_in_double_precision(tile, tmp_path):
+    kernels = (
+        gemm_kernel("float64", tile, VARIANTS["even"], "relu"),
+        cuda_weight.kernel("float64", tile, WAYS["pairs"], True),
+    )
+    for kernel in kernels:
+        (registers, stack, local), code = usage(kernel.cubin((9, 0)), tmp_path)
+        assert registers * tile.threads * tile.blocks <= 65536
+        assert stack == local == 0
+        assert not re.search(r"\b(LDL|STL)\b", code)
+        assert re.search(r"LDGSTS.E(.LTC\w+)?.64", code), "pixels of eight bytes"
+
+
 # Instructions that a result may cost where memory is to be the limit: at 3 TB/s, 132 processors at 1.75 GHz issue 77 for
 # the 8 bytes of a result of stride 1, and 192 for the 20 of stride 2; and FFMA over all where arithmetic is.
 DIRECT = {
