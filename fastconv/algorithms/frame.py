@@ -11,6 +11,8 @@ mostly few of them, so that a piece is a product of its own:
 
 Everything about the geometry is in these three tables.  A task owns channels of an image and adds all pieces to them one
 after the other, so the order of its sums is always the same.
+
+Every image reads all weights.  For more than one they are packed once, ahead: a fourth of the frame's time otherwise.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.correlation import combined, pass_of
 from fastconv.gemm.blocking import within
 from fastconv.gemm.move import SLACK
-from fastconv.gemm.pack import load_panel
+from fastconv.gemm.pack import load_panel, pack_weights, panel_at
 from fastconv.gemm.record import record
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.segments import SEGMENT, add_pixels, copy_pixels, copy_segments
@@ -94,7 +96,8 @@ def add_frame(workers, counter, gy, w, views, gx, scratch, geos, batches, tables
 @jit.inner
 def _work(worker, counter, gy, w, view, gx, scratch, geo, batches, tables):
     b0 = worker * geo.scratch
-    a0, c0 = b0 + geo.panel, b0 + geo.c_start
+    c0 = b0 + geo.c_start
+    panel = w if view.packed else scratch
     panels = -(-geo.m // geo.mr)
     task = next_task(counter)
     while task < geo.n * geo.groups * geo.m_blocks:
@@ -116,10 +119,12 @@ def _work(worker, counter, gy, w, view, gx, scratch, geo, batches, tables):
                     tables,
                 )
                 for p in range(first, last):
-                    load_panel(scratch, a0, w, view, plane % geo.groups, p, panels, ch0, ch1)
-                    m0, m1 = part(geo.m, panels, p), part(geo.m, panels, p + 1)
+                    group, m0, m1 = plane % geo.groups, part(geo.m, panels, p), part(geo.m, panels, p + 1)
+                    a0 = panel_at(view, b0 + geo.panel, group, m0, m0, m1 - m0, ch0, ch1)
+                    if not view.packed:
+                        load_panel(scratch, a0, w, view, group, p, panels, ch0, ch1)
                     at = c0 + (m0 - top) * geo.ldc
-                    _multiply(scratch, at, a0, b0, geo, batch, tables, ch1 - ch0, m1 - m0, chunk > 0)
+                    _multiply(scratch, at, panel, a0, b0, geo, batch, tables, ch1 - ch0, m1 - m0, chunk > 0)
             for m in range(top, part(geo.m, panels, last)):
                 to, at = (plane * geo.m + m) * geo.result_size, c0 + (m - top) * geo.ldc
                 add_pixels(gx, to, scratch, at, tables[batch.targets_at :], 0, batch.targets)
@@ -136,7 +141,7 @@ def _fill(b, b0, gy, source, channels, geo, batch, tables):
 
 
 @jit.inner
-def _multiply(scratch, c0, a0, b0, geo, batch, tables, channels, mr, more):
+def _multiply(scratch, c0, a, a0, b0, geo, batch, tables, channels, mr, more):
     """C (+)= panel * B, piece by piece."""
     for piece in range(batch.pieces_at, batch.pieces_at + 4 * batch.pieces, 4):
         length, steps, column, vectors = (
@@ -149,7 +154,7 @@ def _multiply(scratch, c0, a0, b0, geo, batch, tables, channels, mr, more):
         for g in range(groups):
             v = part(vectors, groups, g)
             tile_indexed(
-                scratch, c0 + column + v * geo.vl, geo.ldc, scratch, a0, scratch, b0 + v * geo.vl, tables, steps,
+                scratch, c0 + column + v * geo.vl, geo.ldc, a, a0, scratch, b0 + v * geo.vl, tables, steps,
                 length, mr, part(vectors, groups, g + 1) - v, more,
             )  # fmt: skip
 
@@ -230,8 +235,10 @@ class Framed(Execution):
         self.inner, self.dtype, itemsize = inner, problem.dtype, problem.itemsize
         tile, cores = machine.tile(itemsize), machine.machine().cores
         p = pass_of(problem, Direction.INPUT_GRAD)
-        self.view = record(p.weights(itemsize))
         batched, kernel = batches(pieces(problem), tile.vl), prod(p.kernel)
+        ahead = p.n * len(batched) > 1
+        self.view = p.weights(itemsize)
+        self.packed = -(-p.groups * p.m * p.channels * kernel // 16) * 16 if ahead else 0
         ldc = max((sum(wide(len(piece.targets), tile.vl) for piece in batch) for batch in batched), default=0)
         laid = [[lines(piece.sources) for piece in batch] for batch in batched]
         sizes = [sum(wide(len(line), tile.vl) + tile.vl for line, _ in batch) for batch in laid]
@@ -243,9 +250,10 @@ class Framed(Execution):
         m_blocks = 1 if planes % cores == 0 or planes >= 4 * cores else cores
         m_blocks = min(panels, max(m_blocks, -(-p.m * ldc * itemsize // (cache // 2))))
         panel = -(-(per_chunk * size + SLACK) // 16) * 16
-        c_start = -(-(panel + per_chunk * kernel * tile.mr + SLACK) // 16) * 16
+        loaded = 0 if ahead else per_chunk * kernel * tile.mr
+        c_start = -(-(panel + loaded + SLACK) // 16) * 16
         self.scratch = -(-(c_start + -(-panels // m_blocks) * tile.mr * ldc + SLACK) // 16) * 16
-        self.workspace = max(inner.workspace, cores * self.scratch * itemsize)
+        self.workspace = max(inner.workspace, (self.packed + cores * self.scratch) * itemsize)
         self.flops = 2.0 * planes * p.m * p.channels * sum(piece.sources.size for b in batched for piece in b)
         tables: list[int] = []
         described = [
@@ -266,10 +274,15 @@ class Framed(Execution):
     ) -> None:
         self.inner.run(first, second, out, bias, NONE, residual)
         if self.batches is not None:
-            scratch = workspace.take(threads.workers(self.flops) * self.scratch, self.dtype)
+            scratch = workspace.take(self.packed + threads.workers(self.flops) * self.scratch, self.dtype)
+            weight = flat(second)
+            if self.packed:
+                threads.launch(pack_weights, 4.0 * self.packed, weight, scratch, record(self.view))
+                weight = scratch
             threads.launch(
-                add_frame, self.flops, np.zeros(1, np.int64), flat(first), flat(second), self.view, flat(out),
-                scratch, self.geometry, self.batches, self.tables,
+                add_frame, self.flops, np.zeros(1, np.int64), flat(first), weight,
+                record(self.view._replace(packed=bool(self.packed))), flat(out), scratch[self.packed :],
+                self.geometry, self.batches, self.tables,
             )  # fmt: skip
         if not isinstance(activation, int) or activation != NONE:
             threads.launch(finish_all, float(out.size), flat(out), activation, bias[:0])
