@@ -43,6 +43,10 @@ CASES = [
     "n1 c3 k3 i5x35 f3x7 p9:4x30:20 g3 circular",  # borders that do not come from one vector
     "n2 c3 k3 i50 f5 p2 g3 reflect",
     "n1 c3 k6 i20x19 f5x4 s3x4 p4x3 d1x2 g3 circular",
+    "n1 c3 k3 i28x27 f31x31 p15 g3 reflect",  # rows go through scratch
+    "n1 c2 k4 i20x21 f9x9 s2 p4 g2 replicate",
+    "n1 c2 k2 i20x23 f7x7 s2 p3 g2 reflect",
+    "n1 c2 k2 i9x40 f11x3 p20x1 g2 reflect",  # rows around that repeat the image there and back
 ]
 
 
@@ -87,8 +91,9 @@ def test_random_geometries(direction):
             size, kernel = rng.choice([1, 2, 7, 14, 16, 17, 33]), rng.choice([1, 2, 3, 5, 8])
             axes.append((size, kernel, *rng.integers(1, 5, 2), *rng.integers(-2, 9, 2)))
         sizes, kernels, strides, dilations = ("x".join(str(a[i]) for a in axes) for i in range(4))
-        padding = "x".join(f"{a[4]}:{a[5]}" for a in axes)
-        line = f"n2 c{c} k{c * multiplier} i{sizes} f{kernels} s{strides} d{dilations} p{padding} g{c}"
+        mode = rng.choice(["", "", "reflect", "replicate", "circular"])
+        padding = "x".join(f"{max(a[4], 0) if mode else a[4]}:{max(a[5], 0) if mode else a[5]}" for a in axes)
+        line = f"n2 c{c} k{c * multiplier} i{sizes} f{kernels} s{strides} d{dilations} p{padding} g{c} {mode}"
         try:
             problem = ConvProblem.parse(line)
         except ValueError:  # the kernel does not fit

@@ -20,7 +20,7 @@ from fastconv.algorithms.direct.depthwise.pointer import after, pointer
 from fastconv.algorithms.direct.depthwise.schedule import Rows, Schedule, row_blocks
 from fastconv.algorithms.direct.depthwise.shape import Image, apart, parts, plane_axes, take
 from fastconv.algorithms.direct.depthwise.taps import ROWS, STEP, each, most_taps, second
-from fastconv.problem import ConvProblem
+from fastconv.problem import ConvProblem, Direction
 
 FIELDS, GROUP = len(STEP), 7
 
@@ -70,7 +70,7 @@ class Forward(Execution):
 
     def __init__(self, problem: ConvProblem) -> None:
         v, h = plane_axes(problem)
-        image = Image(problem)
+        image = Image(problem, Direction.FORWARD)
         schedule = Schedule(machine.lanes(problem.dtype), image.stride, image.pitch, h.kernel)
         walk = Rows(v.output, v.kernel, 0, v.stride, v.dilation)
         found = sorted(

@@ -8,13 +8,14 @@ round, u = T - 1 - t, they are a convolution of stride 1 and dilation e over gy.
 pixels; columns of several phases are interleaved on their way out.
 
 Where borders repeat the image, a pixel also gets the gradient of the padded ones that repeat it.  Along a row that is
-a tap of its column alone for each (see `schedule`); a row of the padding is a step that adds to the row it repeats.
+a tap of its column alone for each (see `schedule`), or where these would be many, whole padded rows are computed in
+scratch and folded.  Rows of the padding are blocks that are added to the rows they repeat, when these are written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any
 
@@ -24,12 +25,20 @@ import numpy as np
 from fastconv import activations, borders, jit, machine, threads
 from fastconv.activations import finish
 from fastconv.algorithms.base import Array, Execution, flat
-from fastconv.algorithms.direct.depthwise.move import interleave
+from fastconv.algorithms.direct.depthwise.move import fold, interleave
 from fastconv.algorithms.direct.depthwise.pointer import after, pointer
 from fastconv.algorithms.direct.depthwise.schedule import Block, Columns, Rows, Schedule, Tap, row_blocks
-from fastconv.algorithms.direct.depthwise.shape import apart, parts, pitch, plane_axes, take
+from fastconv.algorithms.direct.depthwise.shape import (
+    MOST_REPEATED,
+    apart,
+    parts,
+    pitch,
+    plane_axes,
+    repeated,
+    take,
+)
 from fastconv.algorithms.direct.depthwise.taps import STEP, each, most_rows, most_taps, pairs
-from fastconv.problem import Axis, ConvProblem
+from fastconv.problem import Axis, ConvProblem, Direction
 
 FIELDS, GROUP = len(STEP), 5
 
@@ -61,12 +70,11 @@ def _phase(axis: Axis, start: int, count: int) -> Phase:
 @jit.kernel
 def input_grad(
     workers, gy, w, gx, bias, activation, residual, finishing, scratch, geometry,
-    steps, rows, blocks, columns, groups,
+    steps, rows, blocks, columns, groups, frame,
 ):  # fmt: skip
     """Write gx; the tables are those of `InputGrad`."""
-    planes, n_parts, channels, sources, weights, map_size, width, twice, per_worker, ldb, between, stride = (
-        geometry[:12]
-    )
+    planes, n_parts, channels, sources, weights, map_size, width, twice, per_worker = geometry[:9]
+    ldb, between, stride, padded, left, inside = geometry[9:15]
     n_groups = groups.size // GROUP
     for worker in numba.prange(workers):
         turn = pointer(scratch, worker * per_worker)
@@ -86,13 +94,24 @@ def input_grad(
                     else:
                         each(out, source, weight, pointer(steps, FIELDS * i), r, b, c)
                 for i in range(g[4] if per_worker else 0):
-                    row = after(result, (g[2] + g[3] * i) * width)
-                    interleave(row, after(turn, i * ldb), between, stride, width)
-                if finishing:
+                    row, line = after(result, (g[2] + g[3] * i) * width), after(turn, i * ldb)
+                    plain = frame.size == 0 and group < inside
+                    if stride > 1 and not twice:
+                        whole = row if plain else after(turn, per_worker - padded)
+                        interleave(whole, line, between, stride, padded)
+                        line = whole
+                    if not plain:
+                        fold(row, after(line, left), width, group >= inside)
+                        for j in range(0, frame.size, 2):
+                            row[frame[j + 1]] += line[frame[j]]
+                if finishing and inside == n_groups:
                     together = g[4] if g[3] == 1 else 1
                     for i in range(0, g[4], together):
                         at = plane * map_size + (g[2] + g[3] * i) * width
                         finish(gx, at, together * width, bias, channel, activation, residual, at)
+            if finishing and inside < n_groups:
+                at = plane * map_size
+                finish(gx, at, map_size, bias, channel, activation, residual, at)
             part += 1
             if part == n_parts:
                 part = 0
@@ -104,46 +123,47 @@ class InputGrad(Execution):
     """Geometry and tables of the input gradient."""
 
     def __init__(self, problem: ConvProblem) -> None:
-        vl = machine.lanes(problem.dtype)
+        vl, mode = machine.lanes(problem.dtype), problem.padding_mode
         v, h = plane_axes(problem)
+        wide = len(repeated(h, mode)) > MOST_REPEATED[Direction.INPUT_GRAD] * h.kernel
+        across = replace(h, size=h.lo + h.size + h.hi, lo=0, hi=0) if wide else h
         multiplier = problem.k // problem.c
         self.dtype, self.flops = problem.dtype, problem.flops
         schedule = Schedule(vl, 1, h.output, h.kernel)
         twice = h.stride == 2 and max(f.taps for f in phases(v)) <= most_taps(phases=2)
+        image = sorted((b for f in phases(v) for b in _blocks(v, f, 1 + twice)), key=lambda b: b.row)
+        around = list(_rows_around(v, mode, 1 + twice))
+        edges = () if wide else borders.edges(h, mode)
+        columns = [_columns(problem, v, across, f, edges) for f in phases(across)]
         woven = h.stride > 1 and not twice
-        found = sorted((block for f in phases(v) for block in _blocks(v, f, 1 + twice)), key=lambda b: b.row)
-        once = all(len(block.met) == 1 for block in found)
-        columns = [_columns(problem, v, h, f) for f in phases(h)]
         if twice:
             both = tuple(phase.taps[0] for phase in columns)
-            columns = [Columns(h.size, h.output, 1, both + ((),) * (2 - len(both)))]
+            columns = [Columns(across.size, h.output, 1, both + ((),) * (2 - len(both)))]
+        once = all(len(block.met) == 1 for block in image + around)
         writing, adding = ([schedule.band(c, c.vectors(vl, some)) for c in columns] for some in (once, False))
-        edges = borders.edges(v, problem.padding_mode)
-        ldb = pitch(columns[0].width, vl) if woven else 0
+        ldb = pitch(columns[0].width, vl) if woven or wide else 0
         between = most_rows(1) * ldb
         groups: list[int] = []
-        for block in found:
-            first = schedule.length
-            for i, band in enumerate(writing):
-                place = (i * between, ldb) if woven else (block.row * h.size, block.spacing * h.size)
-                schedule.add(block, band, *place)
-            for j in range(block.height):
-                row = block.row + block.spacing * j
-                for padded in (_row(v, at, 1 + twice) for at, repeated in edges if repeated == row):
-                    for i, band in enumerate(adding if padded else ()):
-                        place = i * between + j * ldb if woven else row * h.size
-                        schedule.add(padded, band, place, 0, more=True)
-            groups += [first, schedule.length, block.row, block.spacing, block.height]
+        for blocks, bands in ((image, writing), (around, writing if ldb else adding)):
+            for block in blocks:
+                first = schedule.length
+                for i, band in enumerate(bands):
+                    place = (i * between, ldb) if ldb else (block.row * h.size, block.spacing * h.size)
+                    schedule.add(block, band, *place, more=blocks is around and not ldb)
+                groups += [first, schedule.length, block.row, block.spacing, block.height]
         planes = problem.n * problem.c
         # one more: lines of the next rows are fetched to be written
-        self.per_worker = apart((len(columns) + 1) * between, problem.itemsize)
+        held = apart((len(columns) + 1) * between, problem.itemsize)
+        line = across.size if woven and (wide or around) else 0  # its phases interleaved, before it is added
+        self.per_worker = held + apart(line, problem.itemsize)
         counts = [
-            planes, parts(planes, len(found)), problem.c, multiplier * v.output * h.output,
+            planes, 1 if around else parts(planes, len(image)), problem.c, multiplier * v.output * h.output,
             multiplier * v.kernel * h.kernel, v.size * h.size, h.size, int(twice), self.per_worker, ldb, between,
-            h.stride,
+            h.stride, across.size, h.lo if wide else 0, len(image),
         ]  # fmt: skip
         self.geometry = np.array(counts, np.int64)
-        self.tables = [*schedule.tables(), np.array(groups, np.int64)]
+        frame = [n for at, to in borders.edges(h, mode) for n in (at + h.lo, to)] if wide else []
+        self.tables = [*schedule.tables(), *(np.array(t, np.int64) for t in (groups, frame))]
         self.workspace = self.per_worker * problem.itemsize * machine.machine().cores
 
     def run(
@@ -156,31 +176,43 @@ class InputGrad(Execution):
         )  # fmt: skip
 
 
-def _blocks(axis: Axis, phase: Phase, n_phases: int) -> Iterator[Block]:
-    """Return the blocks of rows of a phase."""
+def _blocks(axis: Axis, phase: Phase, n_phases: int, start: int = -1, spacing: int = 0) -> Iterator[Block]:
+    """Return the blocks of rows of a phase; those of the padding ``start`` and go on where they are added."""
     g = gcd(axis.stride, axis.dilation)
     walk = Rows(
-        phase.count, phase.taps, phase.source, dilation=axis.dilation // g, start=phase.start,
-        spacing=axis.stride, tap=phase.tap, turn=-(axis.stride // g),
+        phase.count, phase.taps, phase.source, dilation=axis.dilation // g,
+        start=phase.start if start < 0 else start, spacing=axis.stride if start < 0 else spacing,
+        tap=phase.tap, turn=-(axis.stride // g),
     )  # fmt: skip
     return row_blocks(walk, range(axis.output), 1, most_rows(n_phases), most_taps(phases=n_phases))
 
 
-def _row(axis: Axis, at: int, n_phases: int) -> Block | None:
-    """Return the row ``at`` of the padding, if some tap reaches a row of gy from there."""
-    phase = _phase(axis, at, 1)
-    (block,) = _blocks(axis, phase, n_phases)
-    return block if max(read for chunk in block.chunks for read in chunk.reads) >= 0 else None
+def _rows_around(axis: Axis, mode: str, n_phases: int) -> Iterator[Block]:
+    """Return the blocks of rows of the padding that some tap reaches: side by side, as the rows they repeat are."""
+    for residue in range(axis.stride):
+        rows = [edge for edge in borders.edges(axis, mode) if edge[0] % axis.stride == residue]
+        while rows:
+            (at, to), spacing = rows[0], rows[min(1, len(rows) - 1)][1] - rows[0][1]
+            alike = [(at + axis.stride * i, to + spacing * i) for i in range(len(rows))]
+            count = next(
+                (i for i, pair in enumerate(rows) if spacing == 0 < i or pair != alike[i]), len(rows)
+            )
+            for block in _blocks(axis, _phase(axis, at, count), n_phases, to, spacing):
+                if max(read for chunk in block.chunks for read in chunk.reads) >= 0:
+                    yield block
+            rows = rows[count:]
 
 
-def _columns(problem: ConvProblem, v: Axis, h: Axis, phase: Phase) -> Columns:
-    """Return the columns of a phase; the channels of gy follow each other."""
+def _columns(
+    problem: ConvProblem, v: Axis, h: Axis, phase: Phase, edges: tuple[tuple[int, int], ...]
+) -> Columns:
+    """Return the columns of a phase, and what ``edges`` add to them; the channels of gy follow each other."""
     g = gcd(h.stride, h.dilation)
     taps = [
         (phase.source + h.dilation // g * u, phase.tap - h.stride // g * u, None) for u in range(phase.taps)
     ]
-    for at, repeated in borders.edges(h, problem.padding_mode):
-        i, away = divmod(repeated - phase.start, h.stride)
+    for at, to in edges:
+        i, away = divmod(to - phase.start, h.stride)
         padded = _phase(h, at, 1)
         for u in range(0 if away else padded.taps):
             read = padded.source + h.dilation // g * u

@@ -25,3 +25,14 @@ def interleave(dst, src, lds, rows, count):
     for i in range(min(rows, count)):
         for j in range((count - i + rows - 1) // rows):
             dst[rows * j + i] = src[i * lds + j]
+
+
+@jit.inner
+def fold(dst, src, count, more):
+    """Set ``dst[j] = src[j]``, or add ``more``."""
+    if more:
+        for j in range(count):
+            dst[j] += src[j]
+    else:
+        for j in range(count):
+            dst[j] = src[j]

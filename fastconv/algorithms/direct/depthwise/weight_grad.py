@@ -30,7 +30,7 @@ from fastconv.algorithms.direct.depthwise.schedule import (
     row_blocks,
 )
 from fastconv.algorithms.direct.depthwise.shape import Image, apart, plane_axes, stripe, take
-from fastconv.problem import ConvProblem
+from fastconv.problem import ConvProblem, Direction
 
 FIELDS, GROUP = len(OUTER), 4
 
@@ -73,7 +73,7 @@ class WeightGrad(Execution):
     def __init__(self, problem: ConvProblem) -> None:
         v, h = plane_axes(problem)
         vl = machine.lanes(problem.dtype)
-        image = Image(problem)
+        image = Image(problem, Direction.WEIGHT_GRAD)
         tall, wide = most()
         schedule = Schedule(vl, image.stride, image.pitch, h.kernel)
         bands = list(_bands(schedule, image.columns, wide))
