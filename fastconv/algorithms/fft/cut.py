@@ -166,12 +166,19 @@ def floor(problem: ConvProblem, direction: Direction) -> float:
     cycles = elements * kind["transform"] * _levels(min(SIZES))
     if not per_channel:  # half a spectrum, each of it multiplied three times
         cycles += 0.75 * problem.flops / prod(problem.kernel) * kind["products"] / r.units
-    if not (per_channel or grad):
+    vl = machine.tile(problem.itemsize).vl
+    if not per_channel:
         ah, aw = _smallest(1 if len(problem.axes) == 1 else problem.kernel[0], problem.kernel[-1])
-        read = 3 * frequencies(ah, aw) * (kind["filters read"] + kind["filters in memory"])
-        cycles += prod(problem.weight_shape[:2]) * (ah * aw * _levels(ah * aw) * kind["filters"] + read)
+        spectrum, transform = 3 * frequencies(ah, aw), ah * aw * _levels(ah * aw)
         cycles += 1.5 * elements * kind["spectra"]
-    cycles /= machine.tile(problem.itemsize).vl * machine.machine().cores
+        if grad:
+            kernel = transform * kind["transform"] + spectrum * kind["spectra"]
+            cycles += kind["blocks"] * problem.groups * vl
+        else:
+            kernel = transform * kind["filters"]
+            kernel += spectrum * (kind["filters read"] + kind["filters in memory"])
+        cycles += prod(problem.weight_shape[:2]) * kernel
+    cycles /= vl * machine.machine().cores
     return kind["launches"] * r.launch + cycles / r.clock + kind["memory"] * problem.bytes / r.bandwidth
 
 

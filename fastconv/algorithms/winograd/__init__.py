@@ -78,16 +78,19 @@ class Winograd(Algorithm):
     def tiles(self, problem: ConvProblem, direction: Direction) -> Tiles:
         """Return the cheapest admissible tiles."""
         pairs = _pairs((1, *problem.kernel)[-2:], self.given)
-        return pairs[0] if len(pairs) == 1 else min(pairs, key=lambda t: self.weigh(problem, direction, t))
+        if len(pairs) == 1:
+            return pairs[0]
+        p, q = (1, *[a.size if direction is Direction.INPUT_GRAD else a.output for a in problem.axes])[-2:]
+        c, k, n = problem.c // problem.groups, problem.k // problem.groups, problem.n
 
-    def weigh(self, problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
-        """Weigh tiles against each other: transforms, products and filters of each position, in rough cycles."""
-        sides = (1, *(a.size if direction is Direction.INPUT_GRAD else a.output for a in problem.axes))[-2:]
-        c, k, count, positions = problem.c // problem.groups, problem.k // problem.groups, problem.n, 1
-        for side, (m, r) in zip(sides, tiles, strict=True):
-            count *= -(-side // m)
-            positions *= m + r - 1
-        return positions * (count * (8 * (c + k) + 0.7 * c * k) + 15 * c * k)
+        def weigh(
+            tiles: Tiles,
+        ) -> float:  # transforms, products and filters of each position, in rough cycles
+            (mh, rh), (mw, rw) = tiles
+            count = n * -(-p // mh) * -(-q // mw)
+            return (mh + rh - 1) * (mw + rw - 1) * (count * (8 * (c + k) + 0.7 * c * k) + 15 * c * k)
+
+        return min(pairs, key=weigh)
 
     def error_growth(self, problem, direction):
         return growth(problem, direction, self.tiles(problem, direction))
