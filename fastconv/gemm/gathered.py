@@ -11,6 +11,9 @@ Where the channels of a pixel are neighbours in memory nothing has to be lowered
     ======== =====================================================================================
 
 All taps are summed in registers: C is written once and never read.
+
+Short sums are many tiles, and each begins and ends outside its loop, so tiles are as large as registers allow whatever
+their width (`pixel_rows`): 64 channels are 6 x 4 vectors, and their pixels are read once.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from fastconv import machine
+from fastconv import jit, machine
 from fastconv.gemm.move import lanes_between, masked_load, masked_store
 from fastconv.gemm.tile import I64, data, element, fma, load, prefetch, splat, store
 
@@ -29,6 +32,22 @@ ARGUMENTS = (
     "c", "targets", "column", "columns", "a", "sources", "at", "taps", "tap0", "count", "length", "b", "b0",
     "start", "s0",
 )  # fmt: skip
+
+
+WIDEST = 4  # vectors of a tile
+TALLEST = 12  # pixels: their addresses are held in registers, too
+
+
+@jit.inner
+def pixel_rows(registers, nr):
+    """Return the pixels of a tile of ``nr`` vectors: the registers hold their sums, the vectors and a scalar."""
+    return min(TALLEST, (registers - 1 - nr) // nr)
+
+
+def widest() -> int:
+    """Return the most vectors of a tile: one that still has 4 pixels."""
+    registers = machine.simd().registers
+    return max(nr for nr in range(1, WIDEST + 1) if pixel_rows.py_func(registers, nr) >= 4)
 
 
 def _sum(
@@ -114,13 +133,17 @@ def _store(builder: Any, results: Any, rows: Any, columns: Any, vector: Any, ite
 @intrinsic
 def tile_gathered(typing: Any, c: Any, targets: Any, column: Any, columns: Any, a: Any, sources: Any,
                   at: Any, taps: Any, tap0: Any, count: Any, length: Any, b: Any, b0: Any, start: Any,
-                  s0: Any, mr: Any, nr: Any) -> Any:  # fmt: skip
-    """Compute ``mr`` pixels by ``columns`` channels, which ``nr`` vectors hold."""
+                  s0: Any, mr: Any, nr: Any, apart: Any) -> Any:  # fmt: skip
+    """Compute ``mr`` pixels by ``columns`` channels, which ``nr`` vectors hold.
+
+    Its results are asked for before it multiplies, and meanwhile the next pixels, ``apart`` from each other: 5 to
+    10 % of a 1x1 layer of 64 to 320 channels.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kinds = dict(zip(ARGUMENTS, signature.args[:-2], strict=True))
+        kinds = dict(zip(ARGUMENTS, signature.args[:-3], strict=True))
         (c, targets, column, columns, a, sources, at, taps, tap0, count, length, b, b0, start, s0,
-         mr, nr) = arguments  # fmt: skip
+         mr, nr, apart) = arguments  # fmt: skip
         itemsize = kinds["c"].dtype.bitwidth // 8
         shape = machine.tile(itemsize)
         vector = ir.VectorType(element(kinds["c"]), shape.vl)
@@ -131,32 +154,37 @@ def tile_gathered(typing: Any, c: Any, targets: Any, column: Any, columns: Any, 
         image, result = pointer("a", a, I64(0)), pointer("c", c, column)
         from_table, to_table = pointer("sources", sources, at), pointer("targets", targets, at)
         offsets, panel, first = pointer("taps", taps, tap0), pointer("b", b, b0), pointer("start", start, s0)
+        registers = machine.simd().registers
         done = builder.append_basic_block("gathered_end")
-        switch = builder.switch(builder.add(builder.mul(mr, I64(shape.nr)), nr), done)
-        for m in range(1, shape.mr + 1):
-            for j in range(1, shape.nr + 1):
+        switch = builder.switch(builder.add(builder.mul(mr, I64(WIDEST + 1)), nr), done)
+        for j in range(1, widest() + 1):
+            for m in range(1, pixel_rows.py_func(registers, j) + 1):
                 block = builder.append_basic_block(f"gathered_{m}x{j}")
-                switch.add_case(I64(m * shape.nr + j), block)
+                switch.add_case(I64(m * (WIDEST + 1) + j), block)
                 builder.position_at_end(block)
                 bases = [
                     builder.gep(image, [builder.load(builder.gep(from_table, [I64(i)]))]) for i in range(m)
                 ]
+                rows = [
+                    builder.gep(result, [builder.load(builder.gep(to_table, [I64(i)]))]) for i in range(m)
+                ]
+                for row in rows:
+                    for v in range(j):
+                        prefetch(builder, builder.gep(row, [I64(v * shape.vl)]))
                 begin = [load(builder, first, i * shape.vl, vector, itemsize) for i in range(j)]
                 sums = _sum(
                     builder, f"gathered_{m}x{j}", bases,
                     lambda tap: builder.load(builder.gep(offsets, [tap])), count, length, I64(1),
                     panel, None, I64(j * shape.vl), [begin] * m,
+                    lambda t, m=m: builder.mul(builder.add(apart, t), I64(m)),
                 )  # fmt: skip
-                rows = [
-                    builder.gep(result, [builder.load(builder.gep(to_table, [I64(i)]))]) for i in range(m)
-                ]
                 _store(builder, sums, rows, columns, vector, itemsize)
                 builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(c, targets, i, i, a, sources, i, taps, i, i, i, b, i, start, i, i, i), codegen
+    return types.void(c, targets, i, i, a, sources, i, taps, i, i, i, b, i, start, i, i, i, i), codegen
 
 
 @intrinsic

@@ -14,6 +14,7 @@ from fastconv.algorithms.correlation import ONE_ROW, AxisPass, pass_of
 from fastconv.algorithms.direct.pixels.cpu import Geometry, correlate
 from fastconv.algorithms.direct.pixels.pack import Packing, pack
 from fastconv.algorithms.direct.pixels.packed import PackedPass
+from fastconv.gemm.gathered import TALLEST, widest
 from fastconv.gemm.record import record
 from fastconv.problem import ConvProblem, Direction
 
@@ -75,7 +76,7 @@ class Correlation(PackedPass):
         per_position = max(
             last.stride * p.channels * (rows.stride if rows.outputs > 1 else 1), p.m * phases, 1
         )
-        wanted = max(2 * tile.mr, n * p.groups * rows.outputs * last.outputs // TASKS)
+        wanted = max(2 * TALLEST, n * p.groups * rows.outputs * last.outputs // TASKS)
         area = max(1, min(PIXELS, wanted, third // per_position))
         block_q = min(last.outputs, area)
         q_blocks = -(-last.outputs // block_q)
@@ -85,7 +86,7 @@ class Correlation(PackedPass):
         areas = n * p.groups * row_blocks * q_blocks
 
         vectors = -(-p.m // tile.vl)
-        blocks = -(-vectors // tile.nr)
+        blocks = -(-vectors // widest())
         m_blocks = min(blocks, -(-TASKS // areas)) if areas < TASKS else 1
         pitch = ((block_q - 1) * last.stride + span_w) * pixel if copied else last.source * pixel
         self.tables, taps = phase_tables(rows, last, p.kernel[-1], pitch, pixel, pixel == p.channels)
@@ -109,7 +110,7 @@ class Correlation(PackedPass):
                 span_h=span_h, span_w=span_w, steps_h=rows.step, steps_w=last.step,
                 result_h=rows.result, result_w=last.result, row_blocks=row_blocks, block_q=block_q,
                 q_blocks=q_blocks, m_blocks=m_blocks, copied=copied, pitch=pitch, pixel=pixel,
-                scratch=self.scratch, pixels=self.pixels, mr=tile.mr,
+                scratch=self.scratch, pixels=self.pixels, registers=machine.simd().registers,
             )
         )  # fmt: skip
         self.workspace = (self.packed + p.groups * self.lanes + cores * self.scratch) * problem.itemsize

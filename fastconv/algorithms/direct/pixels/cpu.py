@@ -3,7 +3,7 @@
 A task owns an area of positions of one image and some blocks of result channels.  Where no tap leaves the
 image its pixels are read in place; else the rows under the area are copied into scratch with their padding,
 pixel by pixel as they are.  Every phase of the result has its own list of pixels, and each block of
-weights runs through it, ``mr`` pixels at a time.
+weights runs through it, a tile of pixels at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from fastconv import jit
 from fastconv.activations import finish
 from fastconv.algorithms.direct.pixels.pack import block_start
-from fastconv.gemm.gathered import tile_gathered
+from fastconv.gemm.gathered import pixel_rows, tile_gathered
 from fastconv.gemm.move import write_row
 from fastconv.gemm.schedule import next_task, part
 
@@ -51,7 +51,7 @@ class Geometry(NamedTuple):
     pixel: int  #     elements from pixel to pixel
     scratch: int  #   elements of a worker
     pixels: int  #    of a full area
-    mr: int
+    registers: int
 
 
 @jit.kernel
@@ -168,13 +168,13 @@ def _multiply(
     entry = packing.phases_at + 5 * phase
     runs, runs_at = tables[entry], tables[entry + 1]
     length = geo.channels * (tables[entry + 2] // max(1, runs))
-    tiles = -(-count // geo.mr)
     no_bias = start[:0]
     for block in range(
         part(packing.blocks, geo.m_blocks, m_block), part(packing.blocks, geo.m_blocks, m_block + 1)
     ):
         v = part(packing.vectors, packing.blocks, block)
         nr = part(packing.vectors, packing.blocks, block + 1) - v
+        tiles = -(-count // pixel_rows(geo.registers, nr))
         k = v * packing.vl
         columns = min(nr * packing.vl, geo.m - k)
         b0 = block_start(packing, tables, group, phase, block)
@@ -184,7 +184,7 @@ def _multiply(
             mr = part(count, tiles, i + 1) - first
             tile_gathered(
                 out, targets, k, columns, source, sources, first, tables, runs_at, runs, length, packed, b0,
-                start, s0, mr, nr,
+                start, s0, mr, nr, geo.stride_w * geo.pixel,
             )  # fmt: skip
             if not plain:
                 for row in range(first, first + mr):

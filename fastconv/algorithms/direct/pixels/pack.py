@@ -1,6 +1,6 @@
 """Weights with result channels along the lanes: ``[group][phase][block of k][tap][channel][k in block]``.
 
-A block is at most NR vectors of result channels, the last filled up with zeros; phases are those of
+A block is at most four vectors of result channels, the last filled up with zeros; phases are those of
 `correlation`.  A weight stands at ``group*group_stride + k*row_stride + channel*channel_stride + tap``.
 """
 

@@ -13,6 +13,7 @@ from fastconv.algorithms.base import Array, Execution, flat, pixels
 from fastconv.algorithms.winograd import Tiles
 from fastconv.algorithms.winograd.pixels.cpu import UNPACKED, Geometry, convolve, transform_weights
 from fastconv.gemm.blocking import odd_lines
+from fastconv.gemm.gathered import widest
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import record
 from fastconv.problem import ConvProblem, Direction
@@ -108,7 +109,7 @@ def geometry(problem: ConvProblem, direction: Direction, tiles: Tiles, cache: in
     blocks = max(-(-total // largest), min(total, 4 * cores), 1)
     most = -(-total // blocks)
     vectors = -(-k // unit.vl)
-    panels = max(1, -(-vectors // unit.nr))
+    panels = max(1, -(-vectors // widest()))
     width = -(-vectors // panels) * unit.vl
     v_step, m_step = odd_lines(most * v_row, unit.vl), odd_lines(most * width, unit.vl)
     u_step, t_step = odd_lines(c * width, unit.vl), UNPACKED * width + SLACK
@@ -119,5 +120,5 @@ def geometry(problem: ConvProblem, direction: Direction, tiles: Tiles, cache: in
     return Geometry(
         problem.groups, c, k, h, w, p, q, lo_h, lo_w, mh, mw, high, wide, tiles_h, tiles_w, total, taps,
         prod(problem.weight_shape) // problem.groups, *strides, turned, blocks, most, vectors, panels,
-        v_row, v_step, width, m_step, u_step, t_step, m_start, patch, t_start, scratch, unit.vl, unit.mr,
+        v_row, v_step, width, m_step, u_step, t_step, m_start, patch, t_start, scratch, unit.vl, machine.simd().registers,
     )  # fmt: skip

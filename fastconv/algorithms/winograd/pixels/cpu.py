@@ -1,7 +1,7 @@
 """The kernels of Winograd convolution with channels as lanes.
 
 A task is a block of tiles of one group.  V of the block stays in the worker's L2 and the transformed weights
-stream by, a panel of at most NR vectors of result channels at a time, whose M is transformed back at once.
+stream by, a panel of at most four vectors of result channels at a time, whose M is transformed back at once.
 A tile that leaves the image, or whose channels end within a vector, goes through a patch in scratch, so that
 transforms meet nothing but whole tiles of whole vectors.
 """
@@ -18,7 +18,7 @@ from fastconv.activations import finish
 from fastconv.algorithms.winograd.lanes import unpack_filters
 from fastconv.algorithms.winograd.pixels.lanes import transform_filters, transform_pixels, transform_results
 from fastconv.algorithms.winograd.transforms import ROWS
-from fastconv.gemm.gathered import tile_gathered
+from fastconv.gemm.gathered import pixel_rows, tile_gathered
 from fastconv.gemm.move import write_row
 from fastconv.gemm.schedule import next_task, part
 
@@ -50,7 +50,7 @@ class Geometry(NamedTuple):
     blocks: int  #  of tiles
     most: int  #    tiles of a block
     vectors: int  # of result channels
-    panels: int  #  of at most NR such vectors
+    panels: int  #  of at most four such vectors
     v_row: int  #   elements from tile to tile
     v_step: int  #  from position to position
     m_row: int
@@ -62,10 +62,10 @@ class Geometry(NamedTuple):
     t_start: int
     scratch: int
     vl: int
-    mr: int
+    registers: int
 
 
-UNPACKED = 8  # channels of unpacked filters: 9 taps x 8 x 48 floats are 14 KB of L1
+UNPACKED = 8  # channels of unpacked filters: 9 taps x 8 x 64 floats are 18 KB of L1
 
 
 @jit.kernel
@@ -166,7 +166,7 @@ def _multiply(scratch, sources, targets, u, positions, zeros, geo, group, panel,
     """M = V U of a panel, position by position."""
     first = part(geo.vectors, geo.panels, panel)
     nr = part(geo.vectors, geo.panels, panel + 1) - first
-    parts = -(-tiles // geo.mr)
+    parts = -(-tiles // pixel_rows(geo.registers, nr))
     u0 = (group * geo.panels + panel) * geo.high * geo.wide * geo.u_step
     for position in range(geo.high * geo.wide):
         for i in range(parts):
@@ -174,7 +174,7 @@ def _multiply(scratch, sources, targets, u, positions, zeros, geo, group, panel,
             tile_gathered(
                 scratch, targets, position * geo.m_step, nr * geo.vl, scratch, sources, at, positions,
                 position, 1, geo.c, u, u0 + position * geo.u_step, zeros, 0,
-                part(tiles, parts, i + 1) - at, nr,
+                part(tiles, parts, i + 1) - at, nr, geo.v_row,
             )  # fmt: skip
 
 
