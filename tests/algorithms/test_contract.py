@@ -344,9 +344,13 @@ WIDE_DEPTHWISE = [  # vectors of channels that overlap, steps of many taps, at b
     ConvProblem.parse("n2 c33 k33 i10x21 f3x7 p1x2 s1x2 g33"),
     ConvProblem.parse("n1 c20 k20 i8x27 f4x12 p2x6 g20"),
 ]
+MOSTLY_PADDING = [  # rows of taps that meet nothing else
+    ConvProblem.parse("n1 c8 k20 i6 f11 p5 g2"),
+    ConvProblem.parse("n2 c6 k9 i5x4 f7x3 p6x1 s2x1"),
+]
 PIXEL_BY_PIXEL = [
     replace(p, layout="nhwc")
-    for p in [FEWER_PIXELS_THAN_STRIDE, *WIDE_DEPTHWISE, *WRITTEN[::2], *PROBLEMS[::9]]
+    for p in [FEWER_PIXELS_THAN_STRIDE, *WIDE_DEPTHWISE, *MOSTLY_PADDING, *WRITTEN[::2], *PROBLEMS[::9]]
 ]
 
 

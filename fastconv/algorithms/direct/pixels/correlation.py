@@ -12,7 +12,7 @@ from fastconv import machine, threads
 from fastconv.algorithms.base import Array, flat
 from fastconv.algorithms.correlation import ONE_ROW, AxisPass, pass_of
 from fastconv.algorithms.direct.pixels.cpu import Geometry, correlate
-from fastconv.algorithms.direct.pixels.pack import Packing, pack
+from fastconv.algorithms.direct.pixels.pack import HEAD, Packing, pack
 from fastconv.algorithms.direct.pixels.packed import PackedPass
 from fastconv.gemm.gathered import TALLEST, widest
 from fastconv.gemm.record import record
@@ -31,10 +31,11 @@ def leaves(axis: AxisPass) -> bool:
 def phase_tables(
     rows: AxisPass, last: AxisPass, kernel_w: int, pitch: int, pixel: int, merge: bool
 ) -> tuple[Array, int]:
-    """Return ``[phase] -> (runs, where, taps, where, taps before)``, and behind it their entries.
+    """Return ``[phase] -> (runs, where, taps, where, taps before, rows, where)``, and behind it their entries.
 
-    Entries are the offsets of runs, from the first tap's pixel, and the taps' indices in the kernel.  Taps
-    go by offset along w, so that those of neighbouring pixels are one run of channels.
+    Entries are the offsets of runs, from the first tap's pixel, the taps' indices in the kernel, and the rows of
+    taps, counted from a position's own.  Taps go by offset along w, so that those of neighbouring pixels are one
+    run of channels.
     """
     first_h, first_w = min(rows.offsets, default=0), min(last.offsets, default=0)
     heads: list[int] = []
@@ -47,9 +48,11 @@ def phase_tables(
             heads_w = across[:1] if merge and neighbours else across
             runs = [(h - first_h) * pitch + (w - first_w) * pixel for _, h in phase_h for _, w in heads_w]
             taps = [r * kernel_w + s for r, _ in phase_h for s, _ in across]
-            at = 5 * phases + len(entries)
-            heads += [len(runs), at, len(taps), at + len(runs), before]
-            entries += [*runs, *taps]
+            down = [h for _, h in phase_h]
+            at = HEAD * phases + len(entries)
+            behind = at + len(runs) + len(taps)
+            heads += [len(runs), at, len(taps), at + len(runs), before, len(down), behind]
+            entries += [*runs, *taps, *down]
             before += len(taps)
     return np.array(heads + entries, np.int64), before
 
@@ -63,7 +66,9 @@ class Correlation(PackedPass):
         self.dtype, self.flops = problem.dtype, p.flops
         n = p.n
         rows, last = (ONE_ROW, *p.axes)[-2:]
-        if len(p.axes) == 1 and last.is_identity:  # images are one row of pixels
+        if len(p.axes) == 1 and max(last.offsets, default=0) - min(last.offsets, default=0) > last.outputs:
+            rows, last = last, ONE_ROW  # most taps meet padding: rows of taps that do are left out
+        elif len(p.axes) == 1 and last.is_identity:  # images are one row of pixels
             pixels_ = n * last.outputs
             n, last = 1, AxisPass(pixels_, pixels_, pixels_, 1, last.taps)
         copied = leaves(rows) or leaves(last)
@@ -89,7 +94,9 @@ class Correlation(PackedPass):
         blocks = -(-vectors // widest())
         m_blocks = min(blocks, -(-TASKS // areas)) if areas < TASKS else 1
         pitch = ((block_q - 1) * last.stride + span_w) * pixel if copied else last.source * pixel
-        self.tables, taps = phase_tables(rows, last, p.kernel[-1], pitch, pixel, pixel == p.channels)
+        self.tables, taps = phase_tables(
+            rows, last, 1 if last is ONE_ROW else p.kernel[-1], pitch, pixel, pixel == p.channels
+        )
         stripe = ((block_rows - 1) * rows.stride + span_h) * pitch if copied else 0
         self.scratch = -(-stripe // 16) * 16
         self.packed = -(-p.groups * vectors * tile.vl * taps * p.channels // 16) * 16

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastconv import jit
 from fastconv.activations import finish
-from fastconv.algorithms.direct.pixels.pack import block_start
+from fastconv.algorithms.direct.pixels.pack import HEAD, block_start
 from fastconv.gemm.gathered import pixel_rows, tile_gathered
 from fastconv.gemm.move import write_row
 from fastconv.gemm.schedule import next_task, part
@@ -108,7 +108,7 @@ def _work(
         for phase in range(geo.steps_h * geo.steps_w):
             count = list_pixels(sources, targets, at, image, group, phase, p0, p1, q0, q1, geo)
             _multiply(
-                out, targets, source, sources, count, packed, packing, geo, tables, start, group, phase,
+                out, targets, source, sources, count, packed, packing, geo, tables, start, group, phase, p0, p1,
                 m_block, plain, activation, residual,
             )  # fmt: skip
         task = next_task(counter)
@@ -160,14 +160,32 @@ def list_pixels(sources, targets, at, image, group, phase, p0, p1, q0, q1, geo):
 
 
 @jit.inner
+def _rows_of_taps(tables, at, rows, first, last, geo):
+    """Return which of a phase's rows of taps, from the first to the last, meet the image under some rows of results."""
+    lo, hi = 0, rows
+    top, bottom = first * geo.stride_h, last * geo.stride_h
+    while lo < hi and (bottom + tables[at + lo] < 0 or top + tables[at + lo] >= geo.source_h):
+        lo += 1
+    while lo < hi and (bottom + tables[at + hi - 1] < 0 or top + tables[at + hi - 1] >= geo.source_h):
+        hi -= 1
+    return lo, hi
+
+
+@jit.inner
 def _multiply(
-    out, targets, source, sources, count, packed, packing, geo, tables, start, group, phase, m_block, plain,
-    activation, residual,
+    out, targets, source, sources, count, packed, packing, geo, tables, start, group, phase, p0, p1, m_block,
+    plain, activation, residual,
 ):  # fmt: skip
-    """Compute the listed pixels of a phase, block by block of result channels."""
-    entry = packing.phases_at + 5 * phase
+    """Compute the listed pixels of a phase in rows p0..p1, block by block of result channels.
+
+    Rows of taps that meet nothing but padding under all pixels of a tile are left out.
+    """
+    entry = packing.phases_at + HEAD * phase
     runs, runs_at = tables[entry], tables[entry + 1]
-    length = geo.channels * (tables[entry + 2] // max(1, runs))
+    taps, down, down_at = tables[entry + 2], tables[entry + 5], tables[entry + 6]
+    length = geo.channels * (taps // max(1, runs))
+    listed = min(p1, -(-(geo.result_h - phase // geo.steps_w) // geo.steps_h)) - p0  # rows of results
+    in_row = max(1, count // max(1, listed))
     no_bias = start[:0]
     for block in range(
         part(packing.blocks, geo.m_blocks, m_block), part(packing.blocks, geo.m_blocks, m_block + 1)
@@ -182,8 +200,13 @@ def _multiply(
         for i in range(tiles):
             first = part(count, tiles, i)
             mr = part(count, tiles, i + 1) - first
+            lo, hi = _rows_of_taps(
+                tables, down_at, down, p0 + first // in_row, p0 + (first + mr - 1) // in_row, geo
+            )
             tile_gathered(
-                out, targets, k, columns, source, sources, first, tables, runs_at, runs, length, packed, b0,
+                out, targets, k, columns, source, sources, first, tables, runs_at + lo * (runs // max(1, down)),
+                (hi - lo) * (runs // max(1, down)), length, packed,
+                b0 + lo * (taps // max(1, down)) * geo.channels * nr * packing.vl,
                 start, s0, mr, nr, geo.stride_w * geo.pixel,
             )  # fmt: skip
             if not plain:

@@ -15,6 +15,7 @@ from fastconv.gemm.move import transpose, write_row
 from fastconv.gemm.schedule import next_task, part
 
 CHUNK = 64  # channels of a task
+HEAD = 7  # numbers of a phase in the table
 
 
 class Packing(NamedTuple):
@@ -31,7 +32,7 @@ class Packing(NamedTuple):
     group_stride: int
     row_stride: int
     channel_stride: int
-    phases_at: int  # in the table: [phase] -> (runs, where they begin, taps, where they begin, taps before)
+    phases_at: int  # where the table of `correlation.phase_tables` begins
     vl: int
 
 
@@ -53,7 +54,7 @@ def pack(workers, counter, w, packed, packings, tables):
 @jit.inner
 def block_start(geo, tables, group, phase, block):
     """Return where a block begins among the packed weights."""
-    entry = geo.phases_at + 5 * phase
+    entry = geo.phases_at + HEAD * phase
     width = geo.vectors * geo.vl
     first = part(geo.vectors, geo.blocks, block) * geo.vl
     taps, before = tables[entry + 2], tables[entry + 4]
@@ -62,7 +63,7 @@ def block_start(geo, tables, group, phase, block):
 
 @jit.inner
 def _pack_block(packed, w, geo, tables, group, phase, block, c0, c1):
-    entry = geo.phases_at + 5 * phase
+    entry = geo.phases_at + HEAD * phase
     first = part(geo.vectors, geo.blocks, block)
     width = (part(geo.vectors, geo.blocks, block + 1) - first) * geo.vl
     first *= geo.vl
