@@ -348,9 +348,21 @@ MOSTLY_PADDING = [  # rows of taps that meet nothing else
     ConvProblem.parse("n1 c8 k20 i6 f11 p5 g2"),
     ConvProblem.parse("n2 c6 k9 i5x4 f7x3 p6x1 s2x1"),
 ]
+BORDERS = [
+    ConvProblem.parse("n2 c3 k4 i7x6 f3x3 p1 reflect"),
+    ConvProblem.parse("n1 c4 k6 i2x3 f3x3 p4:1x5:2 g2 reflect"),  # wider than the image
+    ConvProblem.parse("n2 c20 k20 i8x19 f3x4 p1 s1x2 g20 circular"),
+]
 PIXEL_BY_PIXEL = [
     replace(p, layout="nhwc")
-    for p in [FEWER_PIXELS_THAN_STRIDE, *WIDE_DEPTHWISE, *MOSTLY_PADDING, *WRITTEN[::2], *PROBLEMS[::9]]
+    for p in [
+        FEWER_PIXELS_THAN_STRIDE,
+        *WIDE_DEPTHWISE,
+        *MOSTLY_PADDING,
+        *BORDERS,
+        *WRITTEN[::2],
+        *PROBLEMS[::9],
+    ]
 ]
 
 

@@ -131,7 +131,9 @@ def _work(worker, counter, x, gy, partial, scratch, lists, geo, tables):
                     geo.edges, right, (q1 - q0 - 1) * geo.stride_w + geo.span_w,
                 )  # fmt: skip
             elif geo.copied:
-                copy_rows(scratch, base, x, image, group * geo.channels + ch0, channels, p0, p1, q0, q1, geo)
+                copy_rows(
+                    scratch, base, x, image, group * geo.channels + ch0, channels, p0, p1, q0, q1, geo, tables
+                )
             else:
                 b0 = (
                     ((image * geo.source_h + down) * geo.source_w + right) * geo.pixel

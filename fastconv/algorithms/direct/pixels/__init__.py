@@ -22,7 +22,7 @@ TAPS = 49  # of a depthwise weight gradient: beyond, the transforms of `fft` win
 
 def reject(problem: ConvProblem, direction: Direction) -> str | None:
     """Return why these kernels cannot serve a problem, or None."""
-    if problem.padding_mode != "zeros":
+    if problem.padding_mode != "zeros" and direction is Direction.INPUT_GRAD:
         return ZEROS_AROUND
     if len(problem.axes) > 2:
         return f"{len(problem.axes)} spatial axes {CHANNELS_FIRST}"

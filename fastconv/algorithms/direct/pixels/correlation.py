@@ -57,6 +57,20 @@ def phase_tables(
     return np.array(heads + entries, np.int64), before
 
 
+def reach(axis: AxisPass) -> Array:
+    """Return the pixel of the source, or -1, at each coordinate from the first tap of position 0 on."""
+    first, end = min(axis.offsets, default=0), max(axis.offsets, default=0) + 1
+    return axis.sources(np.arange(first, (axis.outputs - 1) * axis.stride + end))
+
+
+def with_borders(tables: Array, rows: AxisPass, last: AxisPass) -> tuple[Array, dict[str, int]]:
+    """Add to tables what `cpu.copy_rows` reads, and return where it is."""
+    under = reach(rows)
+    edges = np.array(last.border, np.int64).reshape(-1)
+    at = {"rows_at": tables.size, "edges_at": tables.size + under.size, "edges": len(last.border)}
+    return np.concatenate([tables, under, edges]), at
+
+
 class Correlation(PackedPass):
     """Forward or input gradient; blocks for ``cache`` bytes."""
 
@@ -94,9 +108,10 @@ class Correlation(PackedPass):
         blocks = -(-vectors // widest())
         m_blocks = min(blocks, -(-TASKS // areas)) if areas < TASKS else 1
         pitch = ((block_q - 1) * last.stride + span_w) * pixel if copied else last.source * pixel
-        self.tables, taps = phase_tables(
+        tables, taps = phase_tables(
             rows, last, 1 if last is ONE_ROW else p.kernel[-1], pitch, pixel, pixel == p.channels
         )
+        self.tables, at = with_borders(tables, rows, last)
         stripe = ((block_rows - 1) * rows.stride + span_h) * pitch if copied else 0
         self.scratch = -(-stripe // 16) * 16
         self.packed = -(-p.groups * vectors * tile.vl * taps * p.channels // 16) * 16
@@ -118,6 +133,7 @@ class Correlation(PackedPass):
                 result_h=rows.result, result_w=last.result, row_blocks=row_blocks, block_q=block_q,
                 q_blocks=q_blocks, m_blocks=m_blocks, copied=copied, pitch=pitch, pixel=pixel,
                 scratch=self.scratch, pixels=self.pixels, registers=machine.simd().registers,
+                repeats=problem.padding_mode != "zeros", **at,
             )
         )  # fmt: skip
         self.workspace = (self.packed + p.groups * self.lanes + cores * self.scratch) * problem.itemsize

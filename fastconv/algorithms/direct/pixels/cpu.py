@@ -52,6 +52,10 @@ class Geometry(NamedTuple):
     scratch: int  #   elements of a worker
     pixels: int  #    of a full area
     registers: int
+    repeats: bool  # whether what is around the image is the image
+    rows_at: int  #   in the tables: [coordinate - first_h] -> row of the source, or -1
+    edges_at: int  #  pairs (column outside of the source, the column that it repeats)
+    edges: int
 
 
 @jit.kernel
@@ -100,7 +104,9 @@ def _work(
         q0 = q_block * geo.block_q
         q1 = min(q0 + geo.block_q, geo.q)
         if geo.copied:
-            copy_rows(scratch, base, x, image, group * geo.channels, geo.channels, p0, p1, q0, q1, geo)
+            copy_rows(
+                scratch, base, x, image, group * geo.channels, geo.channels, p0, p1, q0, q1, geo, tables
+            )
             at = base
         else:
             row = image * geo.source_h + p0 * geo.stride_h + geo.first_h
@@ -115,27 +121,33 @@ def _work(
 
 
 @jit.inner
-def copy_rows(scratch, base, x, image, first, count, p0, p1, q0, q1, geo):
-    """Copy ``count`` channels of the rows under an area, with zeros outside the image."""
+def copy_rows(scratch, base, x, image, first, count, p0, p1, q0, q1, geo, tables):
+    """Copy ``count`` channels of the rows under an area, with zeros outside the image or what stands there."""
     left = q0 * geo.stride_w + geo.first_w
     width = (q1 - q0 - 1) * geo.stride_w + geo.span_w
     lo = min(max(0, -left), width)
     hi = max(lo, min(width, geo.source_w - left))
     channels = geo.groups * geo.channels
     for i in range((p1 - p0 - 1) * geo.stride_h + geo.span_h):
-        row = p0 * geo.stride_h + geo.first_h + i
+        row = tables[geo.rows_at + p0 * geo.stride_h + i]
         to = base + i * geo.pitch
-        if row < 0 or row >= geo.source_h or lo == hi:
+        if row < 0:
             scratch[to : to + width * geo.pixel] = 0
             continue
         scratch[to : to + lo * geo.pixel] = 0
         scratch[to + hi * geo.pixel : to + width * geo.pixel] = 0
-        at = ((image * geo.source_h + row) * geo.source_w + left + lo) * channels + first
+        line = (image * geo.source_h + row) * geo.source_w
+        at = (line + left + lo) * channels + first
         if count == channels == geo.pixel:
             write_row(scratch, to + lo * count, x, at, (hi - lo) * count)
         else:
             for w in range(hi - lo):
                 write_row(scratch, to + (lo + w) * geo.pixel, x, at + w * channels, count)
+        for edge in range(geo.edges_at, geo.edges_at + 2 * geo.edges, 2):
+            w = tables[edge] - left
+            if 0 <= w < width:
+                at = (line + tables[edge + 1]) * channels + first
+                write_row(scratch, to + w * geo.pixel, x, at, count)
 
 
 @jit.inner
@@ -163,6 +175,8 @@ def list_pixels(sources, targets, at, image, group, phase, p0, p1, q0, q1, geo):
 def _rows_of_taps(tables, at, rows, first, last, geo):
     """Return which of a phase's rows of taps, from the first to the last, meet the image under some rows of results."""
     lo, hi = 0, rows
+    if geo.repeats:
+        return lo, hi
     top, bottom = first * geo.stride_h, last * geo.stride_h
     while lo < hi and (bottom + tables[at + lo] < 0 or top + tables[at + lo] >= geo.source_h):
         lo += 1

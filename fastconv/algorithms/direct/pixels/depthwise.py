@@ -18,7 +18,7 @@ from fastconv import jit, machine, threads
 from fastconv.activations import finish
 from fastconv.algorithms.base import Array, equalised, flat
 from fastconv.algorithms.correlation import AxisPass, axis_pass
-from fastconv.algorithms.direct.pixels.correlation import ONE_ROW
+from fastconv.algorithms.direct.pixels.correlation import ONE_ROW, reach
 from fastconv.algorithms.direct.pixels.packed import PackedPass
 from fastconv.algorithms.direct.pixels.slide import SIZE, STEP, TAPS, slide
 from fastconv.gemm.move import transpose
@@ -53,6 +53,11 @@ class Geometry(NamedTuple):
     vl: int
     rows_at: int  #   where tables begin: [phase] -> (taps along h, where they begin)
     columns_at: int  # [phase] -> (steps along w, where they begin, first and last offset)
+    under_at: int  #  [coordinate - first_h] -> row of the source, or -1
+    beside_at: int  # [coordinate - first_w] -> column of the source, or -1
+    first_h: int
+    first_w: int
+    repeats: bool  #  whether what is around the image is the image
 
 
 @jit.kernel
@@ -100,29 +105,31 @@ def _slide_rows(
     positions = (geo.result_w - phase_w + geo.steps_w - 1) // geo.steps_w
     tiles = -(-positions // SIZE)
     pitch, count = geo.source_w * geo.channels, 0
-    listed = -1, -1, -1
+    listed = -1, -1, -1, -1
     for p in range(p0, p1):
         row, lo, hi = phase_h + p * geo.steps_h, 0, taps
         if row >= geo.result_h:
             continue
-        while lo < hi and p * geo.stride_h + tables[taps_at + 2 * lo] < 0:
+        under = geo.under_at + p * geo.stride_h - geo.first_h
+        while lo < hi and tables[under + tables[taps_at + 2 * lo]] < 0:
             lo += 1
-        while lo < hi and p * geo.stride_h + tables[taps_at + 2 * hi - 2] >= geo.source_h:
+        while lo < hi and tables[under + tables[taps_at + 2 * hi - 2]] < 0:
             hi -= 1
+        at_border = geo.repeats and lo < hi and _leaves(p * geo.stride_h, tables, taps_at, taps, geo)
         for i in range(tiles):
             q = part(positions, tiles, i)
             size = part(positions, tiles, i + 1) - q
             column = q * geo.stride_w
             inside = column + left >= 0 and column + (size - 1) * geo.stride_w + right < geo.source_w
-            kind = lo, hi, -2 if inside else i
+            kind = lo, hi, -2 if inside else i, p if at_border else -2
             if kind != listed:
-                count = _list_steps(steps, lo, hi, taps_at, phase_w, column, size, inside, geo, tables)
+                count = _list_steps(steps, p, lo, hi, taps_at, phase_w, column, size, inside, geo, tables)
                 listed = kind
             pixel = (image * geo.result_h + row) * geo.result_w + phase_w + q * geo.steps_w
             slide(
                 out, pixel * geo.channels, geo.steps_w * geo.channels, x,
                 (image * geo.source_h + p * geo.stride_h) * pitch + column * geo.channels, geo.stride_w * geo.channels,
-                w, geo.tap, start, c0, c1, steps, count, geo.stride_w, geo.source_w, size, narrow,
+                w, geo.tap, start, c0, c1, steps, count, tables[geo.beside_at :], geo.stride_w, geo.channels, size, narrow,
             )  # fmt: skip
             if not plain:
                 for j in range(size):
@@ -131,22 +138,32 @@ def _slide_rows(
 
 
 @jit.inner
-def _list_steps(steps, lo, hi, taps_at, phase_w, column, size, inside, geo, tables):
+def _leaves(row, tables, taps_at, taps, geo):
+    """Tell whether a row of taps is outside of the source, for results that stand on a row of it."""
+    return row + tables[taps_at] < 0 or row + tables[taps_at + 2 * taps - 2] >= geo.source_h
+
+
+@jit.inner
+def _list_steps(steps, p, lo, hi, taps_at, phase_w, column, size, inside, geo, tables):
     """List what ``size`` results from a column on sum, by rows ``lo..hi`` of taps; return the number of steps."""
     at = geo.columns_at + 4 * phase_w
     n = 0
     for i in range(lo, hi):
-        row, weights = tables[taps_at + 2 * i], tables[taps_at + 2 * i + 1]
+        row, weights = p * geo.stride_h, tables[taps_at + 2 * i + 1]
+        row = (
+            tables[geo.under_at + row + tables[taps_at + 2 * i] - geo.first_h] - row
+        )  # from the results' own
         for k in range(tables[at]):
             entry = tables[at + 1] + 3 * k
             offset, taps = tables[entry], tables[entry + 2]
             first = column + offset
             last = first + (size + taps - 2) * geo.stride_w
-            if last >= 0 and first < geo.source_w:
-                steps[n] = (row * geo.source_w + offset) * geo.channels
+            if geo.repeats or (last >= 0 and first < geo.source_w):
+                within = inside or (first >= 0 and last < geo.source_w)
+                steps[n] = (row * geo.source_w + (offset if within else -column)) * geo.channels
                 steps[n + 1] = (weights + tables[entry + 1]) * geo.channels
-                steps[n + 2] = taps if inside or (first >= 0 and last < geo.source_w) else -taps
-                steps[n + 3] = first
+                steps[n + 2] = taps if within else -taps
+                steps[n + 3] = first - geo.first_w
                 n += STEP
     return n // STEP
 
@@ -194,14 +211,16 @@ class Depthwise(PackedPass):
 
     def __init__(self, problem: ConvProblem, direction: Direction, cache: int) -> None:
         vl, cores = machine.tile(problem.itemsize).vl, machine.machine().cores
-        rows, last = (ONE_ROW, *(axis_pass(a, direction) for a in problem.axes))[-2:]
+        rows, last = (ONE_ROW, *(axis_pass(a, direction, problem.padding_mode) for a in problem.axes))[-2:]
         c, across = problem.c, problem.kernel[-1]
         self.taps = across if len(problem.axes) == 1 else across * problem.kernel[0]
         self.groups, self.m, self.lanes, self.dtype, self.flops = 1, c, c, problem.dtype, problem.flops
         self.packed = -(-c * self.taps // 16) * 16
         self.narrow = None if c >= vl else True
 
-        self.tables, tap, steps = describe(rows, last, across)
+        tables, tap, steps = describe(rows, last, across)
+        under, beside = (reach(axis) for axis in (rows, last))
+        self.tables = np.concatenate([tables, under, beside])
         span = max(rows.offsets, default=0) - min(rows.offsets, default=0) + 1
         wanted, whole = -(-TASKS // max(1, problem.n)), max(1, c // vl)
         row_blocks = max(1, min(wanted, rows.outputs))
@@ -214,6 +233,8 @@ class Depthwise(PackedPass):
                 stride_h=rows.stride, stride_w=last.stride, steps_h=rows.step, steps_w=last.step,
                 result_h=rows.result, result_w=last.result, row_blocks=row_blocks, c_blocks=c_blocks, whole=whole,
                 tap=tap * c, steps=2 * self.pixels, vl=vl, rows_at=0, columns_at=2 * rows.step,
+                under_at=tables.size, beside_at=tables.size + under.size, first_h=min(rows.offsets, default=0),
+                first_w=min(last.offsets, default=0), repeats=problem.padding_mode != "zeros",
             )
         )  # fmt: skip
         self.workspace = (self.packed + self.lanes) * problem.itemsize + 16 * cores * self.pixels

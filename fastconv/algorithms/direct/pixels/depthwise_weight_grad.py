@@ -17,7 +17,7 @@ import numpy as np
 from fastconv import jit, machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat, pixels
 from fastconv.algorithms.correlation import axis_pass
-from fastconv.algorithms.direct.pixels.correlation import ONE_ROW, leaves
+from fastconv.algorithms.direct.pixels.correlation import ONE_ROW, leaves, with_borders
 from fastconv.algorithms.direct.pixels.cpu import copy_rows
 from fastconv.gemm.gathered import TAPS, sum_by_taps
 from fastconv.gemm.move import SLACK, transpose
@@ -60,6 +60,9 @@ class Geometry(NamedTuple):
     sums: int  #      where the sums begin in a worker's scratch
     scratch: int
     vl: int
+    rows_at: int  #   behind the offsets of taps: what `copy_rows` reads
+    edges_at: int
+    edges: int
 
 
 @jit.kernel
@@ -86,7 +89,7 @@ def _work(worker, counter, x, gy, partial, scratch, geo, offsets):
             q0 = q_block * geo.block_q
             q1 = min(q0 + geo.block_q, geo.q)
             if geo.copied:
-                copy_rows(scratch, base, x, image, first, count, p0, p1, q0, q1, geo)
+                copy_rows(scratch, base, x, image, first, count, p0, p1, q0, q1, geo, offsets)
                 x0 = base
             else:
                 row = image * geo.source_h + p0 * geo.stride_h + geo.first_h
@@ -119,7 +122,10 @@ class DepthwiseWeightGrad(Execution):
 
     def __init__(self, problem: ConvProblem, cache: int) -> None:
         vl, cores = machine.tile(problem.itemsize).vl, machine.machine().cores
-        rows, last = (ONE_ROW, *(axis_pass(a, Direction.FORWARD) for a in problem.axes))[-2:]
+        rows, last = (
+            ONE_ROW,
+            *(axis_pass(a, Direction.FORWARD, problem.padding_mode) for a in problem.axes),
+        )[-2:]
         c, taps = problem.c, prod(problem.kernel)
         vectors = -(-c // vl)
         third = cache // 3 // problem.itemsize
@@ -139,7 +145,7 @@ class DepthwiseWeightGrad(Execution):
         pitch = ((block_q - 1) * last.stride + span_w) * pixel if copied else last.source * pixel
         sums = -(-(stripe * ld if copied else 0) // 16) * 16
         self.scratch = -(-(sums + taps * ld + SLACK) // 16) * 16
-        self.offsets = np.array(
+        offsets = np.array(
             [
                 (h - rows.offsets[0]) * pitch + (w - last.offsets[0]) * pixel
                 for _, h in rows.taps[0]
@@ -147,6 +153,7 @@ class DepthwiseWeightGrad(Execution):
             ],
             np.int64,
         )
+        self.offsets, at = with_borders(offsets, rows, last)
         self.splits, self.flops, self.dtype = splits, problem.flops, problem.dtype
         self.geometry = record(
             Geometry(
@@ -154,7 +161,7 @@ class DepthwiseWeightGrad(Execution):
                 source_w=last.source, stride_h=rows.stride, stride_w=last.stride, first_h=rows.offsets[0],
                 first_w=last.offsets[0], span_h=span_h, span_w=span_w, row_blocks=row_blocks, block_q=block_q,
                 q_blocks=q_blocks, areas=areas, splits=splits, vectors=vectors, c_blocks=c_blocks,
-                copied=copied, pitch=pitch, pixel=pixel, ld=ld, sums=sums, scratch=self.scratch, vl=vl,
+                copied=copied, pitch=pitch, pixel=pixel, ld=ld, sums=sums, scratch=self.scratch, vl=vl, **at,
             )
         )  # fmt: skip
         self.partial = 0 if splits == 1 else -(-splits * c * taps // 16) * 16

@@ -5,12 +5,13 @@
 Up to SIZE results of a vector of channels are summed in registers.  A step is up to TAPS taps of a kernel's row that
 are as far apart as the pixels of neighbouring results: each of the ``size + taps - 1`` pixels under them is loaded
 once and multiplied by every tap that meets it, 24 FMAs on 13 loads for 8 results by 3 taps.  A step at
-the edge of the image reads zeros for the pixels outside.
+the edge of the image reads for the pixels outside what a table says: others of the row, or zeros.
 
     ======== =====================================================================================
-    x        pixel i of a step at ``x0 + steps.x + i*unit``
+    x        pixel i of a step at ``x0 + steps.x + i*unit``; at the edge at ``x0 + steps.x + columns[steps.at + i*stride]*apart``,
+             or zeros where that column is -1
     w        tap i at ``steps.w + i*tap``
-    steps    ``count`` rows of STEP numbers: x, w, taps (negative at the edge of the image), first column
+    steps    ``count`` rows of STEP numbers: x, w, taps (negative at the edge of the image), at
     ======== =====================================================================================
 """
 
@@ -33,22 +34,24 @@ STEP = 4  # numbers of a step
 
 @intrinsic
 def slide(typing: Any, out: Any, o0: Any, o_step: Any, x: Any, x0: Any, unit: Any, w: Any, tap: Any, start: Any,
-          c0: Any, c1: Any, steps: Any, count: Any, stride: Any, wide: Any, size: Any, narrow: Any) -> Any:  # fmt: skip
+          c0: Any, c1: Any, steps: Any, count: Any, columns: Any, stride: Any, apart: Any, size: Any, narrow: Any) -> Any:  # fmt: skip
     """Set ``size`` results ``o_step`` apart, channels c0 to c1: a vector at least, or fewer where ``narrow`` is not None.
 
-    The last vector overlaps the one before.  Columns of the image are ``stride`` apart from pixel to
-    pixel, and ``wide`` in number.
+    The last vector overlaps the one before.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kinds = signature.args
-        out, o0, o_step, x, x0, unit, w, tap, start, c0, c1, steps, count, stride, wide, size, _ = arguments
+        out, o0, o_step, x, x0, unit, w, tap, start, c0, c1, steps, count, columns, stride, apart, size, _ = (
+            arguments
+        )
         itemsize = kinds[0].dtype.bitwidth // 8
         vl = machine.tile(itemsize).vl
         vector = ir.VectorType(element(kinds[0]), vl)
         result, image = data(context, builder, kinds[0], out, o0), data(context, builder, kinds[3], x, x0)
         weights, first = (data(context, builder, kinds[i], a, I64(0)) for i, a in ((6, w), (8, start)))
         table = data(context, builder, kinds[11], steps, I64(0))
+        row = data(context, builder, kinds[13], columns, I64(0))
         zeros = ir.Constant(ir.ArrayType(vector.element, vl), [0.0] * vl)
         zeros = builder.bitcast(cgutils.global_constant(builder, "outside", zeros), image.type)
         whole = isinstance(kinds[-1], types.NoneType)
@@ -68,10 +71,12 @@ def slide(typing: Any, out: Any, o0: Any, o_step: Any, x: Any, x0: Any, unit: An
         def emit_step(sums: list[Any], pixel: Any, weight: Any, taps: int, column: Any) -> None:
             factors = [read(builder.gep(weight, [builder.mul(tap, I64(i))])) for i in range(taps)]
             for i in range(len(sums) + taps - 1):
-                at = builder.gep(pixel, [builder.mul(unit, I64(i))])
-                if column is not None:
-                    here = builder.add(column, builder.mul(stride, I64(i)))
-                    at = builder.select(builder.icmp_unsigned("<", here, wide), at, zeros)
+                if column is None:
+                    at = builder.gep(pixel, [builder.mul(unit, I64(i))])
+                else:
+                    here = builder.load(builder.gep(row, [builder.add(column, builder.mul(stride, I64(i)))]))
+                    inside = builder.icmp_signed(">=", here, I64(0))
+                    at = builder.select(inside, builder.gep(pixel, [builder.mul(here, apart)]), zeros)
                 value = read(at)
                 for j in range(max(0, i - taps + 1), min(len(sums), i + 1)):
                     builder.store(fma(builder, value, factors[i - j], builder.load(sums[j])), sums[j])
@@ -114,4 +119,4 @@ def slide(typing: Any, out: Any, o0: Any, o_step: Any, x: Any, x0: Any, unit: An
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(out, i, i, x, i, i, w, i, start, i, i, steps, i, i, i, i, narrow), codegen
+    return types.void(out, i, i, x, i, i, w, i, start, i, i, steps, i, columns, i, i, i, narrow), codegen
