@@ -44,8 +44,10 @@ class Fft(Algorithm):
         return choice.seconds if choice else signal.cost(problem, direction)
 
     def floor(self, problem: ConvProblem, direction: Direction) -> float:
-        small = max(problem.kernel) <= LARGE and not cut.unsuited(problem, direction)
-        return cut.floor(problem, direction) if small else 0.0
+        if cut.unsuited(problem, direction):
+            return signal.floor(problem, direction)
+        least = cut.floor(problem, direction)
+        return least if max(problem.kernel) <= LARGE else min(least, signal.floor(problem, direction))
 
     def error_growth(self, problem: ConvProblem, direction: Direction) -> float:
         # measured: 8 / sqrt(reduction) at most in the mean; not less than 2, for the error of a result is in

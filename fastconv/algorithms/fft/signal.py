@@ -23,7 +23,7 @@ from fastconv.activations import finish
 from fastconv.algorithms.base import Array, Execution, equalised
 from fastconv.algorithms.fft.tiling import Span, cheapest, overlap, turned, turned_weight
 from fastconv.problem import ConvProblem, Direction
-from fastconv.roofline import seconds
+from fastconv.roofline import CYCLES, rates, seconds
 
 # Up to this many products of channels (K * C) are taken one by one, without changing the axes' order.
 FEW_PRODUCTS = 16
@@ -96,6 +96,16 @@ def cost(problem: ConvProblem, direction: Direction) -> float:
         "pieces": cores * (-(-g // blocks(problem, cut, 2**30).groups) * 4 + tiles),
     }
     return seconds("fft signal", problem, parts)
+
+
+def floor(problem: ConvProblem, direction: Direction) -> float:
+    """Return less seconds than `cost`: tiles without overlap, spectra of kernels no longer than they, no products."""
+    kind, r = CYCLES["fft signal"], rates()
+    results = prod([a.size if direction is Direction.INPUT_GRAD else a.output for a in problem.axes])
+    extent = prod([a.extent for a in problem.axes])
+    samples = problem.n * (problem.c + problem.k) * results + prod(problem.weight_shape[:2]) * extent
+    cycles = samples * (kind["levels"] * log2(max(extent, 2)) + kind["samples"] * problem.itemsize / 4)
+    return kind["launches"] * r.launch + (cycles + 5 * kind["pieces"]) / r.clock
 
 
 class Signal(Execution):
