@@ -47,13 +47,6 @@ def maxima(planes: Array, located: bool = True) -> tuple[Array, Array]:
     return values, places
 
 
-def put(values: Array, places: Array, pixels: int) -> Array:
-    """Return a (planes, pixels) array of zeros with a value at a place of each plane."""
-    planes = empty((values.size, pixels), common(values))
-    threads.launch(_put, 4.0 * planes.size, contiguous(values, planes.dtype), places, planes)
-    return planes
-
-
 def spread(values: Array, pixels: int) -> Array:
     """Return a (planes, pixels) array with each value all over its plane."""
     planes = empty((values.size, pixels), common(values))
@@ -171,17 +164,15 @@ def _maximum(workers, planes, pixels, values, places):
 
 @jit.inner
 def _place(planes, begin, count, value):
-    place = 0
-    for vector in range((count + LANES - 1) // LANES):  # from the last to the first: no branch to mispredict
-        q = (count - 1) // LANES * LANES - vector * LANES
-        lane = _first(planes, begin + q, count - q, value)
-        place = q + lane if lane < LANES else place
+    place = count
+    for q in range(0, count, LANES):  # all of them: a branch out would be guessed wrong
+        place = min(place, q + _first(planes, begin + q, count - q, value))
     return place
 
 
 @intrinsic
 def _first(typing, planes, begin, count, value):
-    """Return the first of the next `LANES` numbers that is the value or NaN; `LANES` if none is."""
+    """Return which of the next `LANES` numbers is the first that is the value or NaN; 2**40 if none is."""
 
     def codegen(context, builder, signature, arguments):
         planes, begin, count, value = arguments
@@ -192,20 +183,11 @@ def _first(typing, planes, begin, count, value):
         same = builder.fcmp_ordered("==", pixels, splat(builder, value, vector))
         hit = builder.or_(same, builder.fcmp_unordered("uno", pixels, pixels))
         bits = builder.zext(builder.bitcast(builder.and_(hit, exist), ir.IntType(LANES)), I64)
-        return builder.cttz(builder.or_(bits, I64(1 << LANES)), ir.IntType(1)(1))
+        lane = builder.cttz(builder.or_(bits, I64(1 << LANES)), ir.IntType(1)(1))
+        return builder.select(builder.icmp_unsigned("<", lane, I64(LANES)), lane, I64(2**40))
 
     i = types.int64
     return types.int64(planes, i, i, planes.dtype), codegen
-
-
-@jit.kernel
-def _put(workers, values, places, planes):
-    for worker in numba.prange(workers):
-        for i in range(part(len(planes), workers, worker), part(len(planes), workers, worker + 1)):
-            row = planes[i]
-            for q in range(row.size):
-                row[q] = 0
-            row[places[i]] = values[i]
 
 
 @jit.kernel
