@@ -65,11 +65,12 @@ class CrossEntropyLoss(Loss):
         shifted = x - x.max(axis=1, keepdims=True)
         e = np.exp(shifted)
         total = e.sum(axis=1, keepdims=True)
-        log_p = shifted - np.log(total)
-        q = np.full_like(x, self.smoothing / k)
-        right = np.expand_dims(target, 1)
-        np.put_along_axis(q, right, 1 - self.smoothing + self.smoothing / k, axis=1)
-        return -(q * log_p).sum() / target.size, (e / total - q) / x.dtype.type(target.size)
+        q = np.equal(np.arange(k).reshape(-1, *(1,) * (x.ndim - 2)), target[:, None]).astype(x.dtype)
+        if self.smoothing:
+            q *= 1 - self.smoothing
+            q += self.smoothing / k
+        value = np.log(total).sum() - (q * shifted).sum()  # q adds up to 1
+        return value / target.size, (e / total - q) / x.dtype.type(target.size)
 
 
 class _Elementwise(Loss):
