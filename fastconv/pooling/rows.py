@@ -1,7 +1,7 @@
 """Windows that follow each other along rows of results, as vector code: window q + lane is a lane.
 
-Most windows are small, and their rows long enough to fill vectors.  Then a row of pixels is loaded as it lies in memory,
-and what each of its windows sees at one tap is every ``stride``-th pixel of it, which one shuffle picks.
+Most windows are small, and their rows long enough to fill vectors.  Then a row of pixels is loaded as it lies in
+memory, and what each of its windows sees at one tap is every ``stride``-th pixel of it, which one shuffle picks.
 
     ================= ==========================================================================
     x, x0             the slice of pixels that the windows' first taps in depth stand on
@@ -12,8 +12,8 @@ and what each of its windows sees at one tap is every ``stride``-th pixel of it,
     step              rows of pixels from one tap to the next along the height
     ================= ==========================================================================
 
-Pixels outside the row are masked lanes, -inf to a maximum and 0 to a mean.  A NaN is taken whenever it is met, and of
-equal pixels the first, as PyTorch does.
+Pixels outside the row are masked lanes, -inf to a maximum and 0 to a mean.  A NaN is taken whenever it is met, and
+of equal pixels the first, as PyTorch does.
 """
 
 from __future__ import annotations
@@ -30,17 +30,11 @@ from fastconv.algorithms.direct.depthwise.lanes import load_lanes
 from fastconv.gemm.move import I32, lanes_between, masked_load, masked_store
 from fastconv.gemm.tile import I64, data, element, splat
 
-BLOCK = 8  # rows that a vector goes down, as far as wide maps are concerned: what tells edges apart serves all of them
+BLOCK = 8  # rows of a wide map that a vector goes down: the masks at its edges serve all of them
 
 Shapes = Sequence[tuple[int, int]]
-SHAPES: Shapes = (
-    (2, 1),
-    (3, 1),
-    (2, 2),
-    (3, 2),
-    (3, 3),
-    (4, 4),
-)  # (kernel, stride) along a row, each its own code
+# (kernel, stride) along a row, each its own code
+SHAPES: Shapes = ((2, 1), (3, 1), (2, 2), (3, 2), (3, 3), (4, 4))
 APART = [shape for shape in SHAPES if shape[0] == shape[1]]
 SLIDING = [shape for shape in SHAPES if shape[1] == 1]
 I, PAIR, TRIPLE = types.int64, types.UniTuple(types.int64, 2), types.UniTuple(types.int64, 3)
@@ -50,7 +44,7 @@ Take = Callable[[Any, Any], None]  # a vector of pixels, and the place of lane 0
 
 
 class _Rows:
-    """The rows of windows of a slice: for each vector of them, ``emit`` writes the results at an element of y."""
+    """The rows of windows of a slice."""
 
     def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
         """Take the last arguments of an intrinsic: x, x0, tables and those of `WALK`."""
@@ -58,17 +52,15 @@ class _Rows:
         array, table = signature.args[-8], signature.args[-6]
         self.builder, self.itemsize = builder, array.dtype.bitwidth // 8
         self.vector = ir.VectorType(element(array), machine.tile(self.itemsize).vl)
-        self.x, self.tables = (
-            data(context, builder, array, x, x0),
-            data(context, builder, table, tables, I64(0)),
-        )
+        self.x = data(context, builder, array, x, x0)
+        self.tables = data(context, builder, table, tables, I64(0))
         self.kernel, self.stride, self.pad, self.pixels, self.windows = cgutils.unpack_tuple(builder, width)
         self.first, self.end = cgutils.unpack_tuple(builder, rows)
         self.spans, self.depth = cgutils.unpack_tuple(builder, spans), cgutils.unpack_tuple(builder, depth)
         self.step = builder.mul(step, self.pixels)
 
     def each(self, emit: Callable[[Any, Any, _Windows], None], shapes: Shapes = SHAPES) -> None:
-        """Emit every shape's loops over rows and the vectors of a row."""
+        """Call ``emit(at, lanes, windows)`` in every shape's loops, to write the results of a vector of windows."""
         builder, count = self.builder, self.vector.count
         narrow = builder.icmp_signed("<=", self.windows, I64(count))
         block = builder.select(narrow, builder.sub(self.end, self.first), I64(BLOCK))
@@ -124,9 +116,8 @@ class _Windows:
     def walk(self, take: Take, outside: float) -> None:
         """Call ``take`` for each tap, in row-major order; ``outside`` is what lies outside the row."""
         rows, builder, wide = self.rows, self.rows.builder, self.wide
-        firsts = range(
-            0, self.kernel, self.stride
-        )  # taps whose pixels are loaded; those after are among them
+        # taps whose pixels are loaded; those after are among them
+        firsts = range(0, self.kernel, self.stride)
         masks = [self.exist(first, list(range(wide.count))) for first in firsts]
         border = ir.Constant(wide, [outside] * wide.count)
 
@@ -143,7 +134,7 @@ class _Windows:
         self.lines(line)
 
     def write(self, gx: Any, share: Callable[[Any], Any]) -> None:
-        """Write ``share`` of a tap's place to its pixels, where each pixel is in one window (kernel == stride)."""
+        """Write ``share`` of a tap's place to its pixels, where each is in one window (kernel == stride)."""
         rows, builder, count = self.rows, self.rows.builder, self.rows.vector.count
         mask = self.exist(0, list(range(self.wide.count)))
         order = [tap * count + lane for lane in range(count) for tap in range(self.kernel)]
@@ -296,9 +287,10 @@ def give(typing, gx, g0, gy, y0, x, x0, tables, width, rows, spans, depth, step)
 
 @intrinsic
 def collect(typing, gx, g0, first, places, p0, gy, y0, tables, width, rows, spans, depth, step):
-    """Write the gradient by pixels, ``first`` in their map: what each of the windows over one gave, if it took it.
+    """Write the gradient by pixels, from number ``first`` of their map on: what the windows that took one gave.
 
-    The windows here are those of results that saw a pixel; ``places``, of 32 bits, lies as gy does, a vector longer on both sides.
+    Windows here are those of results that saw a pixel.  ``places``, of 32 bits, lies as gy does, and is a vector longer
+    on both sides.
     """
 
     def codegen(context, builder, signature, arguments):
@@ -330,7 +322,7 @@ def collect(typing, gx, g0, first, places, p0, gy, y0, tables, width, rows, span
 
 
 class _Counts:
-    """What windows divide by: what each counts along a row, times (divisor or 0, slices, table of rows counted)."""
+    """What windows divide by: what each counts along a row, times (divisor or 0, slices, table of rows)."""
 
     def __init__(self, rows: _Rows, columns: Any, counted: Any) -> None:
         self.rows, self.columns = rows, columns

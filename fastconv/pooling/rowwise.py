@@ -1,7 +1,6 @@
 """The kernels of windows that lie in rows (`rows`): pixels are read where they are, once.
 
-Sixteen maps side by side (`cpu`) serve every window, but turning them takes longer than what small windows are then
-computed in.
+Sixteen maps side by side (`cpu`) serve every window, but turning them takes longer than small windows then do.
 """
 
 from __future__ import annotations
@@ -42,7 +41,8 @@ def maxima(axes: Axes, x: Array, y: Array, indices: Array) -> None:
     p = plan.plan(axes, False, True, x.itemsize)
     threads.launch(
         _forward, WORK * (x.size + y.size), MAX, x.reshape(-1), y.reshape(-1), indices.reshape(-1),
-        _buffers(y, 0 if indices.size else p.results), np.empty(0, x.dtype), 0, _width(axes), p.geometry, p.tables,
+        _buffers(y, 0 if indices.size else p.results), np.empty(0, x.dtype), 0, _width(axes), p.geometry,
+        p.tables,
     )  # fmt: skip
 
 
@@ -51,7 +51,8 @@ def means(axes: Axes, x: Array, y: Array, count_pad: bool, divisor: int) -> None
     p = plan.plan(axes, False, count_pad, x.itemsize)
     threads.launch(
         _forward, WORK * (x.size + y.size), MEAN, x.reshape(-1), y.reshape(-1), np.empty(0, np.int64),
-        _buffers(y, p.results), _columns(axes[-1], count_pad, divisor, x.dtype), divisor, _width(axes), p.geometry, p.tables,
+        _buffers(y, p.results), _columns(axes[-1], count_pad, divisor, x.dtype), divisor, _width(axes),
+        p.geometry, p.tables,
     )  # fmt: skip
 
 
@@ -154,21 +155,8 @@ def _forward(workers, kind, x, y, indices, buffers, columns, divisor, width, geo
             own = rows * geo.out_w
             maps, at = y.size // own, worker * own
             for i in range(part(maps, workers, worker), part(maps, workers, worker + 1)):
-                shift, first = i * own - at, i * rows
-                _rows(
-                    kind,
-                    x,
-                    buffers,
-                    indices,
-                    shift,
-                    columns,
-                    divisor,
-                    width,
-                    geo,
-                    tables,
-                    first,
-                    first + rows,
-                )
+                shift, first, end = i * own - at, i * rows, (i + 1) * rows
+                _rows(kind, x, buffers, indices, shift, columns, divisor, width, geo, tables, first, end)
                 stream_row(y, i * own, buffers, at, own)
 
 
