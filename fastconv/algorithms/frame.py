@@ -120,8 +120,10 @@ def _work(worker, counter, gy, w, view, gx, scratch, geo, batches, tables):
                 )
                 for p in range(first, last):
                     group, m0, m1 = plane % geo.groups, part(geo.m, panels, p), part(geo.m, panels, p + 1)
-                    a0 = panel_at(view, b0 + geo.panel, group, m0, m0, m1 - m0, ch0, ch1)
-                    if not view.packed:
+                    a0 = b0 + geo.panel
+                    if view.packed:
+                        a0, _, _ = panel_at(view, 0, group, m0, m0, m1 - m0, ch0, ch1)
+                    else:
                         load_panel(scratch, a0, w, view, group, p, panels, ch0, ch1)
                     at = c0 + (m0 - top) * geo.ldc
                     _multiply(scratch, at, panel, a0, b0, geo, batch, tables, ch1 - ch0, m1 - m0, chunk > 0)
