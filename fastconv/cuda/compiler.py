@@ -18,6 +18,8 @@ from typing import Any
 
 from fastconv import jit
 
+OLDEST = (8, 0)  # compute capability that kernels are written for: copies past the registers
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -61,6 +63,7 @@ class Kernel:
         return code
 
 
+@functools.cache
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -78,33 +81,40 @@ def _entries(maker: Callable[..., Any]) -> Any:
 
 
 def _compiled(kernel: Kernel, capability: tuple[int, int]) -> bytes:
+    from cuda.core import Linker, LinkerOptions, ObjectCode
+
+    options = LinkerOptions(arch="sm_{}{}".format(*capability), link_time_optimization=True)
+    return bytes(Linker(ObjectCode.from_ltoir(_for_all(kernel)), options=options).link("cubin").code)
+
+
+@functools.lru_cache(16)
+def _for_all(kernel: Kernel) -> bytes:
+    """Return what Numba makes of a kernel, three quarters of the work and for all GPUs from the OLDEST on."""
     import numpy as np
 
     if not hasattr(np, "row_stack"):  # NumPy 2.5 dropped what numba-cuda 0.30 still asks for
         setattr(np, "row_stack", np.vstack)  # noqa: B010  (as an attribute, linters rename it to vstack)
-    from cuda.core import Linker, LinkerOptions, ObjectCode
     from numba import cuda, types
 
     pointers = [types.CPointer(getattr(types, dtype)) for dtype in kernel.pointers]
     integers = types.NamedUniTuple(
         getattr(types, kernel.integer), len(kernel.geometry._fields), kernel.geometry
     )
-    with _targeting(capability):
+    with _without_driver():
         code, _ = cuda.compile(
-            kernel.body, types.void(*pointers, integers), device=False, abi="numba", cc=capability,
+            kernel.body, types.void(*pointers, integers), device=False, abi="numba", cc=OLDEST,
             output="ltoir", launch_bounds=(kernel.threads, kernel.blocks),
         )  # fmt: skip
-    options = LinkerOptions(arch="sm_{}{}".format(*capability), link_time_optimization=True)
-    return bytes(Linker(ObjectCode.from_ltoir(code), options=options).link("cubin").code)
+    return bytes(code)
 
 
 @contextlib.contextmanager
-def _targeting(capability: tuple[int, int]) -> Iterator[None]:
+def _without_driver() -> Iterator[None]:
     """Answer numba-cuda's question which GPU device functions are for, so that none is needed."""
     from numba.cuda import dispatcher
 
     before = dispatcher.get_current_device
-    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)
+    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=OLDEST)
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.cuda.compiler import Kernel, entry
+from fastconv.cuda.compiler import OLDEST, Kernel, entry
 from fastconv.cuda.tape import launcher
 from fastconv.errors import DeviceError
 
@@ -71,8 +71,10 @@ def _attributes(_: int) -> tuple[tuple[int, int], int]:
             names.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
         )
     )
-    if major < 8:
-        raise DeviceError(f"kernels need compute capability 8.0 or later, got {major}.{minor}")
+    if (major, minor) < OLDEST:
+        raise DeviceError(
+            f"kernels need compute capability {OLDEST[0]}.{OLDEST[1]} or later, got {major}.{minor}"
+        )
     return (major, minor), processors
 
 

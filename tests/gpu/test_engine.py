@@ -304,5 +304,6 @@ def test_numpy_without_row_stack_is_given_it(monkeypatch):
     from fastconv.cuda.reduce import kernel
 
     monkeypatch.delattr(np, "row_stack", raising=False)
+    compiler._for_all.cache_clear()
     compiler._compiled(kernel("float32"), (9, 0))
     assert np.row_stack is np.vstack  # noqa: NPY201
