@@ -162,7 +162,9 @@ def test_machine_code_of_the_implicit_weight_gradient(way, tile, share, target, 
     assert ("LDGSTS.E.BYPASS.128" if linked else "STG.E.128") in code
 
 
-@pytest.mark.parametrize("tile", TILES["float64"], ids=str)
+@pytest.mark.parametrize(
+    "tile", [pytest.param(TILES["float64"][0], marks=pytest.mark.slow), TILES["float64"][1]], ids=str
+)
 def test_machine_code_in_double_precision(tile, tmp_path):
     kernels = (
         gemm_kernel("float64", tile, VARIANTS["even"], "relu"),
