@@ -142,6 +142,16 @@ CYCLES: dict[str, dict[str, float]] = {
         "launches": 2,
         "memory": 0.496,
     },
+    "winograd phases": {
+        "products": 1.51,
+        "source": 8.21,
+        "result": 6.13,
+        "filters": 6.06,
+        "filters in memory": 13.3,
+        "tiles in memory": 9.6,
+        "launches": 2,
+        "memory": 0.403,
+    },
     "winograd pixels": {
         "products": 1.34,
         "source": 7.77,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastconv import activations, testing
-from fastconv.algorithms.winograd import CHOICES, GROWTH, Winograd
+from fastconv.algorithms.winograd import CHOICES, GROWTH, STRIDED_CHOICES, Winograd
 from fastconv.algorithms.winograd.correlation import Correlation, correlation
 from fastconv.algorithms.winograd.transforms import POINTS, matrices
 from fastconv.algorithms.winograd.weight_grad import WeightGrad
@@ -100,14 +100,52 @@ def test_variants():
     ("line", "word"),
     [
         ("n1 c1 i8x8x8 f3x3x3", "two axes"),
-        ("n1 c1 i8x8 f3x3 s2", "stride 1"),
+        ("n1 c1 i8x8 f3x3 s3", "stride 1 or 2"),
         ("n1 c1 i8x8 f3x3 d2", "dilation 1"),
+        ("n1 c1 i8x8 f3x3 s2x1 d2", "dilation 1"),
         ("n1 c1 i8x8 f8x8", "7 taps"),
+        ("n1 c1 i28x28 f15x15 s2", "8x8 in a phase"),
         ("n1 c1 i8x8 f1x1", "one tap"),
+        ("n1 c1 i8x8 f2x2 s2", "one tap in a phase"),
+        ("n1 c1 i8x8 f3x3 s2 nhwc", "stride 1"),
     ],
 )
 def test_reasons(line, word):
     assert word in Winograd().reject(ConvProblem.parse(line), Direction.FORWARD)
+    assert Winograd().reject(ConvProblem.parse(line), Direction.WEIGHT_GRAD)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "n2 c5 k9 i13x37 f5x5 s2 p1",
+        "n1 c40 k10 i12x20 f6x5 s2 p2:1x0:3",
+        "n2 c4 k6 i9x40 f5x5 s2 p2 g2 reflect",
+        "n1 c9 k7 i21x11 f3x3 s2 d2 p1",  # odd pixels alone are read, and get a gradient
+        "n2 c6 k5 i14x9 f5x3 s2x1 p1",
+        "n1 c3 k2 i1x9 f5x5 s2 p3x2",  # fewer rows than phases: some taps reach none
+        "n3 c2 k9 i40 f6 s2 p2:3",
+    ],
+)
+@pytest.mark.parametrize("direction", [Direction.FORWARD, Direction.INPUT_GRAD], ids=str)
+def test_stride_two_is_exact_on_small_integers(direction, line):
+    """Phases of the source or the result, by tiles and by outputs, of both kinds of vectors."""
+    problem, winograd = ConvProblem.parse(line), Winograd().variant("F(2,3)")
+    assert winograd.reject(problem, direction) is None
+    for limit in (2**30, 0):
+        execution = winograd.build(problem, direction, limit)
+        testing.assert_exact(problem, direction, *run(execution, problem, direction, testing.integers))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "line", ["n1 c33 k34 i23x41 f3x3 s2 p1", "n1 c33 k34 i23x81 f5x5 s2 p1", "n1 c33 k34 i46x45 f7x7 s2 p3"]
+)
+@pytest.mark.parametrize("direction", [Direction.FORWARD, Direction.INPUT_GRAD], ids=str)
+def test_error_of_phases_stays_within_the_growth(direction, line):
+    problem, winograd = ConvProblem.parse(line), Winograd()
+    result = run(winograd.build(problem, direction, 2**30), problem, direction)
+    testing.assert_right(problem, direction, *result, growth=winograd.error_growth(problem, direction))
 
 
 @pytest.mark.slow
@@ -124,7 +162,8 @@ def test_error_stays_within_the_growth_of_the_variant(name, direction):
 
 
 def test_choices_have_a_measured_growth():
-    assert {(m, r) for r, choices in CHOICES.items() for m in choices} <= set(GROWTH)
+    for table in (CHOICES, STRIDED_CHOICES):
+        assert {(m, r) for r, choices in table.items() for m in choices} <= set(GROWTH)
 
 
 NARROW = """

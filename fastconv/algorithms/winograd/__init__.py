@@ -1,4 +1,4 @@
-"""Winograd convolution: kernels of 2 to 7 taps an axis at stride 1 by fewer multiplications.
+"""Winograd convolution: kernels of 2 to 7 taps an axis by fewer multiplications, of up to 14 at stride 2.
 
     y = A [ (G w G^T) * (B d B^T) ] A^T       for each tile d of the input (`transforms.py`)
 
@@ -8,6 +8,7 @@ pays are transforms, more memory, and rounding, which grows with alpha (`GROWTH`
 
 The input gradient is the same correlation of grad_output with turned filters; the weight gradient is
 F(r, m) of the same tiles: m x m pixels of grad_output take the part of the kernel (`weight_grad.py`).
+Stride 2 becomes phases at stride 1 (`phases.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from math import prod
 
 from fastconv import machine
 from fastconv.algorithms.base import ZEROS_AROUND, Algorithm, Execution
+from fastconv.algorithms.winograd.phases import counts, taps_of, tile_axes
 from fastconv.algorithms.winograd.transforms import ROWS, Tiles
 from fastconv.gemm.blocking import within
 from fastconv.problem import ConvProblem, Direction
@@ -28,12 +30,13 @@ from fastconv.roofline import multiply, seconds
 # Outputs of a tile that 'winograd' chooses from, by kernel size.  alpha = m + r - 1 is 4 or 6, as F(6, 3)
 # and the like err four times as much; only kernels of 6 and 7 have to take 8, which others do by name.
 CHOICES = {1: (1,), 2: (3,), 3: (2, 4), 4: (3,), 5: (2,), 6: (3,), 7: (2,)}
+STRIDED_CHOICES = CHOICES | {2: (3, 4)}
 LONG_CHOICES = {2: (3, 5), 3: (2, 4, 6), 4: (3, 5), 5: (2, 4), 6: (3,), 7: (2,)}  # along one axis alone
 
 # rms error over that of naive summation with 32 channels of normal numbers, measured along one axis;
 # those of two axes multiply.  First as F(m, r), then as F(r, m) in the weight gradient.
 GROWTH = {
-    (1, 1): (1.0, 1.0), (3, 2): (1.0, 0.85), (2, 3): (0.85, 1.0), (5, 2): (2.0, 1.2), (4, 3): (1.5, 1.3),
+    (1, 1): (1.0, 1.0), (4, 2): (1.8, 1.3), (3, 2): (1.0, 0.85), (2, 3): (0.85, 1.0), (5, 2): (2.0, 1.2), (4, 3): (1.5, 1.3),
     (3, 4): (1.4, 1.5), (2, 5): (1.3, 1.9), (1, 6): (1.4, 3.0), (7, 2): (4.0, 2.3), (6, 3): (3.3, 2.2),
     (5, 4): (3.0, 2.3), (4, 5): (2.4, 2.6), (3, 6): (2.5, 3.0), (2, 7): (2.6, 5.0),
 }  # fmt: skip
@@ -60,37 +63,41 @@ class Winograd(Algorithm):
             return ZEROS_AROUND
         if len(problem.axes) > 2:
             return f"tiles have one or two axes, the problem has {len(problem.axes)}"
-        if not problem.unit_stride:
-            return "tiles need stride 1, got " + "x".join(str(a.stride) for a in problem.axes)
-        if not problem.undilated:
-            return "tiles need dilation 1, got " + "x".join(str(a.dilation) for a in problem.axes)
-        if max(problem.kernel) > 7:
-            size = "x".join(map(str, problem.kernel))
-            return f"kernels of more than 7 taps need tiles whose rounding error is too large, got {size}"
-        if set(problem.kernel) == {1}:
-            return "a kernel of one tap has no multiplications to save"
-        if self.given and not set(problem.kernel) <= {1, self.given[1]}:
-            return "F({},{}) is for kernels of {} taps, got ".format(*self.given, self.given[1]) + "x".join(
-                map(str, problem.kernel)
+        phases = direction is not Direction.WEIGHT_GRAD and problem.layout == "nchw"
+        if max(a.stride for a in problem.axes) > (2 if phases else 1):
+            most = "1 or 2" if phases else "1"
+            return f"tiles need stride {most}, got " + "x".join(str(a.stride) for a in problem.axes)
+        if any(a.dilation not in (1, a.stride) for a in problem.axes):
+            return "tiles need dilation 1, or 2 at stride 2, got " + "x".join(
+                str(a.dilation) for a in problem.axes
+            )
+        taps = taps_of(problem, direction)
+        size, of = (
+            "x".join(map(str, taps[-len(problem.axes) :])),
+            "" if problem.unit_stride else " in a phase",
+        )
+        if max(taps) > 7:
+            return f"kernels of more than 7 taps need tiles whose rounding error is too large, got {size}{of}"
+        if set(taps) == {1}:
+            return f"a kernel of one tap{of} has no multiplications to save"
+        if self.given and not set(taps) <= {1, self.given[1]}:
+            return (
+                f"F({self.given[0]},{self.given[1]}) is for kernels of {self.given[1]} taps, got {size}{of}"
             )
         return None
 
     def tiles(self, problem: ConvProblem, direction: Direction) -> Tiles:
         """Return the cheapest admissible tiles."""
-        pairs = _pairs((1, *problem.kernel)[-2:], self.given)
-        if len(pairs) == 1:
-            return pairs[0]
-        p, q = (1, *[a.size if direction is Direction.INPUT_GRAD else a.output for a in problem.axes])[-2:]
-        c, k, n = problem.c // problem.groups, problem.k // problem.groups, problem.n
+        pairs = _pairs(taps_of(problem, direction), self.given, problem.unit_stride)
+        return pairs[0] if len(pairs) == 1 else min(pairs, key=lambda t: self.weigh(problem, direction, t))
 
-        def weigh(
-            tiles: Tiles,
-        ) -> float:  # transforms, products and filters of each position, in rough cycles
-            (mh, rh), (mw, rw) = tiles
-            count = n * -(-p // mh) * -(-q // mw)
-            return (mh + rh - 1) * (mw + rw - 1) * (count * (8 * (c + k) + 0.7 * c * k) + 15 * c * k)
-
-        return min(pairs, key=weigh)
+    def weigh(self, problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
+        """Weigh tiles against each other: transforms, products and filters of each position, in rough cycles."""
+        rows, columns = tile_axes(problem, direction)
+        c, k, _ = counts(problem, direction)
+        (mh, rh), (mw, rw) = tiles
+        count = problem.n * -(-rows.outputs // mh) * -(-columns.outputs // mw)
+        return (mh + rh - 1) * (mw + rw - 1) * (count * (8 * (c + k) + 0.7 * c * k) + 15 * c * k)
 
     def error_growth(self, problem, direction):
         return growth(problem, direction, self.tiles(problem, direction))
@@ -126,9 +133,9 @@ class Winograd(Algorithm):
 
 
 @functools.cache
-def _pairs(kernel: tuple[int, int], given: tuple[int, int] | None) -> list[Tiles]:
+def _pairs(kernel: tuple[int, int], given: tuple[int, int] | None, unit_stride: bool) -> list[Tiles]:
     """Return the tiles that 'winograd' chooses from; those of a square kernel are square."""
-    table = LONG_CHOICES if 1 in kernel else CHOICES
+    table = LONG_CHOICES if 1 in kernel else CHOICES if unit_stride else STRIDED_CHOICES
 
     def choices(r: int) -> tuple[tuple[int, int], ...]:
         if r == 1:
@@ -145,7 +152,7 @@ def growth(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
         pixels = min(prod(problem.output), prod(a.size for a in problem.axes))  # the others meet zeros
         terms, column = problem.n * pixels / prod(m for m, _ in tiles), 1
     else:
-        terms, column = (problem.c if direction is Direction.FORWARD else problem.k) / problem.groups, 0
+        terms, column = counts(problem, direction)[0], 0
     few = max(1.0, 32 / max(1, terms)) ** 0.28
     return few * prod(GROWTH[t][column] for t in tiles)
 
@@ -157,6 +164,8 @@ def cost(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
         kind = "winograd weight_grad"
     elif problem.layout == "nhwc":
         kind = "winograd pixels"
+    elif not problem.unit_stride:
+        kind = "winograd phases"
     return seconds(kind, problem, work(problem, direction, tiles))
 
 
@@ -168,16 +177,14 @@ def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, 
         return weight_grad.work(problem, tiles)
     itemsize, g, n = problem.itemsize, problem.groups, problem.n
     vl = machine.tile(itemsize).vl
-    c, k = problem.c // g, problem.k // g
-    back = direction is Direction.INPUT_GRAD
-    p, q = (1, *((a.size if back else a.output) for a in problem.axes))[-2:]
+    source, result, phases = counts(problem, direction)
+    p, q = (axis.outputs for axis in tile_axes(problem, direction))
     (mh, rh), (mw, rw) = tiles
     rows, across = n * -(-p // mh), -(-q // mw)
     positions = g * (mh + rh - 1) * (mw + rw - 1)
     half = vl >= 4 and across <= vl // 2  # of a row of tiles fills a vector: two rows share one
     vectors = positions * rows * (0.5 if half else -(-across // vl))
-    filters = c * k / vl
-    source, result = (k, c) if back else (c, k)
+    filters = problem.c // g * (problem.k // g) * phases / vl
     if problem.layout == "nhwc":  # lanes are channels
         tiles_all = rows * across
         return {
@@ -188,10 +195,12 @@ def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, 
             "filters in memory": filters * positions,
         }
     products = multiply(result, -(-rows * across // vl), source, itemsize)
+    # half vectors that are split in two phases take as long as whole ones
+    read = positions * rows * -(-across // vl) if direction is Direction.FORWARD and phases > 1 else vectors
     shared = filters_first(rows * across, source, result, positions // g, itemsize)
     return {
         "products": positions * products,
-        "source": vectors * source,
+        "source": read * source,
         "result": vectors * result,
         "filters": filters * (positions + g * rh * rw),
         "filters in memory": filters * positions if shared else 0,

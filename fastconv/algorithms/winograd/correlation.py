@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from fastconv.algorithms.winograd.cpu import (
     transform_weights,
 )
 from fastconv.algorithms.winograd.lanes import widths
+from fastconv.algorithms.winograd.phases import counts, tile_axes
 from fastconv.algorithms.winograd.transforms import ROWS, Tiles
 from fastconv.gemm.move import SLACK
 from fastconv.problem import Axis, ConvProblem, Direction
@@ -38,12 +40,10 @@ def correlation(problem: ConvProblem, direction: Direction, tiles: Tiles, limit:
 
 def _ways(problem: ConvProblem, direction: Direction, tiles: Tiles) -> Iterator[tuple[bool, int, int]]:
     """Yield (by tiles, vectors of tiles in a block, bytes of U in a chunk) from the fastest to the smallest."""
-    unit, l2, g = machine.tile(problem.itemsize), machine.machine().l2, problem.groups
-    source, results, sizes = problem.c // g, problem.k // g, [a.output for a in problem.axes]
-    if direction is Direction.INPUT_GRAD:
-        source, results, sizes = results, source, [a.size for a in problem.axes]
+    unit, l2 = machine.tile(problem.itemsize), machine.machine().l2
+    source, results, _ = counts(problem, direction)
     (mh, rh), (mw, rw) = tiles
-    p, q = (1, *sizes)[-2:]
+    p, q = (axis.outputs for axis in tile_axes(problem, direction))
     count = problem.n * -(-p // mh) * -(-q // mw)
     positions = (mh + rh - 1) * (mw + rw - 1)
     preferred = filters_first(count, source, results, positions, problem.itemsize)
@@ -61,14 +61,17 @@ class Correlation(Execution):
         self, problem: ConvProblem, direction: Direction, tiles: Tiles, by_tiles: bool, most: int, chunk: int
     ) -> None:
         self.dtype, self.flops = problem.dtype, problem.flops
-        self.variant = tuple((0,) * length for axis in tiles for length in axis)
+        rows, columns = tile_axes(problem, direction)
         self.geometry = g = geometry(problem, direction, tiles, by_tiles, most, chunk)
+        lengths = (*tiles[0], *tiles[1], columns.split, columns.steps)
+        self.variant = tuple((0,) * length for length in lengths)
         self.border = (
-            borders.sources(np.arange(g.edges_at) - g.lo_h, g.h, ())
-            if g.flipped
+            borders.sources(np.arange(g.edges_at) + rows.first, g.h, ())
+            if direction is Direction.INPUT_GRAD
             else border_table(problem, g.edges_at)
         )
-        self.u_size = problem.groups * g.panels * g.positions * g.u_step
+        self.places = places(problem, direction)
+        self.u_size = problem.groups * g.panels * g.steps_h * g.steps_w * g.positions * g.u_step
         self.v_size = 0 if by_tiles else problem.groups * g.blocks * g.positions * g.v_step
         self.shared = self.u_size if by_tiles else self.v_size
         self.workspace = (self.shared + machine.machine().cores * g.scratch) * problem.itemsize
@@ -97,8 +100,8 @@ class Correlation(Execution):
 
     def _weights(self, w: Array, u: Array, scratch: Array) -> None:
         threads.launch(
-            transform_weights, 4.0 * self.u_size, np.zeros(1, np.int64), flat(w), u, scratch,
-            self.geometry, *self.variant,
+            transform_weights, 4.0 * self.u_size, np.zeros(1, np.int64), flat(w), u, self.places, scratch,
+            self.geometry, *self.variant[:4],
         )  # fmt: skip
 
     def _convolve(
@@ -109,11 +112,11 @@ class Correlation(Execution):
         if not self.geometry.by_tiles:
             threads.launch(
                 transform_tiles, 4.0 * self.v_size, np.zeros(1, np.int64), x, v, self.border, self.geometry,
-                *self.variant,
+                *self.variant[:5],
             )  # fmt: skip
         plain = bias.size == residual.size == 0 and isinstance(activation, int) and activation == NONE
         threads.launch(
-            convolve, self.flops, np.zeros(1, np.int64), x, w, u, v, y, scratch, self.border, bias, activation, flat(residual),
+            convolve, self.flops, np.zeros(1, np.int64), x, w, u, v, y, self.places, scratch, self.border, bias, activation, flat(residual),
             plain, fused, self.geometry, *self.variant,
         )  # fmt: skip
 
@@ -124,14 +127,15 @@ def geometry(
     """Describe the correlation, with blocks of at most ``most`` vectors and chunks of ``chunk`` bytes of U."""
     unit, cores = machine.tile(problem.itemsize), machine.machine().cores
     (mh, rh), (mw, rw) = tiles
-    axes = [(a.size, a.lo, a.output) for a in problem.axes]
-    (h, lo_h, p), (w, lo_w, q) = ((1, 0, 1), *axes)[-2:]
-    c, k, taps = problem.c // problem.groups, problem.k // problem.groups, rh * rw
+    rows_of, columns_of = tile_axes(problem, direction)
+    (h, w), (p, q) = ((1, *(getattr(a, name) for a in problem.axes))[-2:] for name in ("size", "output"))
+    c, k, taps = problem.c // problem.groups, problem.k // problem.groups, prod(problem.kernel)
     strides = (c * taps, taps)
-    if turned := direction is Direction.INPUT_GRAD:
-        h, w, p, q, lo_h, lo_w = p, q, h, w, rh - 1 - lo_h, rw - 1 - lo_w
+    if direction is Direction.INPUT_GRAD:
+        h, w, p, q = p, q, h, w
         c, k, strides = k, c, strides[::-1]
-    tiles_h, tiles_w = -(-p // mh), -(-q // mw)
+    sources, steps = rows_of.sources * columns_of.sources, rows_of.steps * columns_of.steps
+    tiles_h, tiles_w = -(-rows_of.outputs // mh), -(-columns_of.outputs // mw)
     total, positions = problem.n * tiles_h * tiles_w, (mh + rh - 1) * (mw + rw - 1)
 
     vectors = max(1, -(-total // unit.vl))
@@ -143,27 +147,46 @@ def geometry(
     panels = -(-k // mr)
     rows = -(-k // panels)
     # one vector more than needed: positions a multiple of 4 KB apart would share 8 lines of L1
-    u_step = (-(-c * rows // unit.vl) + 1) * unit.vl
-    chunk_panels = max(1, chunk // (positions * u_step * problem.itemsize))
+    u_step = (-(-c * sources * rows // unit.vl) + 1) * unit.vl
+    chunk_panels = max(1, chunk // (steps * positions * u_step * problem.itemsize))
     if by_tiles and chunk:
         chunks = 1
     else:
         chunks = max(-(-panels // chunk_panels), 1 if by_tiles else min(panels, 2 * cores))
     chunk_panels = -(-panels // chunks)
-    v_step = c * ld + unit.vl
-    m_step = chunk_panels * rows * ld + unit.vl
+    v_step = sources * c * ld + unit.vl
+    m_phase = chunk_panels * rows * ld
+    m_step = steps * m_phase + unit.vl
     t_step = UNPACKED * rows + SLACK
     m_start = positions * v_step if by_tiles else 0
     u_start = m_start + positions * m_step + unit.vl
-    t_start = u_start + (0 if by_tiles else chunk_panels * positions * u_step)
-    scratch = -(-(t_start + taps * t_step) // 16) * 16
-    edges = 0 if turned else len(borders.edges(problem.axes[-1], problem.padding_mode))
+    t_start = u_start + (0 if by_tiles else chunk_panels * steps * positions * u_step)
+    scratch = -(-(t_start + (sources * steps * rh * rw + 1) * t_step) // 16) * 16
+    both = [i and j for i in rows_of.filled for j in columns_of.filled]
+    filled = sum(1 << phase for phase, taps_reach_it in enumerate(both) if taps_reach_it)
+    forward = direction is Direction.FORWARD
+    edges = len(borders.edges(problem.axes[-1], problem.padding_mode)) if forward else 0
     return Geometry(
-        problem.groups, c, k, h, w, p, q, lo_h, lo_w, mh, mw, tiles_h, tiles_w, total, positions, taps,
-        c * k * taps, *strides, turned, by_tiles, blocks, ld, panels, chunks, -(-c // 8),
-        v_step, m_step, u_step, t_step, m_start, u_start, t_start, scratch, tiles_h * mh + rh - 1, edges,
+        problem.groups, c, k, h, w, p, q, columns_of.first, rows_of.stride, columns_of.stride, rows_of.sources,
+        columns_of.sources, rows_of.steps, columns_of.steps, filled, mh, mw, tiles_h, tiles_w, total, positions, taps, rh * rw,
+        c * k * taps, *strides, by_tiles, blocks, ld, panels, chunks, -(-c // 8),
+        v_step, m_step, m_phase, u_step, t_step, m_start, u_start, t_start, scratch,
+        (tiles_h * mh + rh - 1) * rows_of.stride, edges,
         int(len(widths(unit.vl)) > 1 and tiles_w <= unit.vl // 2), unit.vl, mr, unit.nr,
     )  # fmt: skip
+
+
+def places(problem: ConvProblem, direction: Direction) -> Array:
+    """Return where the taps of a kernel belong among those of all phases; what reaches no result, and padding, is put behind."""
+    rows, columns = tile_axes(problem, direction)
+    high, wide = (1, *problem.kernel)[-2:]
+    tile = rows.taps * columns.taps
+    table = np.full(-(-high * wide // ROWS) * ROWS, rows.phases * columns.phases * tile)
+    for tap, (r, s) in enumerate(np.ndindex(high, wide)):
+        if r in rows.places and s in columns.places:
+            (i, a), (j, b) = rows.places[r], columns.places[s]
+            table[tap] = (i * columns.phases + j) * tile + a * columns.taps + b
+    return table
 
 
 def border_table(problem: ConvProblem, rows: int) -> Array:

@@ -2,6 +2,10 @@
 
     V[position][c][tile] = B d B^T      U[panel][position][c][mr] = G g G^T      M[position][k][tile] = U V
 
+Of a strided convolution c runs over the phases of the source as well, or k over those of the result (`phases.py`):
+V[position][phase][c][tile], U[panel][phase of the result][position][phase of the source][c][mr],
+M[position][phase][k][tile].
+
 Tiles are numbered through rows and images, so that vectors of M and V are full however small a map is,
 and cut into blocks of ``ld``.  A transform runs along one row of tiles at a time and stores whole
 vectors, the next row's overwriting what was too much.
@@ -24,7 +28,7 @@ from fastconv.activations import finish
 from fastconv.algorithms.winograd.lanes import (
     transform_input,
     transform_output,
-    unpack_filters,
+    unpack_taps,
 )
 from fastconv.algorithms.winograd.pixels.lanes import transform_filters
 from fastconv.gemm.schedule import next_task, part
@@ -41,19 +45,25 @@ class Geometry(NamedTuple):
     w: int
     p: int  #  result
     q: int
-    lo_h: int
-    lo_w: int
+    first_w: int  # source column of the first tile's first pixel
+    stride_h: int  # source pixels from position to position
+    stride_w: int
+    sources_h: int  # phases of the source that are read
+    sources_w: int
+    steps_h: int  # phases of the result,
+    steps_w: int
+    filled: int  #  and which of all phases have taps, a bit each
     mh: int  # outputs of a tile
     mw: int
     tiles_h: int
     tiles_w: int
     tiles: int  #  n * tiles_h * tiles_w
     positions: int  # alpha_h * alpha_w
-    taps: int
+    taps: int  #     of a filter, and of a tile's
+    tile_taps: int
     w_group: int  #   of the weight array: from group to group, in elements,
     w_row: int  #     from result channel to result channel,
     w_channel: int  # from source channel to source channel
-    flipped: bool
     by_tiles: bool
     blocks: int  # of tiles
     ld: int  #      tiles of the largest block, in whole vectors
@@ -62,6 +72,7 @@ class Geometry(NamedTuple):
     channel_parts: int  # into which the input transform is cut when it runs on its own
     v_step: int  #  between positions
     m_step: int
+    m_phase: int  # between phases
     u_step: int
     t_step: int  #  between taps of the unpacked filters
     m_start: int  # where M, U and the unpacked filters begin in a worker's scratch; V is first
@@ -80,28 +91,21 @@ UNPACKED = 32  # channels of unpacked filters: 9 taps x 32 x 8 floats are 9 KB o
 
 
 @jit.kernel
-def transform_weights(workers, counter, w, u, scratch, geo, mh, rh, mw, rw):
+def transform_weights(workers, counter, w, u, places, scratch, geo, mh, rh, mw, rw):
     """Transform all filters; tasks are panels."""
     for worker in numba.prange(workers):
         task = next_task(counter)
         while task < geo.groups * geo.panels:
-            u0 = task * geo.positions * geo.u_step
+            u0 = task * geo.steps_h * geo.steps_w * geo.positions * geo.u_step
             weight_panel(
-                u,
-                u0,
-                w,
-                geo,
-                task // geo.panels,
-                task % geo.panels,
-                scratch,
-                worker * geo.scratch,
+                u, u0, w, places, geo, task // geo.panels, task % geo.panels, scratch, worker * geo.scratch,
                 (mh, rh, mw, rw),
-            )
+            )  # fmt: skip
             task = next_task(counter)
 
 
 @jit.kernel
-def transform_tiles(workers, counter, x, v, border, geo, mh, rh, mw, rw):
+def transform_tiles(workers, counter, x, v, border, geo, mh, rh, mw, rw, split):
     """Transform all tiles; tasks are groups x blocks x parts of the channels."""
     for _ in numba.prange(workers):
         task = next_task(counter)
@@ -111,15 +115,16 @@ def transform_tiles(workers, counter, x, v, border, geo, mh, rh, mw, rw):
             last = part(geo.c, geo.channel_parts, channels + 1)
             v0 = block * geo.positions * geo.v_step
             input_block(
-                v, v0, x, border, geo, block // geo.blocks, block % geo.blocks, first, last, (mh, rh, mw, rw)
+                v, v0, x, border, geo, block // geo.blocks, block % geo.blocks, first, last,
+                (mh, rh, mw, rw, split),
             )  # fmt: skip
             task = next_task(counter)
 
 
 @jit.kernel
 def convolve(
-    workers, counter, x, w, u, v, y, scratch, border, bias, activation, residual, plain, fused, geo, mh, rh, mw,
-    rw,
+    workers, counter, x, w, u, v, y, places, scratch, border, bias, activation, residual, plain, fused, geo, mh,
+    rh, mw, rw, split, woven,
 ):  # fmt: skip
     """Multiply and transform back; V (by tiles) or U (by outputs, if ``fused``) is made on the way.
 
@@ -128,7 +133,8 @@ def convolve(
     for worker in numba.prange(workers):
         base = worker * geo.scratch
         m0, u0, t0 = base + geo.m_start, base + geo.u_start, base + geo.t_start
-        panel_size, v_size = geo.positions * geo.u_step, geo.positions * geo.v_step
+        panel_size = geo.steps_h * geo.steps_w * geo.positions * geo.u_step
+        v_size = geo.positions * geo.v_step
         per_group = geo.blocks if geo.by_tiles else geo.chunks
         task = next_task(counter)
         while task < geo.groups * per_group:
@@ -136,39 +142,45 @@ def convolve(
             chunk, last_chunk = (0, geo.chunks) if geo.by_tiles else (number, number + 1)
             block, last_block = (number, number + 1) if geo.by_tiles else (0, geo.blocks)
             if geo.by_tiles:
-                input_block(scratch, base, x, border, geo, group, number, 0, geo.c, (mh, rh, mw, rw))
+                input_block(scratch, base, x, border, geo, group, number, 0, geo.c, (mh, rh, mw, rw, split))
             for i in range(chunk, last_chunk):
                 p0, p1 = part(geo.panels, geo.chunks, i), part(geo.panels, geo.chunks, i + 1)
                 if fused:
                     for p in range(p0, p1):
                         at = u0 + (p - p0) * panel_size
-                        weight_panel(scratch, at, w, geo, group, p, scratch, t0, (mh, rh, mw, rw))
+                        weight_panel(scratch, at, w, places, geo, group, p, scratch, t0, (mh, rh, mw, rw))
                 a, a0 = (scratch, u0) if fused else (u, (group * geo.panels + p0) * panel_size)
                 for j in range(block, last_block):
                     b, b0 = (scratch, base) if geo.by_tiles else (v, (group * geo.blocks + j) * v_size)
                     multiply(scratch, m0, a, a0, b, b0, geo, j, p0, p1)
                     output_block(
                         y, scratch, m0, geo, group, j, p0, p1, bias, activation, residual, plain,
-                        (mh, rh, mw, rw),
+                        (mh, rh, mw, rw, split, woven),
                     )  # fmt: skip
             task = next_task(counter)
 
 
 @jit.inner
-def weight_panel(u, u0, w, geo, group, panel, t, t0, variant):
-    """Write a panel of U: unpack some channels' filters side by side, then transform them."""
+def weight_panel(u, u0, w, places, geo, group, panel, t, t0, variant):
+    """Write a panel of U: unpack some channels' filters side by side, phase by phase, then transform them."""
     row = part(geo.k, geo.panels, panel)
     rows = part(geo.k, geo.panels, panel + 1) - row
     w0 = group * geo.w_group + row * geo.w_row
-    first = t0 + (geo.taps - 1) * geo.t_step if geo.flipped else t0
-    step = -geo.t_step if geo.flipped else geo.t_step
+    sources = geo.sources_h * geo.sources_w
+    phases = geo.steps_h * geo.steps_w * sources
+    if phases > 1:  # taps that a phase lacks stay zeros
+        t[t0 : t0 + phases * geo.tile_taps * geo.t_step] = 0
     for c in range(0, geo.c, UNPACKED):
         channels = min(UNPACKED, geo.c - c)
         for i in range(channels):
-            unpack_filters(
-                t, first + i * rows, step, w, w0 + (c + i) * geo.w_channel, geo.w_row, rows, variant
-            )
-        transform_filters(u, u0 + c * rows, geo.u_step, t, t0, geo.t_step, channels * rows, variant)
+            at = w0 + (c + i) * geo.w_channel
+            unpack_taps(t, t0 + i * rows, geo.t_step, places, geo.taps, w, at, geo.w_row, rows)
+        for phase in range(phases):
+            if not geo.filled >> phase & 1:
+                continue
+            to = phase // sources * geo.positions * geo.u_step + (phase % sources * geo.c + c) * rows
+            taps = t0 + phase * geo.tile_taps * geo.t_step
+            transform_filters(u, u0 + to, geo.u_step, t, taps, geo.t_step, channels * rows, variant)
 
 
 @jit.inner
@@ -184,16 +196,18 @@ def input_block(v, v0, x, border, geo, group, block, c0, c1, variant):
     t0, t1 = block_part(geo, block), block_part(geo, block + 1)
     lanes = geo.vl >> geo.shrink
     per_image = geo.tiles_h * geo.tiles_w
-    for c in range(c0, c1):
+    for number in range(geo.sources_h * (c1 - c0)):
+        phase, c = number // (c1 - c0), c0 + number % (c1 - c0)
         image, i, j = t0 // per_image, t0 % per_image // geo.tiles_w, t0 % geo.tiles_w
         t = t0
         while t < t1:
             count = min(lanes, geo.tiles_w - j, t1 - t)
             plane = ((image * geo.groups + group) * geo.c + c) * geo.h * geo.w
-            at = v0 + c * geo.ld + t - t0
+            at = v0 + (phase * geo.sources_w * geo.c + c) * geo.ld + t - t0
             transform_input(
-                v, at, geo.v_step, t - t0 + lanes <= geo.ld, count, x, plane,
-                border, i * geo.mh, geo.edges_at, geo.edges, j * geo.mw - geo.lo_w, geo.w, geo.shrink, variant,
+                v, at, geo.v_step, geo.c * geo.ld, t - t0 + lanes <= geo.ld, count, x, plane,
+                border, i * geo.mh * geo.stride_h + phase, geo.stride_h, geo.edges_at, geo.edges,
+                j * geo.mw * geo.stride_w + geo.first_w, geo.w, geo.shrink, variant,
             )  # fmt: skip
             t += count
             j += count
@@ -211,18 +225,21 @@ def multiply(m, m0, u, u0, v, v0, geo, block, p0, p1):
     vectors = -(-(block_part(geo, block + 1) - block_part(geo, block)) // geo.vl)
     columns = -(-vectors // geo.nr)
     first = part(geo.k, geo.panels, p0)
-    panel_size = geo.positions * geo.u_step
+    phases, depth = geo.steps_h * geo.steps_w, geo.sources_h * geo.sources_w * geo.c
     for position in range(geo.positions):
-        for p in range(p0, p1):
+        for i in range((p1 - p0) * phases):
+            p, phase = p0 + i // phases, i % phases
             row = part(geo.k, geo.panels, p)
             rows = part(geo.k, geo.panels, p + 1) - row
+            length = depth if phases == 1 or geo.filled >> phase & 1 else 0  # then zeros are written
+            to = m0 + position * geo.m_step + phase * geo.m_phase + (row - first) * geo.ld
             for column in range(columns):
                 j = part(vectors, columns, column)
                 tile(
-                    m, m0 + position * geo.m_step + (row - first) * geo.ld + j * geo.vl, geo.ld,
-                    u, u0 + (p - p0) * panel_size + position * geo.u_step,
+                    m, to + j * geo.vl, geo.ld,
+                    u, u0 + (i * geo.positions + position) * geo.u_step,
                     v, v0 + position * geo.v_step + j * geo.vl, geo.ld,
-                    geo.c, rows, part(vectors, columns, column + 1) - j, False,
+                    length, rows, part(vectors, columns, column + 1) - j, False,
                 )  # fmt: skip
 
 
@@ -233,23 +250,27 @@ def output_block(y, m, m0, geo, group, block, p0, p1, bias, activation, residual
     lanes = geo.vl >> geo.shrink
     per_image = geo.tiles_h * geo.tiles_w
     first = part(geo.k, geo.panels, p0)
-    for k in range(first, part(geo.k, geo.panels, p1)):
-        channel = group * geo.k + k
+    for number in range((part(geo.k, geo.panels, p1) - first) * geo.steps_h):
+        k, phase = number // geo.steps_h, number % geo.steps_h
+        channel = group * geo.k + first + k
+        lines = -(-(geo.p - phase) // geo.steps_h)
         image, i, j = t0 // per_image, t0 % per_image // geo.tiles_w, t0 % geo.tiles_w
         t = t0
         while t < t1:
             count = min(lanes, geo.tiles_w - j, t1 - t)
-            rows = min(geo.mh, geo.p - i * geo.mh)
-            columns = min(count * geo.mw, geo.q - j * geo.mw)
+            rows = min(geo.mh, lines - i * geo.mh)
+            column = j * geo.mw * geo.steps_w
+            columns = min(count * geo.mw * geo.steps_w, geo.q - column)
             plane = (image * geo.groups * geo.k + channel) * geo.p * geo.q
-            at = plane + i * geo.mh * geo.q + j * geo.mw
+            at = plane + (i * geo.mh * geo.steps_h + phase) * geo.q + column
             transform_output(
-                y, at, geo.q, rows, columns, m, m0 + (k - first) * geo.ld + t - t0, geo.m_step,
+                y, at, geo.q * geo.steps_h, rows, columns, m,
+                m0 + phase * geo.steps_w * geo.m_phase + k * geo.ld + t - t0, geo.m_step, geo.m_phase,
                 geo.shrink, variant,
             )  # fmt: skip
             if not plain:
                 for row in range(rows):
-                    start = at + row * geo.q
+                    start = at + row * geo.q * geo.steps_h
                     finish(y, start, columns, bias, channel, activation, residual, start)
             t += count
             j += count

@@ -8,9 +8,12 @@ Pixels of neighbouring tiles are m apart, so a row is loaded as whole vectors, m
 image (zeros cost nothing; pixels that a border repeats are put in one by one), and split into its m phases
 by shuffles; the r - 1 pixels that a tile shares with the next one are the next lane's.  Both passes of a transform meet in a small table on the stack.
 
-F(m, r) of both axes is known when code is generated: it travels in the *type* of ``variant``, a tuple of four tuples
-whose lengths are (m, r) of the rows and (m, r) of the columns.  One kernel thus serves all
-variants, and its cache entry is keyed by them.
+Of a strided convolution (`phases.py`) the even and the odd pixels of a row are two rows, told apart as they are
+loaded, or woven together as they are stored.
+
+F(m, r) of both axes is known when code is generated: it travels in the *type* of ``variant``, a tuple of tuples
+whose lengths are (m, r) of the rows, (m, r) of the columns, and how columns are split (`SPLITS`) and woven.  One
+kernel thus serves all variants, and its cache entry is keyed by them.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ from fastconv.algorithms.straight import Vectors
 from fastconv.algorithms.winograd.transforms import ROWS, Matrix, apply, matrices
 from fastconv.gemm.move import I32, lanes_between, masked_load, masked_store
 from fastconv.gemm.tile import I64, data, element, load, splat, store
+
+# (stride, phases of it that are read) by a variant's fifth length
+SPLITS = {1: (1, 1), 2: (2, 2), 3: (2, 1)}
 
 
 def widths(vl: int) -> list[int]:
@@ -120,46 +126,55 @@ def _for_each_width(context: Any, builder: Any, array: Any, shrink: Any, emit: A
 
 @intrinsic
 def transform_input(
-    typing, v, v0, step, whole, count, x, x0, border, row, edges_at, edges, column, columns, shrink, variant
-):
+    typing, v, v0, step, apart, whole, count, x, x0, border, row, stride, edges_at, edges, column, columns,
+    shrink, variant,
+):  # fmt: skip
     """Set ``v[v0 + position*step + tile] = (B d B^T)[position]`` for the tiles of one group of lanes.
 
     The plane, whose rows have ``columns`` pixels, is at ``x[x0]``; the first tile's first pixel is in column
-    ``column`` of it, which may lie outside, and in row ``border[row]``, or -1.  All lanes are stored where
-    ``whole``, else the first ``count``.
+    ``column`` of it, which may lie outside, and in row ``border[row]``, or -1; the next in row ``border[row + stride]``.
+    What comes of the odd columns is stored ``apart`` from the even ones'.  All lanes are stored where ``whole``,
+    else the first ``count``.
     """
     mh, rh, mw, rw = _mr(variant)
+    across, phases = SPLITS[variant.types[4].count]
     left, right = matrices(mh, rh)[2], matrices(mw, rw)[2]
 
     def codegen(context, builder, signature, arguments):
-        v, v0, step, whole, count, x, x0, border, row, edges_at, edges, column, columns, shrink, _ = arguments
+        v, v0, step, apart, whole, count, x, x0, border, row, stride, edges_at, edges, *rest = arguments
+        column, columns, shrink, _ = rest
         to = data(context, builder, signature.args[0], v, v0)
-        plane = data(context, builder, signature.args[5], x, x0)
-        rows = data(context, builder, signature.args[7], border, row)
-        pairs = data(context, builder, signature.args[7], border, edges_at)
+        plane = data(context, builder, signature.args[6], x, x0)
+        rows = data(context, builder, signature.args[8], border, row)
+        pairs = data(context, builder, signature.args[8], border, edges_at)
 
         def emit(vector, itemsize):
-            entry = _table(builder, vector, len(left[0]) * len(right))
+            tables = [_table(builder, vector, len(left[0]) * len(right)) for _ in range(phases)]
             _emit_rows(
-                builder, vector, itemsize, entry, right, mw, len(left[0]), plane, rows, pairs, edges, column,
-                columns,
+                builder, vector, itemsize, tables, across, right, mw, len(left[0]), plane, rows, stride, pairs,
+                edges, column, columns,
             )  # fmt: skip
-            _emit_columns(builder, vector, itemsize, entry, left, len(right), to, step, whole, count)
+            for phase, entry in enumerate(tables):
+                place = builder.gep(to, [builder.mul(apart, I64(phase))])
+                _emit_columns(builder, vector, itemsize, entry, left, len(right), place, step, whole, count)
 
         _for_each_width(context, builder, signature.args[0], shrink, emit)
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(v, i, i, types.boolean, i, x, i, border, i, i, i, i, i, i, variant), codegen
+    return types.void(v, i, i, i, types.boolean, i, x, i, border, i, i, i, i, i, i, i, variant), codegen
 
 
 def _emit_rows(
-    builder: Any, vector: Any, itemsize: int, entry: Any, matrix: Matrix, m: int, high: int,
-    plane: Any, rows: Any, pairs: Any, edges: Any, column: Any, columns: Any,
+    builder: Any, vector: Any, itemsize: int, tables: list[Any], across: int, matrix: Matrix, m: int, high: int,
+    plane: Any, rows: Any, stride: Any, pairs: Any, edges: Any, column: Any, columns: Any,
 ) -> None:  # fmt: skip
-    """Emit the loop over the ``high`` pixel rows of the tiles: load, split, transform along the row."""
+    """Emit the loop over the ``high`` pixel rows of the tiles: load, split, transform along the row.
+
+    Of every ``across`` pixels as many as there are tables begin a row of their own.
+    """
     lanes, wide = vector.count, len(matrix[0])
-    parts = -(-(lanes * m + wide - m) // lanes)
+    parts = -(-(lanes * m + wide - m) // lanes) * across
     masks = [
         lanes_between(builder, builder.add(column, I64(p * lanes)), I64(0), columns, list(range(lanes)))
         for p in range(parts)
@@ -170,7 +185,7 @@ def _emit_rows(
         builder.icmp_signed("<=", builder.add(column, I64(parts * lanes)), columns),
     )
     with cgutils.for_range(builder, I64(high)) as loop:
-        h = builder.load(builder.gep(rows, [loop.index]))
+        h = builder.load(builder.gep(rows, [builder.mul(loop.index, stride)]))
         inside = builder.icmp_signed(">=", h, I64(0))
         first = builder.gep(plane, [builder.mul(h, columns)])
         line = builder.gep(first, [column])
@@ -192,10 +207,15 @@ def _emit_rows(
             return [ir.Constant(vector, [0.0] * lanes)] * parts
 
         pixels = _choose(builder, inside, inside_parts, outside_parts)
-        outputs = apply(Vectors(builder, vector), matrix, _phases(builder, pixels, m, wide))
-        for j, value in enumerate(outputs):
-            at = builder.add(builder.mul(loop.index, I64(len(matrix))), I64(j))
-            builder.store(value, entry(at))
+        for phase, entry in enumerate(tables):
+            own = pixels
+            if across == 2:
+                picks = list(range(phase, 2 * lanes, 2))
+                own = [_pick(builder, pixels[p], pixels[p + 1], picks) for p in range(0, parts, 2)]
+            outputs = apply(Vectors(builder, vector), matrix, _phases(builder, own, m, wide))
+            for j, value in enumerate(outputs):
+                at = builder.add(builder.mul(loop.index, I64(len(matrix))), I64(j))
+                builder.store(value, entry(at))
 
 
 def _put_edges(builder: Any, row: list[Any], first: Any, pairs: Any, edges: Any, column: Any) -> None:
@@ -254,36 +274,48 @@ def _choose(builder: Any, condition: Any, first: Any, second: Any) -> list[Any]:
 
 
 @intrinsic
-def transform_output(typing, y, y0, pitch, rows, columns, v, v0, step, shrink, variant):
-    """Set ``y[y0 + i*pitch + j] = (A v A^T)[i, j]`` for i < rows, j < columns: tiles side by side."""
+def transform_output(typing, y, y0, pitch, rows, columns, v, v0, step, apart, shrink, variant):
+    """Set ``y[y0 + i*pitch + j] = (A v A^T)[i, j]`` for i < rows, j < columns: tiles side by side.
+
+    Where columns are woven, those of the tiles at v0 and of the tiles ``apart`` from them take turns.
+    """
     mh, rh, mw, rw = _mr(variant)
+    woven = variant.types[5].count
     high, wide = mh + rh - 1, mw + rw - 1
     a_high, a_wide = matrices(mh, rh)[0], matrices(mw, rw)[0]
 
     def codegen(context, builder, signature, arguments):
-        y, y0, pitch, rows, columns, v, v0, step, shrink, _ = arguments
+        y, y0, pitch, rows, columns, v, v0, step, apart, shrink, _ = arguments
         to = data(context, builder, signature.args[0], y, y0)
         source = data(context, builder, signature.args[5], v, v0)
 
         def emit(vector, itemsize):
             lanes = vector.count
-            entry = _table(builder, vector, mh * wide)
-            with cgutils.for_range(builder, I64(wide)) as loop:
-                at = builder.gep(source, [builder.mul(loop.index, step)])
-                inputs = [
-                    load(builder, builder.gep(at, [builder.mul(step, I64(i * wide))]), 0, vector, itemsize)
-                    for i in range(high)
-                ]
-                for i, value in enumerate(apply(Vectors(builder, vector), a_high, inputs)):
-                    builder.store(value, entry(builder.add(loop.index, I64(i * wide))))
-            full = builder.icmp_signed(">=", columns, I64(lanes * mw))
+            tables = [_table(builder, vector, mh * wide) for _ in range(woven)]
+            for phase, entry in enumerate(tables):
+                own = builder.gep(source, [builder.mul(apart, I64(phase))])
+                with cgutils.for_range(builder, I64(wide)) as loop:
+                    at = builder.gep(own, [builder.mul(loop.index, step)])
+                    inputs = [
+                        load(
+                            builder, builder.gep(at, [builder.mul(step, I64(i * wide))]), 0, vector, itemsize
+                        )
+                        for i in range(high)
+                    ]
+                    for i, value in enumerate(apply(Vectors(builder, vector), a_high, inputs)):
+                        builder.store(value, entry(builder.add(loop.index, I64(i * wide))))
+            full = builder.icmp_signed(">=", columns, I64(lanes * mw * woven))
             masks = [
-                lanes_between(builder, I64(p * lanes), I64(0), columns, list(range(lanes))) for p in range(mw)
+                lanes_between(builder, I64(p * lanes), I64(0), columns, list(range(lanes)))
+                for p in range(mw * woven)
             ]
             with cgutils.for_range(builder, rows) as loop:
                 base = builder.mul(loop.index, I64(wide))
-                inputs = [builder.load(entry(builder.add(base, I64(j)))) for j in range(wide)]
-                parts = _merge(builder, apply(Vectors(builder, vector), a_wide, inputs))
+                phases = []
+                for entry in tables:
+                    inputs = [builder.load(entry(builder.add(base, I64(j)))) for j in range(wide)]
+                    phases.append(apply(Vectors(builder, vector), a_wide, inputs))
+                parts = _merge(builder, [value for pixel in zip(*phases, strict=True) for value in pixel])
                 line = builder.gep(to, [builder.mul(loop.index, pitch)])
                 with builder.if_else(full) as (all_lanes, some):
                     with all_lanes:
@@ -298,17 +330,13 @@ def transform_output(typing, y, y0, pitch, rows, columns, v, v0, step, shrink, v
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(y, i, i, i, i, v, i, i, i, variant), codegen
+    return types.void(y, i, i, i, i, v, i, i, i, i, variant), codegen
 
 
 @intrinsic
 def unpack_filters(typing, t, t0, step, w, w0, row_stride, rows, variant):
-    """Set ``t[t0 + tap*step + m] = w[w0 + m*row_stride + tap]`` for m < rows <= 8: eight lanes are stored.
-
-    A row's taps are loaded as (masked) vectors of eight, and transposed by three butterflies of shuffles.
-    """
+    """Set ``t[t0 + tap*step + m] = w[w0 + m*row_stride + tap]`` for m < rows <= 8: eight lanes are stored."""
     _, rh, _, rw = _mr(variant)
-    taps = rh * rw
 
     def codegen(context, builder, signature, arguments):
         t, t0, step, w, w0, row_stride, rows, _ = arguments
@@ -316,29 +344,55 @@ def unpack_filters(typing, t, t0, step, w, w0, row_stride, rows, variant):
         source = data(context, builder, signature.args[3], w, w0)
         itemsize = signature.args[0].dtype.bitwidth // 8
         vector = ir.VectorType(element(signature.args[0]), ROWS)
-        last = builder.sub(rows, I64(1))
-        lines = []
-        for m in range(ROWS):
-            clamped = builder.select(builder.icmp_signed("<", I64(m), rows), I64(m), last)
-            lines.append(builder.gep(source, [builder.mul(clamped, row_stride)]))
-        for first in range(0, taps, ROWS):
-            here = min(ROWS, taps - first)
-            block = []
-            for line in lines:
-                at = builder.gep(line, [I64(first)])
-                if here == ROWS:
-                    block.append(load(builder, at, 0, vector, itemsize))
-                else:
-                    mask = ir.Constant(
-                        ir.VectorType(ir.IntType(1), ROWS), [int(e < here) for e in range(ROWS)]
-                    )
-                    block.append(masked_load(builder, at, mask, vector, itemsize))
-            for tap, value in enumerate(_transposed(builder, block)[:here]):
+        for first in range(0, rh * rw, ROWS):
+            here = min(ROWS, rh * rw - first)
+            columns = _columns(builder, source, row_stride, rows, I64(first), I64(here), vector, itemsize)
+            for tap, value in enumerate(columns[:here]):
                 store(builder, value, builder.gep(to, [builder.mul(step, I64(first + tap))]), 0, itemsize)
         return context.get_dummy_value()
 
     i = types.int64
     return types.void(t, i, i, w, i, i, i, variant), codegen
+
+
+@intrinsic
+def unpack_taps(typing, t, t0, step, places, taps, w, w0, row_stride, rows):
+    """Set ``t[t0 + places[tap]*step + m] = w[w0 + m*row_stride + tap]``, as above; of whole eights of taps."""
+
+    def codegen(context, builder, signature, arguments):
+        t, t0, step, places, taps, w, w0, row_stride, rows = arguments
+        to = data(context, builder, signature.args[0], t, t0)
+        table = data(context, builder, signature.args[3], places, I64(0))
+        source = data(context, builder, signature.args[5], w, w0)
+        itemsize = signature.args[0].dtype.bitwidth // 8
+        vector = ir.VectorType(element(signature.args[0]), ROWS)
+        with cgutils.for_range_slice(builder, I64(0), taps, I64(ROWS), I64) as (first, _):
+            left = builder.sub(taps, first)
+            columns = _columns(builder, source, row_stride, rows, first, left, vector, itemsize)
+            for tap, value in enumerate(columns):
+                place = builder.load(builder.gep(table, [builder.add(first, I64(tap))]))
+                store(builder, value, builder.gep(to, [builder.mul(step, place)]), 0, itemsize)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(t, i, i, places, i, w, i, i, i), codegen
+
+
+def _columns(
+    builder: Any, source: Any, row_stride: Any, rows: Any, first: Any, count: Any, vector: Any, itemsize: int
+) -> list[Any]:  # fmt: skip
+    """Return taps first .. first + 8 of eight rows, each as a vector; of rows and taps beyond their number anything.
+
+    A row's taps are loaded as (masked) vectors of eight, and transposed by three butterflies of shuffles.
+    """
+    mask = lanes_between(builder, I64(0), I64(0), count, list(range(ROWS)))
+    last = builder.sub(rows, I64(1))
+    block = []
+    for m in range(ROWS):
+        clamped = builder.select(builder.icmp_signed("<", I64(m), rows), I64(m), last)
+        at = builder.gep(source, [builder.add(builder.mul(clamped, row_stride), first)])
+        block.append(masked_load(builder, at, mask, vector, itemsize))
+    return _transposed(builder, block)
 
 
 def _transposed(builder: Any, rows: list[Any]) -> list[Any]:

@@ -1,0 +1,91 @@
+"""Strided convolutions as sums of convolutions at stride 1, so that tiles serve them too.
+
+Forward at stride 2: of the source its even and its odd pixels are told apart along each axis, and so are the
+kernel's taps.  Each phase of the source meets its taps at stride 1, and phases are summed over as channels are:
+
+    y[k, p] = sum over c and phases i, j  of  (x[c, 2p + i] * w[k, c, i::2])[p]        3 taps: 2 and 1, 5: 3 and 2
+
+The input gradient is the transpose: all phases of the result read the same tiles of grad_output, each by its
+own taps, and are woven together as they are stored.  Tiles of all phases have the taps of the largest; those
+that a smaller one lacks are zeros.  F(4x4, 3x3) then multiplies 4 * 36 times for 16 results of a 5x5 kernel
+instead of 400 times; 3x3 by F(4x4, 2x2) 100 times instead of 144, by F(5x5, 2x2) 144 times for 25 instead of 225.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from fastconv.algorithms.correlation import AxisPass, axis_pass
+from fastconv.problem import ConvProblem, Direction
+
+
+@dataclass(frozen=True, slots=True)
+class TileAxis:
+    """One axis of tiles: tap ``a`` of a phase of the source reads pixel ``first + phase + stride*(position + a)``."""
+
+    taps: int  # of each phase: r of F(m, r)
+    first: int
+    stride: int
+    sources: int  # phases of the source that are read, from 0 on
+    steps: int  #   phases of the result
+    outputs: int  # positions of a phase
+    places: dict[int, tuple[int, int]]  # of taps of the kernel: (phase of the result or of the source, tap)
+
+    @classmethod
+    def of(cls, axis: AxisPass) -> TileAxis:
+        offsets = axis.offsets or [0]
+        first = offsets[0]
+        places = {
+            tap: (step + (offset - first) % axis.stride, (offset - first) // axis.stride)
+            for step, phase in enumerate(axis.taps)
+            for tap, offset in phase
+        }
+        sources = 1 + max((o - first) % axis.stride for o in offsets)
+        taps = 1 + (offsets[-1] - first) // axis.stride
+        return cls(taps, first, axis.stride, sources, axis.step, axis.outputs, places)
+
+    @property
+    def phases(self) -> int:
+        """Phases of the source or of the result."""
+        return self.sources * self.steps
+
+    @property
+    def filled(self) -> list[bool]:
+        """Of each phase, whether taps reach it: of a dilated input gradient some results are zeros."""
+        return [any(phase == i for phase, _ in self.places.values()) for i in range(self.phases)]
+
+    @property
+    def split(self) -> int:
+        """How a row of the source is split, as `lanes.SPLITS` has it."""
+        return 1 if self.stride == 1 else 1 + 2 // self.sources
+
+
+POINT = TileAxis(1, 0, 1, 1, 1, 1, {0: (0, 0)})  # the axis that a row of pixels lacks
+
+
+@functools.lru_cache(maxsize=64)
+def tile_axes(problem: ConvProblem, direction: Direction) -> tuple[TileAxis, TileAxis]:
+    """Return the axes of the tiles of forward, which are the weight gradient's, or of the input gradient."""
+    if direction is Direction.WEIGHT_GRAD:
+        direction = Direction.FORWARD
+    axes = (TileAxis.of(axis_pass(a, direction)) for a in problem.axes)
+    return (POINT, *axes)[-2:]  # type: ignore[return-value]
+
+
+def taps_of(problem: ConvProblem, direction: Direction) -> tuple[int, int]:
+    """Return r of F(m, r) along both axes."""
+    rows, columns = tile_axes(problem, direction)
+    return rows.taps, columns.taps
+
+
+def counts(problem: ConvProblem, direction: Direction) -> tuple[int, int, int]:
+    """Return what is summed over, and results, of a group, with their filled phases; and the number of these."""
+    rows, columns = tile_axes(problem, direction)
+    source, result = problem.c // problem.groups, problem.k // problem.groups
+    if direction is Direction.INPUT_GRAD:
+        source, result = result, source
+    phases = sum(rows.filled) * sum(columns.filled)
+    if direction is Direction.INPUT_GRAD:
+        return source, result * phases, phases
+    return source * phases, result, phases
