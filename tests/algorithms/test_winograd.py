@@ -123,7 +123,7 @@ def test_reasons(line, word):
         "n2 c4 k6 i9x40 f5x5 s2 p2 g2 reflect",
         "n1 c9 k7 i21x11 f3x3 s2 d2 p1",  # odd pixels alone are read, and get a gradient
         "n2 c6 k5 i14x9 f5x3 s2x1 p1",
-        "n1 c3 k2 i1x9 f5x5 s2 p3x2",  # fewer rows than phases: some taps reach none
+        "n1 c3 k2 i1x9 f5x5 s2 p2",  # fewer rows than phases: some taps reach none
         "n3 c2 k9 i40 f6 s2 p2:3",
     ],
 )

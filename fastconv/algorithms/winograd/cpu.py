@@ -3,8 +3,8 @@
     V[position][c][tile] = B d B^T      U[panel][position][c][mr] = G g G^T      M[position][k][tile] = U V
 
 Of a strided convolution c runs over the phases of the source as well, or k over those of the result (`phases.py`):
-V[position][phase][c][tile], U[panel][phase of the result][position][phase of the source][c][mr],
-M[position][phase][k][tile].
+V[position][phase, c][tile], U[panel][phase of the result][position][phase of the source, c][mr],
+M[position][phase][k][tile]; phases are in turn for every `UNPACKED` channels, as filters are transformed.
 
 Tiles are numbered through rows and images, so that vectors of M and V are full however small a map is,
 and cut into blocks of ``ld``.  A transform runs along one row of tiles at a time and stores whole
@@ -178,7 +178,8 @@ def weight_panel(u, u0, w, places, geo, group, panel, t, t0, variant):
         for phase in range(phases):
             if not geo.filled >> phase & 1:
                 continue
-            to = phase // sources * geo.positions * geo.u_step + (phase % sources * geo.c + c) * rows
+            step = c * sources + phase % sources * channels
+            to = phase // sources * geo.positions * geo.u_step + step * rows
             taps = t0 + phase * geo.tile_taps * geo.t_step
             transform_filters(u, u0 + to, geo.u_step, t, taps, geo.t_step, channels * rows, variant)
 
@@ -198,14 +199,17 @@ def input_block(v, v0, x, border, geo, group, block, c0, c1, variant):
     per_image = geo.tiles_h * geo.tiles_w
     for number in range(geo.sources_h * (c1 - c0)):
         phase, c = number // (c1 - c0), c0 + number % (c1 - c0)
+        first = c // UNPACKED * UNPACKED
+        channels = min(UNPACKED, geo.c - first)
+        row = first * geo.sources_h * geo.sources_w + phase * geo.sources_w * channels + c - first
         image, i, j = t0 // per_image, t0 % per_image // geo.tiles_w, t0 % geo.tiles_w
         t = t0
         while t < t1:
             count = min(lanes, geo.tiles_w - j, t1 - t)
             plane = ((image * geo.groups + group) * geo.c + c) * geo.h * geo.w
-            at = v0 + (phase * geo.sources_w * geo.c + c) * geo.ld + t - t0
+            at = v0 + row * geo.ld + t - t0
             transform_input(
-                v, at, geo.v_step, geo.c * geo.ld, t - t0 + lanes <= geo.ld, count, x, plane,
+                v, at, geo.v_step, channels * geo.ld, t - t0 + lanes <= geo.ld, count, x, plane,
                 border, i * geo.mh * geo.stride_h + phase, geo.stride_h, geo.edges_at, geo.edges,
                 j * geo.mw * geo.stride_w + geo.first_w, geo.w, geo.shrink, variant,
             )  # fmt: skip
