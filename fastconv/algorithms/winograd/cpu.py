@@ -25,11 +25,8 @@ import numba
 
 from fastconv import jit
 from fastconv.activations import finish
-from fastconv.algorithms.winograd.lanes import (
-    transform_input,
-    transform_output,
-    unpack_taps,
-)
+from fastconv.algorithms.winograd.filters import unpack_taps
+from fastconv.algorithms.winograd.lanes import transform_input, transform_output
 from fastconv.algorithms.winograd.pixels.lanes import transform_filters
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.tile import tile

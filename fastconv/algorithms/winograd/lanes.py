@@ -1,8 +1,7 @@
-"""The three transforms as vector code: a lane is a tile, and successive lanes are neighbours in a row.
+"""Two of the three transforms as vector code: a lane is a tile, and successive lanes are neighbours in a row.
 
 * `transform_input`   alpha x alpha pixels of every tile -> one vector for each of the alpha**2 positions;
-* `transform_output`  such vectors -> m x m pixels of every tile;
-* `unpack_filters`: kernels side by side, for `pixels.lanes.transform_filters`.
+* `transform_output`  such vectors -> m x m pixels of every tile.
 
 Pixels of neighbouring tiles are m apart, so a row is loaded as whole vectors, masked where it leaves the
 image (zeros cost nothing; pixels that a border repeats are put in one by one), and split into its m phases
@@ -26,7 +25,7 @@ from numba.extending import intrinsic
 
 from fastconv import machine
 from fastconv.algorithms.straight import Vectors
-from fastconv.algorithms.winograd.transforms import ROWS, Matrix, apply, matrices
+from fastconv.algorithms.winograd.transforms import Matrix, apply, matrices
 from fastconv.gemm.move import I32, lanes_between, masked_load, masked_store
 from fastconv.gemm.tile import I64, data, element, load, splat, store
 
@@ -331,83 +330,3 @@ def transform_output(typing, y, y0, pitch, rows, columns, v, v0, step, apart, sh
 
     i = types.int64
     return types.void(y, i, i, i, i, v, i, i, i, i, variant), codegen
-
-
-@intrinsic
-def unpack_filters(typing, t, t0, step, w, w0, row_stride, rows, variant):
-    """Set ``t[t0 + tap*step + m] = w[w0 + m*row_stride + tap]`` for m < rows <= 8: eight lanes are stored."""
-    _, rh, _, rw = _mr(variant)
-
-    def codegen(context, builder, signature, arguments):
-        t, t0, step, w, w0, row_stride, rows, _ = arguments
-        to = data(context, builder, signature.args[0], t, t0)
-        source = data(context, builder, signature.args[3], w, w0)
-        itemsize = signature.args[0].dtype.bitwidth // 8
-        vector = ir.VectorType(element(signature.args[0]), ROWS)
-        for first in range(0, rh * rw, ROWS):
-            here = min(ROWS, rh * rw - first)
-            columns = _columns(builder, source, row_stride, rows, I64(first), I64(here), vector, itemsize)
-            for tap, value in enumerate(columns[:here]):
-                store(builder, value, builder.gep(to, [builder.mul(step, I64(first + tap))]), 0, itemsize)
-        return context.get_dummy_value()
-
-    i = types.int64
-    return types.void(t, i, i, w, i, i, i, variant), codegen
-
-
-@intrinsic
-def unpack_taps(typing, t, t0, step, places, taps, w, w0, row_stride, rows):
-    """Set ``t[t0 + places[tap]*step + m] = w[w0 + m*row_stride + tap]``, as above; of whole eights of taps."""
-
-    def codegen(context, builder, signature, arguments):
-        t, t0, step, places, taps, w, w0, row_stride, rows = arguments
-        to = data(context, builder, signature.args[0], t, t0)
-        table = data(context, builder, signature.args[3], places, I64(0))
-        source = data(context, builder, signature.args[5], w, w0)
-        itemsize = signature.args[0].dtype.bitwidth // 8
-        vector = ir.VectorType(element(signature.args[0]), ROWS)
-        with cgutils.for_range_slice(builder, I64(0), taps, I64(ROWS), I64) as (first, _):
-            left = builder.sub(taps, first)
-            columns = _columns(builder, source, row_stride, rows, first, left, vector, itemsize)
-            for tap, value in enumerate(columns):
-                place = builder.load(builder.gep(table, [builder.add(first, I64(tap))]))
-                store(builder, value, builder.gep(to, [builder.mul(step, place)]), 0, itemsize)
-        return context.get_dummy_value()
-
-    i = types.int64
-    return types.void(t, i, i, places, i, w, i, i, i), codegen
-
-
-def _columns(
-    builder: Any, source: Any, row_stride: Any, rows: Any, first: Any, count: Any, vector: Any, itemsize: int
-) -> list[Any]:  # fmt: skip
-    """Return taps first .. first + 8 of eight rows, each as a vector; of rows and taps beyond their number anything.
-
-    A row's taps are loaded as (masked) vectors of eight, and transposed by three butterflies of shuffles.
-    """
-    mask = lanes_between(builder, I64(0), I64(0), count, list(range(ROWS)))
-    last = builder.sub(rows, I64(1))
-    block = []
-    for m in range(ROWS):
-        clamped = builder.select(builder.icmp_signed("<", I64(m), rows), I64(m), last)
-        at = builder.gep(source, [builder.add(builder.mul(clamped, row_stride), first)])
-        block.append(masked_load(builder, at, mask, vector, itemsize))
-    return _transposed(builder, block)
-
-
-def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
-    """Return the columns of a square block."""
-    size = len(rows)
-    half = size // 2
-    while half:
-        new = list(rows)
-        for i in range(size):
-            if i & half:
-                continue
-            low = [j if not j & half else size + j - half for j in range(size)]
-            high = [j + half if not j & half else size + j for j in range(size)]
-            new[i] = _pick(builder, rows[i], rows[i + half], low)
-            new[i + half] = _pick(builder, rows[i], rows[i + half], high)
-        rows = new
-        half //= 2
-    return rows

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastconv import jit
 from fastconv.activations import finish
-from fastconv.algorithms.winograd.lanes import unpack_filters
+from fastconv.algorithms.winograd.filters import unpack_filters
 from fastconv.algorithms.winograd.pixels.lanes import transform_filters, transform_pixels, transform_results
 from fastconv.algorithms.winograd.transforms import ROWS
 from fastconv.gemm.gathered import pixel_rows, tile_gathered
