@@ -79,6 +79,7 @@ def taps_of(problem: ConvProblem, direction: Direction) -> tuple[int, int]:
     return rows.taps, columns.taps
 
 
+@functools.lru_cache(maxsize=64)
 def counts(problem: ConvProblem, direction: Direction) -> tuple[int, int, int]:
     """Return what is summed over, and results, of a group, with their filled phases; and the number of these."""
     rows, columns = tile_axes(problem, direction)
