@@ -24,7 +24,9 @@ from fastconv import jit
 from fastconv.gemm.move import transpose, write_rows
 from fastconv.gemm.schedule import part
 
-CHANNELS = 32  # of the sum packed at a time: their rows of w stay in cache for all panels
+CHANNELS = (
+    16  # of the sum packed at a time: their rows of w stay in cache for all panels, also a power of two apart
+)
 
 
 class WeightView(NamedTuple):
@@ -80,9 +82,12 @@ def load_panels(dst, to, w, view, group, p0, p1, panels, c0, c1):
     """Write channels c0..c1 of panels p0..p1 to ``dst[to:]``, if the tile needs them there."""
     if loaded(view):
         first = part(view.m, panels, p0)
-        for p in range(p0, p1):
-            at, _, _ = panel_at(view, to, group, first, part(view.m, panels, p), 0, c0, c1)
-            load_panel(dst, at, w, view, group, p, panels, c0, c1)
+        for c in range(c0, c1, CHANNELS):
+            for p in range(p0, p1):
+                m0, m1 = part(view.m, panels, p), part(view.m, panels, p + 1)
+                at, _, _ = panel_at(view, to, group, first, m0, m1 - m0, c0, c1)
+                at += (c - c0) * view.taps * (m1 - m0)
+                load_panel(dst, at, w, view, group, p, panels, c, min(c + CHANNELS, c1))
 
 
 @jit.inner

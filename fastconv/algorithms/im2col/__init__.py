@@ -159,6 +159,7 @@ class LoweredPass(BlockedPass):
             product = multiply(rows, tile.nr, p.reduction, itemsize)
             slice_cycles = p.channels * lowered * LOWER * tile.nr + product
             loads = LOAD * weights * (p.m / self.column_blocks if stay and not self.loads else rows)
+            loads *= 1 + self.loads  # read and written
             # the work shared out, and half of a task that one core is late
             tasks = p.groups * row_blocks * self.column_blocks
             shared = p.groups * row_blocks * slices * slice_cycles + tasks * loads

@@ -4,7 +4,8 @@ Matrix B has a row per (channel, source offset that a tap has) and a column per 
 owns a block of columns and of result channels.  It goes through the reduction in chunks of KC rows, and in
 each through slices of B as wide as the tile: a slice is lowered into scratch (KC x NR vectors, half of L1) and
 multiplied by every panel of the weights, which stream from L2.  Sums of a chunk stay in scratch; the last
-chunk's tiles add them, apply bias and activation and write results to their places.
+chunk's tiles add them, apply bias and activation and write results to their places.  Where rows of B are those of
+the source (1x1), the first panel's tile lowers the slice as it reads it: waiting for memory is hidden behind products.
 """
 
 from __future__ import annotations
