@@ -84,6 +84,9 @@ def at_once(
 
     Then the kernels take both operands as they are, and so they and the integers make the key of its plan.
     """
+    memory = "nchw"
+    if type(images) is np.ndarray and images.ndim == rank + 2 and not images.flags.c_contiguous:
+        images, memory = to_last(images), "nhwc"
     if (
         ready(images, other)
         and images.ndim == rank + 2
@@ -91,7 +94,7 @@ def at_once(
         and layout == arguments.LAYOUTS[rank][0]
         and padding_mode == "zeros"
     ):
-        return rank, stride, padding, dilation, groups, "nchw", padding_mode
+        return rank, stride, padding, dilation, groups, memory, padding_mode
     return None
 
 
@@ -147,10 +150,11 @@ def forward(
         p = plan.find("forward", input.shape, weight.shape, dtype, known, algorithm, workspace)
         if bias is not None:
             check_bias(bias, p.problem)
-        y = reuse.empty(p.shape, dtype)
-        code = activation_code(activation, dtype)
-        p.run(input, weight, y, p.nothing if bias is None else bias, code, p.nothing)
-        return y
+        if p.problem.layout == known[5]:
+            y = empty(p.shape, dtype, known[5])
+            code = activation_code(activation, dtype)
+            p.run(input, weight, y, p.nothing if bias is None else bias, code, p.nothing)
+            return y
     x, w = operand(input, "input"), operand(weight, "weight")
     b = None if bias is None else operand(bias, "bias")
     form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
@@ -214,9 +218,10 @@ def input_grad(
     if known and len(size) == rank + 2 and out is None:
         p = plan.find("input_grad", size, weight.shape, weight.dtype, known, algorithm, workspace)
         check_grad_output(grad_output.shape, p.problem, AS_IS)
-        gx = reuse.empty(size, weight.dtype)
-        p.run(grad_output, weight, gx, p.nothing, 0, p.nothing)
-        return gx
+        if p.problem.layout == known[5]:
+            gx = empty(size, weight.dtype, known[5])
+            p.run(grad_output, weight, gx, p.nothing, 0, p.nothing)
+            return gx
     w, gy = operand(weight, "weight"), operand(grad_output, "grad_output")
     form = Form(len(size) != rank + 1, arguments.channels_last(layout, rank))
     size, given, gy = form.taken_shape(size), gy.shape, form.taken(gy)
@@ -251,7 +256,7 @@ def weight_grad(
     """Return gw."""
     size = arguments.shape(weight_size, "weight_size")
     known = at_once(rank, input, grad_output, stride, padding, dilation, groups, layout, padding_mode)
-    if known and out is None:
+    if known and known[5] == "nchw" and out is None:
         p = plan.find("weight_grad", input.shape, size, input.dtype, known, algorithm, workspace)
         check_grad_output(grad_output.shape, p.problem, AS_IS)
         gw = reuse.empty(size, input.dtype)
