@@ -109,7 +109,7 @@ CYCLES: dict[str, dict[str, float]] = {
     },
     "im2col": {
         "products": 1.4,
-        "lower": 3.6,
+        "lower": 5,
         "lower strided": 5.16,
         "lower in tile": 2,
         "weights": 5.38,
