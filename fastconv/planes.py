@@ -20,7 +20,7 @@ from fastconv import jit, threads
 from fastconv.arrays import Array, common, contiguous, empty
 from fastconv.gemm.move import I32, lanes_between, masked_load
 from fastconv.gemm.schedule import part
-from fastconv.gemm.tile import I64, data, element, load, splat, store
+from fastconv.gemm.tile import I64, data, element, load, shuffled, splat, store
 
 LANES, TOGETHER = 16, 4
 
@@ -89,7 +89,7 @@ def _reduction(name: str, start: float, join: Callable[[Any, Any, Any], Any]) ->
                 count = a.type.count * (2 if len(vectors) > 1 else 1)
                 low = [begin + j for begin in range(0, count, length) for j in range(half)]
                 high = [at + half for at in low]
-                together.append(join(builder, *(_picked(builder, a, b, picks) for picks in (low, high))))
+                together.append(join(builder, *(shuffled(builder, a, b, picks) for picks in (low, high))))
             vectors, length = together, half
         return vectors[0]
 
@@ -124,10 +124,6 @@ def _reduction(name: str, start: float, join: Callable[[Any, Any, Any], Any]) ->
 
     of_one.__name__, of_some.__name__ = name, f"{name}_of_some"
     return of_one, of_some
-
-
-def _picked(builder: Any, a: Any, b: Any, picks: list[int]) -> Any:
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(picks)), picks))
 
 
 _total, _totals = _reduction("total", 0.0, _sum_of)

@@ -7,11 +7,10 @@ from typing import Any
 from fastconv import arguments, plan
 from fastconv.activations import CODES
 from fastconv.arrays import AS_IS, Form
-from fastconv.convolve import Grads, read_need
+from fastconv.convolve import Grads, check_grad_output, read_need
 from fastconv.cuda.memory import Memory, common, operand
 from fastconv.cuda.replay import replayed
 from fastconv.cuda.tape import LISTENING
-from fastconv.problem import ConvProblem
 from fastconv.transpose import problem_of
 
 
@@ -88,7 +87,7 @@ def _solve(
     dtype = common(first, second, *(m for m in (bias, residual) if m is not None))
     p = plan.find(direction, size, weight_size, dtype, walk, algorithm, workspace, device="cuda")
     if expected is not None:
-        _check_gradient(expected, p.problem, form)
+        check_grad_output(expected, p.problem, form)
     if bias is not None and bias.shape != (p.shape[1],):
         raise ValueError(
             f"bias must have the shape ({p.shape[1]},) of the result's channels, got {bias.shape}"
@@ -112,38 +111,18 @@ def _solve(
     return delivered(y, inside, form, out)
 
 
-def _check_gradient(shape: tuple[int, ...], problem: ConvProblem, form: Form) -> None:
-    if shape != (expected := form.given_shape(problem.output_shape)):
-        raise ValueError(f"grad_output must have the output's shape {expected}, got {shape}")
-
-
 @replayed(out=12, input=1, weight=2, bias=3, residual=9)
 def forward(
     rank: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any,
     activation: Any, residual: Any, algorithm: Any, workspace: Any, out: Any, layout: Any,
 ) -> Any:  # fmt: skip
     """Return y."""
-    name, form = (
-        activation_name(activation),
-        Form(input.ndim != rank + 1, arguments.channels_last(layout, rank)),
-    )
+    name = activation_name(activation)
+    form = Form(input.ndim != rank + 1, arguments.channels_last(layout, rank))
     x, w = taken(input, form), weight
     walk = arguments.walk(rank, stride, padding, dilation, groups, order(x, either=form.layout))
-    return _solve(
-        "forward",
-        form,
-        x.shape,
-        w.shape,
-        walk,
-        x,
-        w,
-        bias,
-        name,
-        algorithm,
-        workspace,
-        out,
-        residual=residual,
-    )
+    rest = {"algorithm": algorithm, "workspace": workspace, "out": out, "residual": residual}
+    return _solve("forward", form, x.shape, w.shape, walk, x, w, bias, name, **rest)
 
 
 @replayed(out=10, weight=2, grad_output=3)
@@ -195,7 +174,7 @@ def backward(
     x, given, gy = taken(input, form), grad_output.shape, taken(grad_output, form)
     dtype = common(x, w, gy)
     walk = arguments.walk(rank, stride, padding, dilation, groups, order(x, gy, either=form.layout))
-    _check_gradient(given, arguments.problem(x.shape, w.shape, dtype.name, walk), form)
+    check_grad_output(given, arguments.problem(x.shape, w.shape, dtype.name, walk), form)
     rest = {"algorithm": algorithm, "workspace": workspace}
     return Grads(
         _solve("input_grad", form, x.shape, w.shape, walk, gy, w, **rest) if "input" in wanted else None,
@@ -210,28 +189,13 @@ def transposed(
     dilation: Any, activation: Any, residual: Any, algorithm: Any, workspace: Any, out: Any, layout: Any,
 ) -> Any:  # fmt: skip
     """Return y of a transposed convolution: the input gradient of the opposite one."""
-    name, form = (
-        activation_name(activation),
-        Form(input.ndim != rank + 1, arguments.channels_last(layout, rank)),
-    )
+    name = activation_name(activation)
+    form = Form(input.ndim != rank + 1, arguments.channels_last(layout, rank))
     x, w = taken(input, form), weight
     memory = order(x, either=form.layout)
     size, walk = problem_of(rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation, memory)
-    return _solve(
-        "input_grad",
-        form,
-        size,
-        w.shape,
-        walk,
-        x,
-        w,
-        bias,
-        name,
-        algorithm,
-        workspace,
-        out,
-        residual=residual,
-    )
+    rest = {"algorithm": algorithm, "workspace": workspace, "out": out, "residual": residual}
+    return _solve("input_grad", form, size, w.shape, walk, x, w, bias, name, **rest)
 
 
 @replayed(out=None, input=1, weight=2, grad_output=3)

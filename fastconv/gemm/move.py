@@ -9,7 +9,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import jit, machine
-from fastconv.gemm.tile import I64, data, element, load, store
+from fastconv.gemm.tile import I64, data, element, load, shuffled, splat, store
 
 SLACK = 16  # elements: the widest vector
 I1, I32 = ir.IntType(1), ir.IntType(32)
@@ -44,13 +44,6 @@ def store_past(builder: Any, value: Any, pointer: Any, itemsize: int) -> None:
     builder.store(value, address, align=vector.count * itemsize).set_metadata("nontemporal", past_caches)
 
 
-def _broadcast(builder: Any, scalar: Any, count: int) -> Any:
-    vector = ir.VectorType(scalar.type, count)
-    first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, I32(0))
-    zeros = ir.Constant(ir.VectorType(I32, count), [0] * count)
-    return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), zeros)
-
-
 def lanes_between(builder: Any, first: Any, lo: Any, hi: Any, lanes: list[int]) -> Any:
     """Return the mask of lanes with ``lo <= first + lane < hi``; the bounds are within 2**31."""
     count = len(lanes)
@@ -58,8 +51,8 @@ def lanes_between(builder: Any, first: Any, lo: Any, hi: Any, lanes: list[int]) 
     below = builder.trunc(builder.sub(lo, first), I32)
     above = builder.trunc(builder.sub(hi, first), I32)
     return builder.and_(
-        builder.icmp_signed(">=", numbers, _broadcast(builder, below, count)),
-        builder.icmp_signed("<", numbers, _broadcast(builder, above, count)),
+        builder.icmp_signed(">=", numbers, splat(builder, below, numbers.type)),
+        builder.icmp_signed("<", numbers, splat(builder, above, numbers.type)),
     )
 
 
@@ -192,7 +185,7 @@ def _transpose_block(typing, dst, d, ldd, src, s, lds):
             load(builder, builder.gep(source, [builder.mul(lds, I64(i))]), 0, vector, itemsize)
             for i in range(BLOCK)
         ]
-        for j, value in enumerate(_butterflies(builder, lines)):
+        for j, value in enumerate(transposed(builder, lines)):
             store(builder, value, builder.gep(to, [builder.mul(ldd, I64(j))]), 0, itemsize)
         return context.get_dummy_value()
 
@@ -220,7 +213,7 @@ def _transpose_corner(typing, dst, d, ldd, src, s, lds, rows, columns):
             row = builder.select(builder.icmp_signed("<", I64(i), rows), I64(i), last)
             line = builder.gep(source, [builder.mul(lds, row)])
             lines.append(masked_load(builder, line, wide, vector, itemsize))
-        for j, value in enumerate(_butterflies(builder, lines)):
+        for j, value in enumerate(transposed(builder, lines)):
             with builder.if_then(builder.icmp_signed("<", I64(j), columns)):
                 masked_store(builder, value, builder.gep(to, [builder.mul(ldd, I64(j))]), high, itemsize)
         return context.get_dummy_value()
@@ -229,19 +222,19 @@ def _transpose_corner(typing, dst, d, ldd, src, s, lds, rows, columns):
     return types.void(dst, i, i, src, i, i, i, i), codegen
 
 
-def _butterflies(builder: Any, rows: list[Any]) -> list[Any]:
-    """Return the columns of an 8 x 8 block: three butterflies of shuffles."""
-    half = BLOCK // 2
+def transposed(builder: Any, rows: list[Any]) -> list[Any]:
+    """Return the columns of a square block of vectors: butterflies of shuffles, three for 8 x 8."""
+    size = len(rows)
+    half = size // 2
     while half:
         new = list(rows)
-        for i in range(BLOCK):
+        for i in range(size):
             if i & half:
                 continue
-            low = [j if not j & half else BLOCK + j - half for j in range(BLOCK)]
-            high = [j + half if not j & half else BLOCK + j for j in range(BLOCK)]
+            low = [j if not j & half else size + j - half for j in range(size)]
+            high = [j + half if not j & half else size + j for j in range(size)]
             for target, picks in ((i, low), (i + half, high)):
-                indices = ir.Constant(ir.VectorType(I32, BLOCK), picks)
-                new[target] = builder.shuffle_vector(rows[i], rows[i + half], indices)
+                new[target] = shuffled(builder, rows[i], rows[i + half], picks)
         rows = new
         half //= 2
     return rows

@@ -25,8 +25,8 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import jit, machine
-from fastconv.gemm.move import I1, I32, lanes_between, masked_load, masked_store
-from fastconv.gemm.tile import I64, data, element, load, store
+from fastconv.gemm.move import I1, lanes_between, masked_load, masked_store
+from fastconv.gemm.tile import I64, data, element, load, shuffled, store
 
 SEGMENT = 5  # numbers of a segment: to, from, count, lo, hi
 
@@ -96,9 +96,7 @@ def _copy(stride: int, phases: int) -> Any:
                                 for phase in range(phases):
                                     value = parts[0]
                                     if stride == 2:
-                                        picks = [2 * e + phase for e in range(vl)]
-                                        picks = ir.Constant(ir.VectorType(I32, vl), picks)
-                                        value = builder.shuffle_vector(*parts, picks)
+                                        value = shuffled(builder, *parts, [2 * e + phase for e in range(vl)])
                                     result = builder.gep(out, [builder.mul(apart, I64(phase))])
                                     store(builder, value, builder.gep(result, [v]), 0, itemsize)
             return context.get_dummy_value()
@@ -205,8 +203,7 @@ def _copy_all(stride: int) -> Any:
                         )
                         value = parts[0]
                         if stride == 2:
-                            picks = ir.Constant(ir.VectorType(I32, vl), [2 * e for e in range(vl)])
-                            value = builder.shuffle_vector(*parts, picks)
+                            value = shuffled(builder, *parts, [2 * e for e in range(vl)])
                         if mask is None:
                             store(builder, value, place, v * vl, itemsize)
                         else:

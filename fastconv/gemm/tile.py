@@ -20,6 +20,7 @@ of B are in L1, or near each other in L2, and A's panels stream from L2 at 3 byt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -46,8 +47,12 @@ def splat(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
     """Broadcast a scalar to every lane."""
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
-    return builder.shuffle_vector(first, undefined, zeros)
+    return shuffled(builder, first, undefined, [0] * vector.count)
+
+
+def shuffled(builder: Any, a: Any, b: Any, lanes: Sequence[int]) -> Any:
+    """Return a vector of lanes of two; those of the second are numbered after those of the first."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
 
 
 def fma(builder: Any, a: Any, b: Any, c: Any) -> Any:

@@ -9,8 +9,8 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import jit, machine
-from fastconv.gemm.move import I32, lanes_between, masked_store
-from fastconv.gemm.tile import I64, data, element, load, store
+from fastconv.gemm.move import lanes_between, masked_store
+from fastconv.gemm.tile import I64, data, element, load, shuffled, store
 
 
 def _weave(phases: int) -> Any:
@@ -47,10 +47,7 @@ def _weave(phases: int) -> Any:
                                     )
                                     picks = [e // 2 + vl * (e % 2) for e in range(2 * vl)]
                                     values = [
-                                        builder.shuffle_vector(
-                                            *values, ir.Constant(ir.VectorType(I32, vl), half)
-                                        )
-                                        for half in (picks[:vl], picks[vl:])
+                                        shuffled(builder, *values, half) for half in (picks[:vl], picks[vl:])
                                     ]
                                 for i, value in enumerate(values):
                                     if masked:

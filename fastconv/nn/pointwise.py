@@ -91,9 +91,7 @@ def _keep_and_sum(workers, gy, y, gx, sums, rows):
         row = rows[worker]
         for k in range(part(sums.size, workers, worker), part(sums.size, workers, worker + 1)):
             row[:] = 0
-            for n in range(
-                len(gy)
-            ):  # image upon image, which vectorises without changing the order of any sum
+            for n in range(len(gy)):  # image upon image: vectorised, and no sum changes its order
                 _keep_and_add(gy[n, k], y[n, k], gx[n, k], row)
             total = 0.0
             for q in range(row.size):

@@ -28,7 +28,7 @@ from numba.extending import intrinsic
 from fastconv import machine
 from fastconv.algorithms.direct.depthwise.lanes import load_lanes
 from fastconv.gemm.move import I32, lanes_between, masked_load, masked_store
-from fastconv.gemm.tile import I64, data, element, splat
+from fastconv.gemm.tile import I64, data, element, shuffled, splat
 
 BLOCK = 8  # rows of a wide map that a vector goes down: the masks at its edges serve all of them
 
@@ -129,7 +129,7 @@ class _Windows:
                 pixels = builder.select(mask, pixels, border)
                 for tap in range(min(self.stride, self.kernel - first)):
                     picks = [tap + self.stride * lane for lane in range(rows.vector.count)]
-                    take(_picked(builder, pixels, pixels, picks), builder.add(place, I64(tap)))
+                    take(shuffled(builder, pixels, pixels, picks), builder.add(place, I64(tap)))
 
         self.lines(line)
 
@@ -145,16 +145,13 @@ class _Windows:
                 parts += parts[-1:] * (len(parts) % 2)
                 length = range(2 * parts[0].type.count)
                 parts = [
-                    _picked(builder, a, b, list(length)) for a, b in zip(parts[::2], parts[1::2], strict=True)
+                    shuffled(builder, a, b, list(length))
+                    for a, b in zip(parts[::2], parts[1::2], strict=True)
                 ]
-            pixels = _picked(builder, parts[0], parts[0], order)
+            pixels = shuffled(builder, parts[0], parts[0], order)
             masked_store(builder, pixels, builder.gep(gx, [begin]), mask, rows.itemsize)
 
         self.lines(line)
-
-
-def _picked(builder: Any, a: Any, b: Any, picks: list[int]) -> Any:
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(picks)), picks))
 
 
 class _Largest:

@@ -123,10 +123,7 @@ def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | N
 
 def _by_channel(problem: ConvProblem, direction: Direction) -> bool:
     """Tell whether lanes are channels: each result is of one channel of the source."""
-    same = problem.k == problem.c
-    return (problem.k if direction is Direction.INPUT_GRAD else problem.c) == problem.groups and (
-        same or direction is not Direction.INPUT_GRAD
-    )
+    return problem.c == problem.groups and (problem.k == problem.c or direction is not Direction.INPUT_GRAD)
 
 
 def _cheapest(high: Fitting, wide: Fitting, n: int, channels: int, kernels: int) -> tuple[int, int, int]:

@@ -33,11 +33,9 @@ from fastconv.gemm.cuda import BK, Stages, Tile, nothing, summer
 
 OUTSIDE = 0x40000000  # a coordinate that no offset brings back
 MARKS = 29  # offsets that bits of a number can stand for, beside these
-PRESENT, NEVER, ALL = (
-    1 << 29,
-    1 << 30,
-    0xFFFFFFFF,
-)  # of rows of a tap, of rows without one, of columns past the last
+PRESENT = 1 << 29  # of rows of a tap,
+NEVER = 1 << 30  #   of rows without one,
+ALL = 0xFFFFFFFF  #  of columns past the last
 
 
 class Geometry(NamedTuple):

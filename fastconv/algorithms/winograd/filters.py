@@ -9,7 +9,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv.algorithms.winograd.transforms import ROWS
-from fastconv.gemm.move import I32, lanes_between, masked_load
+from fastconv.gemm.move import lanes_between, masked_load, transposed
 from fastconv.gemm.tile import I64, data, element, store
 
 
@@ -72,23 +72,4 @@ def _columns(
         clamped = builder.select(builder.icmp_signed("<", I64(m), rows), I64(m), last)
         at = builder.gep(source, [builder.add(builder.mul(clamped, row_stride), first)])
         block.append(masked_load(builder, at, mask, vector, itemsize))
-    return _transposed(builder, block)
-
-
-def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
-    """Return the columns of a square block."""
-    size = len(rows)
-    half = size // 2
-    while half:
-        new = list(rows)
-        for i in range(size):
-            if i & half:
-                continue
-            low = [j if not j & half else size + j - half for j in range(size)]
-            high = [j + half if not j & half else size + j for j in range(size)]
-            for to, picks in ((i, low), (i + half, high)):
-                lanes = ir.Constant(ir.VectorType(I32, size), picks)
-                new[to] = builder.shuffle_vector(rows[i], rows[i + half], lanes)
-        rows = new
-        half //= 2
-    return rows
+    return transposed(builder, block)

@@ -26,8 +26,8 @@ from numba.extending import intrinsic
 from fastconv import machine
 from fastconv.algorithms.straight import Vectors
 from fastconv.algorithms.winograd.transforms import Matrix, apply, matrices
-from fastconv.gemm.move import I32, lanes_between, masked_load, masked_store
-from fastconv.gemm.tile import I64, data, element, load, splat, store
+from fastconv.gemm.move import lanes_between, masked_load, masked_store
+from fastconv.gemm.tile import I64, data, element, load, shuffled, splat, store
 
 # (stride, phases of it that are read) by a variant's fifth length
 SPLITS = {1: (1, 1), 2: (2, 2), 3: (2, 1)}
@@ -42,10 +42,6 @@ def _mr(variant: Any) -> list[int]:
     return [t.count for t in variant.types[:4]]
 
 
-def _pick(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
-
-
 def _split(builder: Any, parts: list[Any]) -> list[Any]:
     """Return phase j = elements j, j + m, j + 2m, ... of the m parts of one long vector."""
     m, lanes = len(parts), parts[0].type.count
@@ -53,7 +49,10 @@ def _split(builder: Any, parts: list[Any]) -> list[Any]:
         return parts
     if m % 2 == 0:  # halve: all even elements, all odd elements
         even, odd = (
-            [_pick(builder, parts[i], parts[i + 1], list(range(first, 2 * lanes, 2))) for i in range(0, m, 2)]
+            [
+                shuffled(builder, parts[i], parts[i + 1], list(range(first, 2 * lanes, 2)))
+                for i in range(0, m, 2)
+            ]
             for first in (0, 1)
         )
         pairs = zip(_split(builder, even), _split(builder, odd), strict=True)
@@ -70,7 +69,7 @@ def _merge(builder: Any, phases: list[Any]) -> list[Any]:
         zips = ([i // 2 + (i % 2) * lanes + half for i in range(lanes)] for half in (0, lanes // 2))
         zips = list(zips)
         even, odd = _merge(builder, phases[::2]), _merge(builder, phases[1::2])
-        return [_pick(builder, e, o, z) for e, o in zip(even, odd, strict=True) for z in zips]
+        return [shuffled(builder, e, o, z) for e, o in zip(even, odd, strict=True) for z in zips]
     return [
         _collect(builder, phases, [divmod(part * lanes + e, m)[::-1] for e in range(lanes)])
         for part in range(m)
@@ -86,10 +85,10 @@ def _collect(builder: Any, sources: list[Any], wanted: list[tuple[int, int]]) ->
             continue
         if result is None:
             picks = [e if s == number else 0 for s, e in wanted]
-            result = _pick(builder, source, source, picks)
+            result = shuffled(builder, source, source, picks)
         else:
             picks = [lanes + e if s == number else i for i, (s, e) in enumerate(wanted)]
-            result = _pick(builder, result, source, picks)
+            result = shuffled(builder, result, source, picks)
     return result
 
 
@@ -99,7 +98,7 @@ def _phases(builder: Any, parts: list[Any], m: int, alpha: int) -> list[Any]:
     phases = _split(builder, parts[:m])
     for j in range(m, alpha):  # pixel j - m of the next tile; the last tile has no next one here
         part, e = divmod(lanes * m + j - m, lanes)
-        phases.append(_pick(builder, phases[j - m], parts[part], [*range(1, lanes), lanes + e]))
+        phases.append(shuffled(builder, phases[j - m], parts[part], [*range(1, lanes), lanes + e]))
     return phases
 
 
@@ -210,7 +209,7 @@ def _emit_rows(
             own = pixels
             if across == 2:
                 picks = list(range(phase, 2 * lanes, 2))
-                own = [_pick(builder, pixels[p], pixels[p + 1], picks) for p in range(0, parts, 2)]
+                own = [shuffled(builder, pixels[p], pixels[p + 1], picks) for p in range(0, parts, 2)]
             outputs = apply(Vectors(builder, vector), matrix, _phases(builder, own, m, wide))
             for j, value in enumerate(outputs):
                 at = builder.add(builder.mul(loop.index, I64(len(matrix))), I64(j))
