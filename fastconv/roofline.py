@@ -238,22 +238,21 @@ class Sizes(NamedTuple):
 @functools.lru_cache(maxsize=16)  # direct and im2col ask for the same
 def sizes(problem: ConvProblem, direction: Direction) -> Sizes:
     """Return the numbers of the forward direction, which are the weight gradient's too, or of the input gradient."""
-    axes, kernel, g = problem.axes, problem.kernel, problem.groups
+    axes, kernel, out, g = problem.axes, problem.kernel, problem.output, problem.groups
     c, k, taps, last = problem.c // g, problem.k // g, prod(kernel), axes[-1]
     above = axes[-2] if len(axes) > 1 else None
     if direction is not Direction.INPUT_GRAD:
-        q = last.output
-        p = prod(problem.output[:-1])
-        if taps == 1 and p * q == prod(problem.input_shape[2:]):  # a row of pixels
+        p, q = prod(out[:-1]), out[-1]
+        if taps == 1 and p * q == prod([a.size for a in axes]):  # a row of pixels
             return Sizes(problem.n, g, c, k, 1, 1, 1, p * q, 1, 1, 0, 0, p * q, 1)
         down, right = (above.extent - 1, last.extent - 1) if above else (0, last.extent - 1)
         stride = above.stride if above else 1
         return Sizes(problem.n, g, c, k, taps, 1, p, q, stride, last.stride, down, right, q, p)
     steps = [min(a.stride, a.size) for a in axes]
-    lines = prod(a.size for a in axes[:-1])
-    if taps == 1 and lines * last.size == prod(problem.output):
+    lines = prod([a.size for a in axes[:-1]])
+    if taps == 1 and lines * last.size == prod(out):
         return Sizes(problem.n, g, k, c, 1, 1, 1, lines * last.size, 1, 1, 0, 0, lines * last.size, 1)
-    p = prod(-(-a.size // step) for a, step in zip(axes[:-1], steps, strict=False))
+    p = prod([-(-a.size // step) for a, step in zip(axes[:-1], steps, strict=False)])
     down = -(-(above.extent - 1) // above.stride) if above else 0
     right = -(-(last.extent - 1) // last.stride)
     q = -(-last.size // steps[-1])
@@ -298,8 +297,15 @@ def seconds(kind: str, problem: ConvProblem, parts: dict[str, float]) -> float:
 
 
 def least(kind: str, problem: ConvProblem, direction: Direction) -> float:
-    """Return seconds that a product of matrices cannot beat: its multiplications in full tiles, memory and launches."""
+    """Return seconds that a product of matrices cannot beat: its multiplications, memory and launches.
+
+    Cut into blocks, `multiply` only counts more.  A weight gradient may take its groups together, and turn its sides:
+    there only full tiles are a bound.
+    """
     s, itemsize = sizes(problem, direction), problem.itemsize
-    results = s.n * s.groups * s.m * s.p * s.q
-    vectors = results * s.c * s.taps / (machine.tile(itemsize).vl * rates().units)
-    return seconds(kind, problem, {"products": vectors})
+    vectors = s.n * s.p * s.q / machine.tile(itemsize).vl
+    if direction is Direction.WEIGHT_GRAD:
+        products = s.groups * s.m * vectors * s.c * s.taps / rates().units
+    else:
+        products = s.groups * multiply(s.m, vectors, s.c * s.taps, itemsize)
+    return seconds(kind, problem, {"products": products})

@@ -76,7 +76,7 @@ def definition(problem: ConvProblem, direction: Direction, first: Array, second:
 def naive(problem: ConvProblem, direction: Direction, first: Array, second: Array) -> Array:
     """Return the result of seven loops in the operands' own precision, products added one by one."""
     if problem.padding_mode != "zeros":
-        axes = tuple(replace(a, size=a.lo + a.size + a.hi, lo=0, hi=0) for a in problem.axes)
+        axes = tuple(a._replace(size=a.lo + a.size + a.hi, lo=0, hi=0) for a in problem.axes)
         bare = replace(problem, axes=axes, padding_mode="zeros")
         if direction is Direction.INPUT_GRAD:
             return reference.unpadded(problem, naive(bare, direction, first, second))

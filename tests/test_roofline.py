@@ -1,12 +1,18 @@
 """The parts of a cost, against what the kernels' own tables say."""
 
+from itertools import product
+
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from fastconv import database, machine, roofline
 from fastconv.algorithms import registry
-from fastconv.algorithms.correlation import pass_of
+from fastconv.algorithms.correlation import axis_pass, pass_of
+from fastconv.algorithms.direct.depthwise import met
+from fastconv.algorithms.winograd.phases import TileAxis, count
 from fastconv.bench import corpus
-from fastconv.problem import ConvProblem, Direction
+from fastconv.problem import Axis, ConvProblem, Direction
 from fastconv.roofline import multiply, sizes
 
 LAYERS = [layer.problem for layer in corpus.load("core")]
@@ -22,6 +28,25 @@ def test_sizes_are_those_of_the_pass(direction):
         assert s.n * s.groups * s.m * s.lines * s.width == p.results
         reach = [a.offsets[-1] - a.offsets[0] for a in p.axes if a.offsets]
         assert abs(s.reach_w - reach[-1]) <= 1  # rounded up where phases read different pixels
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_taps_of_tiles_are_counted_as_listed(backward):
+    direction = Direction.INPUT_GRAD if backward else Direction.FORWARD
+    for size, kernel, stride, lo in product((1, 2, 7, 12), range(1, 8), (1, 2), (0, 1, 3)):
+        for dilation in {1, stride}:
+            axis = Axis(size, kernel, stride, dilation, lo, 14)
+            listed = TileAxis.of(axis_pass(axis, direction))
+            counted = count(axis, axis.output, backward)
+            assert counted == (listed.taps, sum(listed.filled), listed.outputs), axis
+
+
+@given(st.integers(1, 40), st.integers(1, 31), st.integers(0, 20), st.integers(0, 20))
+def test_outputs_and_taps_that_meet_the_image_are_counted_as_listed(size, kernel, lo, hi):
+    axis = Axis(size, kernel, lo=lo, hi=hi)
+    assume(axis.output > 0)
+    pairs = product(range(axis.output), range(axis.kernel))
+    assert met(axis) == sum(0 <= p + r - axis.lo < axis.size for p, r in pairs)
 
 
 def test_a_product_takes_its_multiplications_and_its_loads():

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from statistics import median
 from typing import Any
 
@@ -67,38 +67,39 @@ def overhead(peers: Sequence[Peer]) -> dict[str, float]:
     return {name: sample.best for name, sample in race(contestants, budget=2.0).items()}
 
 
-def decisions(repeats: int = 3) -> dict[str, dict[str, float]]:
+def decisions(repeats: int = 5) -> dict[str, dict[str, float]]:
     """Return seconds of what precedes a call's kernels: median, 95th percentile and most over the suite ``core``.
 
     ``choice`` asks the algorithms; ``plan``, of which it is a part, checks the arguments and builds the winner too;
-    ``look-up`` finds the plan again.  Each repetition has a batch of its own, since what is chosen is kept.
+    ``look-up`` finds the plan again.  Each pass over the suite has batches of its own, since what is chosen is kept.
     """
-    seconds: dict[str, list[float]] = {"choice": [], "plan": [], "look-up": []}
-    for layer in corpus.load("core"):
-        for direction in Direction:
-            best = dict.fromkeys(seconds, float("inf"))
-            for i in range(repeats):
-                p = replace(layer.problem, n=layer.problem.n + i).checked()
-                walk = read_walk(len(p.axes), *arguments(p).values())
-                key = (direction, p.input_shape, p.weight_shape, np.dtype(p.dtype), walk, "auto", None)
-                find: Callable[[], object] = partial(plan.find, *key)
-                steps = (lambda p=p, d=direction: next(ranked(p, d, current())[1]), find, find)
-                times = [time.perf_counter()]
-                for step in steps:
-                    step()
-                    times.append(time.perf_counter())
-                for name, (start, end) in zip(best, pairwise(times), strict=True):
-                    best[name] = min(best[name], end - start)
-            for name, least in best.items():
-                seconds[name].append(least)
+    best: dict[str, dict[object, float]] = {"choice": {}, "plan": {}, "look-up": {}}
+    for i, layer, direction in product(range(repeats), corpus.load("core"), Direction):
+        p = replace(layer.problem, n=layer.problem.n + i).checked()
+        walk = read_walk(len(p.axes), *arguments(p).values())
+        find = partial(
+            plan.find, direction, p.input_shape, p.weight_shape, np.dtype(p.dtype), walk, "auto", None
+        )
+        steps: tuple[Callable[[], object], ...] = (partial(_choose, p, direction), find, find)
+        times = [time.perf_counter()]
+        for step in steps:
+            step()
+            times.append(time.perf_counter())
+        for kept, (start, end) in zip(best.values(), pairwise(times), strict=True):
+            case = (layer.problem, direction)
+            kept[case] = min(kept.get(case, float("inf")), end - start)
     return {
         name: {
             "median": median(values),
             "95th percentile": sorted(values)[int(0.95 * (len(values) - 1))],
             "most": max(values),
         }
-        for name, values in seconds.items()
+        for name, values in ((name, list(kept.values())) for name, kept in best.items())
     }
+
+
+def _choose(problem: ConvProblem, direction: Direction) -> str:
+    return next(ranked(problem, direction, current())[1])
 
 
 def startup(repeats: int = 3) -> dict[str, dict[str, float]]:

@@ -86,7 +86,8 @@ def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | N
     if unsuited(problem, direction):
         return None
     back, n, g = direction is Direction.INPUT_GRAD, problem.n, problem.groups
-    (e, p), (f, q) = ((1, 1), *[(a.extent, a.size if back else a.output) for a in problem.axes])[-2:]
+    results = [a.size for a in problem.axes] if back else problem.output
+    (e, p), (f, q) = ((1, 1), *zip(problem.kernel, results, strict=True))[-2:]  # undilated
     c, k = (problem.k, problem.c) if back else (problem.c, problem.k)
     per_channel = _by_channel(problem, direction)
     unit = machine.tile(problem.itemsize)
@@ -158,7 +159,10 @@ def floor(problem: ConvProblem, direction: Direction) -> float:
     """Return less seconds than any tiles take: pixels transformed once without overlap, kernels as they must be."""
     per_channel, grad = _by_channel(problem, direction), direction is Direction.WEIGHT_GRAD
     kind = CYCLES[f"fft{' depthwise' * per_channel}{' weight_grad' * grad}"]
-    r, results = rates(), (a.size if direction is Direction.INPUT_GRAD else a.output for a in problem.axes)
+    r, results = (
+        rates(),
+        [a.size for a in problem.axes] if direction is Direction.INPUT_GRAD else problem.output,
+    )
     elements = problem.n * (problem.c + problem.k) * prod(results)
     cycles = elements * kind["transform"] * _levels(min(SIZES))
     if not per_channel:  # half a spectrum, each of it multiplied three times

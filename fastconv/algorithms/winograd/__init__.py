@@ -21,7 +21,7 @@ from math import prod
 
 from fastconv import machine
 from fastconv.algorithms.base import ZEROS_AROUND, Algorithm, Execution
-from fastconv.algorithms.winograd.phases import counts, taps_of, tile_axes
+from fastconv.algorithms.winograd.phases import counts
 from fastconv.algorithms.winograd.transforms import ROWS, Tiles
 from fastconv.gemm.blocking import within
 from fastconv.problem import ConvProblem, Direction
@@ -64,39 +64,33 @@ class Winograd(Algorithm):
         if len(problem.axes) > 2:
             return f"tiles have one or two axes, the problem has {len(problem.axes)}"
         phases = direction is not Direction.WEIGHT_GRAD and problem.layout == "nchw"
-        if max(a.stride for a in problem.axes) > (2 if phases else 1):
+        if not problem.unit_stride and max(a.stride for a in problem.axes) > (2 if phases else 1):
             most = "1 or 2" if phases else "1"
             return f"tiles need stride {most}, got " + "x".join(str(a.stride) for a in problem.axes)
-        if any(a.dilation not in (1, a.stride) for a in problem.axes):
+        if not problem.undilated and any(a.dilation not in (1, a.stride) for a in problem.axes):
             return "tiles need dilation 1, or 2 at stride 2, got " + "x".join(
                 str(a.dilation) for a in problem.axes
             )
-        taps = taps_of(problem, direction)
-        size, of = (
-            "x".join(map(str, taps[-len(problem.axes) :])),
-            "" if problem.unit_stride else " in a phase",
-        )
-        if max(taps) > 7:
-            return f"kernels of more than 7 taps need tiles whose rounding error is too large, got {size}{of}"
-        if set(taps) == {1}:
+        taps, of = counts(problem, direction).taps, "" if problem.unit_stride else " in a phase"
+        if taps == (1, 1):
             return f"a kernel of one tap{of} has no multiplications to save"
-        if self.given and not set(taps) <= {1, self.given[1]}:
-            return (
-                f"F({self.given[0]},{self.given[1]}) is for kernels of {self.given[1]} taps, got {size}{of}"
-            )
-        return None
+        if max(taps) <= 7 and (self.given is None or set(taps) <= {1, self.given[1]}):
+            return None
+        size = "x".join(map(str, taps[-len(problem.axes) :])) + of
+        if max(taps) > 7:
+            return f"kernels of more than 7 taps need tiles whose rounding error is too large, got {size}"
+        return f"F({self.given[0]},{self.given[1]}) is for kernels of {self.given[1]} taps, got {size}"
 
     def tiles(self, problem: ConvProblem, direction: Direction) -> Tiles:
         """Return the cheapest admissible tiles."""
-        pairs = _pairs(taps_of(problem, direction), self.given, problem.unit_stride)
+        pairs = _pairs(counts(problem, direction).taps, self.given, problem.unit_stride)
         return pairs[0] if len(pairs) == 1 else min(pairs, key=lambda t: self.weigh(problem, direction, t))
 
     def weigh(self, problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
         """Weigh tiles against each other: transforms, products and filters of each position, in rough cycles."""
-        rows, columns = tile_axes(problem, direction)
-        c, k, _ = counts(problem, direction)
+        c, k, _, _, (p, q) = counts(problem, direction)
         (mh, rh), (mw, rw) = tiles
-        count = problem.n * -(-rows.outputs // mh) * -(-columns.outputs // mw)
+        count = problem.n * -(-p // mh) * -(-q // mw)
         return (mh + rh - 1) * (mw + rw - 1) * (count * (8 * (c + k) + 0.7 * c * k) + 15 * c * k)
 
     def error_growth(self, problem, direction):
@@ -152,7 +146,7 @@ def growth(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
         pixels = min(prod(problem.output), prod(a.size for a in problem.axes))  # the others meet zeros
         terms, column = problem.n * pixels / prod(m for m, _ in tiles), 1
     else:
-        terms, column = counts(problem, direction)[0], 0
+        terms, column = counts(problem, direction).source, 0
     few = max(1.0, 32 / max(1, terms)) ** 0.28
     return few * prod(GROWTH[t][column] for t in tiles)
 
@@ -177,8 +171,7 @@ def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, 
         return weight_grad.work(problem, tiles)
     itemsize, g, n = problem.itemsize, problem.groups, problem.n
     vl = machine.tile(itemsize).vl
-    source, result, phases = counts(problem, direction)
-    p, q = (axis.outputs for axis in tile_axes(problem, direction))
+    source, result, phases, _, (p, q) = counts(problem, direction)
     (mh, rh), (mw, rw) = tiles
     rows, across = n * -(-p // mh), -(-q // mw)
     positions = g * (mh + rh - 1) * (mw + rw - 1)

@@ -41,9 +41,8 @@ def correlation(problem: ConvProblem, direction: Direction, tiles: Tiles, limit:
 def _ways(problem: ConvProblem, direction: Direction, tiles: Tiles) -> Iterator[tuple[bool, int, int]]:
     """Yield (by tiles, vectors of tiles in a block, bytes of U in a chunk) from the fastest to the smallest."""
     unit, l2 = machine.tile(problem.itemsize), machine.machine().l2
-    source, results, _ = counts(problem, direction)
+    source, results, _, _, (p, q) = counts(problem, direction)
     (mh, rh), (mw, rw) = tiles
-    p, q = (axis.outputs for axis in tile_axes(problem, direction))
     count = problem.n * -(-p // mh) * -(-q // mw)
     positions = (mh + rh - 1) * (mw + rw - 1)
     preferred = filters_first(count, source, results, positions, problem.itemsize)

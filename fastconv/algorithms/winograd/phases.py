@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fastconv.algorithms.correlation import AxisPass, axis_pass
-from fastconv.problem import ConvProblem, Direction
+from fastconv.problem import Axis, ConvProblem, Direction
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +74,35 @@ def tile_axes(problem: ConvProblem, direction: Direction) -> tuple[TileAxis, Til
     return (POINT, *axes)[-2:]  # type: ignore[return-value]
 
 
-def taps_of(problem: ConvProblem, direction: Direction) -> tuple[int, int]:
-    """Return r of F(m, r) along both axes."""
-    rows, columns = tile_axes(problem, direction)
-    return rows.taps, columns.taps
+class Counts(NamedTuple):
+    """The sizes of tiles, without the tables to build them."""
+
+    source: int  # what is summed over in a group: channels with their phases
+    result: int  # and its results
+    phases: int  # that taps reach
+    taps: tuple[int, int]  #    r of F(m, r) along both axes
+    outputs: tuple[int, int]  # positions of a phase
 
 
 @functools.lru_cache(maxsize=64)
-def counts(problem: ConvProblem, direction: Direction) -> tuple[int, int, int]:
-    """Return what is summed over, and results, of a group, with their filled phases; and the number of these."""
-    rows, columns = tile_axes(problem, direction)
+def counts(problem: ConvProblem, direction: Direction) -> Counts:
+    """Return what `tile_axes` would tell, by closed forms: a choice has no time to list taps."""
     source, result = problem.c // problem.groups, problem.k // problem.groups
-    if direction is Direction.INPUT_GRAD:
-        source, result = result, source
-    phases = sum(rows.filled) * sum(columns.filled)
-    if direction is Direction.INPUT_GRAD:
-        return source, result * phases, phases
-    return source * phases, result, phases
+    backward = direction is Direction.INPUT_GRAD
+    along = [count(axis, output, backward) for axis, output in zip(problem.axes, problem.output, strict=True)]
+    (r, i, p), (s, j, q) = ((1, 1, 1), *along)[-2:]
+    if backward:
+        return Counts(result, source * i * j, i * j, (r, s), (p, q))
+    return Counts(source * i * j, result, i * j, (r, s), (p, q))
+
+
+def count(axis: Axis, output: int, backward: bool) -> tuple[int, int, int]:
+    """Return taps of a phase, the phases that taps reach, and positions; strides and dilations as tiles serve them."""
+    d, stride, span = axis.dilation, axis.stride, (axis.kernel - 1) * axis.dilation
+    phases = min(axis.kernel, stride) if d % stride else 1
+    if not backward:
+        return 1 + span // stride, phases, output
+    if axis.size < stride:
+        some = TileAxis.of(axis_pass(axis, Direction.INPUT_GRAD))
+        return some.taps, sum(some.filled), some.outputs
+    return 1 + (span - axis.lo) // stride - -axis.lo // stride, phases, -(-axis.size // stride)

@@ -213,17 +213,37 @@ def _transform_back(gw, to, s, s0, t0, c, k, geo, variant):
         transpose(gw, to + row * down, across, s, t0, width, geo.taps, wide)
 
 
-def geometry(problem: ConvProblem, tiles: Tiles, cache: int) -> Geometry:
+class Blocks(NamedTuple):
+    """What each task holds at once."""
+
+    turned: bool  # whether k has the columns of S
+    chunks_c: int
+    chunks_k: int
+    width_c: int  # channels of a chunk, with those that fill its last vector
+    width_k: int
+    width: int  #  of S
+    height: int
+    image_blocks: int
+    row_blocks: int
+    column_blocks: int
+    rows: int  # of tiles of an area
+    columns: int
+    pixels: int  # of an area
+
+    @property
+    def areas(self) -> int:
+        """Areas of all images."""
+        return self.image_blocks * self.row_blocks * self.column_blocks
+
+
+def cut(problem: ConvProblem, tiles: Tiles, cache: int) -> Blocks:
     """Choose blocks for ``cache`` bytes: S may fill a third, V and W another, turned pixels what they need."""
-    unit, itemsize = machine.tile(problem.itemsize), problem.itemsize
+    unit = machine.tile(problem.itemsize)
     c, k = problem.c // problem.groups, problem.k // problem.groups
-    h, w = (1, *(a.size for a in problem.axes))[-2:]
-    p, q = (1, *problem.output)[-2:]
-    lo_w = problem.axes[-1].lo
     (mh, rh), (mw, rw) = tiles
+    p, q = (1, *problem.output)[-2:]
     alpha_h, alpha_w = mh + rh - 1, mw + rw - 1
-    positions = alpha_h * alpha_w
-    third = cache // 3 // (positions * itemsize)  # elements at each position
+    third = cache // 3 // (alpha_h * alpha_w * problem.itemsize)  # elements at each position
 
     # A tile one vector wide is bound by its loads: rather k has the columns then.
     turned = k * max(THIN, -(-c // unit.vl)) > c * max(THIN, -(-k // unit.vl))
@@ -240,25 +260,44 @@ def geometry(problem: ConvProblem, tiles: Tiles, cache: int) -> Geometry:
     row_blocks = -(-tiles_h // max(1, room // columns))
     rows = -(-tiles_h // row_blocks)
     image_blocks = -(-problem.n // max(1, room // (tiles_h * tiles_w)))
-    areas = image_blocks * row_blocks * column_blocks
-
-    capacity = -(-problem.n // image_blocks) * rows * columns  # tiles of an area
     pixels = ((rows - 1) * mh + alpha_h) * ((columns - 1) * mw + alpha_w)
-    v_step, w_step = (capacity * width + unit.vl for width in (width_c, width_k))
-    s_step = height * width + unit.vl
+    return Blocks(
+        turned, chunks_c, chunks_k, width_c, width_k, width, height, image_blocks, row_blocks, column_blocks,
+        rows, columns, pixels,
+    )  # fmt: skip
+
+
+def splits(areas: int, chunks: int) -> int:
+    """Return how many partial sums are added afterwards."""
+    return max(1, min(areas, -(-TASKS // chunks)))
+
+
+def geometry(problem: ConvProblem, tiles: Tiles, cache: int) -> Geometry:
+    """Describe blocks for ``cache`` bytes to the kernels."""
+    unit, b = machine.tile(problem.itemsize), cut(problem, tiles, cache)
+    c, k = problem.c // problem.groups, problem.k // problem.groups
+    h, w = (1, *(a.size for a in problem.axes))[-2:]
+    p, q = (1, *problem.output)[-2:]
+    (mh, rh), (mw, rw) = tiles
+    alpha_h, alpha_w = mh + rh - 1, mw + rw - 1
+    positions, tiles_h, tiles_w = alpha_h * alpha_w, -(-p // mh), -(-q // mw)
+
+    capacity = -(-problem.n // b.image_blocks) * b.rows * b.columns  # tiles of an area
+    v_step, w_step = (capacity * width + unit.vl for width in (b.width_c, b.width_k))
+    s_step = b.height * b.width + unit.vl
     s_start = positions * (v_step + w_step)
     edges_at, edges = tiles_h * mh + rh - 1, len(borders.edges(problem.axes[-1], problem.padding_mode))
     area_start = s_start + positions * s_step
-    scratch = area_start + max(pixels, rh * rw) * max(width_c, width_k) + SLACK
+    scratch = area_start + max(b.pixels, rh * rw) * max(b.width_c, b.width_k) + SLACK
     return Geometry(
-        n=problem.n, groups=problem.groups, c=c, k=k, h=h, w=w, p=p, q=q, lo_w=lo_w, mh=mh, mw=mw,
+        n=problem.n, groups=problem.groups, c=c, k=k, h=h, w=w, p=p, q=q, lo_w=problem.axes[-1].lo, mh=mh, mw=mw,
         alpha_h=alpha_h, alpha_w=alpha_w, tiles_h=tiles_h, tiles_w=tiles_w, positions=positions, taps=rh * rw,
-        image_blocks=image_blocks, row_blocks=row_blocks, column_blocks=column_blocks,
-        splits=max(1, min(areas, -(-TASKS // chunks))), planar=problem.layout != "nhwc",
-        turned=turned, unit_c=unit.mr if turned else unit.vl,
-        unit_k=unit.vl if turned else unit.mr, chunks_c=chunks_c, chunks_k=chunks_k, width_c=width_c,
-        width_k=width_k, v_step=v_step, w_step=w_step, s_step=s_step, w_start=positions * v_step,
-        s_start=s_start, area_start=area_start, scratch=-(-scratch // 16) * 16, pixels=pixels, mr=unit.mr,
+        image_blocks=b.image_blocks, row_blocks=b.row_blocks, column_blocks=b.column_blocks,
+        splits=splits(b.areas, problem.groups * b.chunks_c * b.chunks_k), planar=problem.layout != "nhwc",
+        turned=b.turned, unit_c=unit.mr if b.turned else unit.vl, unit_k=unit.vl if b.turned else unit.mr,
+        chunks_c=b.chunks_c, chunks_k=b.chunks_k, width_c=b.width_c, width_k=b.width_k,
+        v_step=v_step, w_step=w_step, s_step=s_step, w_start=positions * v_step,
+        s_start=s_start, area_start=area_start, scratch=-(-scratch // 16) * 16, pixels=b.pixels, mr=unit.mr,
         nr=unit.nr, vl=unit.vl, edges_at=edges_at, edges=edges, gradient_at=edges_at + 2 * edges,
     )  # fmt: skip
 
@@ -311,19 +350,23 @@ class WeightGrad(Execution):
 
 def work(problem: ConvProblem, tiles: Tiles) -> dict[str, float]:
     """Count vectors of pixels turned, positions transformed, sums transformed back and added, and the products."""
-    g = geometry(problem, tiles, machine.machine().l2)
-    wide, high = (g.k, g.c) if g.turned else (g.c, g.k)
-    vectors, chunks = -(-wide // g.vl), g.chunks_k if g.turned else g.chunks_c
-    count = g.n * g.tiles_h * g.tiles_w
+    b, vl = cut(problem, tiles, machine.machine().l2), machine.tile(problem.itemsize).vl
+    c, k, groups = problem.c // problem.groups, problem.k // problem.groups, problem.groups
+    (mh, rh), (mw, rw) = tiles
+    p, q = (1, *problem.output)[-2:]
+    count, positions = problem.n * -(-p // mh) * -(-q // mw), (mh + rh - 1) * (mw + rw - 1)
+    wide, high, chunks = (k, c, b.chunks_k) if b.turned else (c, k, b.chunks_c)
+    vectors = -(-wide // vl)
     # every chunk of one operand turns and transforms the other again
-    transformed = g.groups * (-(-g.c // g.vl) * g.chunks_k + -(-g.k // g.vl) * g.chunks_c)
-    steps = g.groups * g.positions * count * chunks
+    transformed = groups * (-(-c // vl) * b.chunks_k + -(-k // vl) * b.chunks_c)
+    parts = splits(b.areas, groups * b.chunks_c * b.chunks_k)
+    products = cycles(high, -(-vectors // chunks), groups * positions * count * chunks, problem.itemsize)
     return {
-        "products": cycles(high, -(-vectors // chunks), steps, problem.itemsize),
-        "turn": g.n * g.row_blocks * g.column_blocks * g.pixels * transformed,
-        "transform": g.positions * count * transformed,
-        "back": g.groups * g.splits * g.positions * high * vectors,
-        "sums": g.groups * g.splits * g.k * g.c * g.taps / g.vl if g.splits > 1 else 0,
+        "products": products,
+        "turn": problem.n * b.row_blocks * b.column_blocks * b.pixels * transformed,
+        "transform": positions * count * transformed,
+        "back": groups * parts * positions * high * vectors,
+        "sums": groups * parts * k * c * rh * rw / vl if parts > 1 else 0,
     }
 
 

@@ -44,8 +44,7 @@ def work(problem: ConvProblem, direction: Direction) -> dict[str, float]:
     """Count a pass over all planes: blocks begun, vectors multiplied by rows of taps that meet the image."""
     v, h = plane_axes(problem)
     planes, across = problem.n * problem.k, -(-h.output // machine.tile(problem.itemsize).vl)
-    met = sum(_met(v, r) for r in range(v.kernel))  # pairs of a row of outputs and a row of taps
-    products = planes * met * h.kernel * across
+    products = planes * met(v) * h.kernel * across
     parts = {"planes": planes, "taps": products, "single row": products if v.kernel == 1 else 0.0}
     copied = 0 if family(v, h) else planes * v.extent * h.size * -(-v.output // ROWS)
     if direction is Direction.WEIGHT_GRAD:
@@ -61,11 +60,26 @@ def work(problem: ConvProblem, direction: Direction) -> dict[str, float]:
     return parts | {"blocks": blocks, "copied": woven if direction is Direction.INPUT_GRAD else copied}
 
 
-def _met(axis: Axis, tap: int) -> int:
-    """Return how many outputs meet the image by a tap."""
-    first = -(-(axis.lo - tap * axis.dilation) // axis.stride)
-    last = (axis.size - 1 + axis.lo - tap * axis.dilation) // axis.stride
-    return max(0, min(axis.output - 1, last) - max(0, first) + 1)
+def met(axis: Axis) -> float:
+    """Return how many pairs (p, r) of outputs and taps meet the image, 0 <= p*stride + r*dilation - lo < size.
+
+    Pairs below a line are counted by triangles, exactly at stride and dilation 1 and in the mean at others.
+    """
+    s, d = axis.stride, axis.dilation
+    outputs, taps = axis.output * s, axis.kernel * d
+
+    def triangle(line: int) -> int:  # pairs of all p, r >= 0
+        return line * (line + s + d - 1) if line > 0 else 0
+
+    def below(line: int) -> int:  # less those with p or r too large
+        return (
+            triangle(line)
+            - triangle(line - outputs)
+            - triangle(line - taps)
+            + triangle(line - outputs - taps)
+        )
+
+    return (below(axis.lo + axis.size) - below(axis.lo)) / (2 * s * d)
 
 
 @functools.lru_cache(maxsize=256)
