@@ -1,4 +1,4 @@
-"""Whole planes: the sum of each, its largest pixel, and a number spread over each.
+"""Whole planes: the sum of each, its largest pixel, a number spread over each, or given to its largest pixel.
 
 Gradients by a bias are sums of planes, and pooling over a whole map is one of all three.  A plane is summed in `LANES`
 partial sums side by side, then those by halves, so that the order, and with it every bit, is the same on any
@@ -18,9 +18,9 @@ from numba.extending import intrinsic
 
 from fastconv import jit, threads
 from fastconv.arrays import Array, common, contiguous, empty
-from fastconv.gemm.move import I32, lanes_between, masked_load
+from fastconv.gemm.move import lanes_between, masked_load, masked_store
 from fastconv.gemm.schedule import part
-from fastconv.gemm.tile import I64, data, element, load, shuffled, splat, store
+from fastconv.gemm.tile import I64, data, element, load, shuffled, splat
 
 LANES, TOGETHER = 16, 4
 
@@ -47,6 +47,14 @@ def maxima(planes: Array, located: bool = True) -> tuple[Array, Array]:
     return values, places
 
 
+def given(planes: Array, values: Array) -> Array:
+    """Return zeros but for one value in each row of a (planes, pixels) array: where `maxima` finds the largest."""
+    result = empty(planes.shape, planes.dtype)
+    rows, largest = contiguous(planes, planes.dtype).reshape(-1), np.empty(len(planes), planes.dtype)
+    threads.launch(_give, 6.0 * planes.size, rows, planes.shape[1], largest, values, result.reshape(-1))
+    return result
+
+
 def spread(values: Array, pixels: int) -> Array:
     """Return a (planes, pixels) array with each value all over its plane."""
     planes = empty((values.size, pixels), common(values))
@@ -64,8 +72,8 @@ def _larger(builder: Any, a: Any, b: Any) -> Any:
     return builder.select(won, a, b)
 
 
-def _reduction(name: str, start: float, join: Callable[[Any, Any, Any], Any]) -> tuple[Any, Any]:
-    """Make the intrinsics that join all numbers of one plane, and of `TOGETHER` planes."""
+def _reduction(name: str, start: float, join: Callable[[Any, Any, Any], Any]) -> Any:
+    """Make the intrinsic that joins all numbers of each of `TOGETHER` planes."""
 
     def lanes_of(builder: Any, planes: types.Array, row: Any, count: Any) -> Any:
         """Return a plane joined to one vector: first what fills none, then whole ones."""
@@ -81,7 +89,7 @@ def _reduction(name: str, start: float, join: Callable[[Any, Any, Any], Any]) ->
         return builder.load(result)
 
     def by_halves(builder: Any, vectors: list[Any]) -> Any:
-        """Return a vector with all lanes of each joined."""
+        """Return a vector with all lanes of each of `TOGETHER` joined."""
         length = LANES  # of what is left of each vector
         while length > 1:
             half, together = length // 2, []
@@ -94,68 +102,60 @@ def _reduction(name: str, start: float, join: Callable[[Any, Any, Any], Any]) ->
         return vectors[0]
 
     @intrinsic
-    def of_one(typing, planes, begin, count):
-        """Return all of ``planes[begin : begin + count]`` joined."""
+    def of_some(typing, planes, pixels, result, i, last):
+        """Write to ``result[i]`` and those that follow, before ``last``, all of their planes' pixels joined."""
 
         def codegen(context, builder, signature, arguments):
-            planes, begin, count = arguments
-            row = data(context, builder, signature.args[0], planes, begin)
-            joined = by_halves(builder, [lanes_of(builder, signature.args[0], row, count)])
-            return builder.extract_element(joined, I32(0))
-
-        return planes.dtype(planes, types.int64, types.int64), codegen
-
-    @intrinsic
-    def of_some(typing, planes, begin, count, result, at):
-        """Write the same of `TOGETHER` planes."""
-
-        def codegen(context, builder, signature, arguments):
-            planes, begin, count, result, at = arguments
+            planes, pixels, result, i, last = arguments
             kind = signature.args[0]
-            row = data(context, builder, kind, planes, begin)
-            rows = [builder.gep(row, [builder.mul(count, I64(i))]) for i in range(TOGETHER)]
-            joined = by_halves(builder, [lanes_of(builder, kind, row, count) for row in rows])
-            to = data(context, builder, signature.args[3], result, at)
-            store(builder, joined, to, 0, kind.dtype.bitwidth // 8)
+            end, vectors = builder.sub(last, I64(1)), []
+            for j in range(TOGETHER):
+                plane = builder.add(i, I64(j))
+                plane = builder.select(builder.icmp_signed("<", plane, end), plane, end)
+                row = data(context, builder, kind, planes, builder.mul(plane, pixels))
+                vectors.append(lanes_of(builder, kind, row, pixels))
+            to = data(context, builder, signature.args[2], result, i)
+            exist = lanes_between(builder, i, i, last, list(range(TOGETHER)))
+            masked_store(builder, by_halves(builder, vectors), to, exist, kind.dtype.bitwidth // 8)
             return context.get_dummy_value()
 
-        i = types.int64
-        return types.void(planes, i, i, result, i), codegen
+        return types.void(planes, types.int64, result, types.int64, types.int64), codegen
 
-    of_one.__name__, of_some.__name__ = name, f"{name}_of_some"
-    return of_one, of_some
+    of_some.__name__ = name
+    return of_some
 
 
-_total, _totals = _reduction("total", 0.0, _sum_of)
-_greatest, _greatest_of_some = _reduction("greatest", float("-inf"), _larger)
+_total = _reduction("total", 0.0, _sum_of)
+_greatest = _reduction("greatest", float("-inf"), _larger)
 
 
 @jit.kernel
 def _sum(workers, planes, pixels, result):
     for worker in numba.prange(workers):
-        i, last = part(result.size, workers, worker), part(result.size, workers, worker + 1)
-        while i + TOGETHER <= last:
-            _totals(planes, i * pixels, pixels, result, i)
-            i += TOGETHER
-        while i < last:
-            result[i] = _total(planes, i * pixels, pixels)
-            i += 1
+        first, last = part(result.size, workers, worker), part(result.size, workers, worker + 1)
+        for i in range(first, last, TOGETHER):
+            _total(planes, pixels, result, i, last)
 
 
 @jit.kernel
 def _maximum(workers, planes, pixels, values, places):
     for worker in numba.prange(workers):
         first, last = part(values.size, workers, worker), part(values.size, workers, worker + 1)
-        i = first
-        while i + TOGETHER <= last:
-            _greatest_of_some(planes, i * pixels, pixels, values, i)
-            i += TOGETHER
-        while i < last:
-            values[i] = _greatest(planes, i * pixels, pixels)
-            i += 1
+        for i in range(first, last, TOGETHER):
+            _greatest(planes, pixels, values, i, last)
         if places.size:
             for i in range(first, last):
                 places[i] = _place(planes, i * pixels, pixels, values[i])
+
+
+@jit.kernel
+def _give(workers, planes, pixels, largest, values, result):
+    for worker in numba.prange(workers):
+        first, last = part(values.size, workers, worker), part(values.size, workers, worker + 1)
+        for begin in range(first, last, TOGETHER):
+            _greatest(planes, pixels, largest, begin, last)
+            for i in range(begin, min(begin + TOGETHER, last)):
+                _put(result, planes, i * pixels, pixels, largest[i], values[i])
 
 
 @jit.inner
@@ -166,6 +166,15 @@ def _place(planes, begin, count, value):
     return place
 
 
+def _hits(builder: Any, row: Any, count: Any, value: Any, vector: ir.VectorType, itemsize: int) -> Any:
+    """Return which of the next `LANES` numbers exist and are the value or NaN, and which exist."""
+    exist = lanes_between(builder, I64(0), I64(0), count, list(range(LANES)))
+    pixels = masked_load(builder, row, exist, vector, itemsize)
+    same = builder.fcmp_ordered("==", pixels, splat(builder, value, vector))
+    hit = builder.or_(same, builder.fcmp_unordered("uno", pixels, pixels))
+    return builder.bitcast(builder.and_(hit, exist), ir.IntType(LANES)), exist
+
+
 @intrinsic
 def _first(typing, planes, begin, count, value):
     """Return which of the next `LANES` numbers is the first that is the value or NaN; 2**40 if none is."""
@@ -174,16 +183,45 @@ def _first(typing, planes, begin, count, value):
         planes, begin, count, value = arguments
         vector = ir.VectorType(element(signature.args[0]), LANES)
         row = data(context, builder, signature.args[0], planes, begin)
-        exist = lanes_between(builder, I64(0), I64(0), count, list(range(LANES)))
-        pixels = masked_load(builder, row, exist, vector, signature.args[0].dtype.bitwidth // 8)
-        same = builder.fcmp_ordered("==", pixels, splat(builder, value, vector))
-        hit = builder.or_(same, builder.fcmp_unordered("uno", pixels, pixels))
-        bits = builder.zext(builder.bitcast(builder.and_(hit, exist), ir.IntType(LANES)), I64)
-        lane = builder.cttz(builder.or_(bits, I64(1 << LANES)), ir.IntType(1)(1))
+        bits, _ = _hits(builder, row, count, value, vector, signature.args[0].dtype.bitwidth // 8)
+        lane = builder.cttz(builder.or_(builder.zext(bits, I64), I64(1 << LANES)), ir.IntType(1)(1))
         return builder.select(builder.icmp_unsigned("<", lane, I64(LANES)), lane, I64(2**40))
 
     i = types.int64
     return types.int64(planes, i, i, planes.dtype), codegen
+
+
+@intrinsic
+def _put(typing, result, planes, begin, count, value, given):
+    """Write ``given`` where the first number of a plane is that is the value or NaN, and zeros elsewhere."""
+
+    def codegen(context, builder, signature, arguments):
+        result, planes, begin, count, value, given = arguments
+        vector, itemsize = (
+            ir.VectorType(element(signature.args[1]), LANES),
+            signature.args[1].dtype.bitwidth // 8,
+        )
+        to, row = (
+            data(context, builder, a, v, begin)
+            for a, v in zip(signature.args, (result, planes), strict=False)
+        )
+        bits = ir.IntType(LANES)
+        ahead = cgutils.alloca_once_value(builder, bits(-1))  # all ones until the place is found
+        zeros = ir.Constant(vector, [0.0] * LANES)
+        with cgutils.for_range_slice(builder, I64(0), count, I64(LANES), I64) as (q, _):
+            pixels = builder.gep(row, [q])
+            hit, exist = _hits(builder, pixels, builder.sub(count, q), value, vector, itemsize)
+            before = builder.load(ahead)
+            taken = builder.and_(builder.and_(hit, builder.neg(hit)), before)  # the lowest bit
+            none = builder.icmp_unsigned("==", hit, bits(0))
+            builder.store(builder.select(none, before, bits(0)), ahead)
+            here = builder.bitcast(taken, exist.type)
+            own = builder.select(here, splat(builder, given, vector), zeros)
+            masked_store(builder, own, builder.gep(to, [q]), exist, itemsize)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(result, planes, i, i, planes.dtype, planes.dtype), codegen
 
 
 @jit.kernel

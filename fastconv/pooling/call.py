@@ -113,12 +113,10 @@ def to_largest(x: Array, gy: Array, axes: Axes, rank: int) -> Array:
     if there := on_device(x):
         return there.to_largest(x, gy, axes, rank)  # type: ignore[no-any-return]
     if all(axis.whole for axis in axes):
-        from fastconv.planes import maxima
-        from fastconv.pooling.scatter import scattered
+        from fastconv.planes import given
 
         planes = _planes(x, axes, common(x, gy))
-        places = maxima(planes)[1].reshape(gy.shape)
-        return scattered(contiguous(gy, planes.dtype), places, x.shape[-rank:], rank, add=False)
+        return given(planes, contiguous(gy, planes.dtype).reshape(-1)).reshape(x.shape)
     gx = empty(x.shape, common(x, gy))
     if rows := in_rows(axes, gx.dtype):
         rows.gradient_of_maxima(axes, contiguous(x, gx.dtype), contiguous(gy, gx.dtype), gx)

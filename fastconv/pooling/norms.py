@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastconv import arguments
-from fastconv.arrays import Array
+from fastconv.arrays import Array, common, contiguous, empty
 from fastconv.pooling import call
 from fastconv.pooling.windows import windows
 
@@ -89,18 +89,22 @@ def _norms(
     if norm_type == 0:
         raise ValueError("norm_type must not be 0: there is no zeroth root")
     x = call.images(input, "input")
+    taps = prod(arguments.per_axis(kernel_size, rank, "kernel_size"))
+    axes = windows(rank, x.shape, kernel_size, stride, 0, 1, ceil_mode)
     if not isinstance(x, np.ndarray):
         from fastconv.pooling import cuda_norms
 
-        axes = windows(rank, x.shape, kernel_size, stride, 0, 1, ceil_mode)
-        taps = prod(arguments.per_axis(kernel_size, rank, "kernel_size"))
         return cuda_norms.norms(x, axes, rank, norm_type, taps)  # type: ignore[no-any-return]
+    if norm_type == 2 and (rows := call.in_rows(axes, common(x))):
+        norms = empty((*x.shape[:-rank], *(a.output for a in axes[-rank:])), common(x))
+        rows.norms(axes, contiguous(x, norms.dtype), norms, taps)
+        return norms
     if norm_type in (inf, -inf):
         sign = 1 if norm_type > 0 else -1
         y, _ = call.max_forward(rank, sign * np.abs(x), kernel_size, stride, 0, 1, ceil_mode, False)
         return sign * y
     powers = x * x if norm_type == 2 else x**norm_type
-    y = call.mean_forward(rank, powers, kernel_size, stride, 0, ceil_mode, True, None)
-    y *= prod(arguments.per_axis(kernel_size, rank, "kernel_size"))
+    y = call.means(powers, axes, rank)
+    y *= taps
     root: Array = np.sqrt(y) if norm_type == 2 else y ** (1 / norm_type)
     return root

@@ -12,13 +12,15 @@ memory, and what each of its windows sees at one tap is every ``stride``-th pixe
     step              rows of pixels from one tap to the next along the height
     ================= ==========================================================================
 
-Pixels outside the row are masked lanes, -inf to a maximum and 0 to a mean.  A NaN is taken whenever it is met, and
-of equal pixels the first, as PyTorch does.
+Pixels outside the row are masked lanes.  Sums and maxima are joined down the windows' lines of pixels first, where
+they need no shuffles.  A NaN is taken whenever it is met, and of equal pixels the first, as PyTorch does.  Rows of
+few results go by vectors of half the width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -28,7 +30,7 @@ from numba.extending import intrinsic
 from fastconv import machine
 from fastconv.algorithms.direct.depthwise.lanes import load_lanes
 from fastconv.gemm.move import I32, lanes_between, masked_load, masked_store
-from fastconv.gemm.tile import I64, data, element, shuffled, splat
+from fastconv.gemm.tile import I64, data, element, rolled, shuffled, splat
 
 BLOCK = 8  # rows of a wide map that a vector goes down: the masks at its edges serve all of them
 
@@ -40,7 +42,13 @@ SLIDING = [shape for shape in SHAPES if shape[1] == 1]
 I, PAIR, TRIPLE = types.int64, types.UniTuple(types.int64, 2), types.UniTuple(types.int64, 3)
 WALK = (types.UniTuple(types.int64, 5), PAIR, PAIR, PAIR, I)  # width, rows, spans, depth, step
 
-Take = Callable[[Any, Any], None]  # a vector of pixels, and the place of lane 0's counted from x0
+# a vector of pixels, which of them exist, the place of lane 0's first tap of their line, and the tap
+Take = Callable[[Any, Any, Any, int], Any]
+Join = Callable[[Any, Any], Any]
+
+
+def _zeros(vector: ir.VectorType) -> Any:
+    return ir.Constant(vector, [0.0] * vector.count)
 
 
 class _Rows:
@@ -51,7 +59,7 @@ class _Rows:
         x, x0, tables, width, rows, spans, depth, step = arguments
         array, table = signature.args[-8], signature.args[-6]
         self.builder, self.itemsize = builder, array.dtype.bitwidth // 8
-        self.vector = ir.VectorType(element(array), machine.tile(self.itemsize).vl)
+        self.element, self.longest = element(array), machine.tile(self.itemsize).vl
         self.x = data(context, builder, array, x, x0)
         self.tables = data(context, builder, table, tables, I64(0))
         self.kernel, self.stride, self.pad, self.pixels, self.windows = cgutils.unpack_tuple(builder, width)
@@ -61,25 +69,40 @@ class _Rows:
 
     def each(self, emit: Callable[[Any, Any, _Windows], None], shapes: Shapes = SHAPES) -> None:
         """Call ``emit(at, lanes, windows)`` in every shape's loops, to write the results of a vector of windows."""
-        builder, count = self.builder, self.vector.count
-        narrow = builder.icmp_signed("<=", self.windows, I64(count))
-        block = builder.select(narrow, builder.sub(self.end, self.first), I64(BLOCK))
+        builder, half = self.builder, max(2, self.longest // 2)
+        few = builder.icmp_signed("<=", self.windows, I64(half))
         for kernel, stride in shapes:
             same = builder.and_(
                 builder.icmp_signed("==", self.kernel, I64(kernel)),
                 builder.icmp_signed("==", self.stride, I64(stride)),
             )
-            with (
-                builder.if_then(same),
-                cgutils.for_range_slice(builder, self.first, self.end, block, I64) as (begin, _),
-                cgutils.for_range_slice(builder, I64(0), self.windows, I64(count), I64) as (q, _),
-            ):
-                end = builder.add(begin, block)
-                end = builder.select(builder.icmp_signed("<", end, self.end), end, self.end)
-                lanes = lanes_between(builder, q, I64(0), self.windows, list(range(count)))
-                with cgutils.for_range_slice(builder, begin, end, I64(1), I64) as (p, _):
-                    to = builder.mul(builder.sub(p, self.first), self.windows)
-                    emit(builder.add(to, q), lanes, _Windows(self, p, q, kernel, stride))
+            with builder.if_then(same), builder.if_else(few) as (in_halves, in_wholes):
+                with in_halves:
+                    self._loops(emit, kernel, stride, half)
+                with in_wholes:
+                    self._loops(emit, kernel, stride, self.longest)
+
+    def _loops(
+        self, emit: Callable[[Any, Any, _Windows], None], kernel: int, stride: int, count: int
+    ) -> None:
+        """Go through the rows by vectors of ``count`` windows."""
+        builder, vector = self.builder, ir.VectorType(self.element, count)
+        narrow = builder.icmp_signed("<=", self.windows, I64(count))
+        block = builder.select(narrow, builder.sub(self.end, self.first), I64(BLOCK))
+        with (
+            cgutils.for_range_slice(builder, self.first, self.end, block, I64) as (begin, _),
+            cgutils.for_range_slice(builder, I64(0), self.windows, I64(count), I64) as (q, _),
+        ):
+            end = builder.add(begin, block)
+            end = builder.select(builder.icmp_signed("<", end, self.end), end, self.end)
+            lanes = lanes_between(builder, q, I64(0), self.windows, list(range(count)))
+
+            def row(index: Any) -> None:
+                p = builder.add(begin, index)
+                to = builder.mul(builder.sub(p, self.first), self.windows)
+                emit(builder.add(to, q), lanes, _Windows(self, p, q, kernel, stride, vector))
+
+            rolled(builder, builder.sub(end, begin), row)
 
     def span(self, at: Any, p: Any) -> Any:
         """Return an entry of the tables."""
@@ -89,123 +112,157 @@ class _Rows:
 class _Windows:
     """A vector of windows of one shape, from window q of row p on."""
 
-    def __init__(self, rows: _Rows, p: Any, q: Any, kernel: int, stride: int) -> None:
-        self.rows, self.p, self.q = rows, p, q
+    def __init__(self, rows: _Rows, p: Any, q: Any, kernel: int, stride: int, vector: ir.VectorType) -> None:
+        self.rows, self.p, self.q, self.vector = rows, p, q, vector
         begin, self.taps = (rows.span(at, p) for at in rows.spans)
         self.kernel, self.stride = kernel, stride
         self.column = rows.builder.sub(rows.builder.mul(q, I64(stride)), rows.pad)
         line = rows.builder.mul(begin, rows.pixels)
         self.place = rows.builder.add(line, self.column)  # of lane 0's first tap, in the slice
-        self.wide = ir.VectorType(rows.vector.element, stride * rows.vector.count)
+        self.firsts = range(0, kernel, stride)  # taps whose pixels are loaded; those after are among them
 
     def exist(self, tap: int, lanes: list[int]) -> Any:
         """Return the mask of pixels at lanes after a tap of the first window that are in the row."""
         start = self.rows.builder.add(self.column, I64(tap))
         return lanes_between(self.rows.builder, start, I64(0), self.rows.pixels, lanes)
 
+    def within(self, first: int) -> list[Any]:
+        """Return the masks of vectors of pixels from a tap on that are in the row."""
+        count = self.vector.count
+        return [self.exist(first + part * count, list(range(count))) for part in range(self.stride)]
+
+    def pixels(self, begin: Any, first: int, masks: list[Any]) -> list[Any]:
+        """Load vectors of pixels from a tap on, zeros outside the row."""
+        rows, builder, vectors = self.rows, self.rows.builder, []
+        for part, mask in enumerate(masks):
+            at = builder.gep(rows.x, [builder.add(begin, I64(first + part * self.vector.count))])
+            bits = builder.bitcast(mask, ir.IntType(self.vector.count))
+            vectors.append(load_lanes(builder, at, bits, self.vector, 1, rows.itemsize))
+        return vectors
+
+    def picked(self, vectors: list[Any], first: int) -> Iterator[tuple[int, Any]]:
+        """Yield the taps among vectors of pixels from one on, and what each window has there."""
+        row = _in_line(self.rows.builder, vectors)
+        for tap in range(min(self.stride, self.kernel - first)):
+            lanes = [tap + self.stride * lane for lane in range(self.vector.count)]
+            yield first + tap, shuffled(self.rows.builder, row, row, lanes)
+
     def lines(self, body: Callable[[Any], None]) -> None:
         """Call ``body`` with the place of lane 0's first tap in each row of pixels that the windows see."""
         rows, builder = self.rows, self.rows.builder
-        with (
-            cgutils.for_range(builder, rows.depth[0], intp=I64) as depth,
-            cgutils.for_range(builder, self.taps, intp=I64) as height,
-        ):
-            slice = builder.add(self.place, builder.mul(depth.index, rows.depth[1]))
-            body(builder.add(slice, builder.mul(height.index, rows.step)))
 
-    def walk(self, take: Take, outside: float) -> None:
-        """Call ``take`` for each tap, in row-major order; ``outside`` is what lies outside the row."""
-        rows, builder, wide = self.rows, self.rows.builder, self.wide
-        # taps whose pixels are loaded; those after are among them
-        firsts = range(0, self.kernel, self.stride)
-        masks = [self.exist(first, list(range(wide.count))) for first in firsts]
-        border = ir.Constant(wide, [outside] * wide.count)
+        def along_depth(depth: Any) -> None:
+            slice = builder.add(self.place, builder.mul(depth, rows.depth[1]))
+            rolled(
+                builder, self.taps, lambda height: body(builder.add(slice, builder.mul(height, rows.step)))
+            )
+
+        rolled(builder, rows.depth[0], along_depth)
+
+    def walk(self, take: Take) -> None:
+        """Call ``take`` for each tap, in row-major order."""
+        masks = [self.within(first) for first in self.firsts]
 
         def line(begin: Any) -> None:
-            for first, mask in zip(firsts, masks, strict=True):
-                place = builder.add(begin, I64(first))
-                bits = builder.bitcast(mask, ir.IntType(wide.count))
-                pixels = load_lanes(builder, builder.gep(rows.x, [place]), bits, wide, 1, rows.itemsize)
-                pixels = builder.select(mask, pixels, border)
-                for tap in range(min(self.stride, self.kernel - first)):
-                    picks = [tap + self.stride * lane for lane in range(rows.vector.count)]
-                    take(shuffled(builder, pixels, pixels, picks), builder.add(place, I64(tap)))
+            for first, mask in zip(self.firsts, masks, strict=True):
+                exist = dict(self.picked(mask, first))
+                for tap, own in self.picked(self.pixels(begin, first, mask), first):
+                    take(own, exist[tap], begin, tap)
 
         self.lines(line)
 
-    def write(self, gx: Any, share: Callable[[Any], Any]) -> None:
-        """Write ``share`` of a tap's place to its pixels, where each is in one window (kernel == stride)."""
-        rows, builder, count = self.rows, self.rows.builder, self.rows.vector.count
-        mask = self.exist(0, list(range(self.wide.count)))
-        order = [tap * count + lane for lane in range(count) for tap in range(self.kernel)]
+    def joined(self, join: Join, start: float, of: Callable[[Any], Any] = lambda pixels: pixels) -> Any:
+        """Return all pixels of each window joined, or what they become; ``start`` leaves all as they are."""
+        builder = self.rows.builder
+        starts = ir.Constant(self.vector, [start] * self.vector.count)
+        masks = [self.within(first) for first in self.firsts]
+        sums = [[cgutils.alloca_once(builder, self.vector) for _ in mask] for mask in masks]
+        for total in (total for some in sums for total in some):
+            builder.store(starts, total)
 
         def line(begin: Any) -> None:
-            parts = [share(builder.add(begin, I64(tap))) for tap in range(self.kernel)]
-            while len(parts) > 1:  # side by side, then in the order of pixels
-                parts += parts[-1:] * (len(parts) % 2)
-                length = range(2 * parts[0].type.count)
-                parts = [
-                    shuffled(builder, a, b, list(length))
-                    for a, b in zip(parts[::2], parts[1::2], strict=True)
-                ]
-            pixels = shuffled(builder, parts[0], parts[0], order)
-            masked_store(builder, pixels, builder.gep(gx, [begin]), mask, rows.itemsize)
+            for first, mask, some in zip(self.firsts, masks, sums, strict=True):
+                for pixels, total in zip(self.pixels(begin, first, mask), some, strict=True):
+                    builder.store(join(builder.load(total), of(pixels)), total)
+
+        self.lines(line)
+        result = None
+        for first, mask, some in zip(self.firsts, masks, sums, strict=True):
+            columns = [
+                builder.select(exist, builder.load(total), starts)
+                for exist, total in zip(mask, some, strict=True)
+            ]
+            for _, own in self.picked(columns, first):
+                result = own if result is None else join(result, own)
+        return result
+
+    def write(self, gx: Any, share: Callable[[Any, int], Any]) -> None:
+        """Write ``share`` of a line and tap to its pixels, where each is in one window (kernel == stride)."""
+        rows, builder, count = self.rows, self.rows.builder, self.vector.count
+        masks = self.within(0)
+
+        def line(begin: Any) -> None:
+            taps = _in_line(builder, [share(begin, tap) for tap in range(self.kernel)])
+            for part, mask in enumerate(masks):
+                places = [divmod(part * count + i, self.kernel) for i in range(count)]
+                pixels = shuffled(builder, taps, taps, [tap * count + lane for lane, tap in places])
+                at = builder.gep(gx, [builder.add(begin, I64(part * count))])
+                masked_store(builder, pixels, at, mask, rows.itemsize)
 
         self.lines(line)
 
 
-class _Largest:
-    """The maxima of a vector of windows so far."""
-
-    def __init__(self, builder: Any, vector: ir.VectorType) -> None:
-        self.builder, self.vector = builder, vector
-        self.best = cgutils.alloca_once(builder, vector)
-        builder.store(ir.Constant(vector, [float("-inf")] * vector.count), self.best)
-
-    def take(self, values: Any, place: Any) -> Any:
-        """Compare with one more pixel each; return which were taken."""
-        builder, before = self.builder, self.builder.load(self.best)
-        won = builder.or_(
-            builder.fcmp_ordered(">", values, before), builder.fcmp_unordered("uno", values, values)
-        )
-        builder.store(builder.select(won, values, before), self.best)
-        return won
+def _in_line(builder: Any, vectors: list[Any]) -> Any:
+    """Return vectors as one, the last repeated to a power of two."""
+    while len(vectors) > 1:
+        vectors = vectors + vectors[-1:] * (len(vectors) % 2)
+        lanes = list(range(2 * vectors[0].type.count))
+        vectors = [shuffled(builder, a, b, lanes) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
+    return vectors[0]
 
 
-class _Located(_Largest):
-    """The same, with the places that they stand at, counted from the first tap of lane 0."""
+def _exceeds(builder: Any, values: Any, before: Any) -> Any:
+    """Return which numbers are taken instead of those before."""
+    return builder.or_(
+        builder.fcmp_ordered(">", values, before), builder.fcmp_unordered("uno", values, values)
+    )
+
+
+class _Located:
+    """The maxima of a vector of windows so far, and their places, counted from the first tap of lane 0."""
 
     def __init__(self, windows: _Windows) -> None:
-        super().__init__(windows.rows.builder, windows.rows.vector)
-        self.windows, builder, count = windows, self.builder, self.vector.count
-        steps = [windows.stride * lane for lane in range(count)]
-        self.lanes = ir.Constant(ir.VectorType(I32, count), steps)
-        place = self.lanes
+        self.windows, self.builder, vector = windows, windows.rows.builder, windows.vector
+        self.best = cgutils.alloca_once(self.builder, vector)
+        self.builder.store(ir.Constant(vector, [float("-inf")] * vector.count), self.best)
+        self.steps = [windows.stride * lane for lane in range(vector.count)]
+        self.numbers = ir.VectorType(I32, vector.count)
+        place = self.names(windows.place, 0)
         for tap in reversed(range(windows.kernel)):  # the first pixel that exists stands for -inf everywhere
-            place = builder.select(windows.exist(tap, steps), self.after(I64(tap)), place)
-        self.place = cgutils.alloca_once(builder, self.lanes.type)
-        builder.store(place, self.place)
+            exist = windows.exist(tap, self.steps)
+            place = self.builder.select(exist, self.names(windows.place, tap), place)
+        self.place = cgutils.alloca_once(self.builder, self.numbers)
+        self.builder.store(place, self.place)
 
-    def after(self, distance: Any) -> Any:
-        """Return the places of all lanes' pixels so far after their first taps."""
-        return self.builder.add(
-            splat(self.builder, self.builder.trunc(distance, I32), self.lanes.type), self.lanes
-        )
+    def names(self, begin: Any, tap: int) -> Any:
+        """Return the places of all lanes' pixels at a tap of the line that begins there."""
+        builder = self.builder
+        distance = builder.trunc(builder.sub(begin, self.windows.place), I32)
+        lanes = ir.Constant(self.numbers, [tap + step for step in self.steps])
+        return builder.add(splat(builder, distance, self.numbers), lanes)
 
-    def names(self, place: Any) -> Any:
-        """Return the places of all lanes' pixels, given that of lane 0's in the slice."""
-        return self.after(self.builder.sub(place, self.windows.place))
-
-    def take(self, values: Any, place: Any) -> Any:
-        builder, won = self.builder, super().take(values, place)
-        builder.store(builder.select(won, self.names(place), builder.load(self.place)), self.place)
-        return won
+    def take(self, values: Any, exist: Any, begin: Any, tap: int) -> None:
+        """Compare with one more pixel each."""
+        builder, before = self.builder, self.builder.load(self.best)
+        won = builder.and_(_exceeds(builder, values, before), exist)
+        builder.store(builder.select(won, values, before), self.best)
+        builder.store(builder.select(won, self.names(begin, tap), builder.load(self.place)), self.place)
 
     def found(self, first: Any) -> Any:
         """Return the places in a map whose pixel x0 is ``first``; -1 for windows without pixels."""
         builder, windows = self.builder, self.windows
         base = builder.trunc(builder.add(first, windows.place), I32)
-        place = builder.add(builder.load(self.place), splat(builder, base, self.lanes.type))
+        place = builder.add(builder.load(self.place), splat(builder, base, self.numbers))
         empty = builder.icmp_signed("<=", builder.mul(windows.taps, windows.rows.depth[0]), I64(0))
         return builder.select(empty, ir.Constant(place.type, [-1] * place.type.count), place)
 
@@ -218,10 +275,12 @@ def largest(typing, y, y0, x, x0, tables, width, rows, spans, depth, step):
         y, y0, *walk = arguments
         to, rows = data(context, builder, signature.args[0], y, y0), _Rows(context, builder, signature, walk)
 
+        def join(before: Any, values: Any) -> Any:
+            return builder.select(_exceeds(builder, values, before), values, before)
+
         def emit(at: Any, lanes: Any, windows: _Windows) -> None:
-            maxima = _Largest(builder, rows.vector)
-            windows.walk(maxima.take, float("-inf"))
-            masked_store(builder, builder.load(maxima.best), builder.gep(to, [at]), lanes, rows.itemsize)
+            maxima = windows.joined(join, float("-inf"))
+            masked_store(builder, maxima, builder.gep(to, [at]), lanes, rows.itemsize)
 
         rows.each(emit)
         return context.get_dummy_value()
@@ -241,10 +300,10 @@ def largest_at(typing, y, y0, places, p0, first, x, x0, tables, width, rows, spa
 
         def emit(at: Any, lanes: Any, windows: _Windows) -> None:
             maxima = _Located(windows)
-            windows.walk(maxima.take, float("-inf"))
+            windows.walk(maxima.take)
             masked_store(builder, builder.load(maxima.best), builder.gep(to, [at]), lanes, rows.itemsize)
-            found = builder.sext(maxima.found(first), ir.VectorType(ir.IntType(wide), rows.vector.count))
-            found = builder.bitcast(found, ir.VectorType(real, rows.vector.count))
+            found = builder.sext(maxima.found(first), ir.VectorType(ir.IntType(wide), lanes.type.count))
+            found = builder.bitcast(found, ir.VectorType(real, lanes.type.count))
             name = builder.bitcast(builder.gep(names, [at]), real.as_pointer())
             masked_store(builder, found, name, lanes, wide // 8)
 
@@ -263,16 +322,16 @@ def give(typing, gx, g0, gy, y0, x, x0, tables, width, rows, spans, depth, step)
         rows = _Rows(context, builder, signature, walk)
         to = data(context, builder, signature.args[0], gx, g0)
         source = data(context, builder, signature.args[2], gy, y0)
-        zeros = ir.Constant(rows.vector, [0.0] * rows.vector.count)
 
         def emit(at: Any, lanes: Any, windows: _Windows) -> None:
-            maxima = _Located(windows)
-            windows.walk(maxima.take, float("-inf"))
+            maxima, zeros = _Located(windows), _zeros(windows.vector)
+            windows.walk(maxima.take)
             taken = builder.load(maxima.place)
-            own = masked_load(builder, builder.gep(source, [at]), lanes, rows.vector, rows.itemsize)
+            own = masked_load(builder, builder.gep(source, [at]), lanes, windows.vector, rows.itemsize)
 
-            def share(place: Any) -> Any:
-                return builder.select(builder.icmp_signed("==", taken, maxima.names(place)), own, zeros)
+            def share(begin: Any, tap: int) -> Any:
+                same = builder.icmp_signed("==", taken, maxima.names(begin, tap))
+                return builder.select(same, own, zeros)
 
             windows.write(to, share)
 
@@ -293,23 +352,23 @@ def collect(typing, gx, g0, first, places, p0, gy, y0, tables, width, rows, span
     def codegen(context, builder, signature, arguments):
         gx, g0, first, places, p0, *walk = arguments
         to, rows = data(context, builder, signature.args[0], gx, g0), _Rows(context, builder, signature, walk)
-        names, vector = data(context, builder, signature.args[3], places, p0), rows.vector
-        count, zeros = vector.count, ir.Constant(vector, [0.0] * vector.count)
-        numbers = ir.VectorType(I32, count)
+        names = data(context, builder, signature.args[3], places, p0)
 
         def emit(at: Any, lanes: Any, windows: _Windows) -> None:
-            total = cgutils.alloca_once(builder, vector)
+            zeros, numbers = _zeros(windows.vector), ir.VectorType(I32, windows.vector.count)
+            total = cgutils.alloca_once(builder, windows.vector)
             builder.store(zeros, total)
             number = splat(builder, builder.trunc(builder.add(first, at), I32), numbers)
-            number = builder.add(number, ir.Constant(numbers, list(range(count))))
+            number = builder.add(number, ir.Constant(numbers, list(range(numbers.count))))
 
-            def take(values: Any, place: Any) -> None:
-                address = builder.bitcast(builder.gep(names, [place]), numbers.as_pointer())
+            def take(values: Any, exist: Any, begin: Any, tap: int) -> None:
+                place = builder.gep(names, [builder.add(begin, I64(tap))])
+                address = builder.bitcast(place, numbers.as_pointer())
                 taken = builder.load(address, align=4)
                 given = builder.select(builder.icmp_signed("==", taken, number), values, zeros)
                 builder.store(builder.fadd(builder.load(total), given), total)
 
-            windows.walk(take, 0.0)
+            windows.walk(take)
             masked_store(builder, builder.load(total), builder.gep(to, [at]), lanes, rows.itemsize)
 
         rows.each(emit, SLIDING)
@@ -327,7 +386,7 @@ class _Counts:
 
     def divided(self, values: Any, lanes: Any, windows: _Windows) -> Any:
         """Return a vector of windows' values divided."""
-        rows, builder, vector = self.rows, self.rows.builder, self.rows.vector
+        rows, builder, vector = self.rows, self.rows.builder, windows.vector
         lines = builder.mul(self.slices, rows.span(self.heights, windows.p))
         given = builder.icmp_signed("!=", self.divisor, I64(0))
         factor = builder.sitofp(builder.select(given, self.divisor, lines), vector.element)
@@ -336,29 +395,34 @@ class _Counts:
         return builder.fdiv(values, builder.fmul(widths, splat(builder, factor, vector)))
 
 
+def _emit_means(context: Any, builder: Any, signature: Any, arguments: Any, squares: bool) -> Any:
+    y, y0, columns, counted, *walk = arguments
+    to, rows = data(context, builder, signature.args[0], y, y0), _Rows(context, builder, signature, walk)
+    counts = _Counts(rows, data(context, builder, signature.args[2], columns, I64(0)), counted)
+
+    def emit(at: Any, lanes: Any, windows: _Windows) -> None:
+        of = (lambda v: builder.fmul(v, v)) if squares else (lambda v: v)
+        means = counts.divided(windows.joined(builder.fadd, 0.0, of), lanes, windows)
+        if squares:
+            kind = ir.FunctionType(means.type, [means.type])
+            name = f"llvm.sqrt.v{means.type.count}f{8 * rows.itemsize}"
+            means = builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [means])
+        masked_store(builder, means, builder.gep(to, [at]), lanes, rows.itemsize)
+
+    rows.each(emit)
+    return context.get_dummy_value()
+
+
 @intrinsic
 def mean(typing, y, y0, columns, counted, x, x0, tables, width, rows, spans, depth, step):
     """Write the means of rows of windows; see `_Counts`."""
+    return types.void(y, I, columns, TRIPLE, x, I, tables, *WALK), partial(_emit_means, squares=False)
 
-    def codegen(context, builder, signature, arguments):
-        y, y0, columns, counted, *walk = arguments
-        to, rows = data(context, builder, signature.args[0], y, y0), _Rows(context, builder, signature, walk)
-        vector = rows.vector
-        counts = _Counts(rows, data(context, builder, signature.args[2], columns, I64(0)), counted)
 
-        def emit(at: Any, lanes: Any, windows: _Windows) -> None:
-            total = cgutils.alloca_once(builder, vector)
-            builder.store(ir.Constant(vector, [0.0] * vector.count), total)
-            windows.walk(
-                lambda values, place: builder.store(builder.fadd(builder.load(total), values), total), 0.0
-            )
-            means = counts.divided(builder.load(total), lanes, windows)
-            masked_store(builder, means, builder.gep(to, [at]), lanes, rows.itemsize)
-
-        rows.each(emit)
-        return context.get_dummy_value()
-
-    return types.void(y, I, columns, TRIPLE, x, I, tables, *WALK), codegen
+@intrinsic
+def norm(typing, y, y0, columns, counted, x, x0, tables, width, rows, spans, depth, step):
+    """Write the square roots of means of squares."""
+    return types.void(y, I, columns, TRIPLE, x, I, tables, *WALK), partial(_emit_means, squares=True)
 
 
 @intrinsic
@@ -374,10 +438,9 @@ def give_shares(typing, gy, gy0, columns, counted, gx, x0, tables, width, rows, 
         counts = _Counts(rows, data(context, builder, signature.args[2], columns, I64(0)), counted)
 
         def emit(at: Any, lanes: Any, windows: _Windows) -> None:
-            own = masked_load(builder, builder.gep(source, [at]), lanes, rows.vector, rows.itemsize)
-            zeros = ir.Constant(rows.vector, [0.0] * rows.vector.count)
-            own = builder.select(lanes, counts.divided(own, lanes, windows), zeros)
-            windows.write(rows.x, lambda place: own)
+            own = masked_load(builder, builder.gep(source, [at]), lanes, windows.vector, rows.itemsize)
+            own = builder.select(lanes, counts.divided(own, lanes, windows), _zeros(windows.vector))
+            windows.write(rows.x, lambda begin, tap: own)
 
         rows.each(emit, APART)
         return context.get_dummy_value()

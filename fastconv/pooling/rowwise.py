@@ -14,15 +14,15 @@ import numpy as np
 
 from fastconv import jit, machine, threads
 from fastconv.arrays import Array
-from fastconv.gemm.move import SLACK, stream_row
+from fastconv.gemm.move import SLACK
 from fastconv.gemm.schedule import part
 from fastconv.pooling import plan
-from fastconv.pooling.rows import SHAPES, collect, give, give_shares, largest, largest_at, mean
+from fastconv.pooling.rows import SHAPES, collect, give, give_shares, largest, largest_at, mean, norm
 from fastconv.pooling.scatter import scatter_maps
 from fastconv.pooling.windows import Axes, Axis, Share
 
 WORK = 8.0  # what a pixel costs, in the operations that threads count
-MAX, MEAN = 0, 1
+MAX, MEAN, NORM = 0, 1, 2
 
 
 def serves(axes: Axes, dtype: np.dtype[Any]) -> bool:
@@ -38,21 +38,28 @@ def serves(axes: Axes, dtype: np.dtype[Any]) -> bool:
 
 def maxima(axes: Axes, x: Array, y: Array, indices: Array) -> None:
     """Write maxima, and their places if ``indices`` is as long as y."""
-    p = plan.plan(axes, False, True, x.itemsize)
-    threads.launch(
-        _forward, WORK * (x.size + y.size), MAX, x.reshape(-1), y.reshape(-1), indices.reshape(-1),
-        _buffers(y, 0 if indices.size else p.results), np.empty(0, x.dtype), 0, _width(axes), p.geometry,
-        p.tables,
-    )  # fmt: skip
+    _results(MAX, axes, x, y, indices, np.empty(0, x.dtype), True, 0)
 
 
 def means(axes: Axes, x: Array, y: Array, count_pad: bool, divisor: int) -> None:
     """Write means."""
+    columns = _columns(axes[-1], count_pad, divisor, x.dtype)
+    _results(MEAN, axes, x, y, np.empty(0, np.int64), columns, count_pad, divisor)
+
+
+def norms(axes: Axes, x: Array, y: Array, taps: int) -> None:
+    """Write square roots of sums of squares, of which a window that lacks some of ``taps`` counts as many."""
+    columns = _columns(axes[-1], True, 0, x.dtype) / x.dtype.type(taps)
+    _results(NORM, axes, x, y, np.empty(0, np.int64), columns, True, 0)
+
+
+def _results(
+    kind: int, axes: Axes, x: Array, y: Array, indices: Array, columns: Array, count_pad: bool, divisor: int
+) -> None:
     p = plan.plan(axes, False, count_pad, x.itemsize)
     threads.launch(
-        _forward, WORK * (x.size + y.size), MEAN, x.reshape(-1), y.reshape(-1), np.empty(0, np.int64),
-        _buffers(y, p.results), _columns(axes[-1], count_pad, divisor, x.dtype), divisor, _width(axes),
-        p.geometry, p.tables,
+        _forward, WORK * (x.size + y.size), kind, x.reshape(-1), y.reshape(-1), indices.reshape(-1), columns,
+        divisor, _width(axes), p.geometry, p.tables,
     )  # fmt: skip
 
 
@@ -66,12 +73,7 @@ def _columns(axis: Axis | Share, count_pad: bool, divisor: int, dtype: np.dtype[
 def gradient_of_means(axes: Axes, gy: Array, gx: Array, count_pad: bool, divisor: int) -> bool:
     """Write the gradient by x and return True, where windows share no pixel or slide by one and count the same."""
     if apart(axes):
-        p = plan.plan(axes, False, count_pad, gx.itemsize)
-        threads.launch(
-            _give_shares, WORK * (gx.size + gy.size), gy.reshape(-1), gx.reshape(-1), _buffers(gx, p.pixels),
-            _columns(axes[-1], count_pad, divisor, gx.dtype), divisor, p.pixels, _covered(axes), _width(axes),
-            p.geometry, p.tables,
-        )  # fmt: skip
+        _give(MEAN, axes, gy, gy, gx, _columns(axes[-1], count_pad, divisor, gx.dtype), count_pad, divisor)
         return True
     if (turned := _turned(axes, gx.dtype)) is None or not (
         count_pad or divisor or not any(a.pad for a in turned)
@@ -83,19 +85,28 @@ def gradient_of_means(axes: Axes, gy: Array, gx: Array, count_pad: bool, divisor
 
 def gradient_of_maxima(axes: Axes, x: Array, gy: Array, gx: Array) -> None:
     """Write the gradient by x: maxima are found again, map by map."""
-    p = plan.plan(axes, False, True, x.itemsize)
-    work = WORK * (x.size + gx.size + gy.size)
-    workers, own = threads.workers(work), p.results + 2 * SLACK
-    arrays = (x.reshape(-1), gy.reshape(-1), gx.reshape(-1), _buffers(gx, p.pixels))
     if apart(axes):
-        threads.launch(_give, work, *arrays, p.pixels, _covered(axes), _width(axes), p.geometry, p.tables)
+        _give(MAX, axes, x, gy, gx, np.empty(0, x.dtype), True, 0)
         return
-    turned = _turned(axes, gx.dtype)
+    p, turned = plan.plan(axes, False, True, x.itemsize), _turned(axes, gx.dtype)
     back = plan.plan(turned or axes, False, True, x.itemsize)
+    work = WORK * (x.size + gx.size + gy.size)
+    own = threads.workers(work) * (p.results + 2 * SLACK)
     threads.launch(
-        _search, work, *arrays, np.empty(workers * own, x.dtype), np.empty(workers * own, np.int32),
-        (p.pixels, p.results), _width(axes), p.geometry, p.tables, turned is not None, _width(turned or axes),
-        back.geometry, back.tables,
+        _search, work, x.reshape(-1), gy.reshape(-1), gx.reshape(-1), np.empty(own, x.dtype),
+        np.empty(own, np.int32), (p.pixels, p.results), _width(axes), p.geometry, p.tables, turned is not None,
+        _width(turned or axes), back.geometry, back.tables,
+    )  # fmt: skip
+
+
+def _give(
+    kind: int, axes: Axes, x: Array, gy: Array, gx: Array, columns: Array, count_pad: bool, divisor: int
+) -> None:
+    """Write the gradient by pixels that are in one window each."""
+    p = plan.plan(axes, False, count_pad, gx.itemsize)
+    threads.launch(
+        _gradients, WORK * (x.size + gx.size + gy.size), kind, x.reshape(-1), gy.reshape(-1), gx.reshape(-1),
+        columns, divisor, p.pixels, _covered(axes), _width(axes), p.geometry, p.tables,
     )  # fmt: skip
 
 
@@ -135,50 +146,30 @@ def _width(axes: Axes) -> tuple[int, int, int, int, int]:
     return axis.kernel, axis.stride, axis.pad, axis.size, axis.output
 
 
-def _buffers(written: Array, own: int) -> Array:
-    """Return memory for a map of each thread, if maps are to go past the caches, where none would be found again."""
-    l2, count = machine.machine().l2, threads.count()
-    past = written.nbytes > l2 * count and 2 * own * written.itemsize < l2
-    return np.empty(count * own if past else 0, written.dtype)
-
-
 @jit.kernel
-def _forward(workers, kind, x, y, indices, buffers, columns, divisor, width, geos, tables):
+def _forward(workers, kind, x, y, indices, columns, divisor, width, geos, tables):
+    rows = y.size // geos[0].out_w
     for worker in numba.prange(workers):
-        geo = geos[0]
-        if buffers.size == 0:
-            rows = y.size // geo.out_w
-            first, last = part(rows, workers, worker), part(rows, workers, worker + 1)
-            _rows(kind, x, y, indices, 0, columns, divisor, width, geo, tables, first, last)
-        else:
-            rows = geo.out_d * geo.out_h
-            own = rows * geo.out_w
-            maps, at = y.size // own, worker * own
-            for i in range(part(maps, workers, worker), part(maps, workers, worker + 1)):
-                shift, first, end = i * own - at, i * rows, (i + 1) * rows
-                _rows(kind, x, buffers, indices, shift, columns, divisor, width, geo, tables, first, end)
-                stream_row(y, i * own, buffers, at, own)
+        first, last = part(rows, workers, worker), part(rows, workers, worker + 1)
+        _rows(kind, x, y, indices, 0, columns, divisor, width, geos[0], tables, first, last)
 
 
 @jit.kernel
 def _search(
-    workers, x, gy, gx, buffers, best, places, sizes, width, geos, tables, sliding, back_width, backs, back_tables
+    workers, x, gy, gx, best, places, sizes, width, geos, tables, sliding, back_width, backs, back_tables
 ):  # fmt: skip
     pixels, results = sizes
     own = results + 2 * SLACK
-    to = buffers if buffers.size else gx
     for worker in numba.prange(workers):
         maps, rows, begin = gx.size // pixels, results // geos[0].out_w, worker * own + SLACK
         values, found = best[begin : begin + results], places[begin : begin + results]
         for i in range(part(maps, workers, worker), part(maps, workers, worker + 1)):
-            at = i * results
+            at, g0 = i * results, i * pixels
             _rows(MAX, x, values, found, at, values, 0, width, geos[0], tables, i * rows, (i + 1) * rows)
-            g0 = worker * pixels if buffers.size else i * pixels
             if sliding:
-                _collect(to, g0, places, begin, gy, at, back_width, backs[0], back_tables)
+                _collect(gx, g0, places, begin, gy, at, back_width, backs[0], back_tables)
             else:
-                scatter_maps(gy[at : at + results], found, to[g0 : g0 + pixels], results, pixels, True)
-            _deliver(gx, buffers, pixels, i, worker)
+                scatter_maps(gy[at : at + results], found, gx[g0 : g0 + pixels], results, pixels, True)
 
 
 @jit.inner
@@ -194,50 +185,26 @@ def _collect(gx, g0, places, p0, gy, y0, width, geo, tables):
 
 
 @jit.kernel
-def _give(workers, x, gy, gx, buffers, pixels, covered, width, geos, tables):
-    to = buffers if buffers.size else gx
+def _gradients(workers, kind, x, gy, gx, columns, divisor, pixels, covered, width, geos, tables):
     for worker in numba.prange(workers):
         geo, maps = geos[0], gx.size // pixels
-        area, spans = geo.size_h * geo.size_w, (geo.begin_h, geo.taps_h)
+        area, spans, rows = geo.size_h * geo.size_w, (geo.begin_h, geo.taps_h), (0, geo.out_h)
         for i in range(part(maps, workers, worker), part(maps, workers, worker + 1)):
-            g0 = worker * pixels if buffers.size else i * pixels
             if not covered:
-                to[g0 : g0 + pixels] = 0
+                gx[i * pixels : (i + 1) * pixels] = 0
             for o in range(geo.out_d):
-                line, y0 = tables[geo.begin_d + o] * area, (i * geo.out_d + o) * geo.out_h * geo.out_w
+                at, y0 = (
+                    i * pixels + tables[geo.begin_d + o] * area,
+                    (i * geo.out_d + o) * geo.out_h * geo.out_w,
+                )
                 depth = (tables[geo.taps_d + o], geo.step_d * area)
-                give(
-                    to, g0 + line, gy, y0, x, i * pixels + line, tables, width, (0, geo.out_h), spans, depth,
-                    geo.step_h,
-                )  # fmt: skip
-            _deliver(gx, buffers, pixels, i, worker)
-
-
-@jit.kernel
-def _give_shares(workers, gy, gx, buffers, columns, divisor, pixels, covered, width, geos, tables):
-    to = buffers if buffers.size else gx
-    for worker in numba.prange(workers):
-        geo, maps = geos[0], gx.size // pixels
-        area, spans = geo.size_h * geo.size_w, (geo.begin_h, geo.taps_h)
-        for i in range(part(maps, workers, worker), part(maps, workers, worker + 1)):
-            g0 = worker * pixels if buffers.size else i * pixels
-            if not covered:
-                to[g0 : g0 + pixels] = 0
-            for o in range(geo.out_d):
-                line, y0 = tables[geo.begin_d + o] * area, (i * geo.out_d + o) * geo.out_h * geo.out_w
-                counted = (divisor, tables[geo.counted_d + o], geo.counted_h)
-                depth = (tables[geo.taps_d + o], geo.step_d * area)
-                give_shares(
-                    gy, y0, columns, counted, to, g0 + line, tables, width, (0, geo.out_h), spans, depth, geo.step_h
-                )  # fmt: skip
-            _deliver(gx, buffers, pixels, i, worker)
-
-
-@jit.inner
-def _deliver(gx, buffers, pixels, i, worker):
-    """Bring a map from its buffer to where it belongs."""
-    if buffers.size:
-        stream_row(gx, i * pixels, buffers, worker * pixels, pixels)
+                if kind == MEAN:
+                    counted = (divisor, tables[geo.counted_d + o], geo.counted_h)
+                    give_shares(
+                        gy, y0, columns, counted, gx, at, tables, width, rows, spans, depth, geo.step_h
+                    )  # fmt: skip
+                else:
+                    give(gx, at, gy, y0, x, at, tables, width, rows, spans, depth, geo.step_h)
 
 
 @jit.inner
@@ -252,13 +219,14 @@ def _rows(kind, x, y, indices, shift, columns, divisor, width, geo, tables, row,
         first = tables[geo.begin_d + o] * area
         at, to = plane * geo.size_d * area + first, row * geo.out_w - shift
         depth = (tables[geo.taps_d + o], geo.step_d * area)
-        if kind == MEAN:
-            mean(
-                y, to, columns, (divisor, tables[geo.counted_d + o], geo.counted_h), x, at, tables, width, (p, end),
-                spans, depth, geo.step_h,
-            )  # fmt: skip
-        elif indices.size:
+        if kind == MAX and indices.size:
             largest_at(y, to, indices, to, first, x, at, tables, width, (p, end), spans, depth, geo.step_h)
-        else:
+        elif kind == MAX:
             largest(y, to, x, at, tables, width, (p, end), spans, depth, geo.step_h)
+        else:
+            counted = (divisor, tables[geo.counted_d + o], geo.counted_h)
+            if kind == MEAN:
+                mean(y, to, columns, counted, x, at, tables, width, (p, end), spans, depth, geo.step_h)
+            else:
+                norm(y, to, columns, counted, x, at, tables, width, (p, end), spans, depth, geo.step_h)
         row += end - p
