@@ -26,11 +26,16 @@ class Plan:
     __slots__ = ("algorithm", "direction", "execution", "nothing", "problem", "run", "shape", "used")
 
     def __init__(
-        self, problem: ConvProblem, direction: Direction, settings: Settings, device: str = "cpu"
+        self,
+        problem: ConvProblem,
+        direction: Direction,
+        settings: Settings,
+        device: str = "cpu",
+        prepared: bool = False,
     ) -> None:
         self.direction = direction
         if problem.n:
-            problem, names = decide(problem, direction, settings, device)
+            problem, names = decide(problem, direction, settings, device, prepared)
             for self.algorithm in names:
                 algorithm = find_algorithm(self.algorithm, device)
                 self.execution = dtypes.build(algorithm, problem, direction, settings.workspace)
@@ -87,23 +92,24 @@ def find(
     algorithm: str,
     workspace: int | None,
     device: str = "cpu",
+    prepared: bool = False,
 ) -> Plan:
     """Return the plan of a call; on a miss the arguments are checked and the algorithm is chosen.
 
     A hit costs a tuple and a look-up: nothing is derived from the arguments before.  ``walk`` has the fields of a
-    `Walk`, and needs to be one as little.
+    `Walk`, and needs to be one as little.  ``prepared``: the choice is for calls whose weights are prepared.
     """
     settings = current()
     if algorithm != "auto" or workspace is not None:
         settings = override(settings, algorithm, workspace)
     key = (
         direction, input_shape, weight_shape, dtype, walk,
-        settings.algorithm, settings.workspace, settings.precision, settings.tune, device,
+        settings.algorithm, settings.workspace, settings.precision, settings.tune, device, prepared,
     )  # fmt: skip
     plan = _plans.get(key)
     if plan is None:
         problem = arguments.problem(input_shape, weight_shape, dtype.name, Walk(*walk))
-        plan = Plan(problem, Direction(direction), settings, device)
+        plan = Plan(problem, Direction(direction), settings, device, prepared)
         _keep(key, plan)
     plan.used = True
     return plan

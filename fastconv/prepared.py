@@ -99,7 +99,8 @@ def prepare(
     bias : (K,) array, optional
         Copied too.
     stride, padding, dilation, groups, padding_mode, activation, algorithm, workspace
-        As for `conv2d`.
+        As for `conv2d`.  "auto" may choose another algorithm than a call would: weights that are transformed
+        beforehand make Winograd the faster one for small images.
     layout : str, optional
         "NHWC" (or "NLC", "NDHWC") if inputs are given, and results wanted, in this form; channels come
         before the pixels by default.
@@ -133,7 +134,9 @@ def prepare(
     b = None if bias is None else arrays.operand(bias, "bias")
     dtype = arrays.common(w) if b is None else arrays.common(w, b)
     code = convolve.activation_code(activation, dtype)
-    p = plan.find("forward", form.taken_shape(size), w.shape, dtype, walk, algorithm, workspace)
+    p = plan.find(
+        "forward", form.taken_shape(size), w.shape, dtype, walk, algorithm, workspace, prepared=True
+    )
     if b is not None:
         convolve.check_bias(b, p.problem)
     return Prepared(p, w, b, code, form)

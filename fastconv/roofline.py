@@ -288,12 +288,17 @@ def weights(s: Sizes, direction: Direction, blocks: int, itemsize: int) -> dict[
 def seconds(kind: str, problem: ConvProblem, parts: dict[str, float]) -> float:
     """Add up the parts of a problem's work; those named "memory" (bytes) and "launches" are not of a core."""
     r, cycles = rates(), CYCLES[kind]
-    total = 0.0
+    memory = cycles["memory"] * problem.bytes / r.bandwidth
+    return cycles["launches"] * r.launch + busy(kind, problem, parts) + memory
+
+
+def busy(kind: str, problem: ConvProblem, parts: dict[str, float]) -> float:
+    """Add up the parts of a problem's work that are of cores alone."""
+    cycles, total = CYCLES[kind], 0.0
     for name, amount in parts.items():
         total += amount * cycles[name]
     cores = machine.machine().cores if problem.flops > SERIAL_FLOPS else 1
-    memory = cycles["memory"] * problem.bytes / r.bandwidth
-    return cycles["launches"] * r.launch + total / (r.clock * cores) + memory
+    return total / (rates().clock * cores)
 
 
 def least(kind: str, problem: ConvProblem, direction: Direction) -> float:

@@ -61,17 +61,34 @@ class Selection:
 
 
 def ranked(
-    problem: ConvProblem, direction: Direction, settings: Settings, device: str = "cpu"
+    problem: ConvProblem,
+    direction: Direction,
+    settings: Settings,
+    device: str = "cpu",
+    prepared: bool = False,
 ) -> tuple[ConvProblem, Iterator[str]]:
     """Return the problem in the layout it is served in, and who may serve it, the cheapest first.
 
     What a call asks for: whether an algorithm keeps the workspace limit is known when it has been built.
+    ``prepared`` weights cost nothing; there is time to ask everyone then.
     """
     if settings.algorithm != "auto":
         selection = select(problem, direction, settings, device)
         return selection.problem, iter((selection.algorithm,))
     problem = _in_served_layout(problem, direction, "auto", device)
+    if prepared:
+        return problem, _cheapest_prepared(problem, settings, device)
     return problem, _cheapest_first(problem, direction, settings, device)
+
+
+def _cheapest_prepared(problem: ConvProblem, settings: Settings, device: str) -> Iterator[str]:
+    asked, carried, forward = registry() if device == "cpu" else on_gpu(), carrier(problem), Direction.FORWARD
+    costs = {
+        name: algorithm.cost(carried, forward) - algorithm.preparing(carried)
+        for name, algorithm in asked.items()
+        if not _against(algorithm, problem, carried, forward, settings)
+    }
+    yield from sorted(costs, key=costs.__getitem__)
 
 
 def _cheapest_first(

@@ -24,11 +24,15 @@ BUDGET = 0.1  # seconds of timing, and five rounds at least
 
 
 def decide(
-    problem: ConvProblem, direction: Direction, settings: Settings, device: str = "cpu"
+    problem: ConvProblem,
+    direction: Direction,
+    settings: Settings,
+    device: str = "cpu",
+    prepared: bool = False,
 ) -> tuple[ConvProblem, Iterator[str]]:
     """Return the problem in the layout it is served in, and algorithms to build in turn until one keeps its limit."""
     if settings.tune == "off":
-        return ranked(problem, direction, settings, device)
+        return ranked(problem, direction, settings, device, prepared)
     selection = choose(problem, direction, settings, device)
     return selection.problem, iter((selection.algorithm,))
 

@@ -68,6 +68,13 @@ def test_costs_are_seconds_for_every_layer(name, direction):
             assert algorithm.floor(problem, direction) <= cost
 
 
+@pytest.mark.parametrize("algorithm", registry().values(), ids=str)
+def test_preparing_is_a_part_of_the_cost(algorithm):
+    for problem in LAYERS:
+        if algorithm.reject(problem, Direction.FORWARD) is None:
+            assert 0 <= algorithm.preparing(problem) < algorithm.cost(problem, Direction.FORWARD)
+
+
 def test_costs_know_the_vector_width():
     layer = ConvProblem.parse("n8 c64 k64 i56x56 f3x3 p1")
     wide = ConvProblem.parse("n8 c64 k64 i56x56 f3x3 p1 float64")

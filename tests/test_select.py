@@ -63,6 +63,14 @@ def test_cheapest_wins():
     assert chosen() == "rough"
 
 
+def test_prepared_weights_cost_nothing(stand_ins, monkeypatch):
+    names = ["rough", "plain"]
+    assert [n for n in ranked(PROBLEM, Direction.FORWARD, Settings())[1] if n in names] == names
+    monkeypatch.setattr(StandIn, "preparing", lambda self, problem: 0.0025 if self.name == "plain" else 0.0)
+    prepared = ranked(PROBLEM, Direction.FORWARD, Settings(), prepared=True)[1]
+    assert [n for n in prepared if n in names] == names[::-1]
+
+
 def test_strict_leaves_out_what_is_less_exact():
     assert chosen(precision="strict") == "greedy"
 

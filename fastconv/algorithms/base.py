@@ -89,6 +89,10 @@ class Algorithm(ABC):
         the result, does not either.
         """
 
+    def preparing(self, problem: ConvProblem) -> float:
+        """Return how many of the seconds of a forward call its weights take, and prepared ones do not."""
+        return 0.0
+
     def floor(self, problem: ConvProblem, direction: Direction) -> float:
         """Return seconds that it cannot beat: one that another beats is not asked for its cost."""
         return 0.0

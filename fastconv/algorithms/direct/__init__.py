@@ -12,7 +12,7 @@ from fastconv.algorithms.direct import depthwise, pixels
 from fastconv.algorithms.direct.cost import cost
 from fastconv.gemm.blocking import within
 from fastconv.problem import ConvProblem, Direction
-from fastconv.roofline import least
+from fastconv.roofline import busy, least
 
 TAPS = 49  # of one channel, that depthwise kernels sum before dense ones are faster
 PASSING = 8  # second-level caches: results of so many and more are written past all caches
@@ -36,6 +36,15 @@ class Direct(Algorithm):
         ):
             return depthwise.cost(problem, direction)
         return cost(problem, direction)
+
+    def preparing(self, problem: ConvProblem) -> float:
+        if problem.layout == "nhwc" and not problem.is_depthwise:
+            return busy(
+                "direct pixels",
+                problem,
+                {"weights": prod(problem.weight_shape) / machine.tile(problem.itemsize).vl},
+            )
+        return 0.0
 
     def floor(self, problem: ConvProblem, direction: Direction) -> float:
         if problem.groups == problem.c or problem.layout == "nhwc":  # by kernels of other costs

@@ -25,7 +25,7 @@ from fastconv.algorithms.winograd.phases import counts
 from fastconv.algorithms.winograd.transforms import ROWS, Tiles
 from fastconv.gemm.blocking import within
 from fastconv.problem import ConvProblem, Direction
-from fastconv.roofline import multiply, seconds
+from fastconv.roofline import busy, multiply, seconds
 
 # Outputs of a tile that 'winograd' chooses from, by kernel size.  alpha = m + r - 1 is 4 or 6, as F(6, 3)
 # and the like err four times as much; only kernels of 6 and 7 have to take 8, which others do by name.
@@ -103,6 +103,11 @@ class Winograd(Algorithm):
         """Predict the time with given tiles."""
         return cost(problem, direction, tiles)
 
+    def preparing(self, problem):
+        forward = Direction.FORWARD
+        filters = work(problem, forward, self.tiles(problem, forward))["filters"]
+        return busy(_kind(problem, forward), problem, {"filters": filters})
+
     def workspace(self, problem, direction, limit):
         return self.build(problem, direction, limit).workspace
 
@@ -153,14 +158,15 @@ def growth(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
 
 def cost(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
     """Predict seconds."""
-    kind = "winograd"
+    return seconds(_kind(problem, direction), problem, work(problem, direction, tiles))
+
+
+def _kind(problem: ConvProblem, direction: Direction) -> str:
     if direction is Direction.WEIGHT_GRAD:
-        kind = "winograd weight_grad"
-    elif problem.layout == "nhwc":
-        kind = "winograd pixels"
-    elif not problem.unit_stride:
-        kind = "winograd phases"
-    return seconds(kind, problem, work(problem, direction, tiles))
+        return "winograd weight_grad"
+    if problem.layout == "nhwc":
+        return "winograd pixels"
+    return "winograd" if problem.unit_stride else "winograd phases"
 
 
 def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, float]:
