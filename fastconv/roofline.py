@@ -41,6 +41,7 @@ CYCLES: dict[str, dict[str, float]] = {
     },
     "direct": {
         "products": 1.19,
+        "products strided": 1.4,
         "fill": 6.18,
         "fill strided": 9.97,
         "weights": 5.03,
@@ -117,7 +118,7 @@ CYCLES: dict[str, dict[str, float]] = {
         "store": 1.83,
         "store far": 2.36,
         "segments": 57.3,
-        "store woven": 31.7,
+        "store woven": 22,
         "tasks": 114,
         "launches": 1,
         "memory": 0.124,

@@ -54,8 +54,13 @@ def correlation(s: Sizes, direction: Direction, itemsize: int) -> dict[str, floa
     stored = s.n * s.groups * s.m * s.lines * -(-s.width // vl)
     far = streams(s.n * s.groups * s.m * s.lines * s.width, itemsize)
     strided, woven = s.stride_w > 1, s.phases > 1
+    # where positions share pixels of several phases, what a slice reads of all of them leaves L1
+    tile = machine.tile(itemsize)
+    read = s.c * (s.reach_h + 1) * s.stride_w * (tile.nr + 1) * vl * itemsize
+    apart = woven or (s.reach_w >= s.stride_w > 1 and read > machine.machine().l1 // 2)
     return {
-        "products": tasks * products,
+        "products": 0 if apart else tasks * products,
+        "products strided": tasks * products if apart else 0,
         "fill": 0 if strided else filled,
         "fill strided": filled if strided else 0,
         **weights(s, direction, blocks, itemsize),

@@ -124,16 +124,30 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
                 straight = chunk == geo.chunks - 1 and geo.phases == 1 and q + columns <= area[3]
                 channel = (image * geo.groups + group) * geo.m + m0
                 place = channel * geo.result_size + (area[0] + row) * geo.result_w + area[2] + q
-                c0 = b0 + geo.c_start + (i if geo.chunks > 1 else 0) * (m1 - m0) * geo.phases * geo.ld
+                kept = i if geo.chunks > 1 or geo.phases > 1 else 0
+                c0 = b0 + geo.c_start + kept * (m1 - m0) * geo.phases * geo.ld
                 done = multiply_panels(
                     x, 0, 0, None, 0, w, view, out, scratch, b0 + geo.panel, b0 + run * geo.pitch + j0, c0, geo, tables, group,
                     chunk, p0, p1, columns, straight, place, bias, activation, residual,
                 )  # fmt: skip
-                if not done:
+                if not done and geo.phases == 1:
                     store(
                         scratch, c0, out, geo, tables, channel, m1 - m0, area, row, q, columns, straight,
                         activation, residual,
                     )  # fmt: skip
+        # some channels at a time: of each what follows in memory, for two rows at a time take three times as long
+        for p in range(p0, p1 if geo.phases > 1 else p0):
+            k0, k1 = part(geo.m, panels, p), part(geo.m, panels, p + 1)
+            for i in range(runs * slices):
+                run, j = i // slices, i % slices
+                j0 = part(vectors, slices, j) * geo.vl
+                columns = min(width, part(vectors, slices, j + 1) * geo.vl) - j0
+                row, q = (j0 // geo.pitch, j0 % geo.pitch) if geo.flattened else (run, j0)
+                c = b0 + geo.c_start + (i * (m1 - m0) + k0 - m0) * geo.phases * geo.ld
+                store(
+                    scratch, c, out, geo, tables, (image * geo.groups + group) * geo.m + k0, k1 - k0, area, row, q, columns,
+                    False, activation, residual,
+                )  # fmt: skip
         task = next_task(counter)
 
 

@@ -195,7 +195,7 @@ class DensePass(BlockedPass):
         columns = min(max(min(COLUMNS, third) // phases, third // (p.m * phases)), 8 * COLUMNS)
         s = Stripe.of(p, columns, third // per_chunk, tile.vl)
         ld, panels = tile.nr * tile.vl, -(-p.m // tile.mr)
-        kept = s.slices(tile) if chunks > 1 else 1
+        kept = s.slices(tile) if chunks > 1 or phases > 1 else 1
         tasks = p.n * p.groups * s.sheets.outputs * s.row_blocks * s.q_blocks
         m_blocks = max(
             -(-p.m * phases * ld * kept // quarter),

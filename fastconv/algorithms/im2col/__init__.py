@@ -71,6 +71,10 @@ def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
 
 KC = 160  # rows of B in a chunk: a slice of NR vectors takes 30 KB of L1
 LOWER, LOAD = 4, 0.5  # cycles to lower a vector of B, and to load a weight that is not in L2
+WEAVE, FIRST = (
+    12,
+    20,
+)  # to weave a vector of the result; and more where memory before it has not just been written
 TASKS = 16  # for each core, where columns and panels give as many: two cores are seldom equally fast
 
 
@@ -99,7 +103,7 @@ class LoweredPass(BlockedPass):
         sizes = {
             "b": per_chunk * lowered * width + SLACK,
             "panel": -(-panels // row_blocks) * tile.mr * per_chunk * prod(p.kernel) + SLACK if self.loads else 0,
-            "c_start": (slices if chunks > 1 else 1) * sums + SLACK,
+            "c_start": (slices if chunks > 1 or phases > 1 else 1) * sums + SLACK,
         }  # fmt: skip
         starts = np.cumsum([0] + [-(-size // 16) * 16 for size in sizes.values()])
         places = dict(zip(sizes, starts.tolist(), strict=False))
@@ -141,7 +145,7 @@ class LoweredPass(BlockedPass):
         """Return into how many blocks of panels and of columns the work is cut: what takes the fewest cycles.
 
         A chunk of a task's weights, which each slice of B reads again, may fill a quarter of L2, and so may
-        the sums that wait for the next chunk.
+        the sums that wait for the next chunk, or to be woven.
         """
         tile, cores = machine.tile(itemsize), machine.machine().cores
         quarter = cache // 4 // itemsize
@@ -150,21 +154,24 @@ class LoweredPass(BlockedPass):
         weights = p.channels * prod(p.kernel)  # of a row of A
         row_blocks = min(panels, -(-panels * tile.mr * weights // (chunks * quarter)))
         stay = p.m * weights <= 3 * quarter  # in L2 from task to task
-        best = (inf, 1, 1)
+        woven, best = p.phases > 1, (inf, 1, 1)
         while row_blocks <= panels:
             rows = -(-panels // row_blocks) * tile.mr
-            most = max(1, quarter // (rows * p.phases * width)) if chunks > 1 else slices
-            wanted = -(-TASKS * cores // (p.groups * row_blocks))
-            self.column_blocks = min(slices, max(-(-slices // most), wanted))
+            most = max(1, quarter // (rows * p.phases * width)) if chunks > 1 or woven else slices
             product = multiply(rows, tile.nr, p.reduction, itemsize)
             slice_cycles = p.channels * lowered * LOWER * tile.nr + product
-            loads = LOAD * weights * (p.m / self.column_blocks if stay and not self.loads else rows)
-            loads *= 1 + self.loads  # read and written
-            # the work shared out, and half of a task that one core is late
-            tasks = p.groups * row_blocks * self.column_blocks
-            shared = p.groups * row_blocks * slices * slice_cycles + tasks * loads
-            cycles = shared / cores + (-(-slices // self.column_blocks) * slice_cycles + loads) / 2
-            best = min(best, (cycles, row_blocks, self.column_blocks))
+            for each in (TASKS, TASKS // 2, TASKS // 4) if woven else (TASKS,):
+                wanted = -(-each * cores // (p.groups * row_blocks))
+                self.column_blocks = column_blocks = min(slices, max(-(-slices // most), wanted))
+                in_task = -(-slices // column_blocks)
+                stores = rows * p.phases * tile.nr * (WEAVE + FIRST / in_task) if woven else 0
+                loads = LOAD * weights * (p.m / column_blocks if stay and not self.loads else rows)
+                loads *= 1 + self.loads  # read and written
+                # the work shared out, and half of a task that one core is late
+                tasks = p.groups * row_blocks * column_blocks
+                shared = p.groups * row_blocks * slices * (slice_cycles + stores) + tasks * loads
+                cycles = shared / cores + (in_task * (slice_cycles + stores) + loads) / 2
+                best = min(best, (cycles, row_blocks, column_blocks))
             row_blocks *= 2
         _, row_blocks, self.column_blocks = best
         return row_blocks, self.column_blocks

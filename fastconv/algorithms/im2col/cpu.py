@@ -4,7 +4,8 @@ Matrix B has a row per (channel, source offset that a tap has) and a column per 
 owns a block of columns and of result channels.  It goes through the reduction in chunks of KC rows, and in
 each through slices of B as wide as the tile: a slice is lowered into scratch (KC x NR vectors, half of L1) and
 multiplied by every panel of the weights, which stream from L2.  Sums of a chunk stay in scratch; the last
-chunk's tiles add them, apply bias and activation and write results to their places.  Where rows of B are those of
+chunk's tiles add them, apply bias and activation and write results to their places.  Where results are woven, all slices
+wait in scratch and are written some channels at a time: rows that follow each other in memory.  Where rows of B are those of
 the source (1x1), the first panel's tile lowers the slice as it reads it: waiting for memory is hidden behind products.
 """
 
@@ -111,7 +112,8 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
                     lower_channels(scratch, b0, x, geo, group, j0, ch0, ch1, segments, n)
                 straight = chunk == geo.chunks - 1 and geo.phases == 1 and within
                 place = (image * geo.groups * geo.m + group * geo.m + m0) * geo.result_size + pixel
-                c0 = b0 + geo.c_start + (i - first if geo.chunks > 1 else 0) * (m1 - m0) * geo.phases * geo.ld
+                kept = i - first if geo.chunks > 1 or geo.phases > 1 else 0
+                c0 = b0 + geo.c_start + kept * (m1 - m0) * geo.phases * geo.ld
                 ahead = 0
                 if geo.near and i + 1 < last:
                     ahead = source_at(geo, group, j1, ch0)
@@ -124,10 +126,17 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
                     b0 + geo.panel, b0, c0, geo, tables, group, chunk, p0, p1, j1 - j0, straight, place, bias,
                     activation, residual,
                 )  # fmt: skip
-                if not done:
+                if not done and geo.phases == 1:
                     store(
                         scratch, c0, out, geo, tables, group, j0, j1 - j0, m0, m1, straight, activation, residual
                     )  # fmt: skip
+        for p in range(p0, p1 if geo.phases > 1 else p0):
+            k0, k1 = part(geo.m, panels, p), part(geo.m, panels, p + 1)
+            for i in range(first, last):
+                j0 = part(vectors, slices, i) * geo.vl
+                columns = min(geo.columns, part(vectors, slices, i + 1) * geo.vl) - j0
+                c = b0 + geo.c_start + ((i - first) * (m1 - m0) + k0 - m0) * geo.phases * geo.ld
+                store(scratch, c, out, geo, tables, group, j0, columns, k0, k1, False, activation, residual)
         task = next_task(counter)
 
 
