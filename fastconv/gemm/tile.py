@@ -20,7 +20,7 @@ of B are in L1, or near each other in L2, and A's panels stream from L2 at 3 byt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -65,24 +65,6 @@ def fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
         f"llvm.fmuladd.v{vector.count}{letter}",
     )
     return builder.call(function, [a, b, c])
-
-
-def rolled(builder: Any, count: Any, body: Callable[[Any], None]) -> None:
-    """Call ``body`` in a loop over i < count of few turns, which LLVM may not unroll as if they were many."""
-    before, head, after = builder.block, builder.append_basic_block("turn"), builder.append_basic_block("on")
-    builder.cbranch(builder.icmp_signed(">", count, I64(0)), head, after)
-    builder.position_at_end(head)
-    i = builder.phi(I64)
-    i.add_incoming(I64(0), before)
-    body(i)
-    following = builder.add(i, I64(1))
-    i.add_incoming(following, builder.block)
-    turn = builder.cbranch(builder.icmp_signed("<", following, count), head, after)
-    loop = builder.module.add_metadata([builder.module.add_metadata(["llvm.loop.unroll.disable"])])
-    if loop not in loop.operands:
-        loop.operands = (loop, *loop.operands)  # it names itself, to tell loops apart
-    turn.set_metadata("llvm.loop", loop)
-    builder.position_at_end(after)
 
 
 def load(builder: Any, pointer: Any, offset: int, vector: ir.VectorType, itemsize: int) -> Any:

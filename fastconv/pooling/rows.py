@@ -30,7 +30,7 @@ from numba.extending import intrinsic
 from fastconv import machine
 from fastconv.algorithms.direct.depthwise.lanes import load_lanes
 from fastconv.gemm.move import I32, lanes_between, masked_load, masked_store
-from fastconv.gemm.tile import I64, data, element, rolled, shuffled, splat
+from fastconv.gemm.tile import I64, data, element, shuffled, splat
 
 BLOCK = 8  # rows of a wide map that a vector goes down: the masks at its edges serve all of them
 
@@ -45,6 +45,24 @@ WALK = (types.UniTuple(types.int64, 5), PAIR, PAIR, PAIR, I)  # width, rows, spa
 # a vector of pixels, which of them exist, the place of lane 0's first tap of their line, and the tap
 Take = Callable[[Any, Any, Any, int], Any]
 Join = Callable[[Any, Any], Any]
+
+
+def rolled(builder: Any, count: Any, body: Callable[[Any], None]) -> None:
+    """Call ``body`` in a loop over i < count of few turns, which LLVM may not unroll as if they were many."""
+    before, head, after = builder.block, builder.append_basic_block("turn"), builder.append_basic_block("on")
+    builder.cbranch(builder.icmp_signed(">", count, I64(0)), head, after)
+    builder.position_at_end(head)
+    i = builder.phi(I64)
+    i.add_incoming(I64(0), before)
+    body(i)
+    following = builder.add(i, I64(1))
+    i.add_incoming(following, builder.block)
+    turn = builder.cbranch(builder.icmp_signed("<", following, count), head, after)
+    loop = builder.module.add_metadata([builder.module.add_metadata(["llvm.loop.unroll.disable"])])
+    if loop not in loop.operands:
+        loop.operands = (loop, *loop.operands)  # it names itself, to tell loops apart
+    turn.set_metadata("llvm.loop", loop)
+    builder.position_at_end(after)
 
 
 def _zeros(vector: ir.VectorType) -> Any:
