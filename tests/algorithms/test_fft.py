@@ -31,6 +31,9 @@ n17 c2 k2 i6x6 f3x3 p1
 n2 c8 k16 i40x41 f5x5 p3 g8
 n2 c9 k6 i23x1 f3x1 p1:0x0
 n3 c9 k6 i1x50 f1x5
+n5 c4 k3 i14x12 f5x5
+n2 c4 k4 i15x14 f9x5 p1:4x0:2
+n2 c3 k5 i12x15 f5x3 p-1:4x9:1
 """.strip().splitlines()
 
 

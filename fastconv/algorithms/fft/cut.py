@@ -10,7 +10,8 @@ from typing import NamedTuple
 from fastconv import machine
 from fastconv.algorithms.fft.codelets import CHANNEL_COLUMNS, DENSE_COLUMNS, SIZES
 from fastconv.algorithms.fft.tile2d import frequencies, scratch_size
-from fastconv.problem import ConvProblem, Direction
+from fastconv.algorithms.fft.tiling import whole
+from fastconv.problem import Axis, ConvProblem, Direction
 from fastconv.roofline import CYCLES, multiply, rates, seconds
 
 LEVEL = 0.22  # of a transform: what it costs beside loading, transposing and storing
@@ -69,12 +70,24 @@ class Choice(NamedTuple):
 Fitting = list[tuple[int, int]]  # sizes, and the tiles that each needs along its axis
 
 
-def _fitting(extent: int, output: int, sizes: tuple[int, ...]) -> Fitting:
+class Side(NamedTuple):
+    """An axis, as tiles are fitted to it."""
+
+    extent: int
+    whole: int
+    results: int
+
+    def step(self, length: int) -> int:
+        """Return how many results a tile gives."""
+        return self.results if length >= self.whole else min(length - self.extent + 1, self.results)
+
+
+def _fitting(side: Side, sizes: tuple[int, ...]) -> Fitting:
     """Return the sizes that hold a kernel, up to the first that needs but one tile, and the tiles each needs."""
     fitting = []
     for a in sizes:
-        if a >= extent:
-            fitting.append((a, -(-output // (a - extent + 1))))
+        if a >= side.extent:
+            fitting.append((a, -(-side.results // side.step(a))))
             if fitting[-1][1] == 1:
                 break
     return fitting
@@ -86,8 +99,8 @@ def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | N
     if unsuited(problem, direction):
         return None
     back, n, g = direction is Direction.INPUT_GRAD, problem.n, problem.groups
-    results = [a.size for a in problem.axes] if back else problem.output
-    (e, p), (f, q) = ((1, 1), *zip(problem.kernel, results, strict=True))[-2:]  # undilated
+    axes = (Axis(1, 1), *problem.axes)[-2:]
+    down, along = (Side(a.kernel, whole(a), a.size if back else a.output) for a in axes)  # undilated
     c, k = (problem.k, problem.c) if back else (problem.c, problem.k)
     per_channel = _by_channel(problem, direction)
     unit = machine.tile(problem.itemsize)
@@ -97,15 +110,15 @@ def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | N
         blocks = BLOCKS
     elif not per_channel:
         blocks, share = range(1, unit.nr + 1), unit.vl * machine.machine().cores
-    high = _fitting(e, p, (1,) if e == 1 else CHANNEL_COLUMNS if per_channel else DENSE_COLUMNS)
-    wide = _fitting(f, q, SIZES)
+    columns = (1,) if down.extent == 1 else CHANNEL_COLUMNS if per_channel else DENSE_COLUMNS
+    high, wide = _fitting(down, columns), _fitting(along, SIZES)
     if not (high and wide):
         return None
     c, k = c // g, k // g
 
     def choice(ah: int, aw: int, block: int) -> Choice:
-        step = min(ah - e + 1, p), min(aw - f + 1, q)
-        count = -(-p // step[0]), -(-q // step[1])
+        step = down.step(ah), along.step(aw)
+        count = -(-down.results // step[0]), -(-along.results // step[1])
         cut = Cut(
             g, c, k, (ah, aw), step, count, n * count[0] * count[1], frequencies(ah, aw), unit.vl, block,
             scratch_size(ah, aw, unit.vl), per_channel, problem.itemsize,

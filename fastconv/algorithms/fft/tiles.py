@@ -11,26 +11,36 @@ from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.fft import cpu, weight_grad
 from fastconv.algorithms.fft.cut import Choice, Cut, gradient_parts
 from fastconv.algorithms.fft.lanes import table_size
-from fastconv.problem import ConvProblem, Direction
+from fastconv.algorithms.fft.tiling import whole
+from fastconv.problem import Axis, ConvProblem, Direction
 
 
 def geometry(problem: ConvProblem, direction: Direction, cut: Cut) -> cpu.Geometry:
     """Put a problem and its cut into numbers; the input gradient is a correlation with turned kernels."""
     turn = direction is Direction.INPUT_GRAD
-    ends = [
-        (a.output, a.size, a.extent - 1 - a.lo) if turn else (a.size, a.output, a.lo) for a in problem.axes
+    axes = [
+        _ends(a, turn, length) for a, length in zip((Axis(1, 1), *problem.axes)[-2:], cut.size, strict=True)
     ]
-    (h, p, lo_h), (w, q, lo_w) = ((1, 1, 0), *ends)[-2:]
+    (h, p, lo_h, skip_h), (w, q, lo_w, skip_w) = axes
     r, s = (1, *problem.kernel)[-2:]
     unit, (ah, aw), (mh, mw), (th, tw) = machine.tile(problem.itemsize), cut.size, cut.step, cut.count
     c, k, taps = cut.c, cut.k, r * s
     return cpu.Geometry(
         n=problem.n, groups=cut.groups, c=c, k=k, h=h, w=w, p=p, q=q, lo_h=lo_h, lo_w=lo_w, ah=ah, aw=aw,
-        mh=mh, mw=mw, th=th, tw=tw, skip_h=r - 1 if turn else 0, skip_w=s - 1 if turn else 0,
+        mh=mh, mw=mw, th=th, tw=tw, skip_h=skip_h, skip_w=skip_w,
         sign=1.0 if turn else -1.0, r=r, s=s, w_group=k * c * taps, w_k=taps if turn else c * taps,
         w_c=k * taps if turn else taps, frequencies=cut.bins, lanes=cut.lanes, vectors=cut.vectors, mr=unit.mr,
         nr=unit.nr, tile_scratch=cut.scratch, table=table_size(cut.lanes, aw),
     )  # fmt: skip
+
+
+def _ends(axis: Axis, turn: bool, length: int) -> tuple[int, int, int, int]:
+    """Return an axis' samples and results, the padding before the samples, and the first valid result of a tile."""
+    if not turn:
+        return axis.size, axis.output, axis.lo, 0
+    if length >= whole(axis):
+        return axis.output, axis.size, max(-axis.lo, 0), max(axis.lo, 0)
+    return axis.output, axis.size, axis.extent - 1 - axis.lo, axis.extent - 1
 
 
 class _Tiles(Execution):

@@ -8,6 +8,9 @@ outputs ``i*m .. i*m + m``: neighbours overlap by ``e - 1`` samples.  In the fre
     weight_grad   GW[k, c] = sum over b  conj(GY[b, k]) . X[b, c]        GY: m samples, then zeros
 
 and input_grad is the forward correlation of gy with the turned kernels (`turned`).
+
+A tile that is alone on its axis may wrap around: the padding at its end is that at its beginning, zeros for zeros,
+so that `whole` counts but the longer of both.
 """
 
 from __future__ import annotations
@@ -30,12 +33,19 @@ class Span:
     @property
     def step(self) -> int:
         """Outputs of a whole tile."""
+        if self.length >= whole(self.axis):
+            return self.axis.output
         return min(self.length - self.axis.extent + 1, self.axis.output)
 
     @property
     def count(self) -> int:
         """Tiles along the axis."""
         return -(-self.axis.output // self.step)
+
+
+def whole(axis: Axis) -> int:
+    """Return the samples of a tile that gives all outputs of an axis, in any direction."""
+    return max(axis.size + max(axis.lo, axis.hi, 0), axis.output, axis.extent)
 
 
 def turned(problem: ConvProblem) -> ConvProblem:
@@ -87,7 +97,7 @@ def candidates(axis: Axis) -> Iterable[int]:
     if axis.size == axis.extent == axis.output == 1:
         yield 1
         return
-    yield fast_length(axis.output + axis.extent - 1)
+    yield fast_length(whole(axis))
     for times in (1, 3, 7, 15):
         if times * axis.extent < axis.output:
             yield fast_length((times + 1) * axis.extent - 1)
