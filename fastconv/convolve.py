@@ -302,13 +302,17 @@ def backward(
 ) -> Grads:
     """Return gx, gw and gb, or those of them that are needed."""
     wanted = read_need(need)
-    x, w, gy = operand(input, "input"), operand(weight, "weight"), operand(grad_output, "grad_output")
-    form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
-    x, given, gy = form.taken(x), gy.shape, form.taken(gy)
-    dtype = common(x, w, gy)
-    walk = arguments.walk(
-        rank, stride, padding, dilation, groups, order(x, dtype, order(gy, dtype, form.layout)), padding_mode
-    )
+    known = at_once(rank, input, weight, stride, padding, dilation, groups, layout, padding_mode)
+    if known and known[5] == "nchw" and ready(grad_output, weight):
+        x, w, gy, form = input, weight, grad_output, AS_IS
+        given, dtype, walk = gy.shape, w.dtype, arguments.Walk(*known)
+    else:
+        x, w, gy = operand(input, "input"), operand(weight, "weight"), operand(grad_output, "grad_output")
+        form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
+        x, given, gy = form.taken(x), gy.shape, form.taken(gy)
+        dtype = common(x, w, gy)
+        memory = order(x, dtype, order(gy, dtype, form.layout))
+        walk = arguments.walk(rank, stride, padding, dilation, groups, memory, padding_mode)
     to_input = (
         plan.find("input_grad", x.shape, w.shape, dtype, walk, algorithm, workspace)
         if "input" in wanted
@@ -333,7 +337,7 @@ def backward(
         )
     if to_weight:
         memory = to_weight.problem.layout
-        gw = np.empty(problem.weight_shape, dtype)
+        gw = reuse.empty(problem.weight_shape, dtype)
         x, gy = contiguous(x, dtype, memory), contiguous(gy, dtype, memory)
         to_weight.run(x, gy, gw, to_weight.nothing, 0, to_weight.nothing)
     return Grads(None if gx is None else form.given(gx), gw, bias_grad(gy) if "bias" in wanted else None)

@@ -15,6 +15,7 @@ from fastconv.arrays import Array, empty
 from fastconv.gemm.schedule import part
 
 WORK = 8.0  # flops that moving a number counts for
+ROW = 1024  # numbers that a loop is worth its start for
 
 
 def rectified(x: Array) -> Array:
@@ -33,11 +34,11 @@ def kept(gy: Array, y: Array) -> Array:
 
 def kept_and_summed(gy: Array, y: Array) -> tuple[Array, Array]:
     """Return what `kept` does, and its sum over each channel, axis 1: both in one pass."""
-    gx, sums = empty(gy.shape, gy.dtype), np.empty(gy.shape[1])
-    maps = (*gy.shape[:2], prod(gy.shape[2:]))
-    row = np.empty((threads.count(), prod(gy.shape[2:])), gy.dtype)
+    gx, sums, pixels = empty(gy.shape, gy.dtype), np.empty(gy.shape[1]), prod(gy.shape[2:])
+    images = (len(gy), sums.size * pixels)
+    rows = np.empty((threads.count(), max(ROW, pixels)), gy.dtype)
     threads.launch(
-        _keep_and_sum, WORK * gy.size, gy.reshape(maps), y.reshape(maps), gx.reshape(maps), sums, row
+        _keep_and_sum, WORK * gy.size, gy.reshape(images), y.reshape(images), gx.reshape(images), sums, rows
     )
     return gx, sums.astype(gy.dtype)
 
@@ -87,16 +88,27 @@ def _keep_part(gy, y, gx):
 
 @jit.kernel
 def _keep_and_sum(workers, gy, y, gx, sums, rows):
+    pixels = gy.shape[1] // max(sums.size, 1)
+    together = max(1, ROW // max(pixels, 1))  # channels, whose pixels follow each other
     for worker in numba.prange(workers):
-        row = rows[worker]
-        for k in range(part(sums.size, workers, worker), part(sums.size, workers, worker + 1)):
+        end = part(sums.size, workers, worker + 1)
+        for first in range(part(sums.size, workers, worker), end, together):
+            last = min(first + together, end)
+            lo, hi = first * pixels, last * pixels
+            row = rows[worker, : hi - lo]
             row[:] = 0
             for n in range(len(gy)):  # image upon image: vectorised, and no sum changes its order
-                _keep_and_add(gy[n, k], y[n, k], gx[n, k], row)
-            total = 0.0
-            for q in range(row.size):
-                total += row[q]
-            sums[k] = total
+                _keep_and_add(gy[n, lo:hi], y[n, lo:hi], gx[n, lo:hi], row)
+            for k in range(first, last):
+                sums[k] = _total(row[k * pixels - lo : (k + 1) * pixels - lo])
+
+
+@jit.inner
+def _total(row):
+    total = 0.0
+    for q in range(row.size):
+        total += row[q]
+    return total
 
 
 @jit.inner

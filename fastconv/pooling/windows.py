@@ -88,9 +88,25 @@ def windows(
     ceil_mode: Any,
 ) -> tuple[Axis, ...]:
     """Return three axes, those that the input lacks of one pixel, or raise an error that states the rule."""
+    stride = kernel_size if stride is None else stride
+    plain = arguments.whole(kernel_size, stride, padding, 1) and arguments.whole(dilation, 1, 1, 1)
+    read = _read if plain else _read.__wrapped__  # True equals 1, and would find what was read for it
+    return read(rank, shape, kernel_size, stride, padding, dilation, bool(ceil_mode))
+
+
+@functools.lru_cache(512)
+def _read(
+    rank: int,
+    shape: tuple[int, ...],
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+) -> tuple[Axis, ...]:
     check_rank(rank, shape)
     kernels = arguments.per_axis(kernel_size, rank, "kernel_size")
-    strides = kernels if stride is None else arguments.per_axis(stride, rank, "stride")
+    strides = arguments.per_axis(stride, rank, "stride")
     pads = arguments.per_axis(padding, rank, "padding", 0)
     dilations = arguments.per_axis(dilation, rank, "dilation")
     axes = [Axis(1, 1, 1, 1, 0, 1)] * (3 - rank)
