@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from fastconv import arguments, dtypes
+from fastconv import arguments, dtypes, taps
 from fastconv.algorithms import find as find_algorithm
 from fastconv.algorithms.base import Array, Execution
 from fastconv.arguments import Walk
@@ -35,12 +36,15 @@ class Plan:
     ) -> None:
         self.direction = direction
         if problem.n:
-            problem, names = decide(problem, direction, settings, device, prepared)
+            served, names = decide(problem, direction, settings, device, prepared)
             for self.algorithm in names:
                 algorithm = find_algorithm(self.algorithm, device)
-                self.execution = dtypes.build(algorithm, problem, direction, settings.workspace)
+                self.execution = dtypes.build(algorithm, served, direction, settings.workspace)
                 if self.execution.workspace <= settings.workspace:
                     break
+            if served.axes != problem.axes:
+                self.execution = taps.Within(self.execution, problem, direction)
+            problem = replace(problem, layout=served.layout)
         else:
             if settings.algorithm != "auto":
                 find_algorithm(settings.algorithm, device)  # an unknown name is an error for any batch

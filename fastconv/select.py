@@ -17,6 +17,7 @@ from fastconv.config import Settings
 from fastconv.dtypes import carrier
 from fastconv.errors import AlgorithmError, WorkspaceError
 from fastconv.problem import ConvProblem, Direction
+from fastconv.taps import without_padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def ranked(
     device: str = "cpu",
     prepared: bool = False,
 ) -> tuple[ConvProblem, Iterator[str]]:
-    """Return the problem in the layout it is served in, and who may serve it, the cheapest first.
+    """Return the problem as it is served, and who may serve it, the cheapest first.
 
     What a call asks for: whether an algorithm keeps the workspace limit is known when it has been built.
     ``prepared`` weights cost nothing; there is time to ask everyone then.
@@ -75,7 +76,7 @@ def ranked(
     if settings.algorithm != "auto":
         selection = select(problem, direction, settings, device)
         return selection.problem, iter((selection.algorithm,))
-    problem = _in_served_layout(problem, direction, "auto", device)
+    problem = _as_served(problem, direction, "auto", device)
     if prepared:
         return problem, _cheapest_prepared(problem, settings, device)
     return problem, _cheapest_first(problem, direction, settings, device)
@@ -117,7 +118,7 @@ def _cheapest_first(
 def select(problem: ConvProblem, direction: Direction, settings: Settings, device: str = "cpu") -> Selection:
     """Ask every algorithm everything; choose the one that the settings name, or the cheapest within them."""
     named = settings.algorithm
-    problem = _in_served_layout(problem, direction, named, device)
+    problem = _as_served(problem, direction, named, device)
     asked = dict(registry() if device == "cpu" else on_gpu())
     if named != "auto":
         asked[named] = find(named, device)
@@ -129,8 +130,10 @@ def select(problem: ConvProblem, direction: Direction, settings: Settings, devic
     return Selection(problem, direction, best.name, candidates)
 
 
-def _in_served_layout(problem: ConvProblem, direction: Direction, named: str, device: str) -> ConvProblem:
-    """Return the problem channels first where what would serve it has no kernels for pixels first."""
+def _as_served(problem: ConvProblem, direction: Direction, named: str, device: str) -> ConvProblem:
+    """Return the problem without taps in the padding, and channels first where what serves it reads no other."""
+    if device == "cpu":
+        problem = without_padded(problem)
     if problem.layout == "nhwc":
         serving = named if named != "auto" else "direct" if device == "cpu" else "reference"
         if find(serving, device).reject(problem, direction):

@@ -30,7 +30,7 @@ def decide(
     device: str = "cpu",
     prepared: bool = False,
 ) -> tuple[ConvProblem, Iterator[str]]:
-    """Return the problem in the layout it is served in, and algorithms to build in turn until one keeps its limit."""
+    """Return the problem as it is served, and algorithms to build in turn until one keeps its limit."""
     if settings.tune == "off":
         return ranked(problem, direction, settings, device, prepared)
     selection = choose(problem, direction, settings, device)

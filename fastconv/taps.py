@@ -1,0 +1,85 @@
+"""Taps that meet nothing but padding: left out of a problem before any algorithm is asked.
+
+A kernel with a dilation, or larger than its image, has taps that stand beside the image at every position.  They
+multiply zeros, and their gradient is 0.  Without them the problem is a smaller one with the same result: 3x3 taps at
+dilation 256 on 28 x 28 pixels are a 1x1 layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fastconv.algorithms.base import Array, Execution
+from fastconv.problem import Axis, ConvProblem, Direction
+
+
+def kept(axis: Axis) -> range:
+    """Return the taps that meet the image, and all between them; all where none does.
+
+    Tap r reads pixel  p*stride + r*dilation - lo:  it is beside the image where the last position's is below 0, or
+    the first position's at ``size`` or above.
+
+    >>> kept(Axis(28, 3, dilation=256, lo=256, hi=256))
+    range(1, 2)
+    """
+    first = max(0, -(((axis.output - 1) * axis.stride - axis.lo) // axis.dilation))
+    end = min(axis.kernel, (axis.size - 1 + axis.lo) // axis.dilation + 1)
+    return range(first, end) if first < end else range(axis.kernel)
+
+
+def without_padded(problem: ConvProblem) -> ConvProblem:
+    """Return the problem without taps that meet nothing but zeros; a problem that has none as it is."""
+    for a in problem.axes:
+        if a.dilation * (a.kernel - 1) + a.stride >= a.size + min(
+            a.lo, a.hi
+        ):  # else each tap meets the image
+            break
+    else:
+        return problem
+    if problem.padding_mode != "zeros":
+        return problem
+    axes = tuple([_cut(a, kept(a)) for a in problem.axes])
+    return problem if axes == problem.axes else replace(problem, axes=axes)
+
+
+def _cut(axis: Axis, taps: range) -> Axis:
+    """Return an axis of some of its taps, with as many positions."""
+    if len(taps) == axis.kernel:
+        return axis
+    left, right = taps.start * axis.dilation, (axis.kernel - taps.stop) * axis.dilation
+    dilation = axis.dilation if len(taps) > 1 else 1
+    return axis._replace(kernel=len(taps), dilation=dilation, lo=axis.lo - left, hi=axis.hi - right)
+
+
+class Within(Execution):
+    """A problem by the execution of one without some of its taps."""
+
+    def __init__(self, execution: Execution, problem: ConvProblem, direction: Direction) -> None:
+        self.inner, self.workspace = execution, execution.workspace
+        self.to_weight = direction is Direction.WEIGHT_GRAD
+        self.taps = (slice(None), slice(None), *(slice(t.start, t.stop) for t in map(kept, problem.axes)))
+
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
+        if not self.to_weight:
+            self.inner.run(first, self._some(second), out, bias, activation, residual)
+            return
+        some = np.empty_like(out[self.taps], order="C")
+        self.inner.run(first, second, some, bias, activation, residual)
+        out.fill(0)
+        out[self.taps] = some
+
+    def prepare(self, weight: Array) -> Array:
+        return self.inner.prepare(self._some(weight))
+
+    def run_prepared(
+        self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
+        self.inner.run_prepared(first, prepared, out, bias, activation, residual)
+
+    def _some(self, weight: Array) -> Array:
+        return np.ascontiguousarray(weight[self.taps])
