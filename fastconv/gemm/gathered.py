@@ -4,13 +4,14 @@ Where the channels of a pixel are neighbours in memory nothing has to be lowered
 `tile.py`: each of its ``mr`` scalars is read where the pixel stands, and its results are rows of the image.
 
     ======== =====================================================================================
-    A        element (tap, t) of row m at ``a[sources[at + m] + taps[tap0 + tap] + t]``
+    A        element (tap, t) of row m at ``a[a0 + sources[at + m] + taps[tap0 + tap] + t]``
     B        step after step, rows ``nr`` vectors long, from ``b0``
     C        row m at ``c[targets[at + m] + column]``; ``columns`` elements and no other are written
-    start    ``nr`` whole vectors that the sums begin with, from ``start[s0]``: the bias, or zeros
+    start    ``nr`` whole vectors that the sums begin with, from ``start[s0]``: the bias, or zeros; C itself where they have ``begun``
     ======== =====================================================================================
 
-All taps are summed in registers: C is written once and never read.
+All steps are summed in registers, and in the same order if a sum goes on in C: where the rows of B of fewer steps stay in
+cache, a caller may take all its tiles through these first.
 
 Short sums are many tiles, and each begins and ends outside its loop, so tiles are as large as registers allow whatever
 their width (`pixel_rows`): 64 channels are 6 x 4 vectors, and their pixels are read once.
@@ -29,7 +30,7 @@ from fastconv.gemm.move import lanes_between, masked_load, masked_store
 from fastconv.gemm.tile import I64, data, element, fma, load, prefetch, splat, store
 
 ARGUMENTS = (
-    "c", "targets", "column", "columns", "a", "sources", "at", "taps", "tap0", "count", "length", "b", "b0",
+    "c", "targets", "column", "columns", "a", "a0", "sources", "at", "taps", "tap0", "count", "length", "b", "b0",
     "start", "s0",
 )  # fmt: skip
 
@@ -113,6 +114,32 @@ def _sum(
     return results
 
 
+def _begin(
+    builder: Any, begun: Any, start: Any, rows: Any, columns: Any, nr: int, vector: Any, itemsize: int
+) -> list[list[Any]]:
+    """Emit the loads of what sums begin with: ``start``, or what stands in the rows where they have ``begun``."""
+    vl = vector.count
+    with builder.if_else(begun) as (again, fresh):
+        with again:
+            last = I64((nr - 1) * vl)
+            mask = lanes_between(builder, last, I64(0), columns, list(range(vl)))
+            old = [
+                [load(builder, row, j * vl, vector, itemsize) for j in range(nr - 1)]
+                + [masked_load(builder, builder.gep(row, [last]), mask, vector, itemsize)]
+                for row in rows
+            ]
+            after_again = builder.block
+        with fresh:
+            new = [load(builder, start, j * vl, vector, itemsize) for j in range(nr)]
+            after_fresh = builder.block
+    begin = [[builder.phi(vector) for _ in range(nr)] for _ in rows]
+    for values, held in zip(begin, old, strict=True):
+        for phi, before, first in zip(values, held, new, strict=True):
+            phi.add_incoming(before, after_again)
+            phi.add_incoming(first, after_fresh)
+    return begin
+
+
 def _store(builder: Any, results: Any, rows: Any, columns: Any, vector: Any, itemsize: int) -> None:
     """Emit the stores of all whole vectors, and of the last one under a mask where it is not whole."""
     nr, vl = len(results[0]), vector.count
@@ -131,9 +158,9 @@ def _store(builder: Any, results: Any, rows: Any, columns: Any, vector: Any, ite
 
 
 @intrinsic
-def tile_gathered(typing: Any, c: Any, targets: Any, column: Any, columns: Any, a: Any, sources: Any,
+def tile_gathered(typing: Any, c: Any, targets: Any, column: Any, columns: Any, a: Any, a0: Any, sources: Any,
                   at: Any, taps: Any, tap0: Any, count: Any, length: Any, b: Any, b0: Any, start: Any,
-                  s0: Any, mr: Any, nr: Any, apart: Any) -> Any:  # fmt: skip
+                  s0: Any, mr: Any, nr: Any, apart: Any, begun: Any) -> Any:  # fmt: skip
     """Compute ``mr`` pixels by ``columns`` channels, which ``nr`` vectors hold.
 
     Its results are asked for before it multiplies, and meanwhile the next pixels, ``apart`` from each other: 5 to
@@ -141,9 +168,9 @@ def tile_gathered(typing: Any, c: Any, targets: Any, column: Any, columns: Any, 
     """
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kinds = dict(zip(ARGUMENTS, signature.args[:-3], strict=True))
-        (c, targets, column, columns, a, sources, at, taps, tap0, count, length, b, b0, start, s0,
-         mr, nr, apart) = arguments  # fmt: skip
+        kinds = dict(zip(ARGUMENTS, signature.args[:-4], strict=True))
+        (c, targets, column, columns, a, a0, sources, at, taps, tap0, count, length, b, b0, start, s0,
+         mr, nr, apart, begun) = arguments  # fmt: skip
         itemsize = kinds["c"].dtype.bitwidth // 8
         shape = machine.tile(itemsize)
         vector = ir.VectorType(element(kinds["c"]), shape.vl)
@@ -151,7 +178,7 @@ def tile_gathered(typing: Any, c: Any, targets: Any, column: Any, columns: Any, 
         def pointer(name: str, value: Any, index: Any) -> Any:
             return data(context, builder, kinds[name], value, index)
 
-        image, result = pointer("a", a, I64(0)), pointer("c", c, column)
+        image, result = pointer("a", a, a0), pointer("c", c, column)
         from_table, to_table = pointer("sources", sources, at), pointer("targets", targets, at)
         offsets, panel, first = pointer("taps", taps, tap0), pointer("b", b, b0), pointer("start", start, s0)
         registers = machine.simd().registers
@@ -171,11 +198,11 @@ def tile_gathered(typing: Any, c: Any, targets: Any, column: Any, columns: Any, 
                 for row in rows:
                     for v in range(j):
                         prefetch(builder, builder.gep(row, [I64(v * shape.vl)]))
-                begin = [load(builder, first, i * shape.vl, vector, itemsize) for i in range(j)]
+                begin = _begin(builder, begun, first, rows, columns, j, vector, itemsize)
                 sums = _sum(
                     builder, f"gathered_{m}x{j}", bases,
                     lambda tap: builder.load(builder.gep(offsets, [tap])), count, length, I64(1),
-                    panel, None, I64(j * shape.vl), [begin] * m,
+                    panel, None, I64(j * shape.vl), begin,
                     lambda t, m=m: builder.mul(builder.add(apart, t), I64(m)),
                 )  # fmt: skip
                 _store(builder, sums, rows, columns, vector, itemsize)
@@ -184,7 +211,8 @@ def tile_gathered(typing: Any, c: Any, targets: Any, column: Any, columns: Any, 
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(c, targets, i, i, a, sources, i, taps, i, i, i, b, i, start, i, i, i, i), codegen
+    kinds = (c, targets, i, i, a, i, sources, i, taps, i, i, i, b, i, start, i, i, i, i, types.boolean)
+    return types.void(*kinds), codegen
 
 
 @intrinsic

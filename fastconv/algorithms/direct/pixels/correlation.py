@@ -12,7 +12,7 @@ from fastconv import machine, threads
 from fastconv.algorithms.base import Array, flat
 from fastconv.algorithms.correlation import ONE_ROW, AxisPass, pass_of
 from fastconv.algorithms.direct.pixels.cpu import Geometry, correlate
-from fastconv.algorithms.direct.pixels.pack import HEAD, Packing, pack
+from fastconv.algorithms.direct.pixels.pack import CHUNK, COLUMNS, HEAD, Packing, pack
 from fastconv.algorithms.direct.pixels.packed import PackedPass
 from fastconv.gemm.gathered import TALLEST, widest
 from fastconv.gemm.record import record
@@ -29,32 +29,44 @@ def leaves(axis: AxisPass) -> bool:
 
 
 def phase_tables(
-    rows: AxisPass, last: AxisPass, kernel_w: int, pitch: int, pixel: int, merge: bool
-) -> tuple[Array, int]:
-    """Return ``[phase] -> (runs, where, taps, where, taps before, rows, where)``, and behind it their entries.
+    rows: AxisPass,
+    last: AxisPass,
+    kernel: tuple[int, int],
+    pitch: int,
+    pixel: int,
+    merge: bool,
+    together: int,
+) -> tuple[Array, int, int]:
+    """Return ``[phase] -> (runs, where, taps, taps before, rows, where)`` and what follows, where columns are, and taps.
 
-    Entries are the offsets of runs, from the first tap's pixel, the taps' indices in the kernel, and the rows of
-    taps, counted from a position's own.  Taps go by offset along w, so that those of neighbouring pixels are one
-    run of channels.
+    Behind the phases are the offsets of their runs, from the first tap's pixel, and of their rows of taps, counted
+    from a position's own.  Taps go by offset along w, so that those of neighbouring pixels are one run of channels.
+    Columns are (number of the tap, channel), for the taps of ``together`` channels as they stand in the weights; taps
+    of no phase share the last number.
     """
     first_h, first_w = min(rows.offsets, default=0), min(last.offsets, default=0)
     heads: list[int] = []
     entries: list[int] = []
     phases, before = rows.step * last.step, 0
+    numbers = np.full(kernel, -1, np.int64)
     for phase_h in rows.taps:
         for phase_w in last.taps:
             across = sorted(phase_w, key=lambda tap: tap[1])
             neighbours = all(b[1] - a[1] == 1 for a, b in pairwise(across))
             heads_w = across[:1] if merge and neighbours else across
             runs = [(h - first_h) * pitch + (w - first_w) * pixel for _, h in phase_h for _, w in heads_w]
-            taps = [r * kernel_w + s for r, _ in phase_h for s, _ in across]
             down = [h for _, h in phase_h]
             at = HEAD * phases + len(entries)
-            behind = at + len(runs) + len(taps)
-            heads += [len(runs), at, len(taps), at + len(runs), before, len(down), behind]
-            entries += [*runs, *taps, *down]
-            before += len(taps)
-    return np.array(heads + entries, np.int64), before
+            heads += [len(runs), at, len(phase_h) * len(across), before, len(down), at + len(runs)]
+            entries += [*runs, *down]
+            for r, _ in phase_h:
+                for s, _ in across:
+                    numbers[r, s] = before
+                    before += 1
+    numbers[numbers < 0] = before
+    columns = np.stack(np.broadcast_arrays(numbers.reshape(-1), np.arange(together)[:, None]), -1)
+    tables = np.array(heads + entries, np.int64)
+    return np.concatenate([tables, columns.reshape(-1)]), tables.size, int(numbers.max()) + 1
 
 
 def reach(axis: AxisPass) -> Array:
@@ -90,12 +102,18 @@ class Correlation(PackedPass):
         pixel = p.channels if copied else p.groups * p.channels
         phases = rows.step * last.step
 
-        # An area's source and its results take a third of the cache each; there are TASKS areas if it can be.
+        # An area's source, its results and weights take a third of the cache each; there are TASKS areas if it can be.
         third = cache // 3 // problem.itemsize
         per_position = max(
             last.stride * p.channels * (rows.stride if rows.outputs > 1 else 1), p.m * phases, 1
         )
-        wanted = max(2 * TALLEST, n * p.groups * rows.outputs * last.outputs // TASKS)
+        vectors = -(-p.m // tile.vl)
+        blocks = -(-vectors // widest())
+        stay = (
+            p.m * p.reduction <= third
+        )  # else every area fetches the weights again: rather tasks of few channels
+        positions = n * p.groups * rows.outputs * last.outputs
+        wanted = max(2 * TALLEST, positions // (TASKS if stay else -(-TASKS // blocks)))
         area = max(1, min(PIXELS, wanted, third // per_position))
         block_q = min(last.outputs, area)
         q_blocks = -(-last.outputs // block_q)
@@ -103,13 +121,12 @@ class Correlation(PackedPass):
         row_blocks = -(-rows.outputs // max(1, area // block_q))
         block_rows = -(-rows.outputs // row_blocks)
         areas = n * p.groups * row_blocks * q_blocks
-
-        vectors = -(-p.m // tile.vl)
-        blocks = -(-vectors // widest())
         m_blocks = min(blocks, -(-TASKS // areas)) if areas < TASKS else 1
         pitch = ((block_q - 1) * last.stride + span_w) * pixel if copied else last.source * pixel
-        tables, taps = phase_tables(
-            rows, last, 1 if last is ONE_ROW else p.kernel[-1], pitch, pixel, pixel == p.channels
+        kernel = (prod(p.kernel), 1) if last is ONE_ROW else (prod(p.kernel[:-1]), p.kernel[-1])
+        together = min(CHUNK, max(1, COLUMNS // prod(kernel)))
+        tables, columns_at, taps = phase_tables(
+            rows, last, kernel, pitch, pixel, pixel == p.channels, together
         )
         self.tables, at = with_borders(tables, rows, last)
         stripe = ((block_rows - 1) * rows.stride + span_h) * pitch if copied else 0
@@ -120,8 +137,8 @@ class Correlation(PackedPass):
         self.m, self.groups = p.m, p.groups
         self.packing = record(
             Packing(
-                p.groups, p.m, p.channels, prod(p.kernel), vectors, blocks, phases, taps * p.channels,
-                p.group_stride, p.row_stride, p.channel_stride, 0, tile.vl,
+                p.groups, p.m, p.channels, prod(p.kernel), vectors, blocks, taps * p.channels,
+                p.group_stride, p.row_stride, p.channel_stride, columns_at, together, tile.vl,
             )
         )  # fmt: skip
         self.geometry = record(
@@ -133,6 +150,7 @@ class Correlation(PackedPass):
                 result_h=rows.result, result_w=last.result, row_blocks=row_blocks, block_q=block_q,
                 q_blocks=q_blocks, m_blocks=m_blocks, copied=copied, pitch=pitch, pixel=pixel,
                 scratch=self.scratch, pixels=self.pixels, registers=machine.simd().registers,
+                chunk=third,
                 repeats=problem.padding_mode != "zeros", **at,
             )
         )  # fmt: skip

@@ -52,6 +52,7 @@ class Geometry(NamedTuple):
     scratch: int  #   elements of a worker
     pixels: int  #    of a full area
     registers: int
+    chunk: int  #     weights that stay in L2
     repeats: bool  # whether what is around the image is the image
     rows_at: int  #   in the tables: [coordinate - first_h] -> row of the source, or -1
     edges_at: int  #  pairs (column outside of the source, the column that it repeats)
@@ -192,12 +193,14 @@ def _multiply(
 ):  # fmt: skip
     """Compute the listed pixels of a phase in rows p0..p1, block by block of result channels.
 
-    Rows of taps that meet nothing but padding under all pixels of a tile are left out.
+    Where there are tiles enough to share them, weights come to L2 in pieces: some runs, or a part of one.  Rows of
+    taps that meet nothing but padding under all pixels of a tile are left out.
     """
-    entry = packing.phases_at + HEAD * phase
-    runs, runs_at = tables[entry], tables[entry + 1]
-    taps, down, down_at = tables[entry + 2], tables[entry + 5], tables[entry + 6]
-    length = geo.channels * (taps // max(1, runs))
+    entry = HEAD * phase
+    runs, runs_at, taps = tables[entry], tables[entry + 1], tables[entry + 2]
+    before, down, down_at = tables[entry + 3], tables[entry + 4], tables[entry + 5]
+    in_down = runs // max(1, down)
+    length = max(1, geo.channels * (taps // max(1, runs)))
     listed = min(p1, -(-(geo.result_h - phase // geo.steps_w) // geo.steps_h)) - p0  # rows of results
     in_row = max(1, count // max(1, listed))
     no_bias = start[:0]
@@ -209,21 +212,29 @@ def _multiply(
         tiles = -(-count // pixel_rows(geo.registers, nr))
         k = v * packing.vl
         columns = min(nr * packing.vl, geo.m - k)
-        b0 = block_start(packing, tables, group, phase, block)
+        b0 = block_start(packing, group, block) + before * geo.channels * nr * packing.vl
         s0 = group * packing.vectors * packing.vl + k
-        for i in range(tiles):
-            first = part(count, tiles, i)
-            mr = part(count, tiles, i + 1) - first
-            lo, hi = _rows_of_taps(
-                tables, down_at, down, p0 + first // in_row, p0 + (first + mr - 1) // in_row, geo
-            )
-            tile_gathered(
-                out, targets, k, columns, source, sources, first, tables, runs_at + lo * (runs // max(1, down)),
-                (hi - lo) * (runs // max(1, down)), length, packed,
-                b0 + lo * (taps // max(1, down)) * geo.channels * nr * packing.vl,
-                start, s0, mr, nr, geo.stride_w * geo.pixel,
-            )  # fmt: skip
-            if not plain:
-                for row in range(first, first + mr):
-                    at = targets[row] + k
-                    finish(out, at, columns, no_bias, np.int64(0), activation, residual, at)
+        steps = geo.chunk // (nr * packing.vl) if tiles > 2 else length * runs
+        parts = -(-length // max(1, steps))  # of a run, or
+        chunks = max(1, -(-runs // max(1, steps // length)) if parts == 1 else runs)
+        pieces = max(1, chunks * parts)
+        for piece in range(pieces):
+            run0, run1 = part(runs, chunks, piece // parts), part(runs, chunks, piece // parts + 1)
+            t, t_end = part(length, parts, piece % parts), part(length, parts, piece % parts + 1)
+            for i in range(tiles):
+                first = part(count, tiles, i)
+                mr = part(count, tiles, i + 1) - first
+                lo, hi = _rows_of_taps(
+                    tables, down_at, down, p0 + first // in_row, p0 + (first + mr - 1) // in_row, geo
+                )
+                lo, hi = max(run0, lo * in_down), min(run1, hi * in_down)
+                if lo < hi or piece == 0:
+                    tile_gathered(
+                        out, targets, k, columns, source, t, sources, first, tables, runs_at + lo, hi - lo,
+                        t_end - t, packed, b0 + (lo * length + t) * nr * packing.vl,
+                        start, s0, mr, nr, geo.stride_w * geo.pixel, piece > 0,
+                    )  # fmt: skip
+                if not plain and piece == pieces - 1:
+                    for row in range(first, first + mr):
+                        at = targets[row] + k
+                        finish(out, at, columns, no_bias, np.int64(0), activation, residual, at)

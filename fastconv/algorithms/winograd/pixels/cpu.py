@@ -172,9 +172,9 @@ def _multiply(scratch, sources, targets, u, positions, zeros, geo, group, panel,
         for i in range(parts):
             at = part(tiles, parts, i)
             tile_gathered(
-                scratch, targets, position * geo.m_step, nr * geo.vl, scratch, sources, at, positions,
+                scratch, targets, position * geo.m_step, nr * geo.vl, scratch, 0, sources, at, positions,
                 position, 1, geo.c, u, u0 + position * geo.u_step, zeros, 0,
-                part(tiles, parts, i + 1) - at, nr, geo.v_row,
+                part(tiles, parts, i + 1) - at, nr, geo.v_row, False,
             )  # fmt: skip
 
 
