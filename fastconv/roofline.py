@@ -158,7 +158,7 @@ CYCLES: dict[str, dict[str, float]] = {
         "source": 7.77,
         "result": 8.91,
         "filters": 7.71,
-        "filters in memory": 7.49,
+        "filters in memory": 30,
         "launches": 2,
         "memory": 0.844,
     },

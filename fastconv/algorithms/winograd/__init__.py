@@ -186,12 +186,13 @@ def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, 
     filters = problem.c // g * (problem.k // g) * phases / vl
     if problem.layout == "nhwc":  # lanes are channels
         tiles_all = rows * across
+        beyond = filters * positions * vl * itemsize > machine.machine().l2
         return {
             "products": positions * multiply(tiles_all, -(-result // vl), source, itemsize),
             "source": positions * tiles_all * -(-source // vl),
             "result": positions * tiles_all * -(-result // vl),
             "filters": filters * (positions + g * rh * rw),
-            "filters in memory": filters * positions,
+            "filters in memory": filters * positions if beyond else 0,
         }
     products = multiply(result, -(-rows * across // vl), source, itemsize)
     # half vectors that are split in two phases take as long as whole ones
