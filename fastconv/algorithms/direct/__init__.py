@@ -39,11 +39,8 @@ class Direct(Algorithm):
 
     def preparing(self, problem: ConvProblem) -> float:
         if problem.layout == "nhwc" and not problem.is_depthwise:
-            return busy(
-                "direct pixels",
-                problem,
-                {"weights": prod(problem.weight_shape) / machine.tile(problem.itemsize).vl},
-            )
+            vectors = prod(problem.weight_shape) / machine.tile(problem.itemsize).vl
+            return busy("direct pixels", problem, {"weights": vectors})
         return 0.0
 
     def floor(self, problem: ConvProblem, direction: Direction) -> float:

@@ -74,7 +74,7 @@ LOWER, LOAD = 4, 0.5  # cycles to lower a vector of B, and to load a weight that
 WEAVE, FIRST = (
     12,
     20,
-)  # to weave a vector of the result; and more where memory before it has not just been written
+)  # to weave a vector of the result; and more where what is before it was not just written
 TASKS = 16  # for each core, where columns and panels give as many: two cores are seldom equally fast
 
 
