@@ -172,10 +172,8 @@ def floor(problem: ConvProblem, direction: Direction) -> float:
     """Return less seconds than any tiles take: pixels transformed once without overlap, kernels as they must be."""
     per_channel, grad = _by_channel(problem, direction), direction is Direction.WEIGHT_GRAD
     kind = CYCLES[f"fft{' depthwise' * per_channel}{' weight_grad' * grad}"]
-    r, results = (
-        rates(),
-        [a.size for a in problem.axes] if direction is Direction.INPUT_GRAD else problem.output,
-    )
+    results = [a.size for a in problem.axes] if direction is Direction.INPUT_GRAD else problem.output
+    r = rates()
     elements = problem.n * (problem.c + problem.k) * prod(results)
     cycles = elements * kind["transform"] * _levels(min(SIZES))
     if not per_channel:  # half a spectrum, each of it multiplied three times

@@ -97,7 +97,7 @@ def candidates(axis: Axis) -> Iterable[int]:
     if axis.size == axis.extent == axis.output == 1:
         yield 1
         return
-    yield fast_length(whole(axis))
+    yield fast_length(min(axis.output + axis.extent - 1, whole(axis)))  # cropped pixels need not be there
     for times in (1, 3, 7, 15):
         if times * axis.extent < axis.output:
             yield fast_length((times + 1) * axis.extent - 1)

@@ -15,7 +15,7 @@ scratch and folded.  Rows of the padding are blocks that are added to the rows t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
@@ -126,7 +126,7 @@ class InputGrad(Execution):
         vl, mode = machine.lanes(problem.dtype), problem.padding_mode
         v, h = plane_axes(problem)
         wide = len(repeated(h, mode)) > MOST_REPEATED[Direction.INPUT_GRAD] * h.kernel
-        across = replace(h, size=h.lo + h.size + h.hi, lo=0, hi=0) if wide else h
+        across = h._replace(size=h.lo + h.size + h.hi, lo=0, hi=0) if wide else h
         multiplier = problem.k // problem.c
         self.dtype, self.flops = problem.dtype, problem.flops
         schedule = Schedule(vl, 1, h.output, h.kernel)
