@@ -42,15 +42,17 @@ class Plan:
                 self.execution = dtypes.build(algorithm, served, direction, settings.workspace)
                 if self.execution.workspace <= settings.workspace:
                     break
-            if served.axes != problem.axes:
+            if served.axes == problem.axes:
+                problem = served  # perhaps in another layout than asked for
+            else:
                 self.execution = taps.Within(self.execution, problem, direction)
-            problem = replace(problem, layout=served.layout)
+                problem = replace(problem, layout=served.layout)
         else:
             if settings.algorithm != "auto":
                 find_algorithm(settings.algorithm, device)  # an unknown name is an error for any batch
             self.algorithm = "empty"
             self.execution = _Empty()
-        self.problem = problem  # perhaps in another layout than asked for
+        self.problem = problem
         self.run = self.execution.run
         self.shape = {
             Direction.FORWARD: problem.output_shape,

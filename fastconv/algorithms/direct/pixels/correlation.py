@@ -109,9 +109,7 @@ class Correlation(PackedPass):
         )
         vectors = -(-p.m // tile.vl)
         blocks = -(-vectors // widest())
-        stay = (
-            p.m * p.reduction <= third
-        )  # else every area fetches the weights again: rather tasks of few channels
+        stay = p.m * p.reduction <= third  # else each area fetches the weights: rather tasks of few channels
         positions = n * p.groups * rows.outputs * last.outputs
         wanted = max(2 * TALLEST, positions // (TASKS if stay else -(-TASKS // blocks)))
         area = max(1, min(PIXELS, wanted, third // per_position))
