@@ -197,14 +197,10 @@ def _put(typing, result, planes, begin, count, value, given):
 
     def codegen(context, builder, signature, arguments):
         result, planes, begin, count, value, given = arguments
-        vector, itemsize = (
-            ir.VectorType(element(signature.args[1]), LANES),
-            signature.args[1].dtype.bitwidth // 8,
-        )
-        to, row = (
-            data(context, builder, a, v, begin)
-            for a, v in zip(signature.args, (result, planes), strict=False)
-        )
+        kind = signature.args[1]
+        vector, itemsize = ir.VectorType(element(kind), LANES), kind.dtype.bitwidth // 8
+        to = data(context, builder, signature.args[0], result, begin)
+        row = data(context, builder, kind, planes, begin)
         bits = ir.IntType(LANES)
         ahead = cgutils.alloca_once_value(builder, bits(-1))  # all ones until the place is found
         zeros = ir.Constant(vector, [0.0] * LANES)

@@ -193,10 +193,8 @@ def _gradients(workers, kind, x, gy, gx, columns, divisor, pixels, covered, widt
             if not covered:
                 gx[i * pixels : (i + 1) * pixels] = 0
             for o in range(geo.out_d):
-                at, y0 = (
-                    i * pixels + tables[geo.begin_d + o] * area,
-                    (i * geo.out_d + o) * geo.out_h * geo.out_w,
-                )
+                at = i * pixels + tables[geo.begin_d + o] * area
+                y0 = (i * geo.out_d + o) * geo.out_h * geo.out_w
                 depth = (tables[geo.taps_d + o], geo.step_d * area)
                 if kind == MEAN:
                     counted = (divisor, tables[geo.counted_d + o], geo.counted_h)
