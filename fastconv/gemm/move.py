@@ -13,7 +13,8 @@ from fastconv.gemm.tile import I64, data, element, load, shuffled, splat, store
 
 SLACK = 16  # elements: the widest vector
 I1, I32 = ir.IntType(1), ir.IntType(32)
-BLOCK = 8  # transposition works on 8 x 8 elements
+BLOCK = 8  # transposition works on 8 x 8 elements,
+TAPS = 9  # but rows of so few go through registers whole
 
 
 def masked_load(builder: Any, pointer: Any, mask: Any, vector: ir.VectorType, itemsize: int) -> Any:
@@ -86,32 +87,52 @@ def write_row(typing, dst, d, src, s, count):
 
 
 @intrinsic
-def write_rows(typing, dst, d, ldd, src, s, lds, rows, count):
-    """Set ``dst[d + i*ldd + j] = src[s + i*lds + j]`` for i < rows, j < count; nothing else of dst changes.
+def turn_taps(typing, dst, d, dst_step, src, s, src_step, count, rows, taps):
+    """Set ``dst[d + c*dst_step + j*rows + i] = src[s + c*src_step + i*taps + j]`` for c < count, i < rows, j < taps.
 
-    For narrow rows: one mask serves a vector of all of them.
+    Up to MR rows and TAPS taps; nothing else of dst changes.  All rows of a c are neighbours in memory, so they pass
+    through registers as they stand: 9 rows of 2 taps are two loads, two permutations and two stores.
     """
 
     def codegen(context, builder, signature, arguments):
         dst_type, _, _, src_type, *_ = signature.args
         itemsize = src_type.dtype.bitwidth // 8
-        vl = machine.tile(itemsize).vl
-        vector = ir.VectorType(element(src_type), vl)
-        dst, d, ldd, src, s, lds, rows, count = arguments
-        to = data(context, builder, dst_type, dst, d)
-        source = data(context, builder, src_type, src, s)
-        with cgutils.for_range_slice(builder, I64(0), count, I64(vl), I64) as (v, _):
-            mask = lanes_between(builder, v, I64(0), count, list(range(vl)))
-            out, at = builder.gep(to, [v]), builder.gep(source, [v])
-            with cgutils.for_range(builder, rows, intp=I64) as loop:
-                row = builder.gep(at, [builder.mul(loop.index, lds)])
-                value = masked_load(builder, row, mask, vector, itemsize)
-                place = builder.gep(out, [builder.mul(loop.index, ldd)])
-                masked_store(builder, value, place, mask, itemsize)
+        mr = machine.tile(itemsize).mr
+        wide = 1 << (mr - 1).bit_length()  # lanes of the vectors that hold as many rows
+        vector, lanes = ir.VectorType(element(src_type), wide), list(range(wide))
+        dst, d, dst_step, src, s, src_step, count, rows, taps = arguments
+        to, source = data(context, builder, dst_type, dst, d), data(context, builder, src_type, src, s)
+        done = builder.append_basic_block("turned")
+        switch = builder.switch(taps, done)
+        for t in range(1, TAPS + 1):
+            block = builder.append_basic_block(f"turn_{t}")
+            switch.add_case(I64(t), block)
+            builder.position_at_end(block)
+            high = lanes_between(builder, I64(0), I64(0), rows, lanes)
+            starts = [I64(v) for v in range(0, mr * t, wide)]
+            masks = [lanes_between(builder, v, I64(0), builder.mul(rows, I64(t)), lanes) for v in starts]
+            with cgutils.for_range(builder, count, intp=I64) as loop:
+                at = builder.gep(source, [builder.mul(loop.index, src_step)])
+                place = builder.gep(to, [builder.mul(loop.index, dst_step)])
+                loaded = [
+                    masked_load(builder, builder.gep(at, [v]), mask, vector, itemsize)
+                    for v, mask in zip(starts, masks, strict=True)
+                ]
+                for j in range(t):
+                    places = [min(i, mr - 1) * t + j for i in lanes]
+                    value = shuffled(builder, loaded[0], loaded[0], [i % wide for i in places])
+                    for v, part in enumerate(loaded[1:], 1):
+                        picks = [wide + p % wide if p // wide == v else i for i, p in enumerate(places)]
+                        value = shuffled(builder, value, part, picks)
+                    masked_store(
+                        builder, value, builder.gep(place, [builder.mul(rows, I64(j))]), high, itemsize
+                    )
+            builder.branch(done)
+        builder.position_at_end(done)
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(dst, i, i, src, i, i, i, i), codegen
+    return types.void(dst, i, i, src, i, i, i, i, i), codegen
 
 
 @intrinsic

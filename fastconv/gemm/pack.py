@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numba
 
 from fastconv import jit
-from fastconv.gemm.move import transpose, write_rows
+from fastconv.gemm.move import TAPS, transpose, turn_taps
 from fastconv.gemm.schedule import part
 
 CHANNELS = (
@@ -53,7 +53,7 @@ def pack_weights(workers, w, packed, views):
 @jit.inner
 def _pack_share(worker, workers, w, packed, view):
     panels = -(-view.m // view.mr)
-    blocks = 1 if by_rows(view) else -(-view.channels // CHANNELS) if view.taps == 1 else view.channels
+    blocks = 1 if by_rows(view) else -(-view.channels // CHANNELS)
     strips = panels if by_rows(view) else 1
     total = view.groups * blocks * strips
     for i in range(part(total, workers, worker), part(total, workers, worker + 1)):
@@ -111,8 +111,8 @@ def load_panel(dst, to, w, view, group, panel, panels, c0, c1):
     at = group * view.group_stride + m0 * view.row_stride + c0 * view.channel_stride
     if by_rows(view):
         transpose(dst, to, rows, w, at, view.row_stride, rows, (c1 - c0) * view.taps)
-    elif view.taps == 1:  # then rows stand side by side
-        write_rows(dst, to, rows, w, at, view.channel_stride, c1 - c0, rows)
+    elif view.taps <= TAPS:  # rows stand side by side
+        turn_taps(dst, to, view.taps * rows, w, at, view.channel_stride, c1 - c0, rows, view.taps)
     else:
         for c in range(c1 - c0):
             transpose(

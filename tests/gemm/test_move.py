@@ -4,13 +4,18 @@ import numba
 import numpy as np
 import pytest
 
-from fastconv import jit
-from fastconv.gemm.move import transpose
+from fastconv import jit, machine
+from fastconv.gemm.move import TAPS, transpose, turn_taps
 
 
 @numba.njit(**jit.OPTIONS)
 def turned(dst, d, ldd, src, s, lds, rows, columns):
     transpose(dst, d, ldd, src, s, lds, rows, columns)
+
+
+@numba.njit(**jit.OPTIONS)
+def turned_taps(dst, d, dst_step, src, s, src_step, count, rows, taps):
+    turn_taps(dst, d, dst_step, src, s, src_step, count, rows, taps)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -27,3 +32,16 @@ def test_transpose(dtype):
     row = np.full(40, 7, dtype)
     turned(row, 3, 1, src.reshape(-1), 5, 23, 1, 19)
     np.testing.assert_array_equal(row, np.r_[[7] * 3, src.reshape(-1)[5:24], [7] * 18].astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_turn_taps(dtype):
+    for rows in range(1, machine.tile(np.dtype(dtype).itemsize).mr + 1):
+        for taps in range(1, TAPS + 1):
+            size = rows * taps
+            src = np.random.default_rng(0).standard_normal((3, size + 2)).astype(dtype)
+            dst = np.full((3, size + 1), 7, dtype)
+            expected = dst.copy()
+            expected[:, :size] = src[:, 2:].reshape(3, rows, taps).swapaxes(1, 2).reshape(3, size)
+            turned_taps(dst.reshape(-1), 0, size + 1, src.reshape(-1), 2, size + 2, 3, rows, taps)
+            np.testing.assert_array_equal(dst, expected, f"{rows} x {taps}")
