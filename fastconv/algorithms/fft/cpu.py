@@ -12,7 +12,7 @@ tile.  Rows of f are a vector longer than their data, against collisions in the 
 Depthwise.  Lanes are channels, V and U hold two planes, and the product is taken as the inverse loads it.
 
 The forward pass correlates: U = conj(W).  The input gradient convolves: U = W, and the outputs that did
-not wrap around are the last of a tile, from ``skip`` = extent - 1 on.
+not wrap around are the last of a tile, from ``skip`` = extent - 1 on; a lone tile, which may wrap, skips the padding.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Between images and lanes: a row of each of VL tiles, transposed in registers.
 
 A vector of the transforms holds one pixel of VL tiles, memory holds VL pixels of one tile.  So VL rows
-are loaded, one a tile, and transposed by ``log2 VL`` rounds of interleaving vectors i and i + VL/2.
+are loaded, one a tile, and transposed by ``log2 VL`` rounds of shuffles.
 Pixels outside the image, or outside the result, are masked: they are never touched.
 
 A *table* (int64) says where the tiles lie; `place` fills the entries of one lane:
@@ -18,10 +18,11 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
 from fastconv import jit, machine
+from fastconv.gemm.move import masked_load, masked_store, transposed
 from fastconv.gemm.tile import I64, data, element, fma, load, splat, store
 
 
@@ -52,21 +53,6 @@ def place(table, lanes, lane, at, row_lo, row_hi, column_lo, column_hi):
         table[2 + (3 + chunk) * lanes + lane] = (1 << high) - (1 << low)
 
 
-def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
-    """Exchange vectors and lanes of a square."""
-    n = len(rows)
-    index = ir.VectorType(ir.IntType(32), n)
-    low = ir.Constant(index, [i // 2 + n * (i % 2) for i in range(n)])
-    high = ir.Constant(index, [n // 2 + i // 2 + n * (i % 2) for i in range(n)])
-    for _ in range(n.bit_length() - 1):
-        rows = [
-            builder.shuffle_vector(rows[i], rows[i + n // 2], mask)
-            for i in range(n // 2)
-            for mask in (low, high)
-        ]
-    return rows
-
-
 def _lane(builder: Any, table: Any, lane: int, lanes: int, row: Any, chunk: Any) -> tuple[Any, Any]:
     """Return where the tile of a lane lies, and the mask of its columns in this row and chunk."""
 
@@ -78,19 +64,6 @@ def _lane(builder: Any, table: Any, lane: int, lanes: int, row: Any, chunk: Any)
     bits = entry(builder.add(builder.mul(chunk, I64(lanes)), I64(2 + 3 * lanes + lane)))
     bits = builder.trunc(builder.select(exists, bits, I64(0)), ir.IntType(lanes))
     return entry(I64(2 + lane)), builder.bitcast(bits, ir.VectorType(ir.IntType(1), lanes))
-
-
-def _masked(builder: Any, vector: ir.VectorType, name: str) -> Any:
-    letter = "f32" if isinstance(vector.element, ir.FloatType) else "f64"
-    mask = ir.VectorType(ir.IntType(1), vector.count)
-    pointer, i32 = vector.as_pointer(), ir.IntType(32)
-    if name == "load":
-        function = ir.FunctionType(vector, [pointer, i32, mask, vector])
-    else:
-        function = ir.FunctionType(ir.VoidType(), [vector, pointer, i32, mask])
-    return cgutils.get_or_insert_function(
-        builder.module, function, f"llvm.masked.{name}.v{vector.count}{letter}.p0"
-    )
 
 
 @intrinsic
@@ -108,14 +81,11 @@ def gather(typing: Any, dst: Any, d0: Any, src: Any, s0: Any, pitch: Any, table:
         start = builder.add(s_start, builder.mul(step, r))
         start = builder.add(start, builder.mul(j, I64(vector.count)))
         source = data(context, builder, src, s, start)
-        function = _masked(builder, vector, "load")
-        zero, align = ir.Constant(vector, [0.0] * vector.count), ir.IntType(32)(itemsize)
         rows = []
         for lane in range(vector.count):
             at, mask = _lane(builder, places, lane, vector.count, r, j)
-            pointer = builder.bitcast(builder.gep(source, [at]), vector.as_pointer())
-            rows.append(builder.call(function, [pointer, align, mask, zero]))
-        for column, value in enumerate(_transposed(builder, rows)):
+            rows.append(masked_load(builder, builder.gep(source, [at]), mask, vector, itemsize))
+        for column, value in enumerate(transposed(builder, rows)):
             store(builder, value, target, column * vector.count, itemsize)
         return context.get_dummy_value()
 
@@ -137,12 +107,10 @@ def scatter(typing: Any, dst: Any, d0: Any, pitch: Any, table: Any, row: Any, ch
         start = builder.add(d_start, builder.mul(step, r))
         start = builder.add(start, builder.mul(j, I64(vector.count)))
         target = data(context, builder, dst, d, start)
-        function, align = _masked(builder, vector, "store"), ir.IntType(32)(itemsize)
         columns = [load(builder, source, c * vector.count, vector, itemsize) for c in range(vector.count)]
-        for lane, value in enumerate(_transposed(builder, columns)):
+        for lane, value in enumerate(transposed(builder, columns)):
             at, mask = _lane(builder, places, lane, vector.count, r, j)
-            pointer = builder.bitcast(builder.gep(target, [at]), vector.as_pointer())
-            builder.call(function, [value, pointer, align, mask])
+            masked_store(builder, value, builder.gep(target, [at]), mask, itemsize)
         return context.get_dummy_value()
 
     return types.void(dst, i, i, table, i, i, src, i), codegen
@@ -174,7 +142,6 @@ def store_planes(typing: Any, dst: Any, d0: Any, gap: Any, src: Any, s0: Any, sc
         vector = ir.VectorType(element(src), machine.tile(itemsize).vl)
         target = data(context, builder, dst, d, d_start)
         source = data(context, builder, src, s, s_start)
-        function, align = _masked(builder, vector, "store"), ir.IntType(32)(itemsize)
         bits = builder.sub(builder.shl(I64(1), lanes), I64(1))
         bits = builder.trunc(bits, ir.IntType(vector.count))
         mask = builder.bitcast(bits, ir.VectorType(ir.IntType(1), vector.count))
@@ -184,9 +151,7 @@ def store_planes(typing: Any, dst: Any, d0: Any, gap: Any, src: Any, s0: Any, sc
             for p in range(2)
         ]
         for p, value in enumerate([*planes, builder.fadd(*planes)]):
-            pointer = builder.gep(target, [builder.mul(step, I64(p))])
-            pointer = builder.bitcast(pointer, vector.as_pointer())
-            builder.call(function, [value, pointer, align, mask])
+            masked_store(builder, value, builder.gep(target, [builder.mul(step, I64(p))]), mask, itemsize)
         return context.get_dummy_value()
 
     return types.void(dst, i, i, src, i, src.dtype, src.dtype, i), codegen

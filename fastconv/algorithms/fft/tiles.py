@@ -47,11 +47,8 @@ class _Tiles(Execution):
     """What both executions share: U and the scratch of the workers."""
 
     def __init__(self, problem: ConvProblem, direction: Direction, choice: Choice) -> None:
-        self.dtype, self.choice, self.geometry = (
-            problem.dtype,
-            choice,
-            geometry(problem, direction, choice.cut),
-        )
+        self.dtype, self.choice = problem.dtype, choice
+        self.geometry = geometry(problem, direction, choice.cut)
         self.workspace = choice.bytes(problem.itemsize)
 
     def _scratch(self, before: int) -> Array:

@@ -149,23 +149,8 @@ def _transform(to, to0, step, width, x, image, first, channels, of, h, w, border
     if geo.planar:
         plane, edges = (image * of + first) * h * w, 0 if gradient else geo.edges
         turn_area(
-            to,
-            area,
-            pitch,
-            width,
-            x,
-            plane,
-            channels,
-            h,
-            w,
-            border,
-            row,
-            high,
-            geo.edges_at,
-            edges,
-            column,
-            wide,
-        )
+            to, area, pitch, width, x, plane, channels, h, w, border, row, high, geo.edges_at, edges, column, wide,
+        )  # fmt: skip
     else:
         begin = image * h * w * of + first
         copy_area(to, area, pitch, width, x, begin, channels, of, w, border, row, high, column, wide)
