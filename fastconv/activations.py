@@ -121,7 +121,7 @@ def is_plain(activation, residual):
     return residual.size == 0 and (code_of(activation) == NONE or code_of(activation) == RELU)
 
 
-@jit.inner
+@jit.function
 def finish(block, i, count, bias, channel, activation, residual, at):
     """Add ``bias[channel]`` and ``residual[at:]``, if there are any, to ``block[i : i + count]``; activate it.
 

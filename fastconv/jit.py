@@ -3,6 +3,7 @@
 The decorators:
 
 * ``inner``: a function called from other jitted code; serial, releases the GIL, makes no arrays.
+* ``function``: the same, for Python to call too.
 * ``kernel``: an entry point with two compiled twins, ``.serial`` and ``.parallel``.  The body splits
   its *outputs* with ``prange(workers)``; the serial twin runs the same loop on one thread.
 
@@ -17,6 +18,8 @@ Any failure to read or write it costs a compilation, no more.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import hashlib
 import os
@@ -24,17 +27,19 @@ import pickle
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import llvmlite
 import numba
-from numba.core import caching, config
+from numba.core import caching, codegen, config
 from numba.core.serialize import dumps
 
 # Sums may not be re-associated and no NaN or Inf may be assumed away: only contraction to FMA.
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+OPTIONS: dict[str, Any] = {
+    "nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "no_cfunc_wrapper": True,
+}  # fmt: skip
 
 # Inner functions own no memory, so their arrays' references are not counted: the counter of an array that
 # all threads pass about took a tenth of a thread's time, and two threads were 1.6 times as fast as one.
@@ -95,6 +100,63 @@ def edited(path: Path) -> bool:
     return any(source.stat().st_ctime > IMPORTED for source in sources(path))
 
 
+class _Library(codegen.JITCodeLibrary):
+    """Code that is optimized, and made machine code, when the address of one of its functions is asked for.
+
+    Numba does both at each step to a kernel, again with all that the step calls: for every inner function,
+    and for three functions around the body of a parallel loop.  Only the kernel is ever called.
+    """
+
+    _wanted = False
+
+    def _optimize_final_module(self) -> None:
+        if self._wanted:
+            super()._optimize_final_module()
+
+    def _finalize_final_module(self) -> None:
+        if self._wanted or (self._object_caching_enabled and self._compiled_object):  # the latter from disk
+            super()._finalize_final_module()
+        else:
+            self._finalize_dynamic_globals()
+            self._finalized = True
+
+    def get_pointer_to_function(self, name: str) -> int:
+        self._ensure_finalized()
+        defined = {f.name for f in self._final_module.functions if not f.is_declaration}
+        if name in defined and not self._wanted and "__numba_parfor_gufunc" not in name:
+            self._wanted = True
+            self._optimize_final_module()
+            self._finalize_final_module()
+        wrapper = name.startswith("_ZN7cpython")
+        return super().get_pointer_to_function(name) or (UNCALLABLE if wrapper else 0)
+
+    def serialize_using_object_code(self) -> Any:
+        return super().serialize_using_object_code() if self._wanted else self.serialize_using_bitcode()
+
+
+class _Codegen(codegen.JITCPUCodegen):
+    _library_class = _Library
+
+    def set_env(self, variable: str, environment: Any) -> None:
+        if self._engine.is_symbol_defined(variable):  # of code that is made; inner functions own no objects
+            super().set_env(variable, environment)
+
+
+# What Python calls where a function is for jitted code only: raises TypeError.
+UNCALLABLE = ctypes.cast(ctypes.pythonapi.PyObject_Call, ctypes.c_void_p).value or 0
+
+
+@contextlib.contextmanager
+def made_when_wanted(target: Any) -> Iterator[None]:
+    """Have Numba use `_Library`; its compiler's lock is held."""
+    maker = target.codegen()
+    before, maker.__class__ = type(maker), _Codegen
+    try:
+        yield
+    finally:
+        maker.__class__ = before
+
+
 class _Entries:
     """One file for each entry of a function: ``function.fingerprint.key.nbc``."""
 
@@ -149,7 +211,8 @@ class _Cache(caching.FunctionCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
-            return super().load_overload(sig, target_context)
+            with made_when_wanted(target_context):
+                return super().load_overload(sig, target_context)
         except Exception:  # no entry, or one that cannot be read: compile instead
             return None
 
@@ -162,8 +225,11 @@ class _Cache(caching.FunctionCache):
             return
 
 
-def cached(dispatcher: Any, twin: str) -> Any:
-    """Attach the disk cache; FASTCONV_CACHE=0, or no folder to write to, leaves it off."""
+def made(dispatcher: Any, twin: str) -> Any:
+    """Attach what makes machine code, and the disk cache; FASTCONV_CACHE=0, or nowhere to write, leaves that off."""
+    if config.DISABLE_JIT:
+        return dispatcher
+    dispatcher._compiler.compile = made_when_wanted(dispatcher.targetctx)(dispatcher._compiler.compile)
     if os.environ.get("FASTCONV_CACHE", "1") != "0":
         try:
             dispatcher._cache = _Cache(dispatcher.py_func, twin)
@@ -173,16 +239,21 @@ def cached(dispatcher: Any, twin: str) -> Any:
 
 
 def inner(function: Callable[..., Any]) -> Any:
-    """Compile a function that other kernels call; it may view arrays, not make them."""
-    return cached(numba.njit(**INNER)(function), "serial")
+    """Compile a function that kernels call, and Python does not; it may view arrays, not make them."""
+    return made(numba.njit(**(INNER | {"no_cpython_wrapper": True}))(function), "serial")
+
+
+def function(function: Callable[..., Any]) -> Any:
+    """Compile a function that both kernels and Python call, on one thread."""
+    return made(numba.njit(**INNER)(function), "serial")
 
 
 class Kernel:
     """An entry point: ``serial`` and ``parallel`` are compiled from one body, each when first called."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.serial = cached(numba.njit(**OPTIONS)(function), "serial")
-        self.parallel = cached(numba.njit(parallel=True, **OPTIONS)(function), "parallel")
+        self.serial = made(numba.njit(**OPTIONS)(function), "serial")
+        self.parallel = made(numba.njit(parallel=True, **OPTIONS)(function), "parallel")
         functools.update_wrapper(self, function)  # type: ignore[arg-type]
 
 

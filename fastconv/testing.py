@@ -97,7 +97,7 @@ def naive(problem: ConvProblem, direction: Direction, first: Array, second: Arra
     return result.reshape(shapes(problem, direction)[2])
 
 
-@jit.inner
+@jit.function
 def _loops(x, w, y, images, channels, kernels, groups, geometry, direction):  # type: ignore[no-untyped-def]
     """Add every product to its place, in the order of the loops."""
     (d, t, o, sd, dd, pd), (h, r, p, sh, dh, ph), (v, s, q, sv, dv, pv) = geometry

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -128,7 +129,7 @@ def test_edit_of_a_file_that_is_not_imported(package):
 def test_everything_that_a_kernel_module_uses_is_in_its_fingerprint():
     """What its names lead to when it runs, against what the text of its imports says."""
     root = Path(jit.__file__).parent
-    files = [p for p in root.rglob("*.py") if "jit.kernel" in p.read_text() or "jit.inner" in p.read_text()]
+    files = [p for p in root.rglob("*.py") if re.search(r"@jit\.\w", p.read_text())]
     assert len(files) > 20
     for file in files:
         module = importlib.import_module(".".join(file.relative_to(root.parent).with_suffix("").parts))
@@ -210,7 +211,7 @@ print(small.own.apply(numba.njit(lambda x: x + 1), np.zeros(1)))
     package.joinpath("own.py").write_text("""
 from small import jit
 
-@jit.inner
+@jit.function
 def apply(function, values):
     return function(values[0])
 """)
@@ -218,6 +219,56 @@ def apply(function, values):
         process = start(package, program)
         assert process.communicate(timeout=120)[0].strip() == "1.0"
     assert not entries(package)
+
+
+FOREIGN = """
+import numba, numpy as np
+from small.step import step
+
+@numba.njit
+def twice(x):
+    return step(step(x))
+
+print(twice(1.0))
+try:
+    step(1.0)
+except TypeError as error:
+    print("TypeError")
+"""
+
+
+def test_inner_functions_are_for_jitted_code(package):
+    """A caller's own too, compiled here or read from disk; Python's call is an error, not a crash."""
+    for _ in range(2):
+        out, errors = start(package, FOREIGN).communicate(timeout=120)
+        assert out.split() == ["4.0", "TypeError"], errors
+    assert len(entries(package)) == 1
+
+
+def test_errors_of_inner_functions_reach_python(package):
+    """Out of machine code that was made long after the function it comes from, here or in another process."""
+    package.joinpath("step.py").write_text("""
+from small import jit
+
+@jit.inner
+def step(x):
+    if x > 0:
+        raise ValueError("positive")
+    return x
+""")
+    program = """
+import numba, numpy as np
+from small.entry import entry
+
+numba.get_num_threads()
+try:
+    entry.serial(2, np.ones(2), np.zeros(2, np.int64))
+except ValueError as error:
+    print(error)
+"""
+    for _ in range(2):
+        out, errors = start(package, program).communicate(timeout=120)
+        assert out == "positive\n", errors
 
 
 def test_import_without_compiler():

@@ -72,7 +72,7 @@ class Tanh(FromResult):
         return gx
 
 
-@jit.inner
+@jit.function
 def _normal_distribution(x: Array, out: Array) -> None:
     """Write P(X <= x) for X of mean 0 and variance 1."""
     for i in range(x.size):
