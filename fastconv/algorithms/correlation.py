@@ -57,13 +57,14 @@ class AxisPass:
         return sorted({offset for phase in self.taps for _, offset in phase})
 
     @property
+    def is_read_in_place(self) -> bool:
+        """Whether position j of every phase reads source pixel j, if any."""
+        return self.stride == 1 and self.outputs == self.source and self.offsets == [0]
+
+    @property
     def is_identity(self) -> bool:
-        """Whether position j reads source pixel j and nothing else."""
-        return (
-            self.stride == self.step == 1
-            and self.outputs == self.source == self.result
-            and self.taps == (((0, 0),),)
-        )
+        """Whether, besides, there is one phase, of one tap."""
+        return self.is_read_in_place and self.outputs == self.result and self.taps == (((0, 0),),)
 
     @property
     def pixels(self) -> Array:

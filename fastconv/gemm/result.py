@@ -155,7 +155,7 @@ def multiply_panels(
     ``place`` on for the first channel.  Tell whether all is done then, and nothing left to store or to finish.
 
     Tiles fetch the source of the next slice: rows ``ahead_step`` apart from ``x[ahead]`` on, a line with each panel
-    until it is there.  If ``s0`` is not negative, the first panel copies B from there, rows as far apart.
+    until it is there.  If ``s0`` is not negative, the first tile copies B from there, rows as far apart.
     """
     panels, apart = -(-geo.m // geo.mr), geo.phases * geo.ld
     ch0, ch1 = part(geo.channels, geo.chunks, chunk), part(geo.channels, geo.chunks, chunk + 1)
@@ -173,13 +173,16 @@ def multiply_panels(
         c = c0 + (m0 - top) * apart
         line = (p - p0) * geo.vl
         for phase in range(geo.phases):
+            taps, begin = tables[geo.phases_at + 2 * phase], tables[geo.phases_at + 2 * phase + 1]
+            if taps == 0 and not last:
+                continue
+            fresh = first or taps == 0  # without sums of earlier chunks
             to = place + (m0 - top) * geo.result_size if straight else c + phase * geo.ld
             tile_result(
                 out if straight else scratch, to, geo.result_size if straight else apart, width, past_caches,
-                scratch, c + phase * geo.ld, apart, not first, bias, group * geo.m + m0, first and bias.size > 0,
-                floor, scratch if loaded(view) else w, a0, scratch, b0, tables, tables[geo.phases_at + 2 * phase + 1],
-                (ch1 - ch0) * tables[geo.phases_at + 2 * phase], m1 - m0, vectors,
-                x, ahead + min(line, geo.ld - 1), ahead_step if line < geo.ld + geo.vl else 0, lda, scale, source,
-                s0 if p == p0 else -1,
+                scratch, c + phase * geo.ld, apart, not fresh, bias, group * geo.m + m0, fresh and bias.size > 0,
+                floor, scratch if loaded(view) else w, a0, scratch, b0, tables, begin, (ch1 - ch0) * taps, m1 - m0, vectors,
+                x, ahead + min(line, geo.ld - 1), ahead_step if line < geo.ld + geo.vl else 0, lda, scale, source, s0,
             )  # fmt: skip
+            s0 = s0 if taps == 0 else -1  # now B is there
     return not last or (straight and plain)

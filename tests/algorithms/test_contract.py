@@ -195,7 +195,9 @@ def test_adjoint(name, problem):
 
 @each_algorithm
 @pytest.mark.parametrize("direction", [Direction.FORWARD, Direction.INPUT_GRAD], ids=str)
-@pytest.mark.parametrize("line", ["n2 c6 k10 i9x11 f3x3 p1 g2", "n2 c5 k5 i9x11 f3x3 s2 p1 g5"])
+@pytest.mark.parametrize(
+    "line", ["n2 c6 k10 i9x11 f3x3 p1 g2", "n2 c5 k5 i9x11 f3x3 s2 p1 g5", "n1 c5 k330 i14x14 f1x1 s2"]
+)
 def test_bias_and_activation(name, direction, line):
     """The bias of the result's channel is added, and the activation applied after it."""
     problem = ConvProblem.parse(line)

@@ -130,7 +130,7 @@ class LoweredPass(BlockedPass):
                 row_blocks=row_blocks, chunks=chunks, phases=phases, ld=width, panel=places["panel"],
                 c_start=places["c_start"], scratch=self.scratch, segments=self.segments, pixels=self.pixels, phases_at=starts["phases"], source_row_at=starts["source_row"],
                 result_row_at=starts["result_row"], offset_at=starts["offset"], lo_at=starts["lo"],
-                hi_at=starts["hi"], edges_at=starts["edges"], near=all(a.is_identity for a in p.axes), stream=stream,
+                hi_at=starts["hi"], edges_at=starts["edges"], near=all(a.is_read_in_place for a in p.axes), stream=stream,
                 vl=tile.vl, mr=tile.mr, nr=tile.nr,
             )  # fmt: skip
             return geometry, tables

@@ -35,8 +35,8 @@ def correlation(s: Sizes, direction: Direction, itemsize: int) -> dict[str, floa
     slice_ = machine.tile(itemsize).nr * vl
     stored = s.n * s.groups * s.m * s.lines * -(-s.width // vl)
     # where rows of B are those of the source only slices that go on in the next image are lowered before the tile
-    identity = s.taps == s.p == s.stride_w == 1 and not s.reach_w
-    apart = min(1.0, (s.n > 1) * slice_ / s.q) if identity else 1.0
+    identity = s.taps == s.stride_w == 1 and not s.reach_w and (s.p == 1 or s.phases > 1)
+    apart = min(1.0, (s.n > 1) * slice_ / (s.p * s.q)) if identity else 1.0
     far = streams(s.n * s.groups * s.m * s.lines * s.width, itemsize)
     strided, woven = s.stride_w > 1, s.phases > 1
     return {
