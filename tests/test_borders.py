@@ -7,8 +7,9 @@ import pytest
 
 import fastconv
 from fastconv import testing
-from fastconv.algorithms import reference
-from fastconv.problem import ConvProblem
+from fastconv.activations import NONE
+from fastconv.algorithms import find, reference
+from fastconv.problem import ConvProblem, Direction
 
 MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 PROBLEMS = [
@@ -126,3 +127,21 @@ def test_what_is_refused():
     np.testing.assert_array_equal(
         fastconv.conv2d(x, w, padding_mode="circular", algorithm="im2col"), np.full((1, 1, 3, 3), 9)
     )
+
+
+@pytest.mark.parametrize("line", ["f3x3 p1", "f5x5 p2", "f5x5 p2 s2", "f3x3 p1 s3", "f15x15 p7"])
+@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize("operand", [0, 1])
+@each_mode
+def test_depthwise_multiplies_what_the_definition_multiplies(line, direction, operand, mode):
+    """Lanes that a tap does not reach hold zeros, whose products with infinite numbers were NaN."""
+    problem = ConvProblem.parse(f"n2 c3 k6 i20x37 {line} g3 {mode}")
+    first, second, shape = testing.shapes(problem, direction)
+    operands = [testing.normals(first, "float32", 1), testing.normals(second, "float32", 2)]
+    operands[operand].reshape(-1)[[0, -1, operands[operand].size // 2]] = np.inf, -np.inf, np.nan
+    out, nothing = np.empty(shape, "float32"), np.empty(0, "float32")
+    find("direct").build(problem, direction, 2**40).run(*operands, out, nothing, NONE, nothing)
+    with np.errstate(invalid="ignore"):
+        exact = testing.definition(problem, direction, *operands)
+    np.testing.assert_array_equal(np.isnan(out), np.isnan(exact))
+    np.testing.assert_array_equal(np.isinf(out), np.isinf(exact))

@@ -46,7 +46,7 @@ def work(problem: ConvProblem, direction: Direction) -> dict[str, float]:
     planes, across = problem.n * problem.k, -(-h.output // machine.tile(problem.itemsize).vl)
     products = planes * met(v) * h.kernel * across
     parts = {"planes": planes, "taps": products, "single row": products if v.kernel == 1 else 0.0}
-    copied = 0 if family(v, h) else planes * v.extent * h.size * -(-v.output // ROWS)
+    copied = 0 if family(v, h) else planes * h.size * min(v.size, v.extent * -(-v.output // ROWS))
     if direction is Direction.WEIGHT_GRAD:
         tall, wide = most()
         chunks = -(-v.kernel // tall) * -(-h.kernel // wide)

@@ -1,8 +1,8 @@
 """Forward: a task is a part of one output map, computed from the image where it lies.
 
-Where no family of `taps` has the stride, and where wide borders repeat the image, the rows that a block of
-results reads are copied first, their pixels sorted by column modulo the stride (polyphase), where each tap
-is an offset again.
+Where wide borders repeat the image, the rows that a block of results reads are copied first, with their borders; and
+where no family of `taps` has the stride, pixels sorted by column modulo the stride (polyphase), where each tap is an
+offset again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fastconv.algorithms.direct.depthwise.shape import Image, apart, parts, plan
 from fastconv.algorithms.direct.depthwise.taps import ROWS, STEP, each, most_taps, second
 from fastconv.problem import ConvProblem, Direction
 
-FIELDS, GROUP = len(STEP), 7
+FIELDS, GROUP = len(STEP), 8
 
 
 @jit.kernel
@@ -32,7 +32,8 @@ def forward(
 ):  # fmt: skip
     """Write y; the tables are those of `Forward`."""
     planes, n_parts, k, multiplier, image, map_size, q, taps, twice, per_worker = geometry[:10]
-    n_groups, run = groups.size // GROUP, pixels.size
+    runs, singles = geometry[10:12]
+    n_groups = groups.size // GROUP
     for worker in numba.prange(workers):
         place = pointer(scratch, worker * per_worker)
         r, b, c = pointer(rows, 0), pointer(blocks, 0), pointer(columns, 0)
@@ -41,13 +42,14 @@ def forward(
         channel = plane % k
         for _ in range(begin, end):
             plane_of_x = pointer(x, (plane if multiplier == 1 else plane // multiplier) * image)
-            source = place if run else plane_of_x
+            source = place if per_worker else plane_of_x
             out, weight = pointer(y, plane * map_size), pointer(w, channel * taps)
-            for group in range(n_groups * part // n_parts, n_groups * (part + 1) // n_parts):
+            first = n_groups * part // n_parts
+            for group in range(first, n_groups * (part + 1) // n_parts):
                 g = pointer(groups, GROUP * group)
-                for i in range(g[6]):
-                    row = after(plane_of_x, copied[g[5] + i])
-                    copy_row(after(place, i * run), row, pointer(pixels, 0), run)
+                for i in range(g[5] + (g[7] if first == 0 else 0), g[5] + g[6]):
+                    row = after(plane_of_x, copied[2 * i])
+                    copy_row(after(place, copied[2 * i + 1]), row, pointer(pixels, 0), runs, singles)
                 for i in range(g[0], g[1]):
                     if twice:
                         second(out, source, weight, pointer(steps, FIELDS * i), r, b, c)
@@ -82,19 +84,19 @@ class Forward(Execution):
         groups: list[int] = []
         for block in found:
             first = schedule.length
-            block, copy, copies = image.read(block)
+            block, *copies = image.read(block)
             schedule.add(block, band, block.row * h.output, block.spacing * h.output)
-            groups += [first, schedule.length, block.row, block.spacing, block.height, copy, copies]
+            groups += [first, schedule.length, block.row, block.spacing, block.height, *copies]
         planes = problem.n * problem.k
         self.per_worker = apart(image.scratch, problem.itemsize)
+        pieces, runs, singles = image.pieces
         counts = [
             planes, parts(planes, len(found)), problem.k, problem.k // problem.c, v.size * h.size,
             v.output * h.output, h.output, v.kernel * h.kernel, image.stride - 1, self.per_worker,
+            runs, singles,
         ]  # fmt: skip
         self.geometry = np.array(counts, np.int64)
-        self.tables = schedule.tables() + [
-            np.array(t, np.int64) for t in (groups, image.copied, image.pixels)
-        ]
+        self.tables = schedule.tables() + [np.array(t, np.int64) for t in (groups, image.copied, pieces)]
         self.dtype, self.flops = problem.dtype, problem.flops
         self.workspace = self.per_worker * problem.itemsize * machine.machine().cores
 

@@ -172,7 +172,10 @@ class Columns:
         for offset, only in set(taps):  # those of other channels are the same
             first = self.stride * q + offset
             mask = _bits(self.stride * (lanes - 1) + 1, -first, self.source - first)
-            masks[offset, only] = mask if only is None else mask & 1 << self.stride * (only - q)
+            met = _bits(lanes, -(first // self.stride), -((first - self.source) // self.stride))
+            if only is not None:
+                mask, met = mask & 1 << self.stride * (only - q), met & 1 << only - q
+            masks[offset, only] = mask | (met << 32 if self.stride > 1 else 0)
         return [*numbers, len(taps), *(masks[tap] for tap in taps)]
 
 
@@ -265,7 +268,8 @@ class Schedule:
         i = 0
         while i < len(entries):
             lanes, masks = entries[i][1], entries[i][ENTRY:]
-            whole = lanes == (1 << stored) - 1 and all(mask == (1 << loaded) - 1 for mask in masks)
+            every = (1 << loaded) - 1
+            whole = lanes == (1 << stored) - 1 and all(mask & every == every for mask in masks)
             j = i + 1
             while (
                 whole and j < min(len(entries), i + most) and entries[i][1:] == entries[j][1:]

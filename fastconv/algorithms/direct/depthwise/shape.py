@@ -7,10 +7,13 @@ from fastconv.algorithms.base import Array
 from fastconv.algorithms.direct.depthwise.schedule import Block, Columns, Tap
 from fastconv.problem import Axis, ConvProblem, Direction
 
-# Taps of one column, for each tap of a row, that borders may bring; were there more, rows go through scratch.  Time of
-# 7x7 taps, which bring 12 a row of 56, beside zeros: forward 1.34 in place and 1.59 copied, input gradient 1.50 and
-# 1.21, weight gradient 1.36 and 1.24.
-MOST_REPEATED = {Direction.FORWARD: 2.0, Direction.INPUT_GRAD: 1.5, Direction.WEIGHT_GRAD: 1.5}
+# Taps of one column, for each tap of a row, that borders may bring; were there more, rows go through scratch: copied
+# with their borders, or padded rows of the input gradient, which are folded.  Time beside zeros in place and by way of
+# scratch: forward 0.96 and 1.43 at 3x3, 1.17 and 1.26 at 5x5, 1.35 and 1.22 at 7x7 (which bring 2, 6 and 12 taps a row of
+# 56); input gradient 1.07 and 1.68, 1.31 and 1.49, 1.45 and 1.30.  The weight gradient always copies: in place all of gy
+# is multiplied by the zeros of a masked pixel, and NaN is what comes of infinite ones.
+MOST_REPEATED = {Direction.FORWARD: 1.5, Direction.INPUT_GRAD: 1.5, Direction.WEIGHT_GRAD: 0.0}
+SINGLE = 3  # pixels side by side that are copied one by one
 
 
 def plane_axes(problem: ConvProblem) -> tuple[Axis, Axis]:
@@ -58,32 +61,59 @@ def repeated(axis: Axis, mode: str) -> list[tuple[int, int, int]]:
 class Image:
     """How an image is read: where it lies, or from copies of the rows of a block.
 
-    A copy holds the pixels of each residue modulo the stride in a run of their own (polyphase), where each tap
-    is an offset again, and pixels that borders repeat.
+    A copy is a row with its borders.  Where no family has the stride, it holds the pixels of each residue modulo the
+    stride in a run of their own (polyphase), where each tap is an offset again.
     """
 
     def __init__(self, problem: ConvProblem, direction: Direction) -> None:
         v, h = plane_axes(problem)
         self.axis, self.rows = h, borders.pixels(v, problem.padding_mode).tolist()
-        self.itemsize = problem.itemsize
-        self.copied: list[int] = []  # rows of the image, block by block
-        self.pixels: list[int] = []  # which pixel of a row each place of its copy holds, or -1
-        self._most = 0
+        self.itemsize, self.height = problem.itemsize, v.size
+        self.copied: list[int] = []  # where rows are in the image and in the copy, block by block
+        self.runs: list[int] = []  # (place in a copy, first pixel of the row, count)
+        self.singles: list[int] = []  # (place, pixel or -1)
+        self._held: set[int] = set()  # rows of the image that the blocks so far have read
+        self._most = 0  # rows of a copy
         self.stride, self.pitch = family(v, h), h.size
         self.offsets = [s * h.dilation - h.lo for s in range(h.kernel)]
         self.repeated = repeated(h, problem.padding_mode)
         self.in_place = self.stride > 0 and len(self.repeated) <= MOST_REPEATED[direction] * h.kernel
         if self.in_place:
             return
-        self.stride, self.repeated = 1, []
+        self.repeated = []
+        apart = 1 if self.stride else h.stride
+        self.stride = self.stride or 1
         index = [s * h.dilation for s in range(h.kernel)]
-        phases = sorted({i % h.stride for i in index})  # residues that some tap reads
-        run = max(i // h.stride for i in index) + h.output
-        self.offsets = [phases.index(i % h.stride) * run + i // h.stride for i in index]
+        phases = sorted({i % apart for i in index})  # residues that some tap reads
+        run = max(i // apart for i in index) + self.stride * (h.output - 1) + 1
+        self.offsets = [phases.index(i % apart) * run + i // apart for i in index]
+        self.pitch = run * len(phases)
         padded = borders.pixels(h, problem.padding_mode).tolist()
-        held = [f + h.stride * j for f in phases for j in range(run)]
-        self.pixels = [padded[i] if i < len(padded) else -1 for i in held]
-        self.pitch = len(self.pixels)
+        held = [f + apart * j for f in phases for j in range(run)]
+        pixels = [padded[i] if i < len(padded) else -1 for i in held]
+        self._cut(pixels)
+
+    def _cut(self, pixels: list[int]) -> None:
+        """List the runs and the single ones of the pixels that a copy holds."""
+        start = 0
+        for i in range(1, len(pixels) + 1):
+            if i < len(pixels) and pixels[start] >= 0 and pixels[i] == pixels[i - 1] + 1:
+                continue
+            if i - start > SINGLE:
+                self.runs += [start, pixels[start], i - start]
+            else:
+                self.singles += [n for j in range(start, i) for n in (j, pixels[j])]
+            start = i
+
+    @property
+    def whole(self) -> bool:
+        """Whether each row of the map has a place in the copy, which takes a quarter of L2 at most."""
+        return self.pitch * self.height * self.itemsize <= machine.machine().l2 // 4
+
+    @property
+    def pieces(self) -> tuple[list[int], int, int]:
+        """The table of `copy_row`, and how many runs and single pixels it has."""
+        return self.runs + self.singles, len(self.runs) // 3, len(self.singles) // 2
 
     @property
     def columns(self) -> Columns:
@@ -92,14 +122,26 @@ class Image:
         taps += [Tap(pixel - self.stride * q, s, only=q) for q, s, pixel in self.repeated]
         return Columns(self.axis.output, self.pitch, self.stride, (tuple(taps),))
 
-    def read(self, block: Block) -> tuple[Block, int, int]:
-        """Return the block as it reads memory; the first of the rows to copy for it, and how many."""
+    def read(self, block: Block) -> tuple[Block, int, int, int]:
+        """Return the block as it reads memory; the first of the rows to copy, how many, and how many were before.
+
+        Of the ``whole`` map blocks before may have copied a row; of larger ones every block copies all that it reads.
+        """
         if self.in_place:
-            return block, 0, 0
-        block, rows = block.copied()
-        self.copied += [row * self.axis.size for row in rows]
-        self._most = max(self._most, len(rows))
-        return block, len(self.copied) - len(rows), len(rows)
+            return block, 0, 0, 0
+        first, places, before = len(self.copied) // 2, [], 0
+        if self.whole:
+            read = {row for chunk in block.chunks for row in chunk.reads if row >= 0}
+            before = len(read & self._held)
+            rows = places = sorted(read & self._held) + sorted(read - self._held)
+            self._held |= read
+        else:
+            block, rows = block.copied()
+            places = list(range(len(rows)))
+        for row, at in zip(rows, places, strict=True):
+            self.copied += [row * self.axis.size, at * self.pitch]
+        self._most = max([self._most, *(at + 1 for at in places)])
+        return block, first, len(rows), before
 
     @property
     def scratch(self) -> int:

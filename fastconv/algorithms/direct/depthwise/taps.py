@@ -36,7 +36,7 @@ from numba.extending import intrinsic
 from fastconv import machine
 from fastconv.algorithms.direct.depthwise.lanes import lanes_of, load_lanes, store_lanes
 from fastconv.algorithms.direct.depthwise.pointer import out_of_line, prefetch, scalar_type
-from fastconv.gemm.move import I32
+from fastconv.gemm.move import I1, I32
 from fastconv.gemm.tile import I64, fma, splat
 
 ROWS = 8  # J at most
@@ -48,7 +48,7 @@ STEP = (
 )  # fmt: skip
 
 # Of a vector of columns: its first, the lanes to store, where its taps are in the table, how many the first phase
-# has, and all; then the lanes that each loads.
+# has, and all; then the lanes that each loads, and at a stride, from bit 32 on, the lanes of results that have a pixel.
 ENTRY = 5
 
 
@@ -82,9 +82,18 @@ def _sum(builder: Any, p: Any, first: Any, end: Any, start: list[Any], shape: tu
     entry = builder.gep(p.columns, [builder.shl(s, I64(1))])
     at = builder.gep(p.pixels, [builder.load(entry)])
     weight = builder.gep(p.taps, [builder.load(builder.gep(entry, [I64(1)]))])
-    lanes = lanes_of(builder, builder.load(builder.gep(p.masks, [s])), p.stride * vector.count)
+    bits = builder.load(builder.gep(p.masks, [s]))
+    lanes = lanes_of(builder, bits, p.stride * vector.count)
+    # a weight is zero, too, where no pixel is: were it infinite, its product with a zero would be NaN
+    met = lanes_of(builder, builder.lshr(bits, I64(32)) if p.stride > 1 else bits, vector.count)
+    met = builder.bitcast(met, ir.VectorType(I1, vector.count))
+    none = ir.Constant(vector, [0.0] * vector.count)
     scalars = [
-        splat(builder, builder.load(builder.gep(weight, [builder.mul(p.row_step, I64(t))])), vector)
+        builder.select(
+            met,
+            splat(builder, builder.load(builder.gep(weight, [builder.mul(p.row_step, I64(t))])), vector),
+            none,
+        )
         for t in range(tall)
     ]
     new: list[Any] = list(sums)

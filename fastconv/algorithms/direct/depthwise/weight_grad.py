@@ -32,7 +32,7 @@ from fastconv.algorithms.direct.depthwise.schedule import (
 from fastconv.algorithms.direct.depthwise.shape import Image, apart, plane_axes, stripe, take
 from fastconv.problem import ConvProblem, Direction
 
-FIELDS, GROUP = len(OUTER), 4
+FIELDS, GROUP = len(OUTER), 5
 
 
 @jit.kernel
@@ -41,7 +41,8 @@ def weight_grad(
 ):  # fmt: skip
     """Write gw; the tables are those of `WeightGrad`."""
     n, k, multiplier, image, map_size, taps, twice, per_worker, vl = geometry[:9]
-    n_groups, run = groups.size // GROUP, pixels.size
+    runs, singles, in_place = geometry[9:12]
+    n_groups = groups.size // GROUP
     for worker in numba.prange(workers):
         sums = pointer(scratch, worker * per_worker)
         place = after(sums, places.size * vl)
@@ -52,12 +53,12 @@ def weight_grad(
             for i in range(n):
                 plane_of_x = pointer(x, (i * k + channel) // multiplier * image)
                 plane_of_gy = pointer(gy, (i * k + channel) * map_size)
-                source = place if run else plane_of_x
+                source = plane_of_x if in_place else place
                 for group in range(n_groups):
                     g = pointer(groups, GROUP * group)
-                    for j in range(g[3]):
-                        row = after(plane_of_x, copied[g[2] + j])
-                        copy_row(after(place, j * run), row, pointer(pixels, 0), run)
+                    for j in range(g[2] + g[4], g[2] + g[3]):
+                        row = after(plane_of_x, copied[2 * j])
+                        copy_row(after(place, copied[2 * j + 1]), row, pointer(pixels, 0), runs, singles)
                     for j in range(g[0], g[1]):
                         if twice:
                             outer_second(sums, plane_of_gy, source, pointer(steps, FIELDS * j), r, b, c)
@@ -87,7 +88,7 @@ class WeightGrad(Execution):
         ):
             first = len(steps) // FIELDS
             ahead = _ahead(problem, block, image.in_place)
-            block, copy, copies = image.read(block)
+            block, *copies = image.read(block)
             for chunk in block.chunks:
                 for band in bands:
                     weights = [tap.weight for tap in band.columns.taps[0]]
@@ -102,14 +103,16 @@ class WeightGrad(Execution):
                             "ahead_x": ahead[0], "ahead_gy": ahead[1],
                         }  # fmt: skip
                         steps += [fields[name] for name in OUTER]
-            groups += [first, len(steps) // FIELDS, copy, copies]
+            groups += [first, len(steps) // FIELDS, *copies]
         self.per_worker = apart(len(sums.taps) * vl + image.scratch, problem.itemsize)
+        pieces, runs, singles = image.pieces
         counts = [
             problem.n, problem.k, problem.k // problem.c, v.size * h.size, v.output * h.output,
             v.kernel * h.kernel, image.stride - 1, self.per_worker, vl,
+            runs, singles, int(image.in_place),
         ]  # fmt: skip
         self.geometry = np.array(counts, np.int64)
-        tables = (groups, image.copied, image.pixels, sums.taps)
+        tables = (groups, image.copied, pieces, sums.taps)
         self.tables = [
             np.array(steps, np.int64),
             *schedule.tables()[1:],
@@ -135,13 +138,10 @@ class WeightGrad(Execution):
 
 
 def _bands(schedule: Schedule, columns: Columns, wide: int) -> Iterator[Band]:
-    """Add columns, those vectors together that read by the same taps, by ``wide`` of them at a time."""
-    alike: dict[Columns, list[int]] = {}
-    for q in columns.vectors(schedule.vl, overlap=False):
-        alike.setdefault(columns.of(q, schedule.vl), []).append(q)
-    for some, vectors in alike.items():
-        for start, count in equalised(len(some.taps[0]), wide):
-            yield schedule.band(replace(some, taps=(some.taps[0][start : start + count],)), vectors)
+    """Add columns, by ``wide`` of their taps at a time."""
+    vectors = columns.vectors(schedule.vl, overlap=False)
+    for start, count in equalised(len(columns.taps[0]), wide):
+        yield schedule.band(replace(columns, taps=(columns.taps[0][start : start + count],)), vectors)
 
 
 class Sums:
