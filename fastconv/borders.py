@@ -1,6 +1,7 @@
 """Borders that repeat the image: which pixel stands where in the padding.
 
-Reflect, replicate and circular padding copy pixels, as `numpy.pad` does for any width.  No padded image is made.
+Reflect, replicate and circular padding copy pixels, as `numpy.pad` does for any width.  No padded image is made, but for
+FFT (`algorithms/padded.py`), and of a depthwise map at a time.
 Kernels that copy the input into a stripe, a block or a tile read the rows of its border where they come from, by
 a table, and fetch the few pixels left and right of a row one by one (`edges`): forward and weight gradient.
 The input gradient is the adjoint: what the padded pixels would receive is added to those that they repeat
@@ -9,6 +10,7 @@ The input gradient is the adjoint: what the padded pixels would receive is added
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -53,3 +55,9 @@ def repeats(problem: ConvProblem) -> int:
     if problem.padding_mode == "zeros":
         return 1
     return prod(int(np.bincount(pixels(a, problem.padding_mode)).max()) for a in problem.axes)
+
+
+def written_out(problem: ConvProblem) -> ConvProblem:
+    """Return the problem of the padded image, whose borders are pixels like all others."""
+    axes = tuple([a._replace(size=a.lo + a.size + a.hi, lo=0, hi=0) for a in problem.axes])
+    return replace(problem, axes=axes, padding_mode="zeros")

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
-from dataclasses import replace
 from math import prod, sqrt
 from pathlib import Path
 from typing import Any
@@ -76,8 +75,7 @@ def definition(problem: ConvProblem, direction: Direction, first: Array, second:
 def naive(problem: ConvProblem, direction: Direction, first: Array, second: Array) -> Array:
     """Return the result of seven loops in the operands' own precision, products added one by one."""
     if problem.padding_mode != "zeros":
-        axes = tuple(a._replace(size=a.lo + a.size + a.hi, lo=0, hi=0) for a in problem.axes)
-        bare = replace(problem, axes=axes, padding_mode="zeros")
+        bare = borders.written_out(problem)
         if direction is Direction.INPUT_GRAD:
             return reference.unpadded(problem, naive(bare, direction, first, second))
         return naive(bare, direction, reference.padded(problem, first), second)

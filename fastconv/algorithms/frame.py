@@ -162,9 +162,15 @@ def _multiply(scratch, c0, a, a0, b0, geo, batch, tables, channels, mr, more):
 
 
 def pieces(problem: ConvProblem) -> Iterator[Piece]:
-    """Cut the frame into pieces that some tap reaches."""
+    """Cut the frame into pieces that some tap reaches.
+
+    Pixels of a strip a stride apart are reached by the same taps, and by others than those between them.
+    """
     for i, axis in enumerate(problem.axes):
-        for at, pixel in borders.edges(axis, problem.padding_mode):
+        apart = [1 if j == i else a.stride for j, a in enumerate(problem.axes)]
+        for (at, pixel), phases in itertools.product(
+            borders.edges(axis, problem.padding_mode), itertools.product(*map(range, apart))
+        ):
             taps, targets, sources = np.zeros(1, int), np.zeros(1, int), np.zeros((1, 1), int)
             for j, a in enumerate(problem.axes):
                 if j == i:
@@ -174,6 +180,7 @@ def pieces(problem: ConvProblem) -> Iterator[Piece]:
                 else:
                     lands = borders.pixels(a, problem.padding_mode)
                     where = np.arange(len(lands)) - a.lo
+                where, lands = where[phases[j] :: apart[j]], lands[phases[j] :: apart[j]]
                 reached = where + a.lo - a.dilation * np.arange(a.kernel)[:, None]
                 position = reached // a.stride
                 hit = (reached % a.stride == 0) & (position >= 0) & (position < a.output)

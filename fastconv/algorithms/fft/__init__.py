@@ -9,10 +9,15 @@ infinity: small results beside large ones have fewer correct digits than a sum o
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
-from fastconv.algorithms.base import CHANNELS_FIRST, ZEROS_AROUND, Algorithm, Execution
+from fastconv import borders
+from fastconv.algorithms import padded
+from fastconv.algorithms.base import CHANNELS_FIRST, Algorithm, Execution
 from fastconv.algorithms.fft import cut, signal, tiles
+from fastconv.algorithms.fft.folded import Folded
+from fastconv.algorithms.frame import framed
 from fastconv.problem import ConvProblem, Direction
 
 ANY = 2**62  # bytes
@@ -27,21 +32,27 @@ class Fft(Algorithm):
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
         if problem.layout == "nhwc":
             return CHANNELS_FIRST
-        if problem.padding_mode != "zeros":
-            return ZEROS_AROUND
         if not problem.unit_stride:
             return "stride > 1: a product of spectra gives every position of the kernel"
         return None
 
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
+        if problem.padding_mode != "zeros":
+            return self.build(problem, direction, limit).workspace
         choice = _small_tiles(problem, direction, limit)
         if choice:
             return choice.bytes(problem.itemsize)
         return signal.Signal(problem, direction, limit).blocks.bytes
 
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
-        choice = _small_tiles(problem, direction, ANY)
-        return choice.seconds if choice else signal.cost(problem, direction)
+        if problem.padding_mode == "zeros":
+            choice = _small_tiles(problem, direction, ANY)
+            return choice.seconds if choice else signal.cost(problem, direction)
+        if _framed(problem, direction):
+            return self.cost(replace(problem, padding_mode="zeros"), direction)
+        choice = _folded(problem, direction, ANY)
+        seconds = choice.seconds if choice else self.cost(borders.written_out(problem), direction)
+        return seconds + padded.cost(problem)
 
     def floor(self, problem: ConvProblem, direction: Direction) -> float:
         if cut.unsuited(problem, direction):
@@ -60,10 +71,39 @@ class Fft(Algorithm):
         return max(2.0, 8.0 / max(channels * places, 1) ** 0.5)
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
-        choice = _small_tiles(problem, direction, limit)
+        if problem.padding_mode == "zeros":
+            choice = _small_tiles(problem, direction, limit)
+            if choice:
+                return tiles.build(problem, direction, choice)
+            return signal.Signal(problem, direction, limit)
+        if _framed(problem, direction):
+            zeros = replace(problem, padding_mode="zeros")
+            return framed(self.build(zeros, direction, limit), problem, limit)
+        choice = _folded(problem, direction, limit)
         if choice:
-            return tiles.build(problem, direction, choice)
-        return signal.Signal(problem, direction, limit)
+            execution = Folded(problem, choice)
+            if execution.workspace <= limit:
+                return execution
+        left = max(0, limit - padded.size(problem))
+        return padded.Padded(self.build(borders.written_out(problem), direction, left), problem, direction)
+
+
+def _framed(problem: ConvProblem, direction: Direction) -> bool:
+    """Tell whether a frame is added to the input gradient among zeros.
+
+    Tiles of the padded gradient are more: 7 x 7 instead of 6 x 6 for 7x7 taps on 56 x 56 pixels.  A frame is a product of
+    matrices, so where each group has but one channel they are written out.
+    """
+    return (
+        problem.padding_mode != "zeros" and direction is Direction.INPUT_GRAD and problem.groups < problem.c
+    )
+
+
+def _folded(problem: ConvProblem, direction: Direction, limit: int) -> cut.Choice | None:
+    """Return the tiles of a depthwise input gradient that is folded, where small ones serve it."""
+    if direction is not Direction.INPUT_GRAD or not problem.c == problem.k == problem.groups:
+        return None
+    return _small_tiles(borders.written_out(problem), Direction.FORWARD, limit)
 
 
 def _small_tiles(problem: ConvProblem, direction: Direction, limit: int) -> cut.Choice | None:

@@ -52,7 +52,8 @@ class _Tiles(Execution):
         self.workspace = choice.bytes(problem.itemsize)
 
     def _scratch(self, before: int) -> Array:
-        return workspace.take(before + threads.count() * self.choice.worker, self.dtype)
+        size = before + threads.count() * self.choice.worker
+        return workspace.take(size, self.dtype)[:size]  # kernels divide it among workers
 
 
 class Spectral(_Tiles):

@@ -1,0 +1,119 @@
+"""Input gradient of depthwise layers where borders repeat the image: tiles of the gradient are added up and folded.
+
+The padded gradient has more pixels than the output has, and so would have more tiles that save them; tiles of the
+output's pixels, whose results overlap, are as many as those of the forward pass::
+
+    padded[a + r] += sum over the tile's a  gy[a] w[r]         (overlap-add)
+
+All channels of a vector side by side, until each padded pixel has been added to the one that it repeats.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from fastconv import borders, jit, threads
+from fastconv.activations import finish
+from fastconv.algorithms.base import Array, flat
+from fastconv.algorithms.direct.depthwise.move import add_row
+from fastconv.algorithms.direct.depthwise.pointer import pointer
+from fastconv.algorithms.fft.codelets import INVERSE_REAL, transform
+from fastconv.algorithms.fft.cut import Choice
+from fastconv.algorithms.fft.lanes import clear, place, scatter
+from fastconv.algorithms.fft.tile2d import samples_times, spectrum
+from fastconv.algorithms.fft.tiles import Spectral
+from fastconv.problem import Axis, ConvProblem, Direction
+
+
+@jit.inner
+def _place_planes(table, first, image, height, width, row, rows, column, columns, g):
+    """Say where ``rows`` x ``columns`` pixels of VL channels lie, from (row, column) of the planes on."""
+    clear(table)
+    for lane in range(min(g.lanes, g.groups - first)):
+        at = ((image * g.groups + first + lane) * height + row) * width + column
+        place(table, g.lanes, lane, at, 0, rows, 0, columns)
+
+
+@jit.inner
+def _add_tile(plane, row, column, own, g):
+    """Add a tile to the padded pixels from (row, column) on."""
+    start, step, gap = (g.aw + g.lanes) * g.lanes, (2 * g.ah + 1) * g.lanes, g.ah * g.lanes
+    columns = min(g.aw, g.q - column) * g.lanes
+    for i in range(min(g.ah, g.p - row)):
+        if g.ah > 1:
+            at = start + i * g.lanes
+            transform(INVERSE_REAL, g.aw, own, at, step, gap, own, 0, 0, 0, own, 0, g.lanes, 0)
+        add_row(pointer(plane, ((row + i) * g.q + column) * g.lanes), pointer(own, 0), columns)
+
+
+@jit.inner
+def _fold(plane, edges_h, edges_w, lo_h, height, g):
+    """Add padded rows to the rows they repeat, then the columns of these; edges are (padded, what it repeats)."""
+    line = g.q * g.lanes
+    for i in range(0, edges_h.size, 2):
+        add_row(pointer(plane, edges_h[i + 1] * line), pointer(plane, edges_h[i] * line), line)
+    for row in range(lo_h, lo_h + height):
+        for i in range(0, edges_w.size, 2):
+            to, at = row * line + edges_w[i + 1] * g.lanes, row * line + edges_w[i] * g.lanes
+            add_row(pointer(plane, to), pointer(plane, at), g.lanes)
+
+
+@jit.kernel
+def folded(
+    workers, gy, u, gx, bias, activation, residual, scratch, g, lo_h, lo_w, height, width, edges_h, edges_w
+):
+    """Gradient of the output, spectra of kernels -> gradient of the input; a unit is VL channels of an image."""
+    vectors, gap = (g.groups + g.lanes - 1) // g.lanes, g.lanes
+    size, spectra = scratch.size // workers, g.frequencies * 2 * g.lanes
+    for worker in numba.prange(workers):
+        own = scratch[worker * size : (worker + 1) * size]
+        v, plane = own[g.tile_scratch :], own[g.tile_scratch + spectra :]
+        table_in = np.empty(g.table, np.int64)
+        table_out = np.empty(2 + g.lanes * (3 + (width + g.lanes - 1) // g.lanes), np.int64)
+        for unit in range(g.n * vectors * worker // workers, g.n * vectors * (worker + 1) // workers):
+            first, image = unit // g.n * g.lanes, unit % g.n
+            u0 = unit // g.n * spectra
+            plane[: g.p * g.q * g.lanes] = 0
+            for t in range(g.th * g.tw):
+                row, column = t // g.tw * g.mh, t % g.tw * g.mw
+                rows, columns = min(g.h - row, g.mh), min(g.w - column, g.mw)
+                _place_planes(table_in, first, image, g.h, g.w, row, rows, column, columns, g)
+                spectrum(gy, 0, g.w, table_in, g.ah, g.aw, g.lanes, own, v, 0, 2 * gap, gap)
+                samples_times(v, 0, 2 * gap, gap, u, u0, 2 * gap, gap, g.ah, g.aw, g.lanes, own)
+                _add_tile(plane, row, column, own, g)
+            _fold(plane, edges_h, edges_w, lo_h, height, g)
+            _place_planes(table_out, first, image, height, width, 0, height, 0, width, g)
+            for row in range(height):
+                for chunk in range((width + g.lanes - 1) // g.lanes):
+                    at = ((lo_h + row) * g.q + lo_w + chunk * g.lanes) * g.lanes
+                    scatter(gx, 0, width, table_out, row, chunk, plane, at)
+            for lane in range(min(g.lanes, g.groups - first)):
+                at = table_out[2 + lane]
+                finish(gx, at, height * width, bias, first + lane, activation, residual, at)
+
+
+class Folded(Spectral):
+    """The input gradient by the tiles ``choice`` of the forward pass over padded images."""
+
+    def __init__(self, problem: ConvProblem, choice: Choice) -> None:
+        written = borders.written_out(problem)
+        (v, h), mode = (Axis(1, 1), *problem.axes)[-2:], problem.padding_mode
+        lanes = choice.cut.lanes
+        # the last vectors that are stored may begin in the last row, and end behind it
+        plane = ((v.lo + v.size + v.hi) * (h.lo + h.size + h.hi) + lanes) * lanes
+        super().__init__(written, Direction.INPUT_GRAD, choice._replace(worker=choice.worker + plane))
+        self.ends = v.lo, h.lo, v.size, h.size
+        self.edges = [
+            np.array([n + a.lo for pair in borders.edges(a, mode) for n in pair], np.int64) for a in (v, h)
+        ]
+
+    def _multiply(
+        self, x: Array, u: Array, out: Array, bias: Array, activation: Any, residual: Array, scratch: Array
+    ) -> None:
+        threads.launch(
+            folded, self.choice.flops, flat(x), u, flat(out), bias, activation, flat(residual), scratch,
+            self.geometry, *self.ends, *self.edges,
+        )  # fmt: skip
