@@ -23,13 +23,14 @@ from fastconv.gemm.schedule import part
 from fastconv.gemm.tile import I64, data, element, load, shuffled, splat
 
 LANES, TOGETHER = 16, 4
+BLOCK = 2**12  # pixels that are in L1 when the largest is looked for again
 
 
-def sums(planes: Array) -> Array:
-    """Return the sum of each row of a (planes, pixels) array."""
+def sums(planes: Array, divisor: int = 1) -> Array:
+    """Return the sum of each row of a (planes, pixels) array, divided by ``divisor``."""
     result = np.empty(len(planes), planes.dtype)
     rows = contiguous(planes, planes.dtype).reshape(-1)
-    threads.launch(_sum, 4.0 * planes.size, rows, planes.shape[1], result)
+    threads.launch(_sum, 4.0 * planes.size, rows, planes.shape[1], result, planes.dtype.type(divisor))
     return result
 
 
@@ -102,11 +103,11 @@ def _reduction(name: str, start: float, join: Callable[[Any, Any, Any], Any]) ->
         return vectors[0]
 
     @intrinsic
-    def of_some(typing, planes, pixels, result, i, last):
-        """Write to ``result[i]`` and those that follow, before ``last``, all of their planes' pixels joined."""
+    def of_some(typing, planes, pixels, result, i, last, divisor):
+        """Write to ``result[i]`` and those that follow, before ``last``, their planes' pixels joined; sums are divided."""
 
         def codegen(context, builder, signature, arguments):
-            planes, pixels, result, i, last = arguments
+            planes, pixels, result, i, last, divisor = arguments
             kind = signature.args[0]
             end, vectors = builder.sub(last, I64(1)), []
             for j in range(TOGETHER):
@@ -116,10 +117,13 @@ def _reduction(name: str, start: float, join: Callable[[Any, Any, Any], Any]) ->
                 vectors.append(lanes_of(builder, kind, row, pixels))
             to = data(context, builder, signature.args[2], result, i)
             exist = lanes_between(builder, i, i, last, list(range(TOGETHER)))
-            masked_store(builder, by_halves(builder, vectors), to, exist, kind.dtype.bitwidth // 8)
+            joined = by_halves(builder, vectors)
+            if join is _sum_of:
+                joined = builder.fdiv(joined, splat(builder, divisor, joined.type))
+            masked_store(builder, joined, to, exist, kind.dtype.bitwidth // 8)
             return context.get_dummy_value()
 
-        return types.void(planes, types.int64, result, types.int64, types.int64), codegen
+        return types.void(planes, types.int64, result, types.int64, types.int64, divisor), codegen
 
     of_some.__name__ = name
     return of_some
@@ -130,94 +134,78 @@ _greatest = _reduction("greatest", float("-inf"), _larger)
 
 
 @jit.kernel
-def _sum(workers, planes, pixels, result):
+def _sum(workers, planes, pixels, result, divisor):
     for worker in numba.prange(workers):
         first, last = part(result.size, workers, worker), part(result.size, workers, worker + 1)
         for i in range(first, last, TOGETHER):
-            _total(planes, pixels, result, i, last)
+            _total(planes, pixels, result, i, last, divisor)
+
+
+@jit.inner
+def _chunk(pixels):
+    """Return how many planes are searched before the places of their maxima are."""
+    return max(1, BLOCK // (pixels * TOGETHER)) * TOGETHER
 
 
 @jit.kernel
 def _maximum(workers, planes, pixels, values, places):
     for worker in numba.prange(workers):
         first, last = part(values.size, workers, worker), part(values.size, workers, worker + 1)
-        for i in range(first, last, TOGETHER):
-            _greatest(planes, pixels, values, i, last)
-        if places.size:
-            for i in range(first, last):
-                places[i] = _place(planes, i * pixels, pixels, values[i])
+        for begin in range(first, last, _chunk(pixels)):
+            end = min(begin + _chunk(pixels), last)
+            for i in range(begin, end, TOGETHER):
+                _greatest(planes, pixels, values, i, end, 1)
+            if places.size:
+                for i in range(begin, end):
+                    places[i] = _place(planes, i * pixels, pixels, values[i])
 
 
 @jit.kernel
 def _give(workers, planes, pixels, largest, values, result):
     for worker in numba.prange(workers):
         first, last = part(values.size, workers, worker), part(values.size, workers, worker + 1)
-        for begin in range(first, last, TOGETHER):
-            _greatest(planes, pixels, largest, begin, last)
-            for i in range(begin, min(begin + TOGETHER, last)):
-                _put(result, planes, i * pixels, pixels, largest[i], values[i])
-
-
-@jit.inner
-def _place(planes, begin, count, value):
-    place = count
-    for q in range(0, count, LANES):  # all of them: a branch out would be guessed wrong
-        place = min(place, q + _first(planes, begin + q, count - q, value))
-    return place
-
-
-def _hits(builder: Any, row: Any, count: Any, value: Any, vector: ir.VectorType, itemsize: int) -> Any:
-    """Return which of the next `LANES` numbers exist and are the value or NaN, and which exist."""
-    exist = lanes_between(builder, I64(0), I64(0), count, list(range(LANES)))
-    pixels = masked_load(builder, row, exist, vector, itemsize)
-    same = builder.fcmp_ordered("==", pixels, splat(builder, value, vector))
-    hit = builder.or_(same, builder.fcmp_unordered("uno", pixels, pixels))
-    return builder.bitcast(builder.and_(hit, exist), ir.IntType(LANES)), exist
+        for begin in range(first, last, _chunk(pixels)):
+            end = min(begin + _chunk(pixels), last)
+            for i in range(begin, end, TOGETHER):
+                _greatest(planes, pixels, largest, i, end, 1)
+            result[begin * pixels : end * pixels] = 0
+            for i in range(begin, end):
+                result[i * pixels + _place(planes, i * pixels, pixels, largest[i])] = values[i]
 
 
 @intrinsic
-def _first(typing, planes, begin, count, value):
-    """Return which of the next `LANES` numbers is the first that is the value or NaN; 2**40 if none is."""
+def _place(typing, planes, begin, count, value):
+    """Return where the first number of a plane is that is the value or NaN: by vectors from the last to the first.
+
+    All of them are looked at: a branch out would be guessed wrong.
+    """
 
     def codegen(context, builder, signature, arguments):
         planes, begin, count, value = arguments
-        vector = ir.VectorType(element(signature.args[0]), LANES)
-        row = data(context, builder, signature.args[0], planes, begin)
-        bits, _ = _hits(builder, row, count, value, vector, signature.args[0].dtype.bitwidth // 8)
-        lane = builder.cttz(builder.or_(builder.zext(bits, I64), I64(1 << LANES)), ir.IntType(1)(1))
-        return builder.select(builder.icmp_unsigned("<", lane, I64(LANES)), lane, I64(2**40))
+        kind = signature.args[0]
+        vector, itemsize = ir.VectorType(element(kind), LANES), kind.dtype.bitwidth // 8
+        row, bits = data(context, builder, kind, planes, begin), ir.IntType(LANES)
+        values, place = splat(builder, value, vector), cgutils.alloca_once_value(builder, I64(0))
+
+        def find(q: Any, pixels: Any, exist: Any = None) -> None:
+            hit = builder.or_(
+                builder.fcmp_ordered("==", pixels, values), builder.fcmp_unordered("uno", pixels, pixels)
+            )
+            hit = builder.bitcast(builder.and_(hit, exist) if exist else hit, bits)
+            first = builder.add(q, builder.zext(builder.cttz(hit, ir.IntType(1)(0)), I64))
+            none = builder.icmp_unsigned("==", hit, bits(0))
+            builder.store(builder.select(none, builder.load(place), first), place)
+
+        whole = builder.and_(count, I64(-LANES))
+        rest = lanes_between(builder, whole, I64(0), count, list(range(LANES)))
+        find(whole, masked_load(builder, builder.gep(row, [whole]), rest, vector, itemsize), rest)
+        with cgutils.for_range_slice(builder, I64(0), whole, I64(LANES), I64) as (back, _):
+            q = builder.sub(builder.sub(whole, I64(LANES)), back)
+            find(q, load(builder, builder.gep(row, [q]), 0, vector, itemsize))
+        return builder.load(place)
 
     i = types.int64
     return types.int64(planes, i, i, planes.dtype), codegen
-
-
-@intrinsic
-def _put(typing, result, planes, begin, count, value, given):
-    """Write ``given`` where the first number of a plane is that is the value or NaN, and zeros elsewhere."""
-
-    def codegen(context, builder, signature, arguments):
-        result, planes, begin, count, value, given = arguments
-        kind = signature.args[1]
-        vector, itemsize = ir.VectorType(element(kind), LANES), kind.dtype.bitwidth // 8
-        to = data(context, builder, signature.args[0], result, begin)
-        row = data(context, builder, kind, planes, begin)
-        bits = ir.IntType(LANES)
-        ahead = cgutils.alloca_once_value(builder, bits(-1))  # all ones until the place is found
-        zeros = ir.Constant(vector, [0.0] * LANES)
-        with cgutils.for_range_slice(builder, I64(0), count, I64(LANES), I64) as (q, _):
-            pixels = builder.gep(row, [q])
-            hit, exist = _hits(builder, pixels, builder.sub(count, q), value, vector, itemsize)
-            before = builder.load(ahead)
-            taken = builder.and_(builder.and_(hit, builder.neg(hit)), before)  # the lowest bit
-            none = builder.icmp_unsigned("==", hit, bits(0))
-            builder.store(builder.select(none, before, bits(0)), ahead)
-            here = builder.bitcast(taken, exist.type)
-            own = builder.select(here, splat(builder, given, vector), zeros)
-            masked_store(builder, own, builder.gep(to, [q]), exist, itemsize)
-        return context.get_dummy_value()
-
-    i = types.int64
-    return types.void(result, planes, i, i, planes.dtype, planes.dtype), codegen
 
 
 @jit.kernel

@@ -26,6 +26,10 @@ CASES = [
     ((1, 2, 4, 5, 18), (2, 3, 3), {"stride": 1, "padding": (1, 0, 1)}),
     ((2, 3, 41), 4, {}),
     ((1, 2, 8, 10, 14), (2, 2, 2), {"stride": (3, 4, 2), "padding": (1, 0, 0)}),
+    ((2, 2, 11, 53), (3, 2), {"stride": (1, 2), "padding": (1, 1), "ceil_mode": True}),
+    ((2, 2, 7, 47), 3, {"padding": 1}),
+    ((2, 2, 15, 13), 2, {"stride": 1, "padding": 1}),
+    ((2, 2, 7, 6, 33), 3, {"stride": 2, "padding": 1}),
 ]
 each_case = pytest.mark.parametrize(("shape", "kernel", "arguments"), CASES)
 
@@ -194,14 +198,15 @@ def test_divisor_and_memory():
 
 @each_case
 def test_blocks(shape, kernel, arguments, monkeypatch):
-    """Cut into blocks of a slice and a row or few, by turned maps alone, results and gradients stay what they are."""
-    from fastconv.pooling import plan, rowwise
+    """Cut into blocks of a slice and a row or few, by rows and by turned maps, results and gradients stay what they are."""
+    from fastconv.pooling import call, plan, rowwise
 
     x = draw((shape[0], 17, *shape[2:]))
     kinds = ["max"] if "dilation" in arguments else ["max", "avg"]
 
     def everything():
         plan.plan.cache_clear()
+        rowwise._plan.cache_clear()
         found = []
         for kind in kinds:
             y = function(kind, x.shape)(x, kernel, **arguments)
@@ -210,13 +215,18 @@ def test_blocks(shape, kernel, arguments, monkeypatch):
         return found + list(function("max", x.shape)(x, kernel, **arguments, return_indices=True))
 
     by_rows = everything()
-    monkeypatch.setattr(rowwise, "serves", lambda axes, dtype: False)
+    with monkeypatch.context() as small:
+        small.setattr(plan, "BLOCK", 4096)
+        rows_cut_up = everything()
+    monkeypatch.setattr(call, "in_rows", lambda axes, dtype: None)
     whole = everything()
     monkeypatch.setattr(plan, "BLOCK", 4096)
     cut_up = everything()
     plan.plan.cache_clear()
-    for a, b, c in zip(whole, cut_up, by_rows, strict=True):
+    rowwise._plan.cache_clear()
+    for a, b, c, d in zip(whole, cut_up, by_rows, rows_cut_up, strict=True):
         np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(c, d)
         np.testing.assert_allclose(a, c, rtol=1e-6, atol=1e-6)  # shares of sums, not sums of shares
 
 

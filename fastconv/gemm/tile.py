@@ -79,12 +79,12 @@ def store(builder: Any, value: Any, pointer: Any, offset: int, itemsize: int) ->
     builder.store(value, builder.bitcast(address, value.type.as_pointer()), align=itemsize)
 
 
-def prefetch(builder: Any, pointer: Any) -> None:
-    """Ask for the cache line of an element, which need not be there."""
+def prefetch(builder: Any, pointer: Any, write: bool = False) -> None:
+    """Ask for the cache line of an element, which need not be there, to read or to write it."""
     address, number = builder.bitcast(pointer, ir.IntType(8).as_pointer()), ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [address.type, number, number, number])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(function, [address, number(0), number(3), number(1)])  # to read, into L1, data
+    builder.call(function, [address, number(int(write)), number(3), number(1)])  # into L1, data
 
 
 def emit_sums(

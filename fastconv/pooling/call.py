@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from math import prod
+import functools
 from typing import Any
 
 import numpy as np
 
 from fastconv import arguments, workspace
-from fastconv.arrays import Array, common, contiguous, empty, floats, goes_to_gpu
+from fastconv.arrays import FLOATS, Array, common, contiguous, empty, floats, goes_to_gpu
+from fastconv.config import current
 from fastconv.pooling.windows import Axes, check_rank, windows
 
 MAX, MEAN = 0, 1  # as in `cpu`
+INDICES = np.dtype("int64")
+NOWHERE = np.empty(0, INDICES)
 WORK = 30.0  # what turning a pixel costs, in the operations that threads count
 
 
@@ -63,6 +66,8 @@ def mean_backward(
 
 def images(value: Any, name: str) -> Any:
     """View an operand: a NumPy array, or on a GPU the memory of one."""
+    if type(value) is np.ndarray and value.dtype in FLOATS and current().device == "cpu":
+        return value
     if not goes_to_gpu(value):
         return floats(value, name)
     from fastconv.cuda import backend
@@ -81,6 +86,7 @@ def on_device(x: Any) -> Any:
     return cuda
 
 
+@functools.lru_cache(512)
 def in_rows(axes: Axes, dtype: np.dtype[Any]) -> Any:
     """Return the functions that take windows row by row, or None where those are not of a shape for it."""
     from fastconv.pooling import rowwise  # imports Numba
@@ -92,16 +98,16 @@ def largest(x: Array, axes: Axes, rank: int, located: Any) -> tuple[Array, Array
     """Return the maxima of windows, and their places or an empty array."""
     if there := on_device(x):
         return there.largest(x, axes, rank, located)  # type: ignore[no-any-return]  # the caller's kind
-    if all(axis.whole for axis in axes):
+    if axes.whole:
         from fastconv.planes import maxima  # imports Numba
 
         values, places = maxima(_planes(x, axes, common(x)), located)
-        shape = (*x.shape[:-rank], *(1,) * rank)
+        shape = (*x.shape[:-rank], *axes.outputs)
         return values.reshape(shape), places.reshape(shape) if located else places
-    y = empty((*x.shape[:-rank], *(a.output for a in axes[-rank:])), common(x))
-    indices = empty(y.shape if located else (0,), np.dtype("int64"))
+    y = empty((*x.shape[:-rank], *axes.outputs), common(x))
+    indices = empty(y.shape, INDICES) if located else NOWHERE
     if rows := in_rows(axes, y.dtype):
-        rows.maxima(axes, contiguous(x, y.dtype), y, indices)
+        rows.maxima_of(axes, contiguous(x, y.dtype), y, indices)
         return y, indices
     _forward(MAX, axes, contiguous(x, y.dtype), y, indices)
     return y, indices
@@ -112,14 +118,15 @@ def to_largest(x: Array, gy: Array, axes: Axes, rank: int) -> Array:
     _check_grad_output(gy, x.shape, axes, rank)
     if there := on_device(x):
         return there.to_largest(x, gy, axes, rank)  # type: ignore[no-any-return]
-    if all(axis.whole for axis in axes):
+    if axes.whole:
         from fastconv.planes import given
 
         planes = _planes(x, axes, common(x, gy))
         return given(planes, contiguous(gy, planes.dtype).reshape(-1)).reshape(x.shape)
     gx = empty(x.shape, common(x, gy))
-    if rows := in_rows(axes, gx.dtype):
-        rows.gradient_of_maxima(axes, contiguous(x, gx.dtype), contiguous(gy, gx.dtype), gx)
+    if (rows := in_rows(axes, gx.dtype)) and rows.gradient_of_maxima(
+        axes, contiguous(x, gx.dtype), contiguous(gy, gx.dtype), gx
+    ):
         return gx
     _backward(MAX, axes, contiguous(x, gx.dtype), contiguous(gy, gx.dtype), gx)
     return gx
@@ -130,17 +137,16 @@ def means(x: Array, axes: Axes, rank: int, count_pad: bool = True, divisor: Any 
     divides = _divisor(divisor)
     if there := on_device(x):
         return there.means(x, axes, rank, count_pad, divides)  # type: ignore[no-any-return]
-    if all(axis.whole for axis in axes):
+    if axes.whole:
         from fastconv.planes import sums  # imports Numba
 
-        total = sums(_planes(x, axes, common(x)))
-        total /= divides or prod(axis.size for axis in axes)
-        return total.reshape(*x.shape[:-rank], *(1,) * rank)
-    y = empty((*x.shape[:-rank], *(a.output for a in axes[-rank:])), common(x))
+        total = sums(_planes(x, axes, common(x)), divides or axes.pixels)
+        return total.reshape(*x.shape[:-rank], *axes.outputs)
+    y = empty((*x.shape[:-rank], *axes.outputs), common(x))
     if rows := in_rows(axes, y.dtype):
         rows.means(axes, contiguous(x, y.dtype), y, count_pad, divides)
         return y
-    _forward(MEAN, axes, contiguous(x, y.dtype), y, np.empty(0, np.int64), count_pad, divides)
+    _forward(MEAN, axes, contiguous(x, y.dtype), y, NOWHERE, count_pad, divides)
     return y
 
 
@@ -157,11 +163,10 @@ def to_all(
     _check_grad_output(gy, size, axes, rank)
     if there := on_device(gy):
         return there.to_all(size, gy, axes, rank, count_pad, divides)  # type: ignore[no-any-return]
-    if all(axis.whole for axis in axes):
+    if axes.whole:
         from fastconv.planes import spread
 
-        pixels = prod(axis.size for axis in axes)
-        return spread((gy / gy.dtype.type(divides or pixels)).reshape(-1), pixels).reshape(size)
+        return spread((gy / gy.dtype.type(divides or axes.pixels)).reshape(-1), axes.pixels).reshape(size)
     gx = empty(size, common(gy))
     if (rows := in_rows(axes, gx.dtype)) and rows.gradient_of_means(
         axes, contiguous(gy, gx.dtype), gx, count_pad, divides
@@ -173,8 +178,7 @@ def to_all(
 
 def _planes(x: Array, axes: Axes, dtype: np.dtype[Any]) -> Array:
     """View whole maps as rows."""
-    pixels = prod(axis.size for axis in axes)
-    return contiguous(x, dtype).reshape(x.size // pixels, pixels)
+    return contiguous(x, dtype).reshape(x.size // axes.pixels, axes.pixels)
 
 
 def _divisor(value: Any) -> int:
@@ -183,7 +187,7 @@ def _divisor(value: Any) -> int:
 
 def _check_grad_output(gy: Array, input_shape: tuple[int, ...], axes: Axes, rank: int) -> None:
     """Refuse a gradient that is not of the output's shape."""
-    expected = (*input_shape[:-rank], *(a.output for a in axes[-rank:]))
+    expected = (*input_shape[:-rank], *axes.outputs)
     if gy.shape != expected:
         raise ValueError(f"grad_output must have the output's shape {expected}, got {gy.shape}")
 
@@ -199,7 +203,7 @@ def _forward(
     work = WORK * (x.size + y.size)
     workers = threads.workers(work)
     found = np.empty(workers * p.found if indices.size else 0, np.int32)
-    scratch = workspace.take(workers * p.scratch, x.dtype.name)
+    scratch = workspace.take(workers * p.scratch, x.dtype.char)
     threads.launch(
         cpu.forward, work, np.zeros(1, np.int64), planes, kind, divisor, x.reshape(-1), y.reshape(-1),
         indices.reshape(-1), scratch, found, p.geometry, p.tables,
@@ -215,7 +219,7 @@ def _backward(
     p = plan.plan(axes, True, count_pad, gx.itemsize)
     planes = gy.size // p.results
     work = WORK * (x.size + gx.size + gy.size)
-    scratch = workspace.take(threads.workers(work) * p.scratch, gx.dtype.name)
+    scratch = workspace.take(threads.workers(work) * p.scratch, gx.dtype.char)
     threads.launch(
         cpu.backward, work, np.zeros(1, np.int64), planes, kind, divisor, x.reshape(-1), gy.reshape(-1),
         gx.reshape(-1), scratch, p.geometry, p.tables,

@@ -96,7 +96,7 @@ def _norms(
 
         return cuda_norms.norms(x, axes, rank, norm_type, taps)  # type: ignore[no-any-return]
     if norm_type == 2 and (rows := call.in_rows(axes, common(x))):
-        norms = empty((*x.shape[:-rank], *(a.output for a in axes[-rank:])), common(x))
+        norms = empty((*x.shape[:-rank], *axes.outputs), common(x))
         rows.norms(axes, contiguous(x, norms.dtype), norms, taps)
         return norms
     if norm_type in (inf, -inf):

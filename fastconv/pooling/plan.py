@@ -75,26 +75,29 @@ class PoolPlan(NamedTuple):
     tasks: int  # of a group of planes
     scratch: int  # elements of one worker: pixels, their gradients if backward, results
     found: int  # elements of one worker for places
+    lines: int  # of pixels in the largest block
 
 
 @functools.lru_cache(512)
-def plan(axes: Axes, backward: bool, count_pad: bool, itemsize: int) -> PoolPlan:
-    """Cut a call into blocks that fit the cache."""
+def plan(axes: Axes, backward: bool, count_pad: bool, itemsize: int, lanes: int = LANES) -> PoolPlan:
+    """Cut a call into blocks of ``lanes`` planes that fit the cache."""
+    limit = BLOCK if lanes == LANES else BLOCK // 8
     spans = [axis.spans(count_pad) for axis in axes]
     depth, height, width = axes
-    row = LANES * itemsize * (width.size + width.output)
+    row = lanes * itemsize * (width.size + width.output)
     total = (depth.size, height.size) if backward else (depth.output, height.output)
     rows = total[1]
-    while rows > 1 and _bytes(spans, axes, (1, rows), backward, row) > BLOCK:
+    while rows > 1 and _bytes(spans, axes, (1, rows), backward, row) > limit:
         rows = -(-rows // 2)
     slices = total[0]
-    while slices > 1 and _bytes(spans, axes, (slices, rows), backward, row) > BLOCK:
+    while slices > 1 and _bytes(spans, axes, (slices, rows), backward, row) > limit:
         slices = -(-slices // 2)
     blocks = [
         _blocks(span, axis.dilation, end, length, backward)
         for span, axis, end, length in zip(spans, axes, total, (slices, rows), strict=False)
     ]
-    pixels = prod(max(b.high - b.low for b in along) for along in blocks) * width.size
+    lines = prod(max(b.high - b.low for b in along) for along in blocks)
+    pixels = lines * width.size
     results = prod(max(b.last - b.first for b in along) for along in blocks) * width.output
     names = [f"{kind}_{letter}" for letter in "dhw" for kind in Spans._fields]
     tables, starts = joined(
@@ -107,7 +110,7 @@ def plan(axes: Axes, backward: bool, count_pad: bool, itemsize: int) -> PoolPlan
     geometry = Geometry(**dict(zip(Geometry._fields, numbers, strict=False)), **starts)
     return PoolPlan(
         record(geometry), tables, prod(a.size for a in axes), prod(a.output for a in axes),
-        prod(map(len, blocks)), geometry.scratch, geometry.results,
+        prod(map(len, blocks)), geometry.scratch, geometry.results, lines,
     )  # fmt: skip
 
 

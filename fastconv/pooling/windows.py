@@ -13,6 +13,8 @@ P does not divide the size.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,7 +77,28 @@ class Share(NamedTuple):
         return Spans(begin, taps, taps)
 
 
-Axes = tuple[Axis | Share, ...]
+class Axes(tuple[Axis | Share, ...]):
+    """Depth, height and width; those that the images lack have one pixel.
+
+    Equal arguments get the same one, so whatever is kept for it is found by its identity: cheaper than by 18 numbers.
+    """
+
+    outputs: tuple[int, ...]  # windows along the axes that the images have
+    whole: bool  # whether there is one window, all pixels of a map
+    pixels: int  # of a map
+
+    @classmethod
+    def of(cls, axes: Sequence[Axis | Share]) -> Axes:
+        """Add the lacking axes before."""
+        three = cls((*[Axis(1, 1, 1, 1, 0, 1)] * (3 - len(axes)), *axes))
+        three.outputs = tuple(axis.output for axis in axes)
+        three.pixels = prod(axis.size for axis in axes)
+        three.whole = all(axis.whole for axis in axes)
+        return three
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
 
 
 def windows(
@@ -86,8 +109,8 @@ def windows(
     padding: Any,
     dilation: Any,
     ceil_mode: Any,
-) -> tuple[Axis, ...]:
-    """Return three axes, those that the input lacks of one pixel, or raise an error that states the rule."""
+) -> Axes:
+    """Return the axes, or raise an error that states the rule."""
     stride = kernel_size if stride is None else stride
     plain = arguments.whole(kernel_size, stride, padding, 1) and arguments.whole(dilation, 1, 1, 1)
     read = _read if plain else _read.__wrapped__  # True equals 1, and would find what was read for it
@@ -103,13 +126,13 @@ def _read(
     padding: Any,
     dilation: Any,
     ceil_mode: bool,
-) -> tuple[Axis, ...]:
+) -> Axes:
     check_rank(rank, shape)
     kernels = arguments.per_axis(kernel_size, rank, "kernel_size")
     strides = arguments.per_axis(stride, rank, "stride")
     pads = arguments.per_axis(padding, rank, "padding", 0)
     dilations = arguments.per_axis(dilation, rank, "dilation")
-    axes = [Axis(1, 1, 1, 1, 0, 1)] * (3 - rank)
+    axes = []
     for i, (size, kernel, s, pad, d) in enumerate(
         zip(shape[-rank:], kernels, strides, pads, dilations, strict=True)
     ):
@@ -128,11 +151,20 @@ def _read(
                 f"{pad} + {size} + {pad} = {size + 2 * pad}"
             )
         axes.append(Axis(size, output, kernel, s, pad, d))
-    return tuple(axes)
+    return Axes.of(axes)
 
 
 def shares(rank: int, shape: tuple[int, ...], output_size: Any) -> Axes:
-    """Return three axes for adaptive pooling; an output size of None keeps that of the input."""
+    """Return the axes for adaptive pooling; an output size of None keeps that of the input."""
+    plain = type(output_size) is int or (
+        type(output_size) is tuple and {*map(type, output_size)} <= {int, type(None)}
+    )
+    read = _shares if plain else _shares.__wrapped__
+    return read(rank, shape, output_size)
+
+
+@functools.lru_cache(512)
+def _shares(rank: int, shape: tuple[int, ...], output_size: Any) -> Axes:
     check_rank(rank, shape)
     sizes = shape[-rank:]
     if isinstance(output_size, tuple | list) and len(output_size) == rank:
@@ -144,8 +176,7 @@ def shares(rank: int, shape: tuple[int, ...], output_size: Any) -> Axes:
         outputs = list(arguments.per_axis(output_size, rank, "output_size"))
     if min(sizes) < 1:
         raise ValueError(f"input must have a pixel on every spatial axis, got shape {shape}")
-    lacking = [share(1, 1)] * (3 - rank)
-    return (*lacking, *(share(size, output) for size, output in zip(sizes, outputs, strict=True)))
+    return Axes.of([share(size, output) for size, output in zip(sizes, outputs, strict=True)])
 
 
 @functools.lru_cache(512)
