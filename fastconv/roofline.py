@@ -123,6 +123,17 @@ CYCLES: dict[str, dict[str, float]] = {
         "launches": 1,
         "memory": 0.124,
     },
+    "im2col taps": {
+        "products": 1.4,
+        "lower": 4,
+        "add": 5,
+        "weights": 20,
+        "store": 3,
+        "store woven": 22,
+        "slices": 300,
+        "launches": 2,
+        "memory": 0.124,
+    },
     "im2col weight_grad": {
         "products": 1.26,
         "lower": 9.89,

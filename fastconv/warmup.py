@@ -21,6 +21,7 @@ REPRESENTATIVES = (
     "n2 c16 k24 i30x30 f3x3 p1",
     "n1 c16 k24 i30x30 f5x5 s2 p2",
     "n1 c16 k16 i30x30 f3x3 p2 d2 g2",
+    "n2 c32 k32 i16x16 f3x3 p8 d8",  # im2col takes taps one by one
     "n1 c3 k32 i40x40 f7x7 s2 p3",
     "n1 c512 k512 i4x4 f1x1",  # weights enough for threads to pack
     "n2 c64 k64 i40x40 f3x3 p1 g64",

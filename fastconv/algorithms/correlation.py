@@ -56,6 +56,20 @@ class AxisPass:
         """The source offsets that taps have, each once."""
         return sorted({offset for phase in self.taps for _, offset in phase})
 
+    def meeting(self) -> tuple[Array, Array]:
+        """Return for each of the offsets the first position that reads inside the source, and one past the last."""
+        offsets = np.array(self.offsets, np.int64)
+        lo = np.clip(-(offsets // self.stride), 0, self.outputs)
+        return lo, np.clip((self.source - 1 - offsets) // self.stride + 1, lo, self.outputs)
+
+    @property
+    def met(self) -> float:
+        """Return which part of the positions that taps have reads inside the source."""
+        lo, hi = self.meeting()
+        inside = dict(zip(self.offsets, (hi - lo).tolist(), strict=True))
+        pairs = [inside[offset] for phase in self.taps for _, offset in phase]
+        return sum(pairs) / max(1, len(pairs) * self.outputs)
+
     @property
     def is_read_in_place(self) -> bool:
         """Whether position j of every phase reads source pixel j, if any."""
@@ -268,6 +282,23 @@ def combined(rows: Array, pixels: Array, size: int) -> Array:
     both = rows[:, None, :, None], pixels[None, :, None, :]
     combined = np.where(np.minimum(*both) >= 0, both[0] * size + both[1], -1)
     return combined.reshape(rows.shape[0] * pixels.shape[0], -1)
+
+
+def source_rows(outer: Sequence[AxisPass]) -> Array:
+    """Return [view, row of the result] -> row of the source, or -1 in the padding."""
+    rows = np.zeros((1, 1), np.int64)
+    for a in outer:
+        pixel = np.array(a.offsets, np.int64).reshape(-1, 1) + a.stride * np.arange(a.outputs)
+        rows = combined(rows, a.sources(pixel), a.source)
+    return rows
+
+
+def result_rows(outer: Sequence[AxisPass]) -> Array:
+    """Return [phase, row] -> row of the result, or -1 past its end."""
+    rows = np.zeros((1, 1), np.int64)
+    for a in outer:
+        rows = combined(rows, a.pixels, a.result)
+    return rows
 
 
 class Correlation(Execution):

@@ -87,20 +87,20 @@ def write_row(typing, dst, d, src, s, count):
 
 
 @intrinsic
-def turn_taps(typing, dst, d, dst_step, src, s, src_step, count, rows, taps):
-    """Set ``dst[d + c*dst_step + j*rows + i] = src[s + c*src_step + i*taps + j]`` for c < count, i < rows, j < taps.
+def turn_taps(typing, dst, d, dst_step, apart, src, s, src_step, count, rows, taps):
+    """Set ``dst[d + c*dst_step + j*apart + i] = src[s + c*src_step + i*taps + j]`` for c < count, i < rows, j < taps.
 
     Up to MR rows and TAPS taps; nothing else of dst changes.  All rows of a c are neighbours in memory, so they pass
     through registers as they stand: 9 rows of 2 taps are two loads, two permutations and two stores.
     """
 
     def codegen(context, builder, signature, arguments):
-        dst_type, _, _, src_type, *_ = signature.args
+        dst_type, _, _, _, src_type, *_ = signature.args
         itemsize = src_type.dtype.bitwidth // 8
         mr = machine.tile(itemsize).mr
         wide = 1 << (mr - 1).bit_length()  # lanes of the vectors that hold as many rows
         vector, lanes = ir.VectorType(element(src_type), wide), list(range(wide))
-        dst, d, dst_step, src, s, src_step, count, rows, taps = arguments
+        dst, d, dst_step, apart, src, s, src_step, count, rows, taps = arguments
         to, source = data(context, builder, dst_type, dst, d), data(context, builder, src_type, src, s)
         done = builder.append_basic_block("turned")
         switch = builder.switch(taps, done)
@@ -125,14 +125,42 @@ def turn_taps(typing, dst, d, dst_step, src, s, src_step, count, rows, taps):
                         picks = [wide + p % wide if p // wide == v else i for i, p in enumerate(places)]
                         value = shuffled(builder, value, part, picks)
                     masked_store(
-                        builder, value, builder.gep(place, [builder.mul(rows, I64(j))]), high, itemsize
+                        builder, value, builder.gep(place, [builder.mul(apart, I64(j))]), high, itemsize
                     )
             builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(dst, i, i, src, i, i, i, i, i), codegen
+    return types.void(dst, i, i, i, src, i, i, i, i, i), codegen
+
+
+@intrinsic
+def add_rows(typing, dst, d, ldd, src, s, lds, rows, count):
+    """Add ``src[s + i*lds + j]`` to ``dst[d + i*ldd + j]`` for i < rows, j < count; nothing else of dst is touched.
+
+    For narrow rows: one mask serves a vector of all of them.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        dst_type, _, _, src_type, *_ = signature.args
+        itemsize = src_type.dtype.bitwidth // 8
+        vl = machine.tile(itemsize).vl
+        vector = ir.VectorType(element(src_type), vl)
+        dst, d, ldd, src, s, lds, rows, count = arguments
+        to, source = data(context, builder, dst_type, dst, d), data(context, builder, src_type, src, s)
+        with cgutils.for_range_slice(builder, I64(0), count, I64(vl), I64) as (v, _):
+            mask = lanes_between(builder, v, I64(0), count, list(range(vl)))
+            out, at = builder.gep(to, [v]), builder.gep(source, [v])
+            with cgutils.for_range(builder, rows, intp=I64) as loop:
+                place = builder.gep(out, [builder.mul(loop.index, ldd)])
+                row = builder.gep(at, [builder.mul(loop.index, lds)])
+                value, old = (masked_load(builder, p, mask, vector, itemsize) for p in (row, place))
+                masked_store(builder, builder.fadd(old, value), place, mask, itemsize)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(dst, i, i, src, i, i, i, i), codegen
 
 
 @intrinsic

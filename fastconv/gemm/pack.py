@@ -112,7 +112,7 @@ def load_panel(dst, to, w, view, group, panel, panels, c0, c1):
     if by_rows(view):
         transpose(dst, to, rows, w, at, view.row_stride, rows, (c1 - c0) * view.taps)
     elif view.taps <= TAPS:  # rows stand side by side
-        turn_taps(dst, to, view.taps * rows, w, at, view.channel_stride, c1 - c0, rows, view.taps)
+        turn_taps(dst, to, view.taps * rows, rows, w, at, view.channel_stride, c1 - c0, rows, view.taps)
     else:
         for c in range(c1 - c0):
             transpose(

@@ -3,7 +3,8 @@
     y[k, (n, p, q)] = sum over t = (c, r, s) of  w[k, t] * B[t, (n, p, q)],   B[t, ...] = x[n, c, p*st + r*d - lo, ...]
 
 B is R*S times as large as the input, so it never exists as a whole: blocks of its columns are lowered
-into cache and multiplied there (`cpu.py`).  A 1x1 convolution is the same product with B = x.
+into cache and multiplied there (`cpu.py`).  A 1x1 convolution is the same product with B = x.  Where much of B would be
+padding, taps are taken one by one (`by_tap.py`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,16 @@ import numpy as np
 
 from fastconv import machine, threads
 from fastconv.algorithms.base import CHANNELS_FIRST, Algorithm, Array, Execution
-from fastconv.algorithms.correlation import BlockedPass, Correlation, Pass, combined, phase_tables
-from fastconv.algorithms.im2col.cost import cost
+from fastconv.algorithms.correlation import (
+    BlockedPass,
+    Correlation,
+    Pass,
+    phase_tables,
+    result_rows,
+    source_rows,
+)
+from fastconv.algorithms.im2col.by_tap import TapPass
+from fastconv.algorithms.im2col.cost import by_tap, cost, share
 from fastconv.algorithms.im2col.cpu import Geometry, correlate
 from fastconv.gemm.blocking import streams, within
 from fastconv.gemm.move import SLACK
@@ -47,9 +56,9 @@ class Im2col(Algorithm):
         return cost(problem, direction)
 
     def floor(self, problem: ConvProblem, direction: Direction) -> float:
-        return least(
-            "im2col weight_grad" if direction is Direction.WEIGHT_GRAD else "im2col", problem, direction
-        )
+        if direction is Direction.WEIGHT_GRAD:
+            return least("im2col weight_grad", problem, direction)
+        return least("im2col", problem, direction) * share(problem, direction)
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         return within(limit, functools.partial(_make, problem, direction))
@@ -66,7 +75,9 @@ def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
         from fastconv.algorithms.frame import framed
 
         return framed(_make(replace(problem, padding_mode="zeros"), direction, cache), problem, cache)
-    return Correlation(problem, direction, LoweredPass, cache)
+    # packed weights take scratch: not where it is scarce
+    taps = cache == machine.machine().l2 and by_tap(problem, direction)
+    return Correlation(problem, direction, TapPass if taps else LoweredPass, cache)
 
 
 KC = 160  # rows of B in a chunk: a slice of NR vectors takes 30 KB of L1
@@ -112,18 +123,15 @@ class LoweredPass(BlockedPass):
 
         def values() -> tuple[Geometry, Array]:
             edges = last.edges(last.offsets)
-            offsets = np.array(last.offsets, np.int64)
-            # position j reads pixel j*stride + offset: inside for lo <= j < hi
-            lo = np.clip(-(offsets // last.stride), 0, last.outputs)
-            hi = np.clip((last.source - 1 - offsets) // last.stride + 1, lo, last.outputs)
+            lo, hi = last.meeting()
             tables, starts = joined(
                 **phase_tables(p, {o: i * width for o, i in views.items()}, per_chunk, lowered * width),
-                source_row=_source_rows(outer), result_row=_result_rows(outer), offset=offsets, lo=lo, hi=hi,
-                edges=edges,
+                source_row=source_rows(outer), result_row=result_rows(outer), offset=last.offsets, lo=lo,
+                hi=hi, edges=edges,
             )  # fmt: skip
             geometry = Geometry(
-                groups=p.groups, channels=p.channels, m=p.m, outer=lowered // max(1, len(offsets)),
-                inner=len(offsets), rows=rows, q=last.outputs, columns=p.columns,
+                groups=p.groups, channels=p.channels, m=p.m, outer=lowered // max(1, len(last.offsets)),
+                inner=len(last.offsets), rows=rows, q=last.outputs, columns=p.columns,
                 source_rows=prod(a.source for a in outer), source_width=last.source, stride=last.stride,
                 outer_steps=phases // last.step, step=last.step, result_width=last.result,
                 result_size=prod(a.result for a in p.axes), column_blocks=column_blocks,
@@ -192,20 +200,3 @@ def lists_of(p: Pass, columns: int) -> tuple[int, int]:
     views, rows = prod(len(a.offsets) for a in p.axes), columns // max(1, last.outputs) + 2
     segments = SEGMENT * views * rows
     return segments, segments + views + 1 + 2 * views * rows * len(last.border)
-
-
-def _source_rows(outer) -> Array:
-    """Return [view, row of the result] -> row of the source, or -1 in the padding."""
-    rows = np.zeros((1, 1), np.int64)
-    for a in outer:
-        pixel = np.array(a.offsets, np.int64).reshape(-1, 1) + a.stride * np.arange(a.outputs)
-        rows = combined(rows, a.sources(pixel), a.source)
-    return rows
-
-
-def _result_rows(outer) -> Array:
-    """Return [phase, row] -> row of the result, or -1 past its end."""
-    rows = np.zeros((1, 1), np.int64)
-    for a in outer:
-        rows = combined(rows, a.pixels, a.result)
-    return rows

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 from fastconv import machine
 from fastconv.gemm.blocking import blocks_of_rows, streams
 from fastconv.problem import ConvProblem, Direction
 from fastconv.roofline import Sizes, multiply, seconds, sizes, weights
 
 KC = 160  # rows of a chunk
+TAP_KC = 256  # of a tap's, which are added in memory after each
+FEW = 0.9  # of what taps read is inside the source where it is asked whether they are better taken one by one
 
 PIXELS = 208  # of a chunk of the weight gradient: whole images, or an equal part of one
 WIDTH = 256  # columns of a block of the weight gradient: with its pixels 213 KB
@@ -17,10 +21,58 @@ TASKS = 8  # of the weight gradient at the least, never taken from the machine's
 
 def cost(problem: ConvProblem, direction: Direction) -> float:
     """Predict seconds."""
-    s = sizes(problem, direction)
     if direction is Direction.WEIGHT_GRAD:
+        s = sizes(problem, direction)
         return seconds("im2col weight_grad", problem, weight_grad(s, problem.itemsize))
-    return seconds("im2col", problem, correlation(s, direction, problem.itemsize))
+    return min(ways(problem, direction))
+
+
+def ways(problem: ConvProblem, direction: Direction) -> tuple[float, ...]:
+    """Predict seconds with all taps lowered together, and one by one where that leaves out products."""
+    s, met = sizes(problem, direction), share(problem, direction)
+    lowered = seconds("im2col", problem, correlation(s, direction, problem.itemsize))
+    if met == 1.0:
+        return (lowered,)
+    return lowered, seconds("im2col taps", problem, taps(s, met, problem.itemsize))
+
+
+def by_tap(problem: ConvProblem, direction: Direction) -> bool:
+    """Tell whether taps are best taken one by one."""
+    lowered, *one_by_one = ways(problem, direction)
+    return bool(one_by_one) and one_by_one[0] < lowered
+
+
+@functools.lru_cache(maxsize=16)
+def share(problem: ConvProblem, direction: Direction) -> float:
+    """Return which part of the products is with pixels of the source; 1 if nearly all."""
+    if problem.padding_mode != "zeros" or all(4 * max(a.extent, a.lo, a.hi) <= a.size for a in problem.axes):
+        return 1.0
+    met = 1.0
+    for a in problem.axes:
+        pairs, count = 0, a.output  # of a position and a tap, the same in both directions
+        for offset in range(-a.lo, a.dilation * a.kernel - a.lo, a.dilation):
+            pairs += max(0, min(count, (a.size - 1 - offset) // a.stride + 1) - max(0, -(offset // a.stride)))
+        forward = direction is Direction.FORWARD
+        met *= pairs / (a.kernel * (count if forward else -(-a.size // min(a.stride, a.size))))
+    return met if met <= FEW else 1.0
+
+
+def taps(s: Sizes, met: float, itemsize: int) -> dict[str, float]:
+    """Count a pass tap by tap: each lowered, multiplied and added where it meets the source."""
+    vl, lines = machine.tile(itemsize).vl, s.n * s.p
+    blocks = min(lines, 2 * machine.machine().cores)
+    columns = lines * s.q * met  # of a tap
+    pieces = s.taps * (columns / vl + lines * met**0.5)  # of vectors, in lines that meet the source
+    vectors = columns / blocks / vl + 0.5
+    return {
+        "products": s.groups * s.taps * blocks * multiply(s.m, vectors, s.c, itemsize),
+        "lower": s.groups * s.c * pieces,
+        "add": s.groups * s.m * pieces * -(-s.c // TAP_KC),
+        "weights": s.groups * s.m * s.c * s.taps / vl,
+        "store": s.n * s.groups * s.m * s.lines * -(-s.width // vl) if s.phases == 1 else 0,
+        "store woven": s.n * s.groups * s.m * s.lines * -(-s.width // vl) if s.phases > 1 else 0,
+        "slices": s.groups * s.taps * blocks * -(-vectors // machine.tile(itemsize).nr),
+    }
 
 
 def correlation(s: Sizes, direction: Direction, itemsize: int) -> dict[str, float]:
