@@ -59,11 +59,12 @@ class _BatchNorm(Module):
         dtype = np.result_type(x, self.weight.data)
         self.x = np.ascontiguousarray(x, dtype).reshape(*x.shape[:2], -1)
         self.mean, self.var = self.running_mean.astype(float), self.running_var.astype(float)
+        self.scale = np.empty(len(self.mean), dtype)
         y = empty(self.x.shape, dtype)
         more = np.empty((0, 0, 0), dtype) if other is None else np.ascontiguousarray(other, dtype)
         threads.launch(
             channels.normalise, 10.0 * x.size, self.x, y, more.reshape(*more.shape[:2], y.shape[2]), *self._line(),
-            floor, self.training, _sums(self.x),
+            self.mean, self.var, self.scale, self.eps, floor, self.training, _sums(self.x),
         )  # fmt: skip
         if self.training:
             self.running_mean += self.momentum * (self.mean - self.running_mean)
@@ -76,22 +77,23 @@ class _BatchNorm(Module):
         floor = 0.0 if self.activation_name else -np.inf
         by_bias, by_weight = np.empty(len(self.mean)), np.empty(len(self.mean))
         threads.launch(
-            channels.gradient, 10.0 * g.size, g, self.x, gx, *self._line(), floor, by_bias, by_weight, self.training,
-            _sums(g),
+            channels.gradient, 10.0 * g.size, g, self.x, gx, *self._line(), self.mean, self.scale, floor,
+            by_bias, by_weight, self.training, _sums(g),
         )  # fmt: skip
         self.bias.accumulate(by_bias.astype(g.dtype))
         self.weight.accumulate(by_weight.astype(g.dtype))
         return gx.reshape(gy.shape)
 
-    def _line(self) -> tuple[Array, Array, Array, Array, float]:
-        """Return what makes y of x, as the kernels take it."""
+    def _line(self) -> tuple[Array, Array]:
+        """Return weight and bias as the kernels take them."""
         weight, bias = (p.data.astype(self.x.dtype, copy=False) for p in (self.weight, self.bias))
-        return weight, bias, self.mean, self.var, self.eps
+        return weight, bias
 
 
 def _sums(x: Array) -> Array:
-    """Return two rows for each thread to sum the images of a channel in."""
-    return np.empty((threads.count(), 2, x.shape[2]), x.dtype)
+    """Return two rows a channel for each thread to sum the images of some channels in."""
+    together = max(1, channels.PAGE // max(1, x.shape[2]))
+    return np.empty((threads.count(), 2, together, x.shape[2]), x.dtype)
 
 
 class BatchNorm1d(_BatchNorm):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import fastconv
 from fastconv import nn
 from fastconv.examples.step_time import translated
 
@@ -253,6 +254,39 @@ def test_nothing_comes_back_through_a_rectifier_at_its_floor_and_nan_stays():
     both = nn.Residual(nn.Flatten(), activation="relu")
     np.testing.assert_array_equal(both(x), [[0, 4, np.nan, 0]])
     np.testing.assert_array_equal(both.backward(gy), [[0, 4, 6, 0]])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    "shape", [(5, 3, 1, 1), (4, 45, 7, 7), (3, 2, 33, 35), (6, 5, 31, 33), (2, 3, 40, 64)]
+)
+def test_normalisation_over_rows_of_channels_and_pieces_of_maps(shape, threads):
+    """Maps that share rows, and such as are cut; a mean of 1000 deviations costs no more than x itself lost by it."""
+    x, gy = (RNG.standard_normal(shape).astype("f4") for _ in range(2))
+    x[0] += 5  # the guess of the mean is wrong
+    layer = nn.BatchNorm2d(shape[1], activation="relu")
+    layer.weight.data[:], layer.bias.data[:] = RNG.standard_normal((2, shape[1]))
+    per_channel = (1, -1, 1, 1)
+    weight, bias = (p.data.astype(float).reshape(per_channel) for p in (layer.weight, layer.bias))
+    for level, error in ((0, 1e-5), (1000, 2e-3)):
+        layer.weight.grad = layer.bias.grad = None
+        moved = x + np.float32(level)
+        wide = moved.astype(float)
+        mean, deviation = (
+            wide.mean((0, 2, 3), keepdims=True),
+            np.sqrt(wide.var((0, 2, 3), keepdims=True) + layer.eps),
+        )
+        u = (wide - mean) / deviation
+        with fastconv.config(threads=threads):
+            y = layer(moved)
+            gx = layer.backward(gy)
+        np.testing.assert_allclose(y, np.maximum(weight * u + bias, 0), atol=error)
+        g = np.where(y > 0, gy, 0).astype(float)
+        by_bias, by_weight = g.sum((0, 2, 3)), (g * u).sum((0, 2, 3))
+        np.testing.assert_allclose(layer.bias.grad, by_bias, atol=1e-3)
+        np.testing.assert_allclose(layer.weight.grad, by_weight, atol=1e-3 + error)
+        along = by_weight.reshape(per_channel) * u + by_bias.reshape(per_channel)
+        np.testing.assert_allclose(gx, weight / deviation * (g - along * shape[1] / x.size), atol=error)
 
 
 def test_dropout():
