@@ -87,6 +87,16 @@ def prefetch(builder: Any, pointer: Any, write: bool = False) -> None:
     builder.call(function, [address, number(int(write)), number(3), number(1)])  # into L1, data
 
 
+def in_turn(builder: Any, value: Any) -> Any:
+    """Return the value, computed before what follows reads memory: an empty line of assembly takes it.
+
+    In a loop that stores as well, LLVM loads all scalars first, which with sums and columns are more than the registers.
+    """
+    register = "w" if machine.simd() is machine.NEON else "v"
+    kind = ir.FunctionType(value.type, [value.type])
+    return builder.asm(kind, "", f"={register},0,~{{memory}}", [value], True)
+
+
 def emit_sums(
     builder: Any, operands: Any, length: Any, start: list[Any], shape: tuple[int, int], itemsize: int
 ) -> list[list[Any]]:
@@ -111,7 +121,8 @@ def emit_sums(
     new = []
     for m in range(mr):
         scalar = splat(builder, builder.load(scalar_at(m)), vector)
-        new.append([fma(builder, scalar, columns[j], sums[m][j]) for j in range(nr)])
+        row = [fma(builder, scalar, columns[j], sums[m][j]) for j in range(nr)]
+        new.append([in_turn(builder, value) for value in row] if copy else row)
     following = builder.add(t, I64(1))
     t.add_incoming(following, loop)
     builder.cbranch(builder.icmp_signed("<", following, length), loop, after)

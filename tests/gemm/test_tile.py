@@ -39,6 +39,14 @@ def multiply_result(
     )  # fmt: skip
 
 
+@numba.njit(**jit.OPTIONS)
+def multiply_copied(out, ldo, columns, bias, floor, a, b, steps, length, mr, nr, source, apart):
+    tile_result(
+        out, 0, ldo, columns, False, out, 0, ldo, False, bias, 0, False, floor, a, 0, b, 0, steps, 0,
+        length, mr, nr, source, 0, apart, 1, mr, source, 0,
+    )  # fmt: skip
+
+
 def operands(mr, columns, length, dtype):
     rng = np.random.default_rng(mr)
     a = rng.integers(-4, 5, (length, mr)).astype(dtype)
@@ -103,6 +111,22 @@ def check_results(dtype):
                         assert (out[:, columns:] == 77).all()
 
 
+def check_copied(dtype):
+    """B is copied from the source as its rows are read."""
+    shape = machine.tile(np.dtype(dtype).itemsize)
+    columns, length = shape.nr * shape.vl, 7
+    steps = np.c_[np.arange(length), np.arange(length) * columns].reshape(-1)
+    for mr in range(1, shape.mr + 1):
+        a, source = operands(mr, columns, length, dtype)
+        b, out = np.full((length, columns), 77, dtype), np.empty((mr, columns), dtype)
+        multiply_copied(
+            out.reshape(-1), columns, columns, a.reshape(-1), np.dtype(dtype).type(-np.inf), a.reshape(-1),
+            b.reshape(-1), steps, length, mr, shape.nr, source.reshape(-1), source.shape[1],
+        )  # fmt: skip
+        np.testing.assert_array_equal(b, source[:, :columns])
+        np.testing.assert_array_equal(out, a.T @ b)
+
+
 def loops(assembly):
     """Return the innermost loops: stretches from a label to the first jump back to it, without others inside."""
     found, lines = [], assembly.splitlines()
@@ -130,9 +154,12 @@ def check_machine_code(dtype):
         c.reshape(-1), c.shape[1], a.reshape(-1), b.reshape(-1), b.shape[1], 4, shape.mr, shape.nr, False
     )
     check_results(dtype)
+    check_copied(dtype)
     register = {"avx512": "%zmm", "avx2": "%ymm", "128-bit": "%xmm", "neon": "v"}[unit.name]
     operation = {"128-bit": "v?mulp[sd]", "neon": "fmla"}.get(unit.name, r"vfmadd\d*p[sd]")
-    for kernel in (multiply, multiply_result):
+    # where products take a register before they are added, the tile that copies has none left
+    copied = () if unit is machine.SSE else (multiply_copied,)
+    for kernel in (multiply, multiply_result, *copied):
         signature = next(s for s in kernel.signatures if s[0].dtype.name == dtype)
         full = [
             body
@@ -154,6 +181,7 @@ def test_every_shape(dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_results(dtype):
     check_results(dtype)
+    check_copied(dtype)
 
 
 def test_results_keep_what_is_no_number():
