@@ -14,8 +14,8 @@ def turned(dst, d, ldd, src, s, lds, rows, columns):
 
 
 @numba.njit(**jit.OPTIONS)
-def turned_taps(dst, d, dst_step, src, s, src_step, count, rows, taps):
-    turn_taps(dst, d, dst_step, src, s, src_step, count, rows, taps)
+def turned_taps(dst, d, dst_step, apart, src, s, src_step, count, rows, taps):
+    turn_taps(dst, d, dst_step, apart, src, s, src_step, count, rows, taps)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -38,10 +38,14 @@ def test_transpose(dtype):
 def test_turn_taps(dtype):
     for rows in range(1, machine.tile(np.dtype(dtype).itemsize).mr + 1):
         for taps in range(1, TAPS + 1):
-            size = rows * taps
-            src = np.random.default_rng(0).standard_normal((3, size + 2)).astype(dtype)
-            dst = np.full((3, size + 1), 7, dtype)
-            expected = dst.copy()
-            expected[:, :size] = src[:, 2:].reshape(3, rows, taps).swapaxes(1, 2).reshape(3, size)
-            turned_taps(dst.reshape(-1), 0, size + 1, src.reshape(-1), 2, size + 2, 3, rows, taps)
-            np.testing.assert_array_equal(dst, expected, f"{rows} x {taps}")
+            src = np.random.default_rng(0).standard_normal((3, rows * taps + 2)).astype(dtype)
+            columns = src[:, 2:].reshape(3, rows, taps).swapaxes(1, 2)
+            for apart in (rows, rows + 2):
+                dst = np.full((3, taps * apart + 1), 7, dtype)
+                expected = dst.copy()
+                for j in range(taps):
+                    expected[:, j * apart : j * apart + rows] = columns[:, j]
+                turned_taps(
+                    dst.reshape(-1), 0, dst.shape[1], apart, src.reshape(-1), 2, src.shape[1], 3, rows, taps
+                )
+                np.testing.assert_array_equal(dst, expected, f"{rows} x {taps}, {apart} apart")
