@@ -154,12 +154,12 @@ class ConvProblem:
     @derived
     def unit_stride(self) -> bool:
         """Whether every stride is 1."""
-        return all(a.stride == 1 for a in self.axes)
+        return {a.stride for a in self.axes} == {1}
 
     @derived
     def undilated(self) -> bool:
         """Whether every dilation is 1."""
-        return all(a.dilation == 1 for a in self.axes)
+        return {a.dilation for a in self.axes} == {1}
 
     @derived
     def flops(self) -> int:

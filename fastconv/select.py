@@ -84,10 +84,11 @@ def ranked(
 
 def _cheapest_prepared(problem: ConvProblem, settings: Settings, device: str) -> Iterator[str]:
     asked, carried, forward = registry() if device == "cpu" else on_gpu(), carrier(problem), Direction.FORWARD
+    exact = _inexact(problem, settings) is not None
     costs = {
         name: algorithm.cost(carried, forward) - algorithm.preparing(carried)
         for name, algorithm in asked.items()
-        if not _against(algorithm, problem, carried, forward, settings)
+        if not (algorithm.reject(carried, forward) or (exact and not algorithm.exact))
     }
     yield from sorted(costs, key=costs.__getitem__)
 
@@ -97,17 +98,18 @@ def _cheapest_first(
 ) -> Iterator[str]:
     """Yield who may serve a problem; who is beaten whatever it costs is asked only when the cheapest has failed."""
     asked, carried = registry() if device == "cpu" else on_gpu(), carrier(problem)
+    exact = _inexact(problem, settings) is not None
     costs: dict[str, float] = {}
     beaten = []
     least = inf
     for name, algorithm in asked.items():
-        if _against(algorithm, problem, carried, direction, settings):
+        if algorithm.reject(carried, direction) or (exact and not algorithm.exact):
             continue
         if algorithm.floor(carried, direction) >= least:
             beaten.append(name)
             continue
-        costs[name] = algorithm.cost(carried, direction)
-        least = min(least, costs[name])
+        costs[name] = cost = algorithm.cost(carried, direction)
+        least = min(least, cost)
     cheapest = min(costs, key=costs.__getitem__)
     yield cheapest
     costs |= {name: asked[name].cost(carried, direction) for name in beaten}
@@ -146,17 +148,13 @@ def admitted(algorithm: Algorithm, problem: ConvProblem, direction: Direction, s
     return _ask(algorithm.name, algorithm, problem, direction, settings).reason is None
 
 
-def _against(
-    algorithm: Algorithm, problem: ConvProblem, carried: ConvProblem, direction: Direction, settings: Settings
-) -> str | None:
-    """Return why an algorithm is out for its result; ``carried`` is what it would be asked to compute."""
-    if problem.dtype == "int64" and not algorithm.exact:
+def _inexact(problem: ConvProblem, settings: Settings) -> str | None:
+    """Return why an algorithm that does anything but add and multiply what it is given is out, if it is."""
+    if problem.dtype == "int64":
         return "rounds, and integers are computed exactly"
-    if reason := algorithm.reject(carried, direction):
-        return reason
-    if settings.precision == "strict" and not algorithm.exact:
+    if settings.precision == "strict":
         return "a result's error, and its NaNs, come from a whole tile; precision='strict' admits its own products'"
-    if problem.dtype.startswith("complex") and settings.algorithm == "auto" and not algorithm.exact:
+    if problem.dtype.startswith("complex") and settings.algorithm == "auto":
         return "serves complex numbers by its name alone: it rounds more"
     return None
 
@@ -165,7 +163,8 @@ def _ask(
     name: str, algorithm: Algorithm, problem: ConvProblem, direction: Direction, settings: Settings
 ) -> Candidate:
     carried = carrier(problem)
-    if reason := _against(algorithm, problem, carried, direction, settings):
+    reason = algorithm.reject(carried, direction) or (not algorithm.exact and _inexact(problem, settings))
+    if reason:
         return Candidate(name, reason=reason)
     growth = algorithm.error_growth(carried, direction)
     workspace = algorithm.workspace(carried, direction, settings.workspace)

@@ -1,13 +1,14 @@
-"""Taps that meet nothing but padding: left out of a problem before any algorithm is asked.
+"""Taps and the padding: which meet the image, and how often; those that never do are left out of a problem.
 
 A kernel with a dilation, or larger than its image, has taps that stand beside the image at every position.  They
-multiply zeros, and their gradient is 0.  Without them the problem is a smaller one with the same result: 3x3 taps at
-dilation 256 on 28 x 28 pixels are a 1x1 layer.
+multiply zeros, and their gradient is 0.  Without them, before any algorithm is asked, the problem is a smaller one
+with the same result: 3x3 taps at dilation 256 on 28 x 28 pixels are a 1x1 layer.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,36 @@ def kept(axis: Axis) -> range:
     return range(first, end) if first < end else range(axis.kernel)
 
 
+def met(axis: Axis) -> float:
+    """Return how many pairs (p, r) of positions and taps meet the image, 0 <= p*stride + r*dilation - lo < size.
+
+    Pairs below a line are counted by triangles: exactly where stride or dilation divides the other, else in the mean.
+
+    >>> met(Axis(5, 3, lo=1, hi=1)), met(Axis(9, 3, dilation=6, lo=6, hi=6))
+    (13.0, 15.0)
+    """
+    g = gcd(axis.stride, axis.dilation)
+    short, long = sorted((axis.stride // g, axis.dilation // g))
+    outputs, taps = axis.output * axis.stride // g, axis.kernel * axis.dilation // g
+
+    def triangle(line: int) -> float:  # pairs of all p, r >= 0
+        t = max(0, -(-line // long))
+        return t * (line + (short - 1 - long * (t - 1)) / 2) / short
+
+    def below(line: int) -> float:  # less those with p or r too large
+        pairs = triangle(line) - triangle(line - outputs) - triangle(line - taps)
+        return pairs + triangle(line - outputs - taps)
+
+    return below(-(-(axis.lo + axis.size) // g)) - below(-(-axis.lo // g))
+
+
 def without_padded(problem: ConvProblem) -> ConvProblem:
     """Return the problem without taps that meet nothing but zeros; a problem that has none as it is."""
     # most kernels are shorter than the image with the lesser padding: each tap meets it, and a choice is quick
-    if all(a.extent - 1 + a.stride < a.size + min(a.lo, a.hi) for a in problem.axes):
+    for a in problem.axes:
+        if a.dilation * (a.kernel - 1) + a.stride >= a.size + min(a.lo, a.hi):
+            break
+    else:
         return problem
     if problem.padding_mode != "zeros":
         return problem

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from fastconv import database, machine, roofline
 from fastconv.algorithms import registry
 from fastconv.algorithms.correlation import axis_pass, pass_of
-from fastconv.algorithms.direct.depthwise import met
 from fastconv.algorithms.winograd.phases import TileAxis, count
 from fastconv.bench import corpus
 from fastconv.problem import Axis, ConvProblem, Direction
 from fastconv.roofline import multiply, sizes
+from fastconv.taps import met
 
 LAYERS = [layer.problem for layer in corpus.load("core")]
 BOTH = [Direction.FORWARD, Direction.INPUT_GRAD]
@@ -41,12 +41,16 @@ def test_taps_of_tiles_are_counted_as_listed(backward):
             assert counted == (listed.taps, sum(listed.filled), listed.outputs), axis
 
 
-@given(st.integers(1, 40), st.integers(1, 31), st.integers(0, 20), st.integers(0, 20))
-def test_outputs_and_taps_that_meet_the_image_are_counted_as_listed(size, kernel, lo, hi):
-    axis = Axis(size, kernel, lo=lo, hi=hi)
-    assume(axis.output > 0)
+@given(
+    st.integers(1, 40), st.integers(1, 31), st.integers(-3, 20), st.integers(-3, 20),
+    st.sampled_from([(1, 1), (1, 2), (2, 1), (2, 2), (2, 4), (6, 2), (1, 24)]),
+)  # fmt: skip
+def test_outputs_and_taps_that_meet_the_image_are_counted_as_listed(size, kernel, lo, hi, steps):
+    stride, dilation = steps
+    axis = Axis(size, kernel, stride, dilation, lo, hi)
+    assume(lo + size + hi >= axis.extent)
     pairs = product(range(axis.output), range(axis.kernel))
-    assert met(axis) == sum(0 <= p + r - axis.lo < axis.size for p, r in pairs)
+    assert met(axis) == sum(0 <= p * stride + r * dilation - lo < size for p, r in pairs)
 
 
 def test_a_product_takes_its_multiplications_and_its_loads():

@@ -8,6 +8,7 @@ from fastconv import machine
 from fastconv.gemm.blocking import blocks_of_rows, streams
 from fastconv.problem import ConvProblem, Direction
 from fastconv.roofline import Sizes, multiply, seconds, sizes, weights
+from fastconv.taps import met
 
 KC = 160  # rows of a chunk
 TAP_KC = 256  # of a tap's, which are added in memory after each
@@ -29,11 +30,11 @@ def cost(problem: ConvProblem, direction: Direction) -> float:
 
 def ways(problem: ConvProblem, direction: Direction) -> tuple[float, ...]:
     """Predict seconds with all taps lowered together, and one by one where that leaves out products."""
-    s, met = sizes(problem, direction), share(problem, direction)
+    s, part = sizes(problem, direction), share(problem, direction)
     lowered = seconds("im2col", problem, correlation(s, direction, problem.itemsize))
-    if met == 1.0:
+    if part == 1.0:
         return (lowered,)
-    return lowered, seconds("im2col taps", problem, taps(s, met, problem.itemsize))
+    return lowered, seconds("im2col taps", problem, taps(s, part, problem.itemsize))
 
 
 def by_tap(problem: ConvProblem, direction: Direction) -> bool:
@@ -45,24 +46,21 @@ def by_tap(problem: ConvProblem, direction: Direction) -> bool:
 @functools.lru_cache(maxsize=16)
 def share(problem: ConvProblem, direction: Direction) -> float:
     """Return which part of the products is with pixels of the source; 1 if nearly all."""
-    if problem.padding_mode != "zeros" or all(4 * max(a.extent, a.lo, a.hi) <= a.size for a in problem.axes):
+    if problem.padding_mode != "zeros":
         return 1.0
-    met = 1.0
+    part, forward = 1.0, direction is Direction.FORWARD
     for a in problem.axes:
-        pairs, count = 0, a.output  # of a position and a tap, the same in both directions
-        for offset in range(-a.lo, a.dilation * a.kernel - a.lo, a.dilation):
-            pairs += max(0, min(count, (a.size - 1 - offset) // a.stride + 1) - max(0, -(offset // a.stride)))
-        forward = direction is Direction.FORWARD
-        met *= pairs / (a.kernel * (count if forward else -(-a.size // min(a.stride, a.size))))
-    return met if met <= FEW else 1.0
+        if 4 * max(a.dilation * a.kernel, a.lo, a.hi) > a.size:
+            part *= met(a) / (a.kernel * (a.output if forward else -(-a.size // min(a.stride, a.size))))
+    return part if part <= FEW else 1.0
 
 
-def taps(s: Sizes, met: float, itemsize: int) -> dict[str, float]:
+def taps(s: Sizes, part: float, itemsize: int) -> dict[str, float]:
     """Count a pass tap by tap: each lowered, multiplied and added where it meets the source."""
     vl, lines = machine.tile(itemsize).vl, s.n * s.p
     blocks = min(lines, 2 * machine.machine().cores)
-    columns = lines * s.q * met  # of a tap
-    pieces = s.taps * (columns / vl + lines * met**0.5)  # of vectors, in lines that meet the source
+    columns = lines * s.q * part  # of a tap
+    pieces = s.taps * (columns / vl + lines * part**0.5)  # of vectors, in lines that meet the source
     vectors = columns / blocks / vl + 0.5
     return {
         "products": s.groups * s.taps * blocks * multiply(s.m, vectors, s.c, itemsize),

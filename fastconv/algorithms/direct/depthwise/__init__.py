@@ -16,8 +16,9 @@ from fastconv.algorithms.base import Execution
 from fastconv.algorithms.direct.depthwise.outer import most
 from fastconv.algorithms.direct.depthwise.shape import family, plane_axes, stripe
 from fastconv.algorithms.direct.depthwise.taps import ROWS, most_taps
-from fastconv.problem import Axis, ConvProblem, Direction
+from fastconv.problem import ConvProblem, Direction
 from fastconv.roofline import seconds
+from fastconv.taps import met
 
 
 def reject(problem: ConvProblem, direction: Direction) -> str | None:
@@ -58,28 +59,6 @@ def work(problem: ConvProblem, direction: Direction) -> dict[str, float]:
     blocks = planes * across * chunks * max(phases, -(-rows // ROWS))
     woven = planes * v.size * h.size if direction is Direction.INPUT_GRAD and h.stride > 2 else 0
     return parts | {"blocks": blocks, "copied": woven if direction is Direction.INPUT_GRAD else copied}
-
-
-def met(axis: Axis) -> float:
-    """Return how many pairs (p, r) of outputs and taps meet the image, 0 <= p*stride + r*dilation - lo < size.
-
-    Pairs below a line are counted by triangles, exactly at stride and dilation 1 and in the mean at others.
-    """
-    s, d = axis.stride, axis.dilation
-    outputs, taps = axis.output * s, axis.kernel * d
-
-    def triangle(line: int) -> int:  # pairs of all p, r >= 0
-        return line * (line + s + d - 1) if line > 0 else 0
-
-    def below(line: int) -> int:  # less those with p or r too large
-        return (
-            triangle(line)
-            - triangle(line - outputs)
-            - triangle(line - taps)
-            + triangle(line - outputs - taps)
-        )
-
-    return (below(axis.lo + axis.size) - below(axis.lo)) / (2 * s * d)
 
 
 @functools.lru_cache(maxsize=256)
