@@ -17,6 +17,7 @@ LINES = [
     "n2 c40 k6 i7x9 f3x3 p3 s2 d3",
     "n1 c3 k4 i5x7 f1x2 p2:1x0:3",  # results of nothing but bias
     "n2 c3 k4 i6x5 f1x1 s3x2",  # and of no tap
+    "n2 c300 k40 i7x7 f1x1 p3 s2",
     "n2 c600 k70 i6x6 f3x3 p4 d4",  # chunks
     "n3 c4 k3 i12 f3 p5 d5 float64",
     "n1 c3 k4 i3x9x8 f2x3x3 p1x4x3 d1x4x3",

@@ -194,6 +194,9 @@ def _pack_share(worker, workers, w, packed, view):
             if view.row_stride == view.taps <= TAPS:
                 turn_taps(packed, to, rows, apart, w, at, view.channel_stride, c1 - c0, rows, view.taps)
                 continue
+            if view.taps == 1:
+                transpose(packed, to, rows, w, at, view.row_stride, rows, c1 - c0)
+                continue
             for c in range(c1 - c0):
                 source = at + c * view.channel_stride
                 transpose(packed, to + c * rows, apart, w, source, view.row_stride, rows, view.taps)
