@@ -83,13 +83,9 @@ def ranked(
 
 
 def _cheapest_prepared(problem: ConvProblem, settings: Settings, device: str) -> Iterator[str]:
-    asked, carried, forward = registry() if device == "cpu" else on_gpu(), carrier(problem), Direction.FORWARD
-    exact = _inexact(problem, settings) is not None
-    costs = {
-        name: algorithm.cost(carried, forward) - algorithm.preparing(carried)
-        for name, algorithm in asked.items()
-        if not (algorithm.reject(carried, forward) or (exact and not algorithm.exact))
-    }
+    carried, forward = carrier(problem), Direction.FORWARD
+    right = _right(problem, carried, forward, settings, device)
+    costs = {name: a.cost(carried, forward) - a.preparing(carried) for name, a in right.items()}
     yield from sorted(costs, key=costs.__getitem__)
 
 
@@ -97,14 +93,12 @@ def _cheapest_first(
     problem: ConvProblem, direction: Direction, settings: Settings, device: str
 ) -> Iterator[str]:
     """Yield who may serve a problem; who is beaten whatever it costs is asked only when the cheapest has failed."""
-    asked, carried = registry() if device == "cpu" else on_gpu(), carrier(problem)
-    exact = _inexact(problem, settings) is not None
+    carried = carrier(problem)
+    right = _right(problem, carried, direction, settings, device)
     costs: dict[str, float] = {}
     beaten = []
     least = inf
-    for name, algorithm in asked.items():
-        if algorithm.reject(carried, direction) or (exact and not algorithm.exact):
-            continue
+    for name, algorithm in right.items():
         if algorithm.floor(carried, direction) >= least:
             beaten.append(name)
             continue
@@ -112,7 +106,7 @@ def _cheapest_first(
         least = min(least, cost)
     cheapest = min(costs, key=costs.__getitem__)
     yield cheapest
-    costs |= {name: asked[name].cost(carried, direction) for name in beaten}
+    costs |= {name: right[name].cost(carried, direction) for name in beaten}
     del costs[cheapest]
     yield from sorted(costs, key=costs.__getitem__)
 
@@ -146,6 +140,17 @@ def _as_served(problem: ConvProblem, direction: Direction, named: str, device: s
 def admitted(algorithm: Algorithm, problem: ConvProblem, direction: Direction, settings: Settings) -> bool:
     """Return whether an algorithm may serve a problem."""
     return _ask(algorithm.name, algorithm, problem, direction, settings).reason is None
+
+
+def _right(
+    problem: ConvProblem, carried: ConvProblem, direction: Direction, settings: Settings, device: str
+) -> dict[str, Algorithm]:
+    """Return the algorithms that give the right result; ``carried`` is what they would be asked to compute."""
+    asked = registry() if device == "cpu" else on_gpu()
+    exact = _inexact(problem, settings) is not None
+    return {
+        name: a for name, a in asked.items() if not a.reject(carried, direction) and (a.exact or not exact)
+    }
 
 
 def _inexact(problem: ConvProblem, settings: Settings) -> str | None:

@@ -56,7 +56,7 @@ def unpad(
 
 def size(problem: ConvProblem) -> int:
     """Return the bytes of the padded images."""
-    return problem.n * problem.c * prod(a.lo + a.size + a.hi for a in problem.axes) * problem.itemsize
+    return prod(borders.written_out(problem).input_shape) * problem.itemsize
 
 
 def cost(problem: ConvProblem) -> float:
@@ -71,9 +71,8 @@ class Padded(Execution):
     def __init__(self, inner: Execution, problem: ConvProblem, direction: Direction) -> None:
         self.inner, self.direction, self.dtype = inner, direction, problem.dtype
         *above, last = problem.axes
-        width, mode = last.lo + last.size + last.hi, problem.padding_mode
-        shape = problem.n, problem.c, *(a.lo + a.size + a.hi for a in problem.axes)
-        self.shape, self.size = shape, prod(shape)
+        mode, self.shape = problem.padding_mode, borders.written_out(problem).input_shape
+        self.size, (*heights, width) = prod(self.shape), self.shape[2:]
         self.before = -(-inner.workspace // 64) * 64 // problem.itemsize  # scratch of the inner execution
         self.workspace = (self.before + self.size) * problem.itemsize
         lands = [borders.pixels(a, mode).tolist() for a in above]
@@ -83,7 +82,6 @@ class Padded(Execution):
         if direction is Direction.INPUT_GRAD:
             # rows of the image come first, and set what others are added to
             own = list(product(*(range(a.lo, a.lo + a.size) for a in above)))
-            heights = [a.lo + a.size + a.hi for a in above]
             first = [int(np.ravel_multi_index(place, heights)) if sizes else 0 for place in own]
             others = sorted(set(range(len(rows))) - set(first))
             rows = [n for i in first for n in (i, rows[i], 1)] + [n for i in others for n in (i, rows[i], 0)]
