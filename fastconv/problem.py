@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import prod
+from operator import attrgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -82,6 +83,12 @@ class Axis(NamedTuple):  # hashed and made in half the time of a dataclass: a ch
         return (self.lo + self.size + self.hi - self.extent) // self.stride + 1
 
 
+of: Callable[[str], Callable[[Axis], int]] = (
+    attrgetter  # a field of an axis, for `map`: half the time of a loop
+)
+SIZE, KERNEL, STRIDE, DILATION, OUTPUT = map(of, ("size", "kernel", "stride", "dilation", "output"))
+
+
 @dataclass(frozen=True)  # without slots: what is derived is kept in the instance
 class ConvProblem:
     """An N-dimensional convolution; always the forward geometry, whatever the direction.
@@ -134,12 +141,17 @@ class ConvProblem:
     @derived
     def kernel(self) -> tuple[int, ...]:
         """(r, s)."""
-        return tuple([a.kernel for a in self.axes])
+        return tuple(map(KERNEL, self.axes))
 
     @derived
     def output(self) -> tuple[int, ...]:
         """(p, q)."""
-        return tuple([a.output for a in self.axes])
+        return tuple(map(OUTPUT, self.axes))
+
+    @derived
+    def pixels(self) -> int:
+        """Pixels of an image of one channel: h * w."""
+        return prod(map(SIZE, self.axes))
 
     @derived
     def itemsize(self) -> int:
@@ -154,17 +166,17 @@ class ConvProblem:
     @derived
     def unit_stride(self) -> bool:
         """Whether every stride is 1."""
-        return {a.stride for a in self.axes} == {1}
+        return max(map(STRIDE, self.axes)) == 1
 
     @derived
     def undilated(self) -> bool:
         """Whether every dilation is 1."""
-        return {a.dilation for a in self.axes} == {1}
+        return max(map(DILATION, self.axes)) == 1
 
     @derived
     def flops(self) -> int:
         """Multiplications and additions of the definition, the same in all three directions."""
-        return 2 * self.n * self.k * prod(self.output) * (self.c // self.groups) * prod(self.kernel)
+        return 2 * self.n * self.k * prod(self.output) * self.reduction
 
     @derived
     def reduction(self) -> int:
@@ -174,8 +186,8 @@ class ConvProblem:
     @derived
     def bytes(self) -> int:
         """Size of input, weight and output together: what must move at the least."""
-        images = self.n * (self.c * prod([a.size for a in self.axes]) + self.k * prod(self.output))
-        return self.itemsize * (images + self.k * (self.c // self.groups) * prod(self.kernel))
+        images = self.n * (self.c * self.pixels + self.k * prod(self.output))
+        return self.itemsize * (images + self.k * self.reduction)
 
     def __str__(self) -> str:
         def field(letter: str, values: list[str], default: str) -> str:

@@ -13,17 +13,16 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from math import prod
+from operator import mul
 from typing import NamedTuple
 
 from fastconv import machine
-from fastconv.problem import ConvProblem, Direction
+from fastconv.problem import Axis, ConvProblem, Direction
 from fastconv.threads import SERIAL_FLOPS
 
 # Cycles a core takes for one of each part.  "memory": the share of the bytes' time that arithmetic does not hide.
 CYCLES: dict[str, dict[str, float]] = {
     "depthwise": {
-        "planes": 34.3,
-        "blocks": 12.5,
         "taps": 0.951,
         "single row": 0.4,
         "copied": 1.5,
@@ -31,7 +30,6 @@ CYCLES: dict[str, dict[str, float]] = {
         "memory": 0.201,
     },
     "depthwise weight_grad": {
-        "planes": 41.1,
         "blocks": 27.5,
         "taps": 0.992,
         "single row": 0.4,
@@ -44,12 +42,7 @@ CYCLES: dict[str, dict[str, float]] = {
         "products strided": 1.4,
         "fill": 6.18,
         "fill strided": 9.97,
-        "weights": 5.03,
-        "weights read": 2,
-        "store": 1.66,
-        "store far": 3.35,
         "store woven": 12.7,
-        "tasks": 78.5,
         "launches": 1,
         "memory": 0.439,
     },
@@ -65,17 +58,13 @@ CYCLES: dict[str, dict[str, float]] = {
         "turn": 3.97,
         "rows": 29.2,
         "sums": 5.26,
-        "tasks": 294,
         "launches": 1,
         "memory": 0.455,
     },
     "fft": {
         "products": 1.84,
         "transform": 3.82,
-        "spectra": 2.83,
-        "filters read": 4.57,
-        "filters": 22.2,
-        "filters in memory": 10.2,
+        "filters": 36,
         "launches": 2,
         "memory": 1.2,
     },
@@ -103,8 +92,6 @@ CYCLES: dict[str, dict[str, float]] = {
     "fft weight_grad": {
         "products": 3.03,
         "transform": 4.02,
-        "spectra": 0.776,
-        "blocks": 25700,
         "launches": 2,
         "memory": 3.8,
     },
@@ -112,14 +99,8 @@ CYCLES: dict[str, dict[str, float]] = {
         "products": 1.4,
         "lower": 5,
         "lower strided": 5.16,
-        "lower in tile": 2,
-        "weights": 5.38,
-        "weights read": 2,
-        "store": 1.83,
-        "store far": 2.36,
         "segments": 57.3,
         "store woven": 22,
-        "tasks": 114,
         "launches": 1,
         "memory": 0.124,
     },
@@ -127,8 +108,7 @@ CYCLES: dict[str, dict[str, float]] = {
         "products": 1.4,
         "lower": 4,
         "add": 5,
-        "weights": 20,
-        "store": 3,
+        "weights": 14,
         "store woven": 22,
         "slices": 300,
         "launches": 2,
@@ -140,7 +120,6 @@ CYCLES: dict[str, dict[str, float]] = {
         "lower strided": 10.3,
         "turn": 7.2,
         "sums": 4.61,
-        "tasks": 1010,
         "launches": 1,
         "memory": 0.288,
     },
@@ -151,7 +130,6 @@ CYCLES: dict[str, dict[str, float]] = {
         "result": 8.04,
         "filters": 4.64,
         "filters in memory": 5.9,
-        "tiles in memory": 6.82,
         "launches": 2,
         "memory": 0.496,
     },
@@ -161,7 +139,6 @@ CYCLES: dict[str, dict[str, float]] = {
         "result": 6.13,
         "filters": 6.06,
         "filters in memory": 13.3,
-        "tiles in memory": 9.6,
         "launches": 2,
         "memory": 0.403,
     },
@@ -179,7 +156,6 @@ CYCLES: dict[str, dict[str, float]] = {
         "turn": 6.6,
         "transform": 4.09,
         "back": 6.48,
-        "sums": 2.96,
         "launches": 1,
         "memory": 0.384,
     },
@@ -229,6 +205,9 @@ def rates() -> Rates:
     return database.rates() or typical()
 
 
+POINT = Axis(1, 1)  # the axis that a row of pixels lacks
+
+
 class Sizes(NamedTuple):
     """A dense correlation as numbers: forward, or the input gradient as phases computed side by side."""
 
@@ -251,25 +230,23 @@ class Sizes(NamedTuple):
 @functools.lru_cache(maxsize=16)  # direct and im2col ask for the same
 def sizes(problem: ConvProblem, direction: Direction) -> Sizes:
     """Return the numbers of the forward direction, which are the weight gradient's too, or of the input gradient."""
-    axes, kernel, out, g = problem.axes, problem.kernel, problem.output, problem.groups
-    c, k, taps, last = problem.c // g, problem.k // g, prod(kernel), axes[-1]
-    above = axes[-2] if len(axes) > 1 else None
+    n, g, out, axes = problem.n, problem.groups, problem.output, problem.axes
+    c, k, taps = problem.c // g, problem.k // g, prod(problem.kernel)
+    if direction is Direction.INPUT_GRAD:
+        c, k = k, c
+    if taps == 1 and prod(out) == problem.pixels:  # a row of pixels
+        return Sizes(n, g, c, k, 1, 1, 1, prod(out), 1, 1, 0, 0, prod(out), 1)
+    (_, r, down, dilation, _, _), (width, s, right, along, _, _) = (POINT, *axes)[-2:]
+    high, wide = dilation * (r - 1), along * (s - 1)
     if direction is not Direction.INPUT_GRAD:
         p, q = prod(out[:-1]), out[-1]
-        if taps == 1 and p * q == prod([a.size for a in axes]):  # a row of pixels
-            return Sizes(problem.n, g, c, k, 1, 1, 1, p * q, 1, 1, 0, 0, p * q, 1)
-        down, right = (above.extent - 1, last.extent - 1) if above else (0, last.extent - 1)
-        stride = above.stride if above else 1
-        return Sizes(problem.n, g, c, k, taps, 1, p, q, stride, last.stride, down, right, q, p)
-    steps = [min(a.stride, a.size) for a in axes]
-    lines = prod([a.size for a in axes[:-1]])
-    if taps == 1 and lines * last.size == prod(out):
-        return Sizes(problem.n, g, k, c, 1, 1, 1, lines * last.size, 1, 1, 0, 0, lines * last.size, 1)
-    p = prod([-(-a.size // step) for a, step in zip(axes[:-1], steps, strict=False)])
-    down = -(-(above.extent - 1) // above.stride) if above else 0
-    right = -(-(last.extent - 1) // last.stride)
-    q = -(-last.size // steps[-1])
-    return Sizes(problem.n, g, k, c, taps, prod(steps), p, q, 1, 1, down, right, last.size, lines)
+        return Sizes(n, g, c, k, taps, 1, p, q, down, right, high, wide, q, p)
+    phases, p, lines = min(right, width), 1, 1
+    q = -(-width // phases)
+    for a in axes[:-1]:
+        step = min(a.stride, a.size)
+        phases, p, lines = phases * step, p * -(-a.size // step), lines * a.size
+    return Sizes(n, g, c, k, taps, phases, p, q, 1, 1, -(-high // down), -(-wide // right), width, lines)
 
 
 def multiply(m: float, vectors: float, steps: float, itemsize: int) -> float:
@@ -278,24 +255,10 @@ def multiply(m: float, vectors: float, steps: float, itemsize: int) -> float:
     A step of a tile takes its FMAs, but not less than its loads (a row of B may straddle cache lines), nor than
     the latency of 4 cycles that its sums wait for.
     """
-    t, units = machine.tile(itemsize), rates().units
+    t = machine.tile(itemsize)
     panels, groups = -(-m // t.mr), -(-vectors // t.nr)
-    rows, nr = m / panels, vectors / groups
-    return steps * panels * groups * max(rows * nr / units, 1.5 * nr + rows / 2, 4.0)
-
-
-def weights(s: Sizes, direction: Direction, blocks: int, itemsize: int) -> dict[str, float]:
-    """Count vectors of weights: packed or loaded, as the input gradient's rows are columns of them; and read.
-
-    Each core reads all; again for each of ``blocks`` of columns where they are too many to stay in L2.
-    """
-    m = machine.machine()
-    vectors = s.groups * s.m * s.c * s.taps / machine.tile(itemsize).vl
-    stay = s.m * s.c * s.taps * itemsize <= 3 * m.l2 // 4
-    return {
-        "weights": vectors if direction is Direction.INPUT_GRAD else 0,
-        "weights read": vectors * (m.cores if stay else max(m.cores, blocks)),
-    }
+    fmas, loads = m * vectors / rates().units, 1.5 * vectors * panels + m * groups / 2
+    return steps * max(fmas, loads, 4.0 * panels * groups)
 
 
 def seconds(kind: str, problem: ConvProblem, parts: dict[str, float]) -> float:
@@ -307,23 +270,24 @@ def seconds(kind: str, problem: ConvProblem, parts: dict[str, float]) -> float:
 
 def busy(kind: str, problem: ConvProblem, parts: dict[str, float]) -> float:
     """Add up the parts of a problem's work that are of cores alone."""
-    cycles, total = CYCLES[kind], 0.0
-    for name, amount in parts.items():
-        total += amount * cycles[name]
+    total: float = sum(map(mul, map(CYCLES[kind].__getitem__, parts), parts.values()))
     cores = machine.machine().cores if problem.flops > SERIAL_FLOPS else 1
     return total / (rates().clock * cores)
 
 
 def least(kind: str, problem: ConvProblem, direction: Direction) -> float:
-    """Return seconds that a product of matrices cannot beat: its multiplications, memory and launches.
+    """Return seconds that a product of matrices cannot beat: its multiplications."""
+    return busy(kind, problem, {"products": products(problem, direction)})
 
-    Cut into blocks, `multiply` only counts more.  A weight gradient may take its groups together, and turn its sides:
-    there only full tiles are a bound.
+
+@functools.lru_cache(maxsize=16)  # direct and im2col ask for the same
+def products(problem: ConvProblem, direction: Direction) -> float:
+    """Return the least cycles of a product of matrices: cut into blocks, `multiply` only counts more.
+
+    A weight gradient may take its groups together, and turn its sides: there only full tiles are a bound.
     """
     s, itemsize = sizes(problem, direction), problem.itemsize
     vectors = s.n * s.p * s.q / machine.tile(itemsize).vl
     if direction is Direction.WEIGHT_GRAD:
-        products = s.groups * s.m * vectors * s.c * s.taps / rates().units
-    else:
-        products = s.groups * multiply(s.m, vectors, s.c * s.taps, itemsize)
-    return seconds(kind, problem, {"products": products})
+        return s.groups * s.m * vectors * s.c * s.taps / rates().units
+    return s.groups * multiply(s.m, vectors, s.c * s.taps, itemsize)

@@ -85,7 +85,7 @@ def ranked(
 def _cheapest_prepared(problem: ConvProblem, settings: Settings, device: str) -> Iterator[str]:
     carried, forward = carrier(problem), Direction.FORWARD
     right = _right(problem, carried, forward, settings, device)
-    costs = {name: a.cost(carried, forward) - a.preparing(carried) for name, a in right.items()}
+    costs = {a.name: a.cost(carried, forward) - a.preparing(carried) for a in right}
     yield from sorted(costs, key=costs.__getitem__)
 
 
@@ -94,19 +94,17 @@ def _cheapest_first(
 ) -> Iterator[str]:
     """Yield who may serve a problem; who is beaten whatever it costs is asked only when the cheapest has failed."""
     carried = carrier(problem)
-    right = _right(problem, carried, direction, settings, device)
     costs: dict[str, float] = {}
-    beaten = []
-    least = inf
-    for name, algorithm in right.items():
-        if algorithm.floor(carried, direction) >= least:
-            beaten.append(name)
+    cheapest, least, beaten = "", inf, []
+    for algorithm in _right(problem, carried, direction, settings, device):
+        if costs and algorithm.floor(carried, direction) >= least:
+            beaten.append(algorithm)
             continue
-        costs[name] = cost = algorithm.cost(carried, direction)
-        least = min(least, cost)
-    cheapest = min(costs, key=costs.__getitem__)
+        costs[algorithm.name] = cost = algorithm.cost(carried, direction)
+        if cost < least:
+            cheapest, least = algorithm.name, cost
     yield cheapest
-    costs |= {name: right[name].cost(carried, direction) for name in beaten}
+    costs |= {a.name: a.cost(carried, direction) for a in beaten}
     del costs[cheapest]
     yield from sorted(costs, key=costs.__getitem__)
 
@@ -144,13 +142,12 @@ def admitted(algorithm: Algorithm, problem: ConvProblem, direction: Direction, s
 
 def _right(
     problem: ConvProblem, carried: ConvProblem, direction: Direction, settings: Settings, device: str
-) -> dict[str, Algorithm]:
-    """Return the algorithms that give the right result; ``carried`` is what they would be asked to compute."""
-    asked = registry() if device == "cpu" else on_gpu()
+) -> Iterator[Algorithm]:
+    """Yield the algorithms that give the right result; ``carried`` is what they would be asked to compute."""
     exact = _inexact(problem, settings) is not None
-    return {
-        name: a for name, a in asked.items() if not a.reject(carried, direction) and (a.exact or not exact)
-    }
+    for a in (registry() if device == "cpu" else on_gpu()).values():
+        if (a.exact or not exact) and not a.reject(carried, direction):
+            yield a
 
 
 def _inexact(problem: ConvProblem, settings: Settings) -> str | None:

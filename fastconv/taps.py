@@ -39,19 +39,22 @@ def met(axis: Axis) -> float:
     >>> met(Axis(5, 3, lo=1, hi=1)), met(Axis(9, 3, dilation=6, lo=6, hi=6))
     (13.0, 15.0)
     """
-    g = gcd(axis.stride, axis.dilation)
-    short, long = sorted((axis.stride // g, axis.dilation // g))
-    outputs, taps = axis.output * axis.stride // g, axis.kernel * axis.dilation // g
+    size, kernel, stride, dilation, lo, _ = axis
+    g = gcd(stride, dilation)
+    short, long = sorted((stride // g, dilation // g))
+    outputs, taps = axis.output * stride // g, kernel * dilation // g
 
     def triangle(line: int) -> float:  # pairs of all p, r >= 0
-        t = max(0, -(-line // long))
+        if line <= 0:
+            return 0.0
+        t = -(-line // long)
         return t * (line + (short - 1 - long * (t - 1)) / 2) / short
 
     def below(line: int) -> float:  # less those with p or r too large
         pairs = triangle(line) - triangle(line - outputs) - triangle(line - taps)
         return pairs + triangle(line - outputs - taps)
 
-    return below(-(-(axis.lo + axis.size) // g)) - below(-(-axis.lo // g))
+    return below(-(-(lo + size) // g)) - below(-(-lo // g))
 
 
 def without_padded(problem: ConvProblem) -> ConvProblem:

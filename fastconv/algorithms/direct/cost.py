@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fastconv import machine
-from fastconv.gemm.blocking import blocks_of_rows, streams
+from fastconv.gemm.blocking import blocks_of_rows
 from fastconv.problem import ConvProblem, Direction
-from fastconv.roofline import Sizes, multiply, seconds, sizes, weights
+from fastconv.roofline import Sizes, multiply, seconds, sizes
 
 COLUMNS = 256  # of a block of results, at the least
 KC = 384  # steps of a chunk
@@ -20,7 +20,7 @@ def cost(problem: ConvProblem, direction: Direction) -> float:
         return seconds("direct pixels", problem, pixels(s, problem.itemsize))
     if direction is Direction.WEIGHT_GRAD:
         return seconds("direct weight_grad", problem, weight_grad(s, problem.itemsize))
-    return seconds("direct", problem, correlation(s, direction, problem.itemsize))
+    return seconds("direct", problem, correlation(s, problem.itemsize))
 
 
 def pixels(s: Sizes, itemsize: int) -> dict[str, float]:
@@ -33,9 +33,10 @@ def pixels(s: Sizes, itemsize: int) -> dict[str, float]:
     }
 
 
-def correlation(s: Sizes, direction: Direction, itemsize: int) -> dict[str, float]:
-    """Count a pass: stripes of rows filled, multiplied and stored."""
-    vl, third = machine.tile(itemsize).vl, machine.machine().l2 // 3 // itemsize
+def correlation(s: Sizes, itemsize: int) -> dict[str, float]:
+    """Count a pass: stripes of rows filled, multiplied, and woven where they are phases."""
+    tile, m = machine.tile(itemsize), machine.machine()
+    vl, third = tile.vl, m.l2 // 3 // itemsize
     columns = max(vl, min(max(min(COLUMNS, third) // s.phases, third // (s.m * s.phases)), 8 * COLUMNS))
     q, in_rows = min(s.q, columns), -(-min(s.q, columns) // vl)
     pitch = q + s.reach_w // s.stride_w
@@ -46,28 +47,19 @@ def correlation(s: Sizes, direction: Direction, itemsize: int) -> dict[str, floa
         products = multiply(s.m, -(-(rows * pitch) // vl), s.c * s.taps, itemsize)
     else:
         products = rows * multiply(s.m, in_rows, s.c * s.taps, itemsize)
-    blocks = s.n * -(-s.p // rows) * -(-s.q // q)
-    tasks = s.groups * blocks
-    parts = -(-machine.machine().cores // tasks)  # of the result channels, each with a stripe of its own
+    tasks = s.groups * s.n * -(-s.p // rows) * -(-s.q // q)
+    parts = -(-m.cores // tasks)  # of the result channels, each with a stripe of its own
     lines = rows * min(s.stride_h, s.taps) + s.reach_h
-    filled = tasks * parts * s.c * lines * -(-(q * s.stride_w + s.reach_w) // vl)
-    stored = s.n * s.groups * s.m * s.lines * -(-s.width // vl)
-    far = streams(s.n * s.groups * s.m * s.lines * s.width, itemsize)
     strided, woven = s.stride_w > 1, s.phases > 1
     # where positions share pixels of several phases, what a slice reads of all of them leaves L1
-    tile = machine.tile(itemsize)
     read = s.c * (s.reach_h + 1) * s.stride_w * (tile.nr + 1) * vl * itemsize
-    apart = woven or (s.reach_w >= s.stride_w > 1 and read > machine.machine().l1 // 2)
+    apart = woven or (s.reach_w >= s.stride_w > 1 and read > m.l1 // 2)
     return {
-        "products": 0 if apart else tasks * products,
-        "products strided": tasks * products if apart else 0,
-        "fill": 0 if strided else filled,
-        "fill strided": filled if strided else 0,
-        **weights(s, direction, blocks, itemsize),
-        "store": 0 if woven or far else stored,
-        "store far": stored if far and not woven else 0,
-        "store woven": stored if woven else 0,
-        "tasks": tasks * parts * -(-s.m // 8),
+        "products strided" if apart else "products": tasks * products,
+        "fill strided" if strided else "fill": (
+            tasks * parts * s.c * lines * -(-(q * s.stride_w + s.reach_w) // vl)
+        ),
+        "store woven": s.n * s.groups * s.m * s.lines * -(-s.width // vl) if woven else 0,
     }
 
 
@@ -96,7 +88,6 @@ def weight_grad(s: Sizes, itemsize: int) -> dict[str, float]:
         "turn": turned,
         "sums": splits * s.groups * s.m * s.c * s.taps / tile.vl,
         "rows": groups * c_blocks * columns * -(-m // tile.mr) * s.taps * s.n * s.p * -(-s.q // q),
-        "tasks": groups * c_blocks * m_blocks * areas,
     }
 
 

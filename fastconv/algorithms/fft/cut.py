@@ -162,10 +162,10 @@ def _cheapest(high: Fitting, wide: Fitting, n: int, channels: int, kernels: int)
 
 
 @functools.cache
-def _smallest(e: int, f: int) -> tuple[int, int]:
-    """Return the smallest tile that holds a kernel."""
-    high = next((a for a in DENSE_COLUMNS if a >= e), DENSE_COLUMNS[-1])
-    return 1 if e == 1 else high, next((a for a in SIZES if a >= f), SIZES[-1])
+def _smallest(e: int, f: int) -> float:
+    """Return what to transform the smallest tile takes that holds a kernel."""
+    high = 1 if e == 1 else next((a for a in DENSE_COLUMNS if a >= e), DENSE_COLUMNS[-1])
+    return _transform(high, next((a for a in SIZES if a >= f), SIZES[-1]))
 
 
 def floor(problem: ConvProblem, direction: Direction) -> float:
@@ -175,22 +175,12 @@ def floor(problem: ConvProblem, direction: Direction) -> float:
     results = [a.size for a in problem.axes] if direction is Direction.INPUT_GRAD else problem.output
     r = rates()
     elements = problem.n * (problem.c + problem.k) * prod(results)
-    cycles = elements * kind["transform"] * _levels(min(SIZES))
+    cycles = elements * kind["transform"] * _transform(1, SIZES[0]) / SIZES[0]
     if not per_channel:  # half a spectrum, each of it multiplied three times
         cycles += 0.75 * problem.flops / prod(problem.kernel) * kind["products"] / r.units
-    vl = machine.tile(problem.itemsize).vl
-    if not per_channel:
-        ah, aw = _smallest(1 if len(problem.axes) == 1 else problem.kernel[0], problem.kernel[-1])
-        spectrum, transform = 3 * frequencies(ah, aw), ah * aw * _levels(ah * aw)
-        cycles += 1.5 * elements * kind["spectra"]
-        if grad:
-            kernel = transform * kind["transform"] + spectrum * kind["spectra"]
-            cycles += kind["blocks"] * problem.groups * vl
-        else:
-            kernel = transform * kind["filters"]
-            kernel += spectrum * (kind["filters read"] + kind["filters in memory"])
+        kernel = _smallest(*(1, *problem.kernel)[-2:]) * kind["transform" if grad else "filters"]
         cycles += prod(problem.weight_shape[:2]) * kernel
-    cycles /= vl * machine.machine().cores
+    cycles /= machine.tile(problem.itemsize).vl * machine.machine().cores
     return kind["launches"] * r.launch + cycles / r.clock + kind["memory"] * problem.bytes / r.bandwidth
 
 
@@ -219,15 +209,9 @@ def gradient_parts(g: Cut) -> tuple[int, int, int]:
     return tuple(g.bins * size for size in sizes)  # type: ignore[return-value]
 
 
-def _levels(samples: int) -> float:
-    """Of a transform, a power of two long: all levels, beside loading and storing."""
-    return 1 + LEVEL * (samples.bit_length() - 1)
-
-
-def _transform(g: Cut) -> float:
+def _transform(ah: int, aw: int) -> float:
     """Vectors to load, transpose, take through all levels and store for one vector of tiles."""
-    ah, aw = g.size
-    return ah * aw * _levels(ah * aw)
+    return ah * aw * (1 + LEVEL * ((ah * aw).bit_length() - 1))
 
 
 def _busy(units: int) -> float:
@@ -237,7 +221,7 @@ def _busy(units: int) -> float:
 
 
 def _per_channel(g: Cut, grad: bool) -> tuple[str, dict[str, float]]:
-    vectors, transform = -(-g.groups * g.k // g.lanes), _transform(g)
+    vectors, transform = -(-g.groups * g.k // g.lanes), _transform(*g.size)
     size = "transform" if g.scratch * g.itemsize <= machine.machine().l1 else "transform beyond L1"
     if grad:
         transforms = vectors * (2 * g.tiles + 1) * _busy(vectors)
@@ -248,25 +232,18 @@ def _per_channel(g: Cut, grad: bool) -> tuple[str, dict[str, float]]:
 
 def _dense(g: Cut) -> dict[str, float]:
     units = -(-g.tiles // (g.vectors * g.lanes))
-    blocks, transform = g.groups * units * _busy(units), _transform(g)
-    filters = g.bins * 3 * g.k * g.c / g.lanes
+    blocks, transform = g.groups * units * _busy(units), _transform(*g.size)
     return {
         "products": blocks * g.bins * 3 * multiply(g.k, g.vectors, g.c, g.itemsize),
         "transform": blocks * g.vectors * (g.c + g.k) * transform,
-        "spectra": blocks * g.bins * 3 * (g.c + g.k) * g.vectors,
-        "filters read": blocks * filters,
         "filters": g.groups * -(-g.k // g.lanes) * g.c * transform,
-        "filters in memory": g.groups * filters,
     }
 
 
 def _gradient(g: Cut) -> dict[str, float]:
-    vectors, transform = -(-g.c // g.lanes), _transform(g)
-    blocks = g.groups * -(-g.tiles // g.vectors)
+    vectors, transform = -(-g.c // g.lanes), _transform(*g.size)
     transforms = g.tiles * (vectors + 1.5 * -(-g.k // g.lanes)) + g.k * vectors
     return {
         "products": g.groups * g.bins * 3 * multiply(g.k, vectors, g.tiles, g.itemsize),
         "transform": g.groups * transforms * transform,
-        "spectra": blocks * sum(gradient_parts(g)) / g.lanes,
-        "blocks": blocks,
     }

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 
 from fastconv import machine
-from fastconv.gemm.blocking import blocks_of_rows, streams
+from fastconv.gemm.blocking import blocks_of_rows
 from fastconv.problem import ConvProblem, Direction
-from fastconv.roofline import Sizes, multiply, seconds, sizes, weights
+from fastconv.roofline import Sizes, multiply, seconds, sizes
 from fastconv.taps import met
 
 KC = 160  # rows of a chunk
@@ -31,7 +31,7 @@ def cost(problem: ConvProblem, direction: Direction) -> float:
 def ways(problem: ConvProblem, direction: Direction) -> tuple[float, ...]:
     """Predict seconds with all taps lowered together, and one by one where that leaves out products."""
     s, part = sizes(problem, direction), share(problem, direction)
-    lowered = seconds("im2col", problem, correlation(s, direction, problem.itemsize))
+    lowered = seconds("im2col", problem, correlation(s, problem.itemsize))
     if part == 1.0:
         return (lowered,)
     return lowered, seconds("im2col taps", problem, taps(s, part, problem.itemsize))
@@ -67,58 +67,45 @@ def taps(s: Sizes, part: float, itemsize: int) -> dict[str, float]:
         "lower": s.groups * s.c * pieces,
         "add": s.groups * s.m * pieces * -(-s.c // TAP_KC),
         "weights": s.groups * s.m * s.c * s.taps / vl,
-        "store": s.n * s.groups * s.m * s.lines * -(-s.width // vl) if s.phases == 1 else 0,
         "store woven": s.n * s.groups * s.m * s.lines * -(-s.width // vl) if s.phases > 1 else 0,
         "slices": s.groups * s.taps * blocks * -(-vectors // machine.tile(itemsize).nr),
     }
 
 
-def correlation(s: Sizes, direction: Direction, itemsize: int) -> dict[str, float]:
-    """Count a pass: blocks of columns lowered, multiplied and stored."""
-    vl, m = machine.tile(itemsize).vl, machine.machine()
+def correlation(s: Sizes, itemsize: int) -> dict[str, float]:
+    """Count a pass: blocks of columns lowered, multiplied, and woven where they are phases."""
+    tile, m = machine.tile(itemsize), machine.machine()
+    vl, slice_ = tile.vl, tile.vl * tile.nr
     vectors = max(1, -(-s.n * s.p * s.q // vl))
     rows = -(-s.taps // s.phases)  # of B for a channel: taps of one phase, and what other phases read besides
     most = max(1, m.l2 // 3 // (min(s.c * rows, KC) * itemsize * vl))
-    blocks = -(-vectors // most)
     row_blocks = -(-s.m * s.phases * most * vl * itemsize // (m.l2 // 2))
     lowered = s.groups * row_blocks * s.c * rows * s.n * s.p * -(-s.q // vl)
-    slice_ = machine.tile(itemsize).nr * vl
-    stored = s.n * s.groups * s.m * s.lines * -(-s.width // vl)
     # where rows of B are those of the source only slices that go on in the next image are lowered before the tile
-    identity = s.taps == s.stride_w == 1 and not s.reach_w and (s.p == 1 or s.phases > 1)
+    identity = s.taps == s.stride_w == 1 and (s.p == 1 or s.phases > 1)
     apart = min(1.0, (s.n > 1) * slice_ / (s.p * s.q)) if identity else 1.0
-    far = streams(s.n * s.groups * s.m * s.lines * s.width, itemsize)
-    strided, woven = s.stride_w > 1, s.phases > 1
     return {
         "products": s.groups * s.phases * multiply(s.m, vectors, s.c * s.taps / s.phases, itemsize),
-        "lower": 0 if strided else lowered * apart,
-        "lower strided": lowered if strided else 0,
-        "lower in tile": lowered * (1 - apart),
-        **weights(s, direction, blocks, itemsize),
-        "store": 0 if woven or far else stored,
-        "store far": stored if far and not woven else 0,
-        "store woven": stored if woven else 0,
+        "lower strided" if s.stride_w > 1 else "lower": lowered * apart,
+        "store woven": s.n * s.groups * s.m * s.lines * -(-s.width // vl) if s.phases > 1 else 0,
         "segments": apart * s.groups * rows * s.n * s.p * -(-s.q // slice_),  # listed once for all channels
-        "tasks": s.groups * blocks * row_blocks * -(-s.m // 8),
     }
 
 
 def weight_grad(s: Sizes, itemsize: int) -> dict[str, float]:
     """Count a weight gradient: blocks lowered and turned, products, and sums of splits."""
     vl, pixels = machine.tile(itemsize).vl, s.n * s.p * s.q
-    identity, strided = s.taps == s.p == 1 and s.stride_w == 1 and not s.reach_w, s.stride_w > 1
+    identity = s.taps == s.p == s.stride_w == 1
     turned = identity and turns_gradient(s.c, s.m, pixels)
     high, length = (s.c, s.m) if turned else (s.m, s.c * s.taps)
     t_blocks, m_blocks, splits = cut(high, length, pixels, s.groups, identity, machine.machine().l2, itemsize)
     vectors = -(-length // vl)
-    lowered = s.groups * m_blocks * length * s.n * s.p * -(-s.q // vl)
+    lowered = 0 if identity else s.groups * m_blocks * length * s.n * s.p * -(-s.q // vl)
     return {
         "products": s.groups * t_blocks * multiply(high, -(-vectors // t_blocks), pixels, itemsize),
-        "lower": 0 if strided or identity else lowered,
-        "lower strided": lowered if strided else 0,
+        "lower strided" if s.stride_w > 1 else "lower": lowered,
         "turn": m_blocks * length * s.groups * pixels / vl,
         "sums": splits * s.groups * s.m * s.c * s.taps / vl,
-        "tasks": s.groups * t_blocks * m_blocks * splits,
     }
 
 

@@ -71,7 +71,8 @@ class Winograd(Algorithm):
             return "tiles need dilation 1, or 2 at stride 2, got " + "x".join(
                 str(a.dilation) for a in problem.axes
             )
-        taps, of = counts(problem, direction).taps, "" if problem.unit_stride else " in a phase"
+        taps = (1, 1) if max(problem.kernel) == 1 else counts(problem, direction).taps
+        of = "" if problem.unit_stride else " in a phase"
         if taps == (1, 1):
             return f"a kernel of one tap{of} has no multiplications to save"
         if max(taps) <= 7 and (self.given is None or set(taps) <= {1, self.given[1]}):
@@ -101,7 +102,7 @@ class Winograd(Algorithm):
 
     def seconds(self, problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
         """Predict the time with given tiles."""
-        return cost(problem, direction, tiles)
+        return seconds(_kind(problem, direction), problem, work(problem, direction, tiles))
 
     def preparing(self, problem):
         forward = Direction.FORWARD
@@ -156,11 +157,6 @@ def growth(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
     return few * prod(GROWTH[t][column] for t in tiles)
 
 
-def cost(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
-    """Predict seconds."""
-    return seconds(_kind(problem, direction), problem, work(problem, direction, tiles))
-
-
 def _kind(problem: ConvProblem, direction: Direction) -> str:
     if direction is Direction.WEIGHT_GRAD:
         return "winograd weight_grad"
@@ -194,17 +190,14 @@ def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, 
             "filters": filters * (positions + g * rh * rw),
             "filters in memory": filters * positions if beyond else 0,
         }
-    products = multiply(result, -(-rows * across // vl), source, itemsize)
     # half vectors that are split in two phases take as long as whole ones
     read = positions * rows * -(-across // vl) if direction is Direction.FORWARD and phases > 1 else vectors
-    shared = filters_first(rows * across, source, result, positions // g, itemsize)
     return {
-        "products": positions * products,
+        "products": positions * multiply(result, -(-rows * across // vl), source, itemsize),
         "source": read * source,
         "result": vectors * result,
         "filters": filters * (positions + g * rh * rw),
-        "filters in memory": filters * positions if shared else 0,
-        "tiles in memory": 0 if shared else vectors * source,
+        "filters in memory": filters * positions,
     }
 
 

@@ -89,7 +89,7 @@ def counts(problem: ConvProblem, direction: Direction) -> Counts:
     """Return what `tile_axes` would tell, by closed forms: a choice has no time to list taps."""
     source, result = problem.c // problem.groups, problem.k // problem.groups
     backward = direction is Direction.INPUT_GRAD
-    along = [count(axis, output, backward) for axis, output in zip(problem.axes, problem.output, strict=True)]
+    along = map(count, problem.axes, problem.output, (backward, backward))
     (r, i, p), (s, j, q) = ((1, 1, 1), *along)[-2:]
     if backward:
         return Counts(result, source * i * j, i * j, (r, s), (p, q))
@@ -98,11 +98,11 @@ def counts(problem: ConvProblem, direction: Direction) -> Counts:
 
 def count(axis: Axis, output: int, backward: bool) -> tuple[int, int, int]:
     """Return taps of a phase, the phases that taps reach, and positions; strides and dilations as tiles serve them."""
-    d, stride, span = axis.dilation, axis.stride, (axis.kernel - 1) * axis.dilation
-    phases = min(axis.kernel, stride) if d % stride else 1
+    size, kernel, stride, dilation, lo, _ = axis
+    span, phases = (kernel - 1) * dilation, min(kernel, stride) if dilation % stride else 1
     if not backward:
         return 1 + span // stride, phases, output
-    if axis.size < stride:
+    if size < stride:
         some = TileAxis.of(axis_pass(axis, Direction.INPUT_GRAD))
         return some.taps, sum(some.filled), some.outputs
-    return 1 + (span - axis.lo) // stride - -axis.lo // stride, phases, -(-axis.size // stride)
+    return 1 + (span - lo) // stride - -lo // stride, phases, -(-size // stride)

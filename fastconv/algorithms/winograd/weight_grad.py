@@ -334,7 +334,7 @@ class WeightGrad(Execution):
 
 
 def work(problem: ConvProblem, tiles: Tiles) -> dict[str, float]:
-    """Count vectors of pixels turned, positions transformed, sums transformed back and added, and the products."""
+    """Count vectors of pixels turned, positions transformed, sums transformed back, and the products."""
     b, vl = cut(problem, tiles, machine.machine().l2), machine.tile(problem.itemsize).vl
     c, k, groups = problem.c // problem.groups, problem.k // problem.groups, problem.groups
     (mh, rh), (mw, rw) = tiles
@@ -351,7 +351,6 @@ def work(problem: ConvProblem, tiles: Tiles) -> dict[str, float]:
         "turn": problem.n * b.row_blocks * b.column_blocks * b.pixels * transformed,
         "transform": positions * count * transformed,
         "back": groups * parts * positions * high * vectors,
-        "sums": groups * parts * k * c * rh * rw / vl if parts > 1 else 0,
     }
 
 

@@ -15,7 +15,7 @@ from fastconv import machine
 from fastconv.algorithms.base import Execution
 from fastconv.algorithms.direct.depthwise.outer import most
 from fastconv.algorithms.direct.depthwise.shape import family, plane_axes, stripe
-from fastconv.algorithms.direct.depthwise.taps import ROWS, most_taps
+from fastconv.algorithms.direct.depthwise.taps import ROWS
 from fastconv.problem import ConvProblem, Direction
 from fastconv.roofline import seconds
 from fastconv.taps import met
@@ -42,23 +42,20 @@ def cost(problem: ConvProblem, direction: Direction) -> float:
 
 
 def work(problem: ConvProblem, direction: Direction) -> dict[str, float]:
-    """Count a pass over all planes: blocks begun, vectors multiplied by rows of taps that meet the image."""
+    """Count a pass over all planes: vectors multiplied by rows of taps that meet the image, and rows copied."""
     v, h = plane_axes(problem)
     planes, across = problem.n * problem.k, -(-h.output // machine.tile(problem.itemsize).vl)
     products = planes * met(v) * h.kernel * across
-    parts = {"planes": planes, "taps": products, "single row": products if v.kernel == 1 else 0.0}
+    parts = {"taps": products, "single row": products if v.kernel == 1 else 0.0}
     copied = 0 if family(v, h) else planes * h.size * min(v.size, v.extent * -(-v.output // ROWS))
     if direction is Direction.WEIGHT_GRAD:
         tall, wide = most()
         chunks = -(-v.kernel // tall) * -(-h.kernel // wide)
         stripes = -(-v.output // stripe(problem.itemsize, v, h))
         return parts | {"blocks": planes * across * chunks * stripes, "copied": copied}
-    phases = v.stride * h.stride if direction is Direction.INPUT_GRAD else 1
-    rows = v.size if direction is Direction.INPUT_GRAD else v.output
-    chunks = -(-v.kernel // (most_taps() * min(v.stride, v.kernel)))
-    blocks = planes * across * chunks * max(phases, -(-rows // ROWS))
-    woven = planes * v.size * h.size if direction is Direction.INPUT_GRAD and h.stride > 2 else 0
-    return parts | {"blocks": blocks, "copied": woven if direction is Direction.INPUT_GRAD else copied}
+    if direction is Direction.INPUT_GRAD:
+        copied = planes * v.size * h.size if h.stride > 2 else 0  # woven
+    return parts | {"copied": copied}
 
 
 @functools.lru_cache(maxsize=256)
