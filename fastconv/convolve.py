@@ -181,10 +181,10 @@ def forward(
     return delivered(y, form, out)
 
 
-def check_residual(residual: Array, form: Form, shape: tuple[int, ...]) -> Array:
+def check_residual(residual: Array, form: Form, shape: tuple[int, ...], like: str = "result") -> Array:
     """Return it as (n, k, p, q), or refuse what NumPy would broadcast."""
     if residual.shape != (given := form.given_shape(shape)):
-        raise ValueError(f"residual must have the result's shape {given}, got {residual.shape}")
+        raise ValueError(f"residual must have the {like}'s shape {given}, got {residual.shape}")
     return form.taken(residual)
 
 
@@ -295,22 +295,25 @@ def backward(
     dilation: Any,
     groups: Any,
     need: Any,
+    residual: Any,
     algorithm: Any,
     workspace: Any,
     layout: Any,
     padding_mode: Any,
 ) -> Grads:
-    """Return gx, gw and gb, or those of them that are needed."""
+    """Return gx plus a residual, gw and gb, or those of them that are needed."""
     wanted = read_need(need)
     known = at_once(rank, input, weight, stride, padding, dilation, groups, layout, padding_mode)
-    if known and known[5] == "nchw" and ready(grad_output, weight):
+    added = None if residual is None else operand(residual, "residual")
+    plain = ready(grad_output, weight) and (added is None or ready(added, weight))
+    if known and known[5] == "nchw" and plain:
         x, w, gy, form = input, weight, grad_output, AS_IS
         given, dtype, walk = gy.shape, w.dtype, arguments.Walk(*known)
     else:
         x, w, gy = operand(input, "input"), operand(weight, "weight"), operand(grad_output, "grad_output")
         form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
         x, given, gy = form.taken(x), gy.shape, form.taken(gy)
-        dtype = common(x, w, gy)
+        dtype = common(x, w, gy, *(() if added is None else (added,)))
         memory = order(x, dtype, order(gy, dtype, form.layout))
         walk = arguments.walk(rank, stride, padding, dilation, groups, memory, padding_mode)
     to_input = (
@@ -331,9 +334,17 @@ def backward(
     gx = gw = None
     if to_input:
         memory = to_input.problem.layout
+        if added is not None:
+            added = contiguous(check_residual(added, form, problem.input_shape, "input"), dtype, memory)
         gx = empty(problem.input_shape, dtype, memory)
+        nothing = to_input.nothing
         to_input.run(
-            contiguous(gy, dtype, memory), contiguous(w, dtype), gx, to_input.nothing, 0, to_input.nothing
+            contiguous(gy, dtype, memory),
+            contiguous(w, dtype),
+            gx,
+            nothing,
+            0,
+            nothing if added is None else added,
         )
     if to_weight:
         memory = to_weight.problem.layout

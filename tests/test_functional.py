@@ -86,6 +86,9 @@ def test_conv2d_and_gradients(stride, padding, pads, dilation, groups, dtype):
     np.testing.assert_array_equal(grads.input, gx)
     np.testing.assert_array_equal(grads.weight, gw)
     close(grads.bias, gy.sum(axis=(0, 2, 3)))
+    added = fastconv.conv2d_backward(x, w, gy, need=("input",), residual=other_x, **walk).input
+    assert added.dtype == np.result_type(gx, other_x)
+    close(added, gx + other_x)
 
 
 @pytest.mark.parametrize(
@@ -386,6 +389,8 @@ def test_residual_of_another_shape_or_in_the_way():
     for shape in ((4, 1, 1), (2, 4, 5, 5), (4, 3, 3), (1, 4, 3, 3)):
         with pytest.raises(ValueError, match=r"residual must have the result's shape \(2, 4, 3, 3\), got"):
             fastconv.conv2d(x, w, residual=np.ones(shape, "f"))
+    with pytest.raises(ValueError, match=r"residual must have the input's shape \(2, 3, 5, 5\), got"):
+        fastconv.conv2d_backward(x, w, np.ones((2, 4, 3, 3), "f"), residual=np.ones((3, 5, 5), "f"))
     out = np.ones((2, 4, 3, 3), "f")
     with pytest.raises(ValueError, match="out must not share memory"):
         fastconv.conv2d(x, w, residual=out, out=out)

@@ -163,12 +163,12 @@ def bias_grad(gy: Memory) -> Any:
     return handed(gb)
 
 
-@replayed(out=None, input=1, weight=2, grad_output=3)
+@replayed(out=None, input=1, weight=2, grad_output=3, residual=9)
 def backward(
     rank: int, input: Any, weight: Any, grad_output: Any, stride: Any, padding: Any, dilation: Any, groups: Any,
-    need: Any, algorithm: Any, workspace: Any, layout: Any,
+    need: Any, residual: Any, algorithm: Any, workspace: Any, layout: Any,
 ) -> Grads:  # fmt: skip
-    """Return gx, gw and gb, or those of them that are needed."""
+    """Return gx plus a residual, gw and gb, or those of them that are needed."""
     wanted = read_need(need)
     form, w = Form(input.ndim != rank + 1, arguments.channels_last(layout, rank)), weight
     x, given, gy = taken(input, form), grad_output.shape, taken(grad_output, form)
@@ -176,8 +176,9 @@ def backward(
     walk = arguments.walk(rank, stride, padding, dilation, groups, order(x, gy, either=form.layout))
     check_grad_output(given, arguments.problem(x.shape, w.shape, dtype.name, walk), form)
     rest = {"algorithm": algorithm, "workspace": workspace}
+    added = rest | {"residual": residual}
     return Grads(
-        _solve("input_grad", form, x.shape, w.shape, walk, gy, w, **rest) if "input" in wanted else None,
+        _solve("input_grad", form, x.shape, w.shape, walk, gy, w, **added) if "input" in wanted else None,
         _solve("weight_grad", form, x.shape, w.shape, walk, x, gy, **rest) if "weight" in wanted else None,
         bias_grad(gy) if "bias" in wanted else None,
     )

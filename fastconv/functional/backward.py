@@ -20,6 +20,7 @@ def conv2d_backward(
     *,
     padding_mode: PaddingMode = "zeros",
     need: Need = ("input", "weight", "bias"),
+    residual: ArrayLike | None = None,
     algorithm: str = "auto",
     workspace: int | None = None,
     layout: str = "NCHW",
@@ -35,6 +36,8 @@ def conv2d_backward(
         Those of the forward convolution.
     need : sequence of {"input", "weight", "bias"}
         Which to compute; only their work is done.
+    residual : array like ``input``, optional
+        The gradient by the same input that comes another way; added to this one as it is written.
     algorithm, workspace, layout
         As for `conv2d`.
 
@@ -68,6 +71,7 @@ def conv2d_backward(
         dilation,
         groups,
         need,
+        residual,
         algorithm,
         workspace,
         layout,
@@ -86,6 +90,7 @@ def conv1d_backward(
     *,
     padding_mode: PaddingMode = "zeros",
     need: Need = ("input", "weight", "bias"),
+    residual: ArrayLike | None = None,
     algorithm: str = "auto",
     workspace: int | None = None,
     layout: str = "NCL",
@@ -109,6 +114,7 @@ def conv1d_backward(
         dilation,
         groups,
         need,
+        residual,
         algorithm,
         workspace,
         layout,
@@ -127,6 +133,7 @@ def conv3d_backward(
     *,
     padding_mode: PaddingMode = "zeros",
     need: Need = ("input", "weight", "bias"),
+    residual: ArrayLike | None = None,
     algorithm: str = "auto",
     workspace: int | None = None,
     layout: str = "NCDHW",
@@ -151,6 +158,7 @@ def conv3d_backward(
         dilation,
         groups,
         need,
+        residual,
         algorithm,
         workspace,
         layout,

@@ -43,6 +43,9 @@ class _Convolution(Module):
         return y
 
     def backward(self, gy: Array) -> Array:
+        return self._backward(gy)
+
+    def _backward(self, gy: Array, **added: Array) -> Array:
         need = ["weight", *["input"] * self.input_grad, *["bias"] * (self.bias is not None)]
         if isinstance(self.activation, ReLU) and self.bias is not None:
             gy, by_bias = pointwise.kept_and_summed(gy, self.activation.y)
@@ -50,7 +53,9 @@ class _Convolution(Module):
             need.remove("bias")
         elif self.activation is not None:
             gy = self.activation.backward(gy)
-        grads: Grads = type(self).backward_call(self.x, self.weight.data, gy, **self.arguments, need=need)
+        grads: Grads = type(self).backward_call(
+            self.x, self.weight.data, gy, **self.arguments, need=need, **added
+        )
         assert grads.weight is not None
         self.weight.accumulate(grads.weight)
         if self.bias is not None and grads.bias is not None:
@@ -76,6 +81,9 @@ class _Forward(_Convolution):
         }  # fmt: skip
         shape = (out_channels, in_channels // groups, *kernel)
         super().__init__(shape, out_channels, bias, activation, input_grad, rng, arguments)
+
+    def backward_added(self, gy: Array, other: Array) -> Array:
+        return self._backward(gy, residual=other)
 
 
 class Conv2d(_Forward):

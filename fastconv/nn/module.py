@@ -54,6 +54,10 @@ class Module(ABC):
         """Return the output plus another array, or max(that, 0); a layer that can adds as it writes its results."""
         return pointwise.added(self(x), other, rectify)
 
+    def backward_added(self, gy: Array, other: Array) -> Array:
+        """Return what `backward` does plus another branch's gradient; a layer that can adds as it writes its own."""
+        return pointwise.added(self.backward(gy), other)
+
     def children(self) -> Iterator[tuple[str, Module]]:
         """Yield the layers that this one holds as attributes, by name."""
         for name, value in vars(self).items():
@@ -164,6 +168,13 @@ class Sequential(Module):
             gy = layer.backward(gy)
         return gy
 
+    def backward_added(self, gy: Array, other: Array) -> Array:
+        if not self.layers:
+            return super().backward_added(gy, other)
+        for layer in reversed(self.layers[1:]):
+            gy = layer.backward(gy)
+        return self.layers[0].backward_added(gy, other)
+
 
 class Residual(Module):
     """Two branches added: y = body(x) + shortcut(x), where no shortcut is x itself.
@@ -190,7 +201,7 @@ class Residual(Module):
         if self.activation_name == "relu":
             gy = pointwise.kept(gy, self.y)
         other = gy if self.shortcut is None else self.shortcut.backward(gy)
-        return pointwise.added(self.body.backward(gy), other)
+        return self.body.backward_added(gy, other)
 
 
 class Concat(Module):
