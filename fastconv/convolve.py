@@ -35,7 +35,7 @@ from fastconv.arrays import (
     result,
     to_last,
 )
-from fastconv.problem import ConvProblem
+from fastconv.problem import ConvProblem, Direction
 
 Need: TypeAlias = Sequence[Literal["input", "weight", "bias"]]
 
@@ -70,16 +70,9 @@ def activation_code(activation: Any, dtype: np.dtype[Any]) -> Any:
 
 
 def at_once(
-    rank: int,
-    images: Any,
-    other: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: Any,
-    layout: Any,
+    rank: int, images: Any, other: Any, stride: Any, padding: Any, dilation: Any, groups: Any, layout: Any,
     padding_mode: Any,
-) -> tuple[Any, ...] | None:
+) -> tuple[Any, ...] | None:  # fmt: skip
     """Return the fields of the `Walk` of a call whose arguments need no reading, or None.
 
     Then the kernels take both operands as they are, and so they and the integers make the key of its plan.
@@ -127,29 +120,16 @@ def or_on_gpu(twin: str, first: int = 1, borders: bool = True) -> Callable[[Call
 
 @or_on_gpu("forward")
 def forward(
-    rank: int,
-    input: Any,
-    weight: Any,
-    bias: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: Any,
-    activation: Any,
-    residual: Any,
-    algorithm: Any,
-    workspace: Any,
-    out: Any,
-    layout: Any,
-    padding_mode: Any,
-) -> Array:
+    rank: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any,
+    activation: Any, residual: Any, algorithm: Any, workspace: Any, out: Any, layout: Any, padding_mode: Any,
+) -> Array:  # fmt: skip
     """Return y."""
     known = at_once(rank, input, weight, stride, padding, dilation, groups, layout, padding_mode)
     if known and residual is None and out is None and (bias is None or ready(bias, weight)):
         dtype = input.dtype
         p = plan.find("forward", input.shape, weight.shape, dtype, known, algorithm, workspace)
         if bias is not None:
-            check_bias(bias, p.problem)
+            check_bias(bias, p)
         if p.problem.layout == known[5]:
             y = empty(p.shape, dtype, known[5])
             code = activation_code(activation, dtype)
@@ -164,54 +144,55 @@ def forward(
     walk = arguments.walk(rank, stride, padding, dilation, groups, order(x, dtype, form.layout), padding_mode)
     code = activation_code(activation, dtype)
     p = plan.find("forward", x.shape, w.shape, dtype, walk, algorithm, workspace)
-    if b is not None:
-        check_bias(b, p.problem)
-    memory = p.problem.layout
-    if added is not None:
-        added = check_residual(added, form, p.shape)
-    y = result(out, form, p.shape, dtype, memory, x, w, b, added)
+    return run(p, form, dtype, x, w, out, b, code, added)
+
+
+def run(
+    p: plan.Plan, form: Form, dtype: np.dtype[Any], first: Array, second: Array, out: Any = None,
+    bias: Array | None = None, activation: Any = 0, residual: Array | None = None,
+) -> Array:  # fmt: skip
+    """Run a plan on images (n, c, h, w) and return the result in the caller's form; the plan tells what to check."""
+    if bias is not None:
+        check_bias(bias, p)
+    if residual is not None:
+        residual = check_residual(residual, form, p.shape)
+    images, weights = p.problem.layout, p.direction is Direction.WEIGHT_GRAD
+    form, memory = (AS_IS, "nchw") if weights else (form, images)
+    if out is None:
+        y = empty(p.shape, dtype, memory)
+    else:
+        y = result(out, form, p.shape, dtype, memory, first, second, bias, residual)
     p.run(
-        contiguous(x, dtype, memory),
-        contiguous(w, dtype),
+        contiguous(first, dtype, images),
+        contiguous(second, dtype, images if weights else "nchw"),
         y,
-        p.nothing if b is None else contiguous(b, dtype),
-        code,
-        p.nothing if added is None else contiguous(added, dtype, memory),
+        p.nothing if bias is None else contiguous(bias, dtype),
+        activation,
+        p.nothing if residual is None else contiguous(residual, dtype, images),
     )
-    return delivered(y, form, out)
+    return form.given(y) if out is None else delivered(y, form, out)
 
 
-def check_residual(residual: Array, form: Form, shape: tuple[int, ...], like: str = "result") -> Array:
+def check_residual(residual: Array, form: Form, shape: tuple[int, ...]) -> Array:
     """Return it as (n, k, p, q), or refuse what NumPy would broadcast."""
     if residual.shape != (given := form.given_shape(shape)):
-        raise ValueError(f"residual must have the {like}'s shape {given}, got {residual.shape}")
+        raise ValueError(f"residual must have the result's shape {given}, got {residual.shape}")
     return form.taken(residual)
 
 
-def check_bias(bias: Array, problem: ConvProblem) -> None:
+def check_bias(bias: Array, p: plan.Plan) -> None:
     """Refuse what NumPy would broadcast."""
-    if bias.shape != (problem.k,):
+    if bias.shape != (channels := p.shape[1],):
         raise ValueError(
-            f"bias must have one element for each of {problem.k} output channels, got shape {bias.shape}"
+            f"bias must have one element for each of {channels} output channels, got shape {bias.shape}"
         )
 
 
 @or_on_gpu("input_grad", first=2)
 def input_grad(
-    rank: int,
-    input_size: Any,
-    weight: Any,
-    grad_output: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: Any,
-    algorithm: Any,
-    workspace: Any,
-    out: Any,
-    layout: Any,
-    padding_mode: Any,
-) -> Array:
+    rank: int, input_size: Any, weight: Any, grad_output: Any, stride: Any, padding: Any, dilation: Any,
+    groups: Any, algorithm: Any, workspace: Any, out: Any, layout: Any, padding_mode: Any,
+) -> Array:  # fmt: skip
     """Return gx."""
     size = arguments.shape(input_size, "input_size")
     known = at_once(rank, grad_output, weight, stride, padding, dilation, groups, layout, padding_mode)
@@ -231,28 +212,14 @@ def input_grad(
     )
     p = plan.find("input_grad", size, w.shape, dtype, walk, algorithm, workspace)
     check_grad_output(given, p.problem, form)
-    memory = p.problem.layout
-    gx = result(out, form, size, dtype, memory, w, gy)
-    p.run(contiguous(gy, dtype, memory), contiguous(w, dtype), gx, p.nothing, 0, p.nothing)
-    return delivered(gx, form, out)
+    return run(p, form, dtype, gy, w, out)
 
 
 @or_on_gpu("weight_grad")
 def weight_grad(
-    rank: int,
-    input: Any,
-    weight_size: Any,
-    grad_output: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: Any,
-    algorithm: Any,
-    workspace: Any,
-    out: Any,
-    layout: Any,
-    padding_mode: Any,
-) -> Array:
+    rank: int, input: Any, weight_size: Any, grad_output: Any, stride: Any, padding: Any, dilation: Any,
+    groups: Any, algorithm: Any, workspace: Any, out: Any, layout: Any, padding_mode: Any,
+) -> Array:  # fmt: skip
     """Return gw."""
     size = arguments.shape(weight_size, "weight_size")
     known = at_once(rank, input, grad_output, stride, padding, dilation, groups, layout, padding_mode)
@@ -271,10 +238,7 @@ def weight_grad(
     )
     p = plan.find("weight_grad", x.shape, size, dtype, walk, algorithm, workspace)
     check_grad_output(given, p.problem, form)
-    memory = p.problem.layout
-    gw = result(out, AS_IS, size, dtype, "nchw", x, gy)
-    p.run(contiguous(x, dtype, memory), contiguous(gy, dtype, memory), gw, p.nothing, 0, p.nothing)
-    return delivered(gw, AS_IS, out)
+    return run(p, form, dtype, x, gy, out)
 
 
 def check_grad_output(given: tuple[int, ...], problem: ConvProblem, form: Form) -> None:
@@ -286,21 +250,9 @@ def check_grad_output(given: tuple[int, ...], problem: ConvProblem, form: Form) 
 
 @or_on_gpu("backward")
 def backward(
-    rank: int,
-    input: Any,
-    weight: Any,
-    grad_output: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: Any,
-    need: Any,
-    residual: Any,
-    algorithm: Any,
-    workspace: Any,
-    layout: Any,
-    padding_mode: Any,
-) -> Grads:
+    rank: int, input: Any, weight: Any, grad_output: Any, stride: Any, padding: Any, dilation: Any,
+    groups: Any, need: Any, residual: Any, algorithm: Any, workspace: Any, layout: Any, padding_mode: Any,
+) -> Grads:  # fmt: skip
     """Return gx plus a residual, gw and gb, or those of them that are needed."""
     wanted = read_need(need)
     known = at_once(rank, input, weight, stride, padding, dilation, groups, layout, padding_mode)
@@ -316,42 +268,18 @@ def backward(
         dtype = common(x, w, gy, *(() if added is None else (added,)))
         memory = order(x, dtype, order(gy, dtype, form.layout))
         walk = arguments.walk(rank, stride, padding, dilation, groups, memory, padding_mode)
-    to_input = (
-        plan.find("input_grad", x.shape, w.shape, dtype, walk, algorithm, workspace)
-        if "input" in wanted
-        else None
-    )
-    to_weight = (
-        plan.find("weight_grad", x.shape, w.shape, dtype, walk, algorithm, workspace)
-        if "weight" in wanted
-        else None
-    )
+    asked = x.shape, w.shape, dtype, walk, algorithm, workspace
+    to_input = plan.find("input_grad", *asked) if "input" in wanted else None
+    to_weight = plan.find("weight_grad", *asked) if "weight" in wanted else None
     either = to_input or to_weight
     problem = either.problem if either else arguments.problem(x.shape, w.shape, dtype.name, walk)
     check_grad_output(given, problem, form)
-
     gy = contiguous(gy, dtype, problem.layout)
-    gx = gw = None
-    if to_input:
-        memory = to_input.problem.layout
-        if added is not None:
-            added = contiguous(check_residual(added, form, problem.input_shape, "input"), dtype, memory)
-        gx = empty(problem.input_shape, dtype, memory)
-        nothing = to_input.nothing
-        to_input.run(
-            contiguous(gy, dtype, memory),
-            contiguous(w, dtype),
-            gx,
-            nothing,
-            0,
-            nothing if added is None else added,
-        )
-    if to_weight:
-        memory = to_weight.problem.layout
-        gw = reuse.empty(problem.weight_shape, dtype)
-        x, gy = contiguous(x, dtype, memory), contiguous(gy, dtype, memory)
-        to_weight.run(x, gy, gw, to_weight.nothing, 0, to_weight.nothing)
-    return Grads(None if gx is None else form.given(gx), gw, bias_grad(gy) if "bias" in wanted else None)
+    return Grads(
+        run(to_input, form, dtype, gy, w, residual=added) if to_input else None,
+        run(to_weight, form, dtype, x, gy) if to_weight else None,
+        bias_grad(gy) if "bias" in wanted else None,
+    )
 
 
 def bias_grad(gy: Array) -> Array:

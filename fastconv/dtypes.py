@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import borders
-from fastconv.algorithms.base import Algorithm, Array, Execution
+from fastconv.algorithms.base import Algorithm, Around, Array, Execution
 from fastconv.problem import ConvProblem, Direction
 
 REAL = {"float16": "float32", "bfloat16": "float32", "int64": "float64"}
@@ -47,26 +47,16 @@ def build(algorithm: Algorithm, problem: ConvProblem, direction: Direction, limi
     return Planar(execution, direction) if problem.dtype in PARTS else execution
 
 
-class Widened(Execution):
+class Widened(Around):
     """Half precision: float32 while it is computed with."""
 
     def __init__(self, execution: Execution) -> None:
         self.inner, self.workspace = execution, execution.workspace
 
-    def run(
-        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
-    ) -> None:
-        self._run(self.inner.run, first, _wide(second), out, bias, activation, residual)
+    def turned(self, second: Array) -> Array:
+        return _wide(second)
 
-    def prepare(self, weight: Array) -> Array:
-        return self.inner.prepare(_wide(weight))
-
-    def run_prepared(
-        self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
-    ) -> None:
-        self._run(self.inner.run_prepared, first, prepared, out, bias, activation, residual)
-
-    def _run(
+    def through(
         self, run: Any, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
         result = np.empty(out.shape, np.float32)
@@ -79,7 +69,7 @@ def _wide(array: Array) -> Array:
     return array.astype(np.float32)
 
 
-class Planar(Execution):
+class Planar(Around):
     """Complex numbers: channels of real parts beside those of imaginary parts."""
 
     def __init__(self, execution: Execution, direction: Direction) -> None:
@@ -90,7 +80,7 @@ class Planar(Execution):
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
         if not self.to_weight:
-            self._run(self.inner.run, first, _blocks(second), out, bias, activation, residual)
+            super().run(first, second, out, bias, activation, residual)
             return
         (k, c), taps = out.shape[:2], out.shape[2:]
         real = out.real.dtype
@@ -101,15 +91,10 @@ class Planar(Execution):
         out.real = blocks[:, 0, :, 0] + blocks[:, 1, :, 1]
         out.imag = blocks[:, 1, :, 0] - blocks[:, 0, :, 1]
 
-    def prepare(self, weight: Array) -> Array:
-        return self.inner.prepare(_blocks(weight))
+    def turned(self, second: Array) -> Array:
+        return _blocks(second)
 
-    def run_prepared(
-        self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
-    ) -> None:
-        self._run(self.inner.run_prepared, first, prepared, out, bias, activation, residual)
-
-    def _run(
+    def through(
         self, run: Any, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
         real = out.real.dtype
@@ -183,13 +168,7 @@ class Exact(Execution):
 
     def _in_pieces(self, first: Array, second: Array, out: Array) -> None:
         """Sum the products of all pieces, modulo 2**64 in integers and roughly in floats, which must agree."""
-        p = self.problem
-        terms = {
-            Direction.FORWARD: p.reduction,
-            Direction.INPUT_GRAD: p.k // p.groups * prod(p.kernel) * borders.repeats(p),
-            Direction.WEIGHT_GRAD: p.n * prod(p.output),
-        }[self.direction]
-        bits = (52 - ceil(log2(terms))) // 2
+        bits = (52 - ceil(log2(terms(self.problem, self.direction)))) // 2
         rough, size = np.zeros(out.shape), np.zeros(out.shape)
         out[...] = 0
         for i, a in enumerate(_pieces(first, bits)):
@@ -200,6 +179,15 @@ class Exact(Execution):
                 rough += part * 2.0 ** (bits * (i + j))
                 size += np.abs(part) * 2.0 ** (bits * (i + j))
         _refuse_beyond(np.abs(rough) + size * 2.0**-50)
+
+
+def terms(problem: ConvProblem, direction: Direction) -> int:
+    """Return how many products make one element of the result, at most."""
+    return {
+        Direction.FORWARD: problem.reduction,
+        Direction.INPUT_GRAD: problem.k // problem.groups * prod(problem.kernel) * borders.repeats(problem),
+        Direction.WEIGHT_GRAD: problem.n * prod(problem.output),
+    }[direction]
 
 
 def _largest(array: Array) -> float:

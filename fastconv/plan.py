@@ -54,11 +54,7 @@ class Plan:
             self.execution = _Empty()
         self.problem = problem
         self.run = self.execution.run
-        self.shape = {
-            Direction.FORWARD: problem.output_shape,
-            Direction.INPUT_GRAD: problem.input_shape,
-            Direction.WEIGHT_GRAD: problem.weight_shape,
-        }[direction]
+        *_, self.shape = direction.roles(problem.input_shape, problem.weight_shape, problem.output_shape)
         self.nothing = np.empty(0, problem.dtype)
         self.used = True
 

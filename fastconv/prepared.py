@@ -138,5 +138,5 @@ def prepare(
         "forward", form.taken_shape(size), w.shape, dtype, walk, algorithm, workspace, prepared=True
     )
     if b is not None:
-        convolve.check_bias(b, p.problem)
+        convolve.check_bias(b, p)
     return Prepared(p, w, b, code, form)

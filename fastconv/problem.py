@@ -61,6 +61,12 @@ class Direction(StrEnum):
     INPUT_GRAD = "input_grad"  #     grad_output, weight      -> grad_input
     WEIGHT_GRAD = "weight_grad"  #   input,       grad_output -> grad_weight
 
+    def roles(self, x: T, w: T, y: T) -> tuple[T, T, T]:
+        """Return which of input, weight and output is the first operand, the second one and the result."""
+        if self is Direction.FORWARD:
+            return x, w, y
+        return (y, w, x) if self is Direction.INPUT_GRAD else (x, y, w)
+
 
 class Axis(NamedTuple):  # hashed and made in half the time of a dataclass: a choice does both
     """One spatial axis: input size, kernel size and how the kernel walks."""
@@ -137,6 +143,10 @@ class ConvProblem:
     def output_shape(self) -> tuple[int, ...]:
         """Shape of y: (n, k, p, q)."""
         return (self.n, self.k, *self.output)
+
+    def last_axes(self, count: int) -> tuple[Axis, ...]:
+        """Return the last ``count`` axes; those that are missing are of one pixel."""
+        return (*[Axis(1, 1)] * count, *self.axes)[-count:]
 
     @derived
     def kernel(self) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.algorithms.base import Array, Execution
+from fastconv.algorithms.base import Around, Array, Execution
 from fastconv.problem import Axis, ConvProblem, Direction
 
 
@@ -80,7 +80,7 @@ def _cut(axis: Axis, taps: range) -> Axis:
     return axis._replace(kernel=len(taps), dilation=dilation, lo=axis.lo - left, hi=axis.hi - right)
 
 
-class Within(Execution):
+class Within(Around):
     """A problem by the execution of one without some of its taps."""
 
     def __init__(self, execution: Execution, problem: ConvProblem, direction: Direction) -> None:
@@ -92,20 +92,12 @@ class Within(Execution):
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
         if not self.to_weight:
-            self.inner.run(first, self._some(second), out, bias, activation, residual)
+            super().run(first, second, out, bias, activation, residual)
             return
         some = np.empty_like(out[self.taps], order="C")
         self.inner.run(first, second, some, bias, activation, residual)
         out.fill(0)
         out[self.taps] = some
 
-    def prepare(self, weight: Array) -> Array:
-        return self.inner.prepare(self._some(weight))
-
-    def run_prepared(
-        self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
-    ) -> None:
-        self.inner.run_prepared(first, prepared, out, bias, activation, residual)
-
-    def _some(self, weight: Array) -> Array:
-        return np.ascontiguousarray(weight[self.taps])
+    def turned(self, second: Array) -> Array:
+        return np.ascontiguousarray(second[self.taps])

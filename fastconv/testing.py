@@ -25,7 +25,8 @@ import numpy as np
 from fastconv import borders, jit
 from fastconv.algorithms import reference
 from fastconv.algorithms.base import Array
-from fastconv.problem import Axis, ConvProblem, Direction
+from fastconv.dtypes import terms
+from fastconv.problem import ConvProblem, Direction
 
 
 def cases(path: str | Path) -> Iterator[ConvProblem]:
@@ -43,12 +44,7 @@ def shapes(problem: ConvProblem, direction: Direction) -> tuple[tuple[int, ...],
     >>> shapes(ConvProblem.parse("n2 c3 k4 i9 f3"), Direction.WEIGHT_GRAD)
     ((2, 3, 9), (2, 4, 7), (4, 3, 3))
     """
-    x, w, y = problem.input_shape, problem.weight_shape, problem.output_shape
-    return {
-        Direction.FORWARD: (x, w, y),
-        Direction.INPUT_GRAD: (y, w, x),
-        Direction.WEIGHT_GRAD: (x, y, w),
-    }[direction]
+    return direction.roles(problem.input_shape, problem.weight_shape, problem.output_shape)
 
 
 def integers(shape: tuple[int, ...], dtype: str, seed: int = 0) -> Array:
@@ -63,13 +59,8 @@ def normals(shape: tuple[int, ...], dtype: str, seed: int = 0) -> Array:
 
 def definition(problem: ConvProblem, direction: Direction, first: Array, second: Array) -> Array:
     """Return the result of the NumPy reference in float64, or in complex128."""
-    compute = {
-        Direction.FORWARD: reference.forward,
-        Direction.INPUT_GRAD: reference.input_grad,
-        Direction.WEIGHT_GRAD: reference.weight_grad,
-    }[direction]
     wide = "complex128" if first.dtype.kind == "c" else "float64"
-    return compute(problem, first.astype(wide), second.astype(wide))
+    return reference.DEFINITION[direction](problem, first.astype(wide), second.astype(wide))
 
 
 def naive(problem: ConvProblem, direction: Direction, first: Array, second: Array) -> Array:
@@ -79,15 +70,14 @@ def naive(problem: ConvProblem, direction: Direction, first: Array, second: Arra
         if direction is Direction.INPUT_GRAD:
             return reference.unpadded(problem, naive(bare, direction, first, second))
         return naive(bare, direction, reference.padded(problem, first), second)
-    axes = (*[Axis(1, 1)] * (3 - len(problem.axes)), *problem.axes)
+    axes = problem.last_axes(3)
     geometry = np.array([(a.size, a.kernel, a.output, a.stride, a.dilation, a.lo) for a in axes])
     x, w, y = (
         np.zeros(prod(shape), first.dtype)
         for shape in (problem.input_shape, problem.weight_shape, problem.output_shape)
     )
-    result = {Direction.FORWARD: y, Direction.INPUT_GRAD: x, Direction.WEIGHT_GRAD: w}[direction]
-    operands = {Direction.FORWARD: (x, w), Direction.INPUT_GRAD: (y, w), Direction.WEIGHT_GRAD: (x, y)}
-    for to, value in zip(operands[direction], (first, second), strict=True):
+    *operands, result = direction.roles(x, w, y)
+    for to, value in zip(operands, (first, second), strict=True):
         to[:] = value.reshape(-1)
     _loops(
         x, w, y, problem.n, problem.c, problem.k, problem.groups, geometry, list(Direction).index(direction)
@@ -116,15 +106,6 @@ def _loops(x, w, y, images, channels, kernels, groups, geometry, direction):  # 
                     x[at] += y[row] * w[tap]
                 else:
                     w[tap] += x[at] * y[row]
-
-
-def terms(problem: ConvProblem, direction: Direction) -> int:
-    """Return how many products make one element of the result, at most."""
-    return {
-        Direction.FORWARD: problem.reduction,
-        Direction.INPUT_GRAD: problem.k // problem.groups * prod(problem.kernel) * borders.repeats(problem),
-        Direction.WEIGHT_GRAD: problem.n * prod(problem.output),
-    }[direction]
 
 
 def tolerance(problem: ConvProblem, direction: Direction, first: Array, second: Array) -> float:

@@ -17,22 +17,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from fastconv import arguments, plan
 from fastconv.arguments import LETTERS, Walk, integer
-from fastconv.arrays import (
-    Array,
-    Form,
-    common,
-    contiguous,
-    delivered,
-    empty,
-    operand,
-    order,
-    result,
-)
-from fastconv.convolve import Grads, activation_code, bias_grad, check_residual, or_on_gpu, read_need
+from fastconv.arrays import Array, Form, common, contiguous, operand, order
+from fastconv.convolve import Grads, activation_code, bias_grad, or_on_gpu, read_need, run
 
 
 def problem_of(
@@ -94,22 +82,10 @@ def problem_of(
 
 @or_on_gpu("transposed", borders=False)
 def forward(
-    rank: int,
-    input: Any,
-    weight: Any,
-    bias: Any,
-    stride: Any,
-    padding: Any,
-    output_padding: Any,
-    groups: Any,
-    dilation: Any,
-    activation: Any,
-    residual: Any,
-    algorithm: Any,
-    workspace: Any,
-    out: Any,
+    rank: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, output_padding: Any,
+    groups: Any, dilation: Any, activation: Any, residual: Any, algorithm: Any, workspace: Any, out: Any,
     layout: Any,
-) -> Array:
+) -> Array:  # fmt: skip
     """Return y."""
     x, w = operand(input, "input"), operand(weight, "weight")
     b = None if bias is None else operand(bias, "bias")
@@ -117,90 +93,41 @@ def forward(
     dtype = common(x, w, *(a for a in (b, added) if a is not None))
     form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
     x = form.taken(x)
+    memory = order(x, dtype, form.layout)
     shape, walk = problem_of(
-        rank,
-        x.shape,
-        w.shape,
-        stride,
-        padding,
-        output_padding,
-        groups,
-        dilation,
-        order(x, dtype, form.layout),
+        rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation, memory
     )
     code = activation_code(activation, dtype)
     p = plan.find("input_grad", shape, w.shape, dtype, walk, algorithm, workspace)
-    if b is not None and b.shape != (shape[1],):
-        raise ValueError(
-            f"bias must have one element for each of {shape[1]} output channels, got shape {b.shape}"
-        )
-    memory = p.problem.layout
-    if added is not None:
-        added = check_residual(added, form, shape)
-    y = result(out, form, shape, dtype, memory, x, w, b, added)
-    p.run(
-        contiguous(x, dtype, memory),
-        contiguous(_opposite(w), dtype),
-        y,
-        p.nothing if b is None else contiguous(b, dtype),
-        code,
-        p.nothing if added is None else contiguous(added, dtype, memory),
-    )
-    return delivered(y, form, out)
+    return run(p, form, dtype, x, _opposite(w), out, b, code, added)
 
 
 @or_on_gpu("transposed_backward", borders=False)
 def backward(
-    rank: int,
-    input: Any,
-    weight: Any,
-    grad_output: Any,
-    stride: Any,
-    padding: Any,
-    output_padding: Any,
-    groups: Any,
-    dilation: Any,
-    need: Any,
-    algorithm: Any,
-    workspace: Any,
-    layout: Any,
-) -> Grads:
+    rank: int, input: Any, weight: Any, grad_output: Any, stride: Any, padding: Any, output_padding: Any,
+    groups: Any, dilation: Any, need: Any, algorithm: Any, workspace: Any, layout: Any,
+) -> Grads:  # fmt: skip
     """Return gx, gw and gb, or those of them that are needed."""
     wanted = read_need(need)
     x, w, gy = operand(input, "input"), operand(weight, "weight"), operand(grad_output, "grad_output")
     dtype = common(x, w, gy)
     form = Form(x.ndim != rank + 1, arguments.channels_last(layout, rank))
     x, given, gy = form.taken(x), gy.shape, form.taken(gy)
+    memory = order(x, dtype, form.layout)
     shape, walk = problem_of(
-        rank,
-        x.shape,
-        w.shape,
-        stride,
-        padding,
-        output_padding,
-        groups,
-        dilation,
-        order(x, dtype, form.layout),
+        rank, x.shape, w.shape, stride, padding, output_padding, groups, dilation, memory
     )
     if given != (expected := form.given_shape(shape)):
         raise ValueError(f"grad_output must have the output's shape {expected}, got {given}")
-    plans = {
-        name: plan.find(direction, shape, w.shape, dtype, walk, algorithm, workspace)
-        for name, direction in (("input", "forward"), ("weight", "weight_grad"))
-        if name in wanted
-    }
+    asked = shape, w.shape, dtype, walk, algorithm, workspace
+    to_input = plan.find("forward", *asked) if "input" in wanted else None
+    to_weight = plan.find("weight_grad", *asked) if "weight" in wanted else None
     gy = contiguous(gy, dtype, walk.layout)
-    gx = gw = None
-    if p := plans.get("input"):
-        memory = p.problem.layout
-        gx = empty(x.shape, dtype, memory)
-        p.run(contiguous(gy, dtype, memory), contiguous(_opposite(w), dtype), gx, p.nothing, 0, p.nothing)
-    if p := plans.get("weight"):
-        memory = p.problem.layout
-        gw = np.empty(w.shape, dtype)
-        p.run(contiguous(gy, dtype, memory), contiguous(x, dtype, memory), gw, p.nothing, 0, p.nothing)
-        gw = _opposite(gw)
-    return Grads(None if gx is None else form.given(gx), gw, bias_grad(gy) if "bias" in wanted else None)
+    return Grads(
+        run(to_input, form, dtype, gy, _opposite(w)) if to_input else None,
+        _opposite(run(to_weight, form, dtype, gy, x)) if to_weight else None,
+        bias_grad(gy) if "bias" in wanted else None,
+    )
 
 
 def _opposite(weight: Array) -> Array:

@@ -107,11 +107,7 @@ def measure(selection: Selection, settings: Settings) -> dict[str, float] | None
         for shape in (p.input_shape, p.weight_shape, p.output_shape)
     )
     x, y = arrays.contiguous(x, dtype, p.layout), arrays.contiguous(y, dtype, p.layout)
-    first, second, out = {
-        Direction.FORWARD: (x, w, y),
-        Direction.INPUT_GRAD: (y, w, x),
-        Direction.WEIGHT_GRAD: (x, y, w),
-    }[direction]
+    first, second, out = direction.roles(x, w, y)
     nothing = np.empty(0, p.dtype)
     masked = numba.get_num_threads()
     numba.set_num_threads(numba_config.NUMBA_NUM_THREADS)

@@ -95,11 +95,7 @@ def _run(job: Job) -> None:
         np.zeros(shape, problem.dtype)
         for shape in (problem.input_shape, problem.weight_shape, problem.output_shape)
     )
-    first, second, out = {
-        Direction.FORWARD: (x, w, y),
-        Direction.INPUT_GRAD: (y, w, x),
-        Direction.WEIGHT_GRAD: (x, y, w),
-    }[direction]
+    first, second, out = direction.roles(x, w, y)
     nothing = np.empty(0, problem.dtype)
     execution = dtypes.build(find(job.algorithm), problem, direction, current().workspace)
     for threads in (1, None):

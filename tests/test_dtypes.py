@@ -44,12 +44,7 @@ def call(problem, function, *operands, **more):
 
 def objects(problem, direction, first, second):
     """Return the definition's result in Python's integers, which have no limit."""
-    compute = {
-        Direction.FORWARD: testing.reference.forward,
-        Direction.INPUT_GRAD: testing.reference.input_grad,
-        Direction.WEIGHT_GRAD: testing.reference.weight_grad,
-    }[direction]
-    return compute(problem, first.astype(object), second.astype(object))
+    return testing.reference.DEFINITION[direction](problem, first.astype(object), second.astype(object))
 
 
 @each_problem

@@ -60,6 +60,35 @@ class Execution(ABC):
         self.run(first, prepared, out, bias, activation, residual)
 
 
+class Around(Execution):
+    """An execution that runs another, ``inner``, on operands and results in another form."""
+
+    inner: Execution
+
+    def through(
+        self, run: Any, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
+        """Call ``run``, the inner `run` or `run_prepared`; ``second`` has its form already."""
+        run(first, second, out, bias, activation, residual)
+
+    def turned(self, second: Array) -> Array:
+        """Return the second operand in the form that ``inner`` takes."""
+        return second
+
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
+        self.through(self.inner.run, first, self.turned(second), out, bias, activation, residual)
+
+    def prepare(self, weight: Array) -> Array:
+        return self.inner.prepare(self.turned(weight))
+
+    def run_prepared(
+        self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
+        self.through(self.inner.run_prepared, first, prepared, out, bias, activation, residual)
+
+
 class Algorithm(ABC):
     """Whether, how fast, with how much memory and how exactly a problem is solved; and the solving."""
 

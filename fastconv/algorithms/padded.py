@@ -16,7 +16,7 @@ import numpy as np
 
 from fastconv import borders, jit, machine, threads, workspace
 from fastconv.activations import NONE, finish
-from fastconv.algorithms.base import Array, Execution, flat
+from fastconv.algorithms.base import Around, Array, Execution, flat
 from fastconv.algorithms.direct.depthwise.move import fold
 from fastconv.algorithms.direct.depthwise.pointer import after, pointer
 from fastconv.problem import ConvProblem, Direction
@@ -65,7 +65,7 @@ def cost(problem: ConvProblem) -> float:
     return rates().launch + busy("padded", problem, {"vectors": vectors})
 
 
-class Padded(Execution):
+class Padded(Around):
     """A problem by the execution of `borders.written_out`."""
 
     def __init__(self, inner: Execution, problem: ConvProblem, direction: Direction) -> None:
@@ -89,20 +89,7 @@ class Padded(Execution):
         self.channels = problem.c
         self.tables = np.array(rows, np.int64), np.array(edges, np.int64)
 
-    def prepare(self, weight: Array) -> Array:
-        return self.inner.prepare(weight)
-
-    def run(
-        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
-    ) -> None:
-        self._run(self.inner.run, first, second, out, bias, activation, residual)
-
-    def run_prepared(
-        self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
-    ) -> None:
-        self._run(self.inner.run_prepared, first, prepared, out, bias, activation, residual)
-
-    def _run(
+    def through(
         self, run: Any, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
         scratch = workspace.take(self.before + self.size, self.dtype)[self.before : self.before + self.size]

@@ -42,20 +42,17 @@ LAYERS = (
     Layer("max_pool2d", (8, 64, 224, 224), (2,), "VGG"),
     Layer("max_pool2d", (16, 480, 14, 14), (3, 1, 1), "GoogLeNet"),
     Layer("max_pool2d", (64, 16, 28, 28), (2,), "LeNet"),
-    Layer("max_pool2d", (16, 512, 7, 7), (7,), "global"),
-    Layer("avg_pool2d", (16, 64, 112, 112), (3, 2, 1)),
+    Layer("max_pool2d", (16, 512, 7, 7), (7,), "global"), Layer("avg_pool2d", (16, 64, 112, 112), (3, 2, 1)),
     Layer("avg_pool2d", (16, 128, 56, 56), (2,), "DenseNet"),
     Layer("avg_pool2d", (16, 480, 14, 14), (3, 1, 1), "Inception"),
     Layer("avg_pool2d", (16, 2048, 7, 7), (7,), "ResNet"),
     Layer("adaptive_avg_pool2d", (16, 512, 14, 14), (7,), "VGG"),
     Layer("adaptive_avg_pool2d", (64, 64, 7, 7), (1,), "ResNet"),
     Layer("adaptive_max_pool2d", (16, 256, 13, 13), (6,), "AlexNet"),
-    Layer("lp_pool2d", (16, 64, 56, 56), (2.0, 2)),
-    Layer("max_pool1d", (16, 128, 4096), (4,)),
-    Layer("avg_pool3d", (2, 32, 16, 56, 56), (2,)),
-    Layer("max_pool3d", (2, 32, 16, 56, 56), (2,)),
+    Layer("lp_pool2d", (16, 64, 56, 56), (2.0, 2)), Layer("max_pool1d", (16, 128, 4096), (4,)),
+    Layer("avg_pool3d", (2, 32, 16, 56, 56), (2,)), Layer("max_pool3d", (2, 32, 16, 56, 56), (2,)),
     Layer("unfold", (16, 64, 28, 28), (3, 1, 1)),
-)
+)  # fmt: skip
 
 
 def ours(layer: Layer, x: Array, gy: Array) -> Iterator[tuple[str, Call]]:

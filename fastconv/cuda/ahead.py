@@ -1,7 +1,7 @@
 """A GPU that is not here: calls compile their kernels for it, into the disk cache, and compute nothing.
 
 with elsewhere((9, 0), 132):
-fastconv.conv2d(Array((32, 64, 56, 56)), Array((64, 64, 3, 3)), padding=1)
+    fastconv.conv2d(Array((32, 64, 56, 56)), Array((64, 64, 3, 3)), padding=1)
 """
 
 from __future__ import annotations

@@ -62,21 +62,9 @@ def conv2d_backward(
     (True, (4, 3, 3, 3), array([18., 18., 18., 18.]))
     """
     return convolve.backward(
-        2,
-        input,
-        weight,
-        grad_output,
-        stride,
-        padding,
-        dilation,
-        groups,
-        need,
-        residual,
-        algorithm,
-        workspace,
-        layout,
-        padding_mode,
-    )
+        2, input, weight, grad_output, stride, padding, dilation, groups, need, residual, algorithm, workspace,
+        layout, padding_mode,
+    )  # fmt: skip
 
 
 def conv1d_backward(
@@ -105,21 +93,9 @@ def conv1d_backward(
     array([2.])
     """
     return convolve.backward(
-        1,
-        input,
-        weight,
-        grad_output,
-        stride,
-        padding,
-        dilation,
-        groups,
-        need,
-        residual,
-        algorithm,
-        workspace,
-        layout,
-        padding_mode,
-    )
+        1, input, weight, grad_output, stride, padding, dilation, groups, need, residual, algorithm, workspace,
+        layout, padding_mode,
+    )  # fmt: skip
 
 
 def conv3d_backward(
@@ -149,18 +125,6 @@ def conv3d_backward(
     array([8.])
     """
     return convolve.backward(
-        3,
-        input,
-        weight,
-        grad_output,
-        stride,
-        padding,
-        dilation,
-        groups,
-        need,
-        residual,
-        algorithm,
-        workspace,
-        layout,
-        padding_mode,
-    )
+        3, input, weight, grad_output, stride, padding, dilation, groups, need, residual, algorithm, workspace,
+        layout, padding_mode,
+    )  # fmt: skip

@@ -123,22 +123,9 @@ def conv2d(
     ValueError: weight must be (K, C/groups, H, W), got 5 dimensions: (1, 1, 1, 2, 2)
     """
     return convolve.forward(
-        2,
-        input,
-        weight,
-        bias,
-        stride,
-        padding,
-        dilation,
-        groups,
-        activation,
-        residual,
-        algorithm,
-        workspace,
-        out,
-        layout,
-        padding_mode,
-    )
+        2, input, weight, bias, stride, padding, dilation, groups, activation, residual, algorithm, workspace,
+        out, layout, padding_mode,
+    )  # fmt: skip
 
 
 def conv1d(
@@ -186,22 +173,9 @@ def conv1d(
     array([[[1., 1., 2., 4.]]])
     """
     return convolve.forward(
-        1,
-        input,
-        weight,
-        bias,
-        stride,
-        padding,
-        dilation,
-        groups,
-        activation,
-        residual,
-        algorithm,
-        workspace,
-        out,
-        layout,
-        padding_mode,
-    )
+        1, input, weight, bias, stride, padding, dilation, groups, activation, residual, algorithm, workspace,
+        out, layout, padding_mode,
+    )  # fmt: skip
 
 
 def conv3d(
@@ -249,19 +223,6 @@ def conv3d(
     28.0
     """
     return convolve.forward(
-        3,
-        input,
-        weight,
-        bias,
-        stride,
-        padding,
-        dilation,
-        groups,
-        activation,
-        residual,
-        algorithm,
-        workspace,
-        out,
-        layout,
-        padding_mode,
-    )
+        3, input, weight, bias, stride, padding, dilation, groups, activation, residual, algorithm, workspace,
+        out, layout, padding_mode,
+    )  # fmt: skip

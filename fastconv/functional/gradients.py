@@ -65,20 +65,9 @@ def conv2d_input(
            [ 3.,  7.,  4.]])
     """
     return convolve.input_grad(
-        2,
-        input_size,
-        weight,
-        grad_output,
-        stride,
-        padding,
-        dilation,
-        groups,
-        algorithm,
-        workspace,
-        out,
-        layout,
-        padding_mode,
-    )
+        2, input_size, weight, grad_output, stride, padding, dilation, groups, algorithm, workspace, out,
+        layout, padding_mode,
+    )  # fmt: skip
 
 
 def conv1d_input(
@@ -106,20 +95,9 @@ def conv1d_input(
     array([[[1., 3., 3., 2.]]])
     """
     return convolve.input_grad(
-        1,
-        input_size,
-        weight,
-        grad_output,
-        stride,
-        padding,
-        dilation,
-        groups,
-        algorithm,
-        workspace,
-        out,
-        layout,
-        padding_mode,
-    )
+        1, input_size, weight, grad_output, stride, padding, dilation, groups, algorithm, workspace, out,
+        layout, padding_mode,
+    )  # fmt: skip
 
 
 def conv3d_input(
@@ -148,20 +126,9 @@ def conv3d_input(
     np.float64(8.0)
     """
     return convolve.input_grad(
-        3,
-        input_size,
-        weight,
-        grad_output,
-        stride,
-        padding,
-        dilation,
-        groups,
-        algorithm,
-        workspace,
-        out,
-        layout,
-        padding_mode,
-    )
+        3, input_size, weight, grad_output, stride, padding, dilation, groups, algorithm, workspace, out,
+        layout, padding_mode,
+    )  # fmt: skip
 
 
 def conv2d_weight(
@@ -215,20 +182,9 @@ def conv2d_weight(
            [20., 24.]])
     """
     return convolve.weight_grad(
-        2,
-        input,
-        weight_size,
-        grad_output,
-        stride,
-        padding,
-        dilation,
-        groups,
-        algorithm,
-        workspace,
-        out,
-        layout,
-        padding_mode,
-    )
+        2, input, weight_size, grad_output, stride, padding, dilation, groups, algorithm, workspace, out,
+        layout, padding_mode,
+    )  # fmt: skip
 
 
 def conv1d_weight(
@@ -256,20 +212,9 @@ def conv1d_weight(
     array([[[21., 32.]]])
     """
     return convolve.weight_grad(
-        1,
-        input,
-        weight_size,
-        grad_output,
-        stride,
-        padding,
-        dilation,
-        groups,
-        algorithm,
-        workspace,
-        out,
-        layout,
-        padding_mode,
-    )
+        1, input, weight_size, grad_output, stride, padding, dilation, groups, algorithm, workspace, out,
+        layout, padding_mode,
+    )  # fmt: skip
 
 
 def conv3d_weight(
@@ -298,17 +243,6 @@ def conv3d_weight(
     array([[[[[12., 16.]]]]])
     """
     return convolve.weight_grad(
-        3,
-        input,
-        weight_size,
-        grad_output,
-        stride,
-        padding,
-        dilation,
-        groups,
-        algorithm,
-        workspace,
-        out,
-        layout,
-        padding_mode,
-    )
+        3, input, weight_size, grad_output, stride, padding, dilation, groups, algorithm, workspace, out,
+        layout, padding_mode,
+    )  # fmt: skip

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from fastconv import activations
-from fastconv.algorithms import reference
+from fastconv import activations, testing
 from fastconv.algorithms.fft import Fft, cut, tiles
 from fastconv.algorithms.fft.signal import Signal
 from fastconv.algorithms.fft.tiling import fast_length
@@ -42,29 +41,14 @@ def operands(problem, direction, rng):
         rng.standard_normal(shape).astype(problem.dtype)
         for shape in (problem.input_shape, problem.weight_shape, problem.output_shape)
     )
-    return {Direction.FORWARD: (x, w), Direction.INPUT_GRAD: (gy, w), Direction.WEIGHT_GRAD: (x, gy)}[
-        direction
-    ]
+    return direction.roles(x, w, gy)[:2]
 
 
 def expected(problem, direction, first, second, bias, activation):
-    function = {
-        Direction.FORWARD: reference.forward,
-        Direction.INPUT_GRAD: reference.input_grad,
-        Direction.WEIGHT_GRAD: reference.weight_grad,
-    }[direction]
-    result = function(problem, first.astype("float64"), second.astype("float64"))
+    result = testing.definition(problem, direction, first, second)
     if bias.size:
         result += bias.reshape(-1, *[1] * len(problem.axes))
     return np.maximum(result, 0) if activation == activations.RELU else result
-
-
-def reference_shape(problem, direction):
-    return {
-        Direction.FORWARD: problem.output_shape,
-        Direction.INPUT_GRAD: problem.input_shape,
-        Direction.WEIGHT_GRAD: problem.weight_shape,
-    }[direction]
 
 
 def check(problem, direction, build):
@@ -130,12 +114,7 @@ def test_small_workspace_gives_the_same_within_its_limit(direction):
 @pytest.mark.parametrize("direction", list(Direction))
 def test_no_images(direction):
     problem = ConvProblem.parse("n0 c2 k3 i5x5 f3x3 p1")
-    shapes = {
-        Direction.FORWARD: (problem.input_shape, problem.weight_shape, problem.output_shape),
-        Direction.INPUT_GRAD: (problem.output_shape, problem.weight_shape, problem.input_shape),
-        Direction.WEIGHT_GRAD: (problem.input_shape, problem.output_shape, problem.weight_shape),
-    }[direction]
-    first, second, out = (np.ones(shape, "float32") for shape in shapes)
+    first, second, out = (np.ones(shape, "float32") for shape in testing.shapes(problem, direction))
     Fft().build(problem, direction, 2**30).run(
         first, second, out, np.empty(0, "float32"), 0, np.empty(0, "float32")
     )
@@ -151,7 +130,7 @@ def test_bits_do_not_depend_on_the_number_of_workers(line, direction):
     results = []
     for threads in (1, 2):
         with config(threads=threads):
-            out = np.empty(reference_shape(problem, direction), "float32")
+            out = np.empty(testing.shapes(problem, direction)[2], "float32")
             tiles.build(problem, direction, choice).run(
                 first, second, out, np.empty(0, "float32"), 0, np.empty(0, "float32")
             )

@@ -15,7 +15,7 @@ from math import prod
 
 from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.im2col import cuda as implicit
-from fastconv.algorithms.reference.cuda import Geometry, described, of_input, seen, split
+from fastconv.algorithms.reference.cuda import Geometry, along, described, of_input, seen, split
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
 from fastconv.cuda.language import DTYPES, activation, cuda, inline, int64
@@ -37,15 +37,6 @@ def unfolding(dtype):
             columns[at] = x[pixel] if pixel >= 0 else zero
 
     return unfold
-
-
-@inline
-def along(pixel, tap, stride, dilation, lo, positions):
-    """Return the position of the kernel at which a tap meets a pixel, or -1."""
-    away = pixel + lo - tap * dilation
-    if away < 0 or away % stride != 0 or away // stride >= positions:
-        return int64(-1)
-    return away // stride
 
 
 @inline

@@ -54,12 +54,7 @@ class _Run(Execution):
     def run(
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
-        compute = {
-            Direction.FORWARD: forward,
-            Direction.INPUT_GRAD: input_grad,
-            Direction.WEIGHT_GRAD: weight_grad,
-        }[self.direction]
-        result = compute(self.problem, first, second)
+        result = DEFINITION[self.direction](self.problem, first, second)
         if bias.size:
             result += bias.reshape(-1, *[1] * len(self.problem.axes))
         if residual.size:
@@ -106,6 +101,11 @@ def weight_grad(problem: ConvProblem, x: Array, gy: Array) -> Array:
     for tap, view in _views(problem, padded(problem, x)):
         gw[(..., *tap)] = np.einsum("ngkx,ngcx->gkc", gy, view.reshape(*view.shape[:3], pixels))
     return gw.reshape(problem.weight_shape)
+
+
+DEFINITION = {
+    Direction.FORWARD: forward, Direction.INPUT_GRAD: input_grad, Direction.WEIGHT_GRAD: weight_grad,
+}  # fmt: skip
 
 
 def _views(problem: ConvProblem, padded: Array) -> Any:

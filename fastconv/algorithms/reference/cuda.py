@@ -14,7 +14,7 @@ from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
 from fastconv.cuda.language import DTYPES, activation, cuda, inline, int64
-from fastconv.problem import Axis, ConvProblem, Direction
+from fastconv.problem import ConvProblem, Direction
 
 THREADS = 128
 
@@ -83,6 +83,15 @@ def seen(g, n, c, o, p, q, t, r, s):
 
 
 @inline
+def along(pixel, tap, stride, dilation, lo, positions):
+    """Return the position of the kernel at which a tap meets a pixel: pixel = p * stride + tap * dilation - lo; or -1."""
+    away = pixel + lo - tap * dilation
+    if away < 0 or away % stride != 0 or away // stride >= positions:
+        return int64(-1)
+    return away // stride
+
+
+@inline
 def split(at, a, b, c, d):
     """Return the coordinates of an element in an array (..., a, b, c, d)."""
     rest, i = at // d, at % d
@@ -118,7 +127,7 @@ def forward(dtype, name):
 
 
 def input_grad(dtype, name):
-    """Make the kernel of gx[n, c, z, y, x]: h = p * stride + r * dilation - lo has a p where the stride divides."""
+    """Make the kernel of gx[n, c, z, y, x]."""
     zero, act = DTYPES[dtype](0), activation(name)
 
     def input_grad_kernel(gy, w, bias, residual, out, g):
@@ -129,18 +138,14 @@ def input_grad(dtype, name):
             total = zero
             for k in range(group * g.ks, (group + 1) * g.ks):
                 for t in range(g.t):
-                    o = z + g.lo_z - t * g.dilation_z
-                    if o >= 0 and o % g.stride_z == 0 and o // g.stride_z < g.o:
-                        for r in range(g.r):
-                            p = y + g.lo_y - r * g.dilation_y
-                            if p >= 0 and p % g.stride_y == 0 and p // g.stride_y < g.p:
-                                for s in range(g.s):
-                                    q = x + g.lo_x - s * g.dilation_x
-                                    if q >= 0 and q % g.stride_x == 0 and q // g.stride_x < g.q:
-                                        pixel = of_output(
-                                            g, n, k, o // g.stride_z, p // g.stride_y, q // g.stride_x
-                                        )
-                                        total += gy[pixel] * w[of_weight(g, k, c - group * g.cs, t, r, s)]
+                    o = along(z, t, g.stride_z, g.dilation_z, g.lo_z, g.o)
+                    for r in range(g.r if o >= 0 else 0):
+                        p = along(y, r, g.stride_y, g.dilation_y, g.lo_y, g.p)
+                        for s in range(g.s if p >= 0 else 0):
+                            q = along(x, s, g.stride_x, g.dilation_x, g.lo_x, g.q)
+                            if q >= 0:
+                                at_w = of_weight(g, k, c - group * g.cs, t, r, s)
+                                total += gy[of_output(g, n, k, o, p, q)] * w[at_w]
             to = of_input(g, n, c, z, y, x)
             if g.has_bias:
                 total += bias[c]
@@ -204,7 +209,7 @@ class Reference(Algorithm):
 
 def described(problem: ConvProblem) -> Geometry:
     """Return what kernels need to know but the number of results."""
-    a = (*[Axis(1, 1)] * (3 - len(problem.axes)), *problem.axes)
+    a = problem.last_axes(3)
     last = problem.layout == "nhwc"
     steps_in = (1, problem.c) if last else (prod(x.size for x in a), 1)
     steps_out = (1, problem.k) if last else (prod(x.output for x in a), 1)
