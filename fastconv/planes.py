@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from fastconv import jit, threads
 from fastconv.arrays import Array, common, contiguous, empty
 from fastconv.gemm.move import lanes_between, masked_load, masked_store
-from fastconv.gemm.schedule import part
+from fastconv.gemm.schedule import part, span
 from fastconv.gemm.tile import I64, data, element, load, shuffled, splat
 
 LANES, TOGETHER = 16, 4
@@ -136,7 +136,7 @@ _greatest = _reduction("greatest", float("-inf"), _larger)
 @jit.kernel
 def _sum(workers, planes, pixels, result, divisor):
     for worker in numba.prange(workers):
-        first, last = part(result.size, workers, worker), part(result.size, workers, worker + 1)
+        first, last = span(result.size, workers, worker)
         for i in range(first, last, TOGETHER):
             _total(planes, pixels, result, i, last, divisor)
 
@@ -150,7 +150,7 @@ def _chunk(pixels):
 @jit.kernel
 def _maximum(workers, planes, pixels, values, places):
     for worker in numba.prange(workers):
-        first, last = part(values.size, workers, worker), part(values.size, workers, worker + 1)
+        first, last = span(values.size, workers, worker)
         for begin in range(first, last, _chunk(pixels)):
             end = min(begin + _chunk(pixels), last)
             for i in range(begin, end, TOGETHER):
@@ -163,7 +163,7 @@ def _maximum(workers, planes, pixels, values, places):
 @jit.kernel
 def _give(workers, planes, pixels, largest, values, result):
     for worker in numba.prange(workers):
-        first, last = part(values.size, workers, worker), part(values.size, workers, worker + 1)
+        first, last = span(values.size, workers, worker)
         for begin in range(first, last, _chunk(pixels)):
             end = min(begin + _chunk(pixels), last)
             for i in range(begin, end, TOGETHER):

@@ -19,7 +19,6 @@ zeros, to which `frame` adds.
 from __future__ import annotations
 
 import functools
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -32,6 +31,7 @@ from fastconv import borders, machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.gemm.pack import WeightView, pack_weights
 from fastconv.gemm.record import record
+from fastconv.jit import Kernel
 from fastconv.problem import Axis, ConvProblem, Direction
 
 
@@ -213,9 +213,10 @@ def pass_of(problem: ConvProblem, direction: Direction) -> Pass:
 FEW_BLOCKS = 3
 
 
-class BlockedPass(ABC):
+class BlockedPass:
     """A pass with its tables made and its blocks chosen; a subclass for each algorithm."""
 
+    kernel: Kernel
     scratch: int  # elements that one worker needs
     segments: int  # and numbers in its list of segments
     column_blocks: int  # how often each panel of weights is loaded
@@ -253,12 +254,15 @@ class BlockedPass(ABC):
         """Return memory for the lists of segments of all workers."""
         return np.empty(threads.workers(self.flops) * self.segments, np.int64)
 
-    @abstractmethod
     def correlate(
         self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any,
         residual: Array,
     ) -> None:  # fmt: skip
         """Run the kernel on flat arrays; ``view`` describes the weights."""
+        threads.launch(
+            self.kernel, self.flops, np.zeros(1, np.int64), x, w, view, out, scratch, self.lists(),
+            *self.described, bias, activation, residual,
+        )  # fmt: skip
 
 
 def phase_tables(p: Pass, views: dict[tuple[int, ...], int], channels: int, size: int) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from fastconv.gemm.blocking import within
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.pack import load_panel, pack_weights, panel_at
 from fastconv.gemm.record import record
-from fastconv.gemm.schedule import next_task, part
+from fastconv.gemm.schedule import next_task, part, span
 from fastconv.gemm.segments import SEGMENT, add_pixels, copy_pixels, copy_segments
 from fastconv.gemm.tile import tile_indexed
 from fastconv.problem import ConvProblem, Direction
@@ -102,12 +102,12 @@ def _work(worker, counter, gy, w, view, gx, scratch, geo, batches, tables):
     task = next_task(counter)
     while task < geo.n * geo.groups * geo.m_blocks:
         plane, m_block = task // geo.m_blocks, task % geo.m_blocks
-        first, last = part(panels, geo.m_blocks, m_block), part(panels, geo.m_blocks, m_block + 1)
+        first, last = span(panels, geo.m_blocks, m_block)
         top = part(geo.m, panels, first)
         for number in range(batches.size):
             batch = batches[number]
             for chunk in range(geo.chunks):
-                ch0, ch1 = part(geo.channels, geo.chunks, chunk), part(geo.channels, geo.chunks, chunk + 1)
+                ch0, ch1 = span(geo.channels, geo.chunks, chunk)
                 _fill(
                     scratch,
                     b0,

@@ -77,10 +77,8 @@ OUTSIDE = 0x40000000  # a coordinate that no offset brings back
 @inline
 def place_of(t, g):
     """Return (image, y, x) of a tile's corner."""
-    n = divided(t, U(g.image_m), g.image_s)
-    rest = U(t - U(n * U(g.image_tiles)))
-    y = divided(rest, U(g.row_m), g.row_s)
-    x = U(rest - U(y * U(g.row_tiles)))
+    n, rest = divided(t, U(g.image_tiles), U(g.image_m), g.image_s)
+    y, x = divided(rest, U(g.row_tiles), U(g.row_m), g.row_s)
     return int64(n), int64(y) * g.step_y - g.lo_y, int64(x) * g.step_x - g.lo_x
 
 

@@ -249,9 +249,10 @@ else:
 
 
 @inline
-def divided(value, magic, shift):
-    """Return ``value // d`` for a value below 2**31, by the multiplier of d that `magic` gives."""
-    return U((uint64(value) * uint64(magic)) >> uint64(shift))
+def divided(value, divisor, magic, shift):
+    """Return quotient and remainder of a value below 2**31, by the multiplier of the divisor that `magic` gives."""
+    quotient = U((uint64(value) * uint64(magic)) >> uint64(shift))
+    return quotient, U(value - U(quotient * divisor))
 
 
 def activation(name):

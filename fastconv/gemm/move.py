@@ -57,33 +57,47 @@ def lanes_between(builder: Any, first: Any, lo: Any, hi: Any, lanes: list[int]) 
     )
 
 
-@intrinsic
-def write_row(typing, dst, d, src, s, count):
-    """Set ``dst[d + j] = src[s + j]`` for j < count and touch nothing else of dst."""
+def _moving(add: bool) -> Any:
+    @intrinsic
+    def row(typing, dst, d, src, s, count):
+        """Set ``dst[d + j] = src[s + j]``, or add it, for j < count and touch nothing else of dst.
 
-    def codegen(context, builder, signature, arguments):
-        dst_type, _, src_type, *_ = signature.args
-        itemsize = src_type.dtype.bitwidth // 8
-        vl = machine.tile(itemsize).vl
-        vector = ir.VectorType(element(src_type), vl)
-        dst, d, src, s, count = arguments
-        to = data(context, builder, dst_type, dst, d)
-        source = data(context, builder, src_type, src, s)
-        with cgutils.for_range_slice(builder, I64(0), count, I64(vl), I64) as (v, _):
-            out = builder.gep(to, [v])
-            at = builder.gep(source, [v])
-            whole = builder.icmp_signed("<=", builder.add(v, I64(vl)), count)
-            with builder.if_else(whole) as (all_lanes, tail):
-                with all_lanes:
-                    store(builder, load(builder, at, 0, vector, itemsize), out, 0, itemsize)
-                with tail:
-                    mask = lanes_between(builder, v, I64(0), count, list(range(vl)))
-                    value = masked_load(builder, at, mask, vector, itemsize)
-                    masked_store(builder, value, out, mask, itemsize)
-        return context.get_dummy_value()
+        A compiler's loop takes the last elements one by one, up to 31 of a row of 56.
+        """
 
-    i = types.int64
-    return types.void(dst, i, src, i, i), codegen
+        def codegen(context, builder, signature, arguments):
+            dst_type, _, src_type, *_ = signature.args
+            itemsize = src_type.dtype.bitwidth // 8
+            vl = machine.tile(itemsize).vl
+            vector = ir.VectorType(element(src_type), vl)
+            dst, d, src, s, count = arguments
+            to = data(context, builder, dst_type, dst, d)
+            source = data(context, builder, src_type, src, s)
+            with cgutils.for_range_slice(builder, I64(0), count, I64(vl), I64) as (v, _):
+                out = builder.gep(to, [v])
+                at = builder.gep(source, [v])
+                whole = builder.icmp_signed("<=", builder.add(v, I64(vl)), count)
+                with builder.if_else(whole) as (all_lanes, tail):
+                    with all_lanes:
+                        value = load(builder, at, 0, vector, itemsize)
+                        if add:
+                            value = builder.fadd(load(builder, out, 0, vector, itemsize), value)
+                        store(builder, value, out, 0, itemsize)
+                    with tail:
+                        mask = lanes_between(builder, v, I64(0), count, list(range(vl)))
+                        value = masked_load(builder, at, mask, vector, itemsize)
+                        if add:
+                            value = builder.fadd(masked_load(builder, out, mask, vector, itemsize), value)
+                        masked_store(builder, value, out, mask, itemsize)
+            return context.get_dummy_value()
+
+        i = types.int64
+        return types.void(dst, i, src, i, i), codegen
+
+    return row
+
+
+write_row, add_row = _moving(add=False), _moving(add=True)
 
 
 @intrinsic

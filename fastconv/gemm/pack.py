@@ -22,7 +22,7 @@ import numba
 
 from fastconv import jit
 from fastconv.gemm.move import TAPS, transpose, turn_taps
-from fastconv.gemm.schedule import part
+from fastconv.gemm.schedule import part, span
 
 CHANNELS = (
     16  # of the sum packed at a time: their rows of w stay in cache for all panels, also a power of two apart
@@ -41,6 +41,7 @@ class WeightView(NamedTuple):
     channel_stride: int
     mr: int
     packed: bool  # whether the array holds packed panels already
+    apart: int = 0  # of taps in panels [tap][group][panel][channel][mr]; 0 where they are neighbours
 
 
 @jit.kernel
@@ -58,10 +59,11 @@ def _pack_share(worker, workers, w, packed, view):
     total = view.groups * blocks * strips
     for i in range(part(total, workers, worker), part(total, workers, worker + 1)):
         group, block, strip = i // (blocks * strips), i // strips % blocks, i % strips
-        c0, c1 = part(view.channels, blocks, block), part(view.channels, blocks, block + 1)
+        c0, c1 = span(view.channels, blocks, block)
         for panel in range(part(panels, strips, strip), part(panels, strips, strip + 1)):
-            m0, m1 = part(view.m, panels, panel), part(view.m, panels, panel + 1)
-            to = ((group * view.m + m0) * view.channels + c0 * (m1 - m0)) * view.taps
+            m0, m1 = span(view.m, panels, panel)
+            to = (group * view.m + m0) * view.channels + c0 * (m1 - m0)
+            to *= 1 if view.apart else view.taps
             load_panel(packed, to, w, view, group, panel, panels, c0, c1)
 
 
@@ -84,7 +86,7 @@ def load_panels(dst, to, w, view, group, p0, p1, panels, c0, c1):
         first = part(view.m, panels, p0)
         for c in range(c0, c1, CHANNELS):
             for p in range(p0, p1):
-                m0, m1 = part(view.m, panels, p), part(view.m, panels, p + 1)
+                m0, m1 = span(view.m, panels, p)
                 at, _, _ = panel_at(view, to, group, first, m0, m1 - m0, c0, c1)
                 at += (c - c0) * view.taps * (m1 - m0)
                 load_panel(dst, at, w, view, group, p, panels, c, min(c + CHANNELS, c1))
@@ -109,19 +111,12 @@ def load_panel(dst, to, w, view, group, panel, panels, c0, c1):
     m0 = part(view.m, panels, panel)
     rows = part(view.m, panels, panel + 1) - m0
     at = group * view.group_stride + m0 * view.row_stride + c0 * view.channel_stride
-    if by_rows(view):
+    step, apart = (rows, view.apart) if view.apart else (view.taps * rows, rows)
+    if by_rows(view) and not view.apart:
         transpose(dst, to, rows, w, at, view.row_stride, rows, (c1 - c0) * view.taps)
-    elif view.taps <= TAPS:  # rows stand side by side
-        turn_taps(dst, to, view.taps * rows, rows, w, at, view.channel_stride, c1 - c0, rows, view.taps)
+    elif view.row_stride == view.taps <= TAPS:  # rows stand side by side
+        turn_taps(dst, to, step, apart, w, at, view.channel_stride, c1 - c0, rows, view.taps)
     else:
         for c in range(c1 - c0):
-            transpose(
-                dst,
-                to + c * view.taps * rows,
-                rows,
-                w,
-                at + c * view.channel_stride,
-                view.row_stride,
-                rows,
-                view.taps,
-            )
+            source = at + c * view.channel_stride
+            transpose(dst, to + c * step, apart, w, source, view.row_stride, rows, view.taps)

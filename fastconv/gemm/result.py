@@ -20,7 +20,7 @@ from fastconv import jit, machine
 from fastconv.activations import RELU, code_of, is_plain
 from fastconv.gemm.move import lanes_between, masked_store, store_past, to_boundary
 from fastconv.gemm.pack import loaded, panel_at
-from fastconv.gemm.schedule import part
+from fastconv.gemm.schedule import part, span
 from fastconv.gemm.tile import (
     I64,
     by_steps,
@@ -158,7 +158,7 @@ def multiply_panels(
     until it is there.  If ``s0`` is not negative, the first tile copies B from there, rows as far apart.
     """
     panels, apart = -(-geo.m // geo.mr), geo.phases * geo.ld
-    ch0, ch1 = part(geo.channels, geo.chunks, chunk), part(geo.channels, geo.chunks, chunk + 1)
+    ch0, ch1 = span(geo.channels, geo.chunks, chunk)
     first, last = chunk == 0, chunk == geo.chunks - 1
     plain = is_plain(activation, residual)
     floor = out.dtype.type(0 if last and plain and code_of(activation) == RELU else -np.inf)

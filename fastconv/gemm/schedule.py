@@ -29,3 +29,9 @@ def next_task(typing, counter):
 def part(total, parts, i):
     """Return where part ``i`` begins when ``total`` is cut into parts that differ by at most one."""
     return total * i // parts
+
+
+@jit.inner
+def span(total, parts, i):
+    """Return where part ``i`` begins and ends."""
+    return part(total, parts, i), part(total, parts, i + 1)

@@ -38,9 +38,10 @@ def element(array: types.Array) -> ir.Type:
 
 
 def data(context: Any, builder: Any, array: types.Array, value: Any, index: Any) -> Any:
-    """Return a pointer to ``array[index]`` of a flat array."""
-    pointer = context.make_array(array)(context, builder, value).data
-    return builder.gep(pointer, [index])
+    """Return a pointer to ``array[index]`` of a flat array, or of what a pointer points at."""
+    if not isinstance(array, types.CPointer):
+        value = context.make_array(array)(context, builder, value).data
+    return builder.gep(value, [index])
 
 
 def splat(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastconv import jit, threads
 from fastconv.arrays import Array, empty
-from fastconv.gemm.schedule import part
+from fastconv.gemm.schedule import part, span
 
 WORK = 8.0  # flops that moving a number counts for
 ROW = 1024  # numbers that a loop is worth its start for
@@ -61,7 +61,7 @@ def added(a: Array, b: Array, rectify: bool = False) -> Array:
 @jit.kernel
 def _rectify(workers, x, y):
     for worker in numba.prange(workers):
-        first, last = part(y.size, workers, worker), part(y.size, workers, worker + 1)
+        first, last = span(y.size, workers, worker)
         _rectify_part(x[first:last], y[first:last])
 
 
@@ -75,7 +75,7 @@ def _rectify_part(x, y):
 @jit.kernel
 def _keep(workers, gy, y, gx):
     for worker in numba.prange(workers):
-        first, last = part(y.size, workers, worker), part(y.size, workers, worker + 1)
+        first, last = span(y.size, workers, worker)
         _keep_part(gy[first:last], y[first:last], gx[first:last])
 
 
@@ -122,7 +122,7 @@ def _keep_and_add(gy, y, gx, row):
 @jit.kernel
 def _add(workers, a, b, y, floor):
     for worker in numba.prange(workers):
-        first, last = part(y.size, workers, worker), part(y.size, workers, worker + 1)
+        first, last = span(y.size, workers, worker)
         _add_part(a[first:last], b[first:last], y[first:last], y.dtype.type(floor))
 
 

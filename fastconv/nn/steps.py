@@ -12,7 +12,7 @@ import numba
 
 from fastconv import jit, threads
 from fastconv.arrays import Array
-from fastconv.gemm.schedule import part
+from fastconv.gemm.schedule import span
 
 WORK = 20.0  # flops that a weight counts for
 
@@ -26,7 +26,7 @@ def run(kernel: jit.Kernel, w: Array, g: Array, *arguments: Any) -> None:
 def sgd(workers, w, g, velocity, lr, momentum, decay, nesterov):
     """V = momentum v + g, w -= lr v; with Nesterov's momentum w -= lr (g + momentum v)."""
     for worker in numba.prange(workers):
-        first, last = part(w.size, workers, worker), part(w.size, workers, worker + 1)
+        first, last = span(w.size, workers, worker)
         _sgd(w[first:last], g[first:last], velocity[first:last], lr, momentum, decay, nesterov)
 
 
@@ -46,7 +46,7 @@ def _sgd(w, g, velocity, lr, momentum, decay, nesterov):
 def adam(workers, w, g, m, v, b1, b2, size, root, eps, decay, shrink):
     """M and v are running averages of g and g^2: w = shrink w - size m / (root sqrt(v) + eps)."""
     for worker in numba.prange(workers):
-        first, last = part(w.size, workers, worker), part(w.size, workers, worker + 1)
+        first, last = span(w.size, workers, worker)
         averages = (m[first:last], v[first:last])
         _adam(w[first:last], g[first:last], *averages, b1, b2, size, root, eps, decay, shrink)
 
@@ -67,7 +67,7 @@ def _adam(w, g, m, v, b1, b2, size, root, eps, decay, shrink):
 def rmsprop(workers, w, g, square, lr, alpha, eps, decay):
     """Square is a running average of g^2: w -= lr g / (sqrt(square) + eps)."""
     for worker in numba.prange(workers):
-        first, last = part(w.size, workers, worker), part(w.size, workers, worker + 1)
+        first, last = span(w.size, workers, worker)
         _rmsprop(w[first:last], g[first:last], square[first:last], lr, alpha, eps, decay)
 
 

@@ -23,7 +23,7 @@ from fastconv.activations import finish, is_plain
 from fastconv.gemm.move import to_boundary
 from fastconv.gemm.pack import load_panels
 from fastconv.gemm.result import multiply_panels
-from fastconv.gemm.schedule import next_task, part
+from fastconv.gemm.schedule import next_task, part, span
 from fastconv.gemm.segments import add_edges, add_segment, copy_pixels, copy_segments
 from fastconv.gemm.weave import weave_rows
 
@@ -104,15 +104,14 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
         plane, block = block // blocks, block % blocks
         image, group = plane // geo.groups, plane % geo.groups
         area = area_of(geo, block)
-        p0 = part(panels, geo.m_blocks, m_block)
-        p1 = part(panels, geo.m_blocks, m_block + 1)
+        p0, p1 = span(panels, geo.m_blocks, m_block)
         m0, m1 = part(geo.m, panels, p0), part(geo.m, panels, p1)
         runs, width = runs_of(geo, area)
         vectors = -(-(width + lead) // geo.vl)
         slices = -(-vectors // geo.nr)
         n = plan_stripe(segments, area, geo, tables)
         for chunk in range(geo.chunks):
-            ch0, ch1 = part(geo.channels, geo.chunks, chunk), part(geo.channels, geo.chunks, chunk + 1)
+            ch0, ch1 = span(geo.channels, geo.chunks, chunk)
             source = (image * geo.groups + group) * geo.channels + ch0
             fill(scratch, b0, x, source, ch1 - ch0, geo, segments, n)
             load_panels(scratch, b0 + geo.panel, w, view, group, p0, p1, panels, ch0, ch1)
@@ -137,7 +136,7 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
                     )  # fmt: skip
         # some channels at a time: of each what follows in memory, for two rows at a time take three times as long
         for p in range(p0, p1 if geo.phases > 1 else p0):
-            k0, k1 = part(geo.m, panels, p), part(geo.m, panels, p + 1)
+            k0, k1 = span(geo.m, panels, p)
             for i in range(runs * slices):
                 run, j = i // slices, i % slices
                 j0 = part(vectors, slices, j) * geo.vl

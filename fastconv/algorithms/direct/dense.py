@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import machine, threads
+from fastconv import machine
 from fastconv.algorithms.base import Array
 from fastconv.algorithms.correlation import ONE_ROW, AxisPass, BlockedPass, Pass, combined, phase_tables
 from fastconv.algorithms.direct.cpu import Geometry, correlate
@@ -184,6 +184,8 @@ def chunks_of(p: Pass, tile: machine.Tile, itemsize: int) -> int:
 class DensePass(BlockedPass):
     """A pass ready to run; ``cache`` bytes are for a worker's blocks."""
 
+    kernel = correlate
+
     def __init__(self, p: Pass, itemsize: int, cache: int) -> None:
         tile, cores = machine.tile(itemsize), machine.machine().cores
         super().__init__(p, itemsize)
@@ -226,12 +228,3 @@ class DensePass(BlockedPass):
             return geometry, tables
 
         self.describe = described
-
-    def correlate(
-        self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any,
-        residual: Array,
-    ) -> None:  # fmt: skip
-        threads.launch(
-            correlate, self.flops, np.zeros(1, np.int64), x, w, view, out, scratch, self.lists(),
-            *self.described, bias, activation, residual,
-        )  # fmt: skip

@@ -30,7 +30,7 @@ from fastconv.gemm.gathered import tile_over_pixels
 from fastconv.gemm.move import SLACK, transpose
 from fastconv.gemm.record import joined as joined_tables
 from fastconv.gemm.record import record
-from fastconv.gemm.schedule import next_task, part
+from fastconv.gemm.schedule import next_task, part, span
 from fastconv.gemm.splits import add_splits
 from fastconv.gemm.turn import turn_area
 from fastconv.problem import ConvProblem, Direction
@@ -107,17 +107,17 @@ def _work(worker, counter, x, gy, partial, scratch, lists, geo, tables):
         rest, c_block = rest // geo.c_blocks, rest % geo.c_blocks
         rest, depth = rest // geo.deep, rest % geo.deep
         split, group = rest // geo.groups, rest % geo.groups
-        v0, v1 = part(geo.vectors, geo.c_blocks, c_block), part(geo.vectors, geo.c_blocks, c_block + 1)
+        v0, v1 = span(geo.vectors, geo.c_blocks, c_block)
         ch0 = v0 * geo.vl
         channels = geo.channels if geo.joined else min(v1 * geo.vl, geo.channels) - ch0
-        first, last = part(panels, geo.m_blocks, m_block), part(panels, geo.m_blocks, m_block + 1)
+        first, last = span(panels, geo.m_blocks, m_block)
         k0, k1 = part(geo.m, panels, first), part(geo.m, panels, last)
         every = geo.n * geo.sheets * areas
         begin = part(every, geo.splits, split)
         for i in range(begin, part(every, geo.splits, split + 1)):
             image, row_block, q_block = i // areas, i % areas // geo.q_blocks, i % geo.q_blocks
             image, sheet = image // geo.sheets, image % geo.sheets
-            p0, p1 = part(geo.p, geo.row_blocks, row_block), part(geo.p, geo.row_blocks, row_block + 1)
+            p0, p1 = span(geo.p, geo.row_blocks, row_block)
             q0 = q_block * geo.block_q
             q1 = min(q0 + geo.block_q, geo.q)
             down, right = p0 * geo.stride_h + geo.first_h, q0 * geo.stride_w + geo.first_w
@@ -186,15 +186,9 @@ def _store(partial, split, group, depth, k0, ch0, scratch, c0, rows, channels, g
         if geo.joined:
             for run in range(geo.runs):
                 transpose(
-                    partial,
-                    to + run * across,
-                    every,
-                    scratch,
-                    source + run * geo.ld,
+                    partial, to + run * across, every, scratch, source + run * geo.ld, channels, across,
                     channels,
-                    across,
-                    channels,
-                )
+                )  # fmt: skip
         elif geo.merged > 1:
             source += (k0 + row) * geo.merged // geo.m * own
             transpose(partial, to, every, scratch, source, geo.ld, geo.taps, own)

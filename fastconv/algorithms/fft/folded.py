@@ -18,13 +18,12 @@ import numpy as np
 from fastconv import borders, jit, threads
 from fastconv.activations import finish
 from fastconv.algorithms.base import Array, flat
-from fastconv.algorithms.direct.depthwise.move import add_row
-from fastconv.algorithms.direct.depthwise.pointer import pointer
 from fastconv.algorithms.fft.codelets import INVERSE_REAL, transform
 from fastconv.algorithms.fft.cut import Choice
 from fastconv.algorithms.fft.lanes import clear, place, scatter
 from fastconv.algorithms.fft.tile2d import samples_times, spectrum
 from fastconv.algorithms.fft.tiles import Spectral
+from fastconv.gemm.move import add_row
 from fastconv.problem import Axis, ConvProblem, Direction
 
 
@@ -46,7 +45,7 @@ def _add_tile(plane, row, column, own, g):
         if g.ah > 1:
             at = start + i * g.lanes
             transform(INVERSE_REAL, g.aw, own, at, step, gap, own, 0, 0, 0, own, 0, g.lanes, 0)
-        add_row(pointer(plane, ((row + i) * g.q + column) * g.lanes), pointer(own, 0), columns)
+        add_row(plane, ((row + i) * g.q + column) * g.lanes, own, 0, columns)
 
 
 @jit.inner
@@ -54,11 +53,11 @@ def _fold(plane, edges_h, edges_w, lo_h, height, g):
     """Add padded rows to the rows they repeat, then the columns of these; edges are (padded, what it repeats)."""
     line = g.q * g.lanes
     for i in range(0, edges_h.size, 2):
-        add_row(pointer(plane, edges_h[i + 1] * line), pointer(plane, edges_h[i] * line), line)
+        add_row(plane, edges_h[i + 1] * line, plane, edges_h[i] * line, line)
     for row in range(lo_h, lo_h + height):
         for i in range(0, edges_w.size, 2):
             to, at = row * line + edges_w[i + 1] * g.lanes, row * line + edges_w[i] * g.lanes
-            add_row(pointer(plane, to), pointer(plane, at), g.lanes)
+            add_row(plane, to, plane, at, g.lanes)
 
 
 @jit.kernel

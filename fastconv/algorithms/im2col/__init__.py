@@ -13,11 +13,10 @@ import functools
 from dataclasses import replace
 from itertools import product
 from math import inf, prod
-from typing import Any
 
 import numpy as np
 
-from fastconv import machine, threads
+from fastconv import machine
 from fastconv.algorithms.base import CHANNELS_FIRST, Algorithm, Array, Execution
 from fastconv.algorithms.correlation import (
     BlockedPass,
@@ -91,6 +90,8 @@ TASKS = 16  # for each core, where columns and panels give as many: two cores ar
 
 class LoweredPass(BlockedPass):
     """A pass over any number of axes, ready to run."""
+
+    kernel = correlate
 
     def __init__(self, p: Pass, itemsize: int, cache: int) -> None:
         super().__init__(p, itemsize)
@@ -183,15 +184,6 @@ class LoweredPass(BlockedPass):
             row_blocks *= 2
         _, row_blocks, self.column_blocks = best
         return row_blocks, self.column_blocks
-
-    def correlate(
-        self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any,
-        residual: Array,
-    ) -> None:  # fmt: skip
-        threads.launch(
-            correlate, self.flops, np.zeros(1, np.int64), x, w, view, out, scratch, self.lists(),
-            *self.described, bias, activation, residual,
-        )  # fmt: skip
 
 
 def lists_of(p: Pass, columns: int) -> tuple[int, int]:

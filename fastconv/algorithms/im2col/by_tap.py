@@ -15,20 +15,19 @@ from __future__ import annotations
 
 from itertools import product
 from math import inf, prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
-from fastconv import jit, machine, threads
+from fastconv import jit, machine
 from fastconv.algorithms.base import Array
 from fastconv.algorithms.correlation import BlockedPass, Pass, result_rows, source_rows
 from fastconv.algorithms.im2col.cost import TAP_KC
 from fastconv.algorithms.im2col.cpu import store
-from fastconv.gemm.move import BLOCK, SLACK, TAPS, add_rows, transpose, turn_taps
-from fastconv.gemm.pack import CHANNELS
+from fastconv.gemm.move import BLOCK, SLACK, add_rows
 from fastconv.gemm.record import joined, record
-from fastconv.gemm.schedule import next_task, part
+from fastconv.gemm.schedule import next_task, part, span
 from fastconv.gemm.segments import SEGMENT, add_segment, copy_channels
 from fastconv.gemm.tile import tile
 from fastconv.roofline import multiply
@@ -73,7 +72,9 @@ class Geometry(NamedTuple):
 
 
 @jit.kernel
-def correlate(workers, counter, x, packed, out, scratch, lists, geos, tables, bias, activation, residual):
+def correlate(
+    workers, counter, x, packed, views, out, scratch, lists, geos, tables, bias, activation, residual
+):
     """Compute a pass; tasks are blocks of lines x blocks of channels x groups."""
     for worker in numba.prange(workers):
         _work(worker, counter, x, packed, out, scratch, lists, geos[0], tables, bias, activation, residual)
@@ -90,10 +91,9 @@ def _work(worker, counter, x, packed, out, scratch, lists, geo, tables, bias, ac
     while task < tasks:
         block = task // geo.row_blocks
         group, block = block // geo.line_blocks, block % geo.line_blocks
-        p0 = part(panels, geo.row_blocks, task % geo.row_blocks)
-        p1 = part(panels, geo.row_blocks, task % geo.row_blocks + 1)
+        p0, p1 = span(panels, geo.row_blocks, task % geo.row_blocks)
         m0, m1 = part(geo.m, panels, p0), part(geo.m, panels, p1)
-        first, last = part(geo.lines, geo.line_blocks, block), part(geo.lines, geo.line_blocks, block + 1)
+        first, last = span(geo.lines, geo.line_blocks, block)
         for m in range(m0, m1):
             start = bias[group * geo.m + m] if bias.size > 0 else bias.dtype.type(0)
             scratch[c0 + (m - m0) * apart : c0 + (m - m0 + 1) * apart] = start
@@ -130,7 +130,7 @@ def add_tap(scratch, b0, c0, x, packed, segments, geo, tables, group, tap, first
             segments, geo, source_rows, tables[geo.offset_at + inner], lo, hi, first, line, q, count
         )
         for chunk in range(geo.chunks):
-            ch0, ch1 = part(geo.channels, geo.chunks, chunk), part(geo.channels, geo.chunks, chunk + 1)
+            ch0, ch1 = span(geo.channels, geo.chunks, chunk)
             copy_channels(
                 scratch, b0, geo.width, x, source + ch0 * size, size, ch1 - ch0, segments, n, geo.stride
             )
@@ -172,36 +172,6 @@ def plan_columns(segments, geo, source_rows, offset, lo, hi, first, line, q, col
     return n, line, q
 
 
-@jit.kernel
-def pack_taps(workers, w, packed, views):
-    """Pack the weights, tap by tap."""
-    for worker in numba.prange(workers):
-        _pack_share(worker, workers, w, packed, views[0])
-
-
-@jit.inner
-def _pack_share(worker, workers, w, packed, view):
-    panels, blocks = -(-view.m // view.mr), -(-view.channels // CHANNELS)
-    total, apart = view.groups * blocks, view.groups * view.m * view.channels
-    for i in range(part(total, workers, worker), part(total, workers, worker + 1)):
-        group, block = i // blocks, i % blocks
-        for panel in range(panels):
-            m0 = part(view.m, panels, panel)
-            rows = part(view.m, panels, panel + 1) - m0
-            c0, c1 = part(view.channels, blocks, block), part(view.channels, blocks, block + 1)
-            to = (group * view.m + m0) * view.channels + c0 * rows
-            at = group * view.group_stride + m0 * view.row_stride + c0 * view.channel_stride
-            if view.row_stride == view.taps <= TAPS:
-                turn_taps(packed, to, rows, apart, w, at, view.channel_stride, c1 - c0, rows, view.taps)
-                continue
-            if view.taps == 1:
-                transpose(packed, to, rows, w, at, view.row_stride, rows, c1 - c0)
-                continue
-            for c in range(c1 - c0):
-                source = at + c * view.channel_stride
-                transpose(packed, to + c * rows, apart, w, source, view.row_stride, rows, view.taps)
-
-
 LOWER, ADD = 5, 5  # cycles to lower a vector of B, and to add one to the sums
 TASKS = 8  # for each core, where lines and panels give as many
 
@@ -209,11 +179,14 @@ TASKS = 8  # for each core, where lines and panels give as many
 class TapPass(BlockedPass):
     """A pass over any number of axes, zeros around them, ready to run."""
 
+    kernel = correlate
+
     def __init__(self, p: Pass, itemsize: int, cache: int) -> None:
         super().__init__(p, itemsize)
         unit = machine.tile(itemsize)
         mr = min(unit.mr, BLOCK)  # packed by blocks that none overlaps
-        self.view = record(p.weights(itemsize)._replace(mr=mr))
+        apart = 0 if prod(p.kernel) == 1 else p.groups * p.m * p.channels
+        self.view = record(p.weights(itemsize)._replace(mr=mr, apart=apart))
         outer, last = p.axes[:-1], p.axes[-1]
         rows = prod(a.outputs for a in outer)
         row_blocks, self.column_blocks = self._divide(p, itemsize, cache, mr)
@@ -286,16 +259,3 @@ class TapPass(BlockedPass):
                 best = min(best, (cycles * (tasks / cores + 1), row_blocks, line_blocks))
             row_blocks *= 2
         return best[1:]
-
-    def pack(self, weight: Array, packed: Array) -> None:
-        """Write the packed weights; both arrays are flat."""
-        threads.launch(pack_taps, 4.0 * self.packed, weight, packed, self.view)
-
-    def correlate(
-        self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any,
-        residual: Array,
-    ) -> None:  # fmt: skip
-        threads.launch(
-            correlate, self.flops, np.zeros(1, np.int64), x, w, out, scratch, self.lists(), *self.described,
-            bias, activation, residual,
-        )  # fmt: skip

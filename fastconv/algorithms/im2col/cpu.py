@@ -20,7 +20,7 @@ from fastconv.activations import finish, is_plain
 from fastconv.gemm.move import to_boundary
 from fastconv.gemm.pack import load_panels
 from fastconv.gemm.result import multiply_panels
-from fastconv.gemm.schedule import next_task, part
+from fastconv.gemm.schedule import next_task, part, span
 from fastconv.gemm.segments import SEGMENT, add_edges, add_segment, copy_channels, copy_pixels, copy_segments
 from fastconv.gemm.tile import tile
 from fastconv.gemm.weave import weave_rows
@@ -91,13 +91,11 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
     while task < tasks:
         block = task // geo.row_blocks
         group, block = block // geo.column_blocks, block % geo.column_blocks
-        p0 = part(panels, geo.row_blocks, task % geo.row_blocks)
-        p1 = part(panels, geo.row_blocks, task % geo.row_blocks + 1)
-        first = part(slices, geo.column_blocks, block)
-        last = part(slices, geo.column_blocks, block + 1)
+        p0, p1 = span(panels, geo.row_blocks, task % geo.row_blocks)
+        first, last = span(slices, geo.column_blocks, block)
         m0, m1 = part(geo.m, panels, p0), part(geo.m, panels, p1)
         for chunk in range(geo.chunks):
-            ch0, ch1 = part(geo.channels, geo.chunks, chunk), part(geo.channels, geo.chunks, chunk + 1)
+            ch0, ch1 = span(geo.channels, geo.chunks, chunk)
             load_panels(scratch, b0 + geo.panel, w, view, group, p0, p1, panels, ch0, ch1)
             for i in range(first, last):
                 j0 = max(0, part(vectors, slices, i) * geo.vl - lead)
@@ -131,7 +129,7 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
                         scratch, c0, out, geo, tables, group, j0, j1 - j0, m0, m1, straight, activation, residual
                     )  # fmt: skip
         for p in range(p0, p1 if geo.phases > 1 else p0):
-            k0, k1 = part(geo.m, panels, p), part(geo.m, panels, p + 1)
+            k0, k1 = span(geo.m, panels, p)
             for i in range(first, last):
                 j0 = part(vectors, slices, i) * geo.vl
                 columns = min(geo.columns, part(vectors, slices, i + 1) * geo.vl) - j0

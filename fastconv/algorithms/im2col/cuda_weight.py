@@ -20,7 +20,7 @@ from fastconv.algorithms.im2col.splits import THREADS, SumGeometry, magic, sum_k
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
 from fastconv.gemm.cuda import TILES, Tile
-from fastconv.problem import Axis, ConvProblem
+from fastconv.problem import ConvProblem
 
 MOST_SPLITS, FEWEST_STAGES = 256, 8
 MOST_LINES = 2**16  # a MB of tables
@@ -69,7 +69,7 @@ def plan(problem: ConvProblem, limit: int) -> Blocks:
 
 def marks_of(problem: ConvProblem) -> list[tuple[int, int]]:
     """Return (axis, offset) of all taps, each once; none if they are too many for bits, or positions for tables."""
-    axes = three(problem)
+    axes = problem.last_axes(3)
     marks = [(i, r * a.dilation - a.lo) for i, a in enumerate(axes) for r in range(a.kernel)]
     o, p, q = (a.output for a in axes)
     return marks if len(marks) <= MARKS and o * p + q <= MOST_LINES else []
@@ -81,7 +81,7 @@ def table(problem: ConvProblem, columns: int, linked: bool) -> np.ndarray:
     A column is (offset, bits of its tap, 0, 0) or, without `marks_of`, (offset, dz, dy, dx), offsets from the first
     tap's; positions are (offset, bits of taps that lie outside there, those of the next position, 0).
     """
-    axes, channels, marks = three(problem), problem.c // problem.groups, marks_of(problem)
+    axes, channels, marks = problem.last_axes(3), problem.c // problem.groups, marks_of(problem)
     channel, pixel = (1, problem.c) if problem.layout == "nhwc" else (prod(a.size for a in axes), 1)
     taps = list(product(*([r * a.dilation - a.lo for r in range(a.kernel)] for a in axes)))
     order = [(c, tap) for tap in taps for c in range(channels)]
@@ -113,13 +113,8 @@ def table(problem: ConvProblem, columns: int, linked: bool) -> np.ndarray:
 
 def start(problem: ConvProblem) -> int:
     """Return the offset of the first tap."""
-    axes, pixel = three(problem), problem.c if problem.layout == "nhwc" else 1
+    axes, pixel = problem.last_axes(3), problem.c if problem.layout == "nhwc" else 1
     return -((axes[0].lo * axes[1].size + axes[1].lo) * axes[2].size + axes[2].lo) * pixel
-
-
-def three(problem: ConvProblem) -> tuple[Axis, ...]:
-    """Return three axes, those that are missing of one pixel."""
-    return (*[Axis(1, 1)] * (3 - len(problem.axes)), *problem.axes)
 
 
 class WeightRun(Execution):
@@ -127,7 +122,7 @@ class WeightRun(Execution):
 
     def __init__(self, problem: ConvProblem, b: Blocks) -> None:
         self.b, self.dtype, self.workspace = b, problem.dtype, b.workspace
-        axes = three(problem)
+        axes = problem.last_axes(3)
         m, columns = problem.k // problem.groups, problem.c // problem.groups * prod(problem.kernel)
         m_tiles, column_tiles = -(-m // b.tile.bm), -(-columns // b.tile.bn)
         output, sizes = [a.output for a in axes], [a.size for a in axes]

@@ -198,15 +198,13 @@ def writer(dtype, tile: Tile, traits: Traits, name):
         """Return where the first channel of a column's result lies, or -1 where there is none."""
         if column >= g.columns:
             return int64(-1)
-        n = divided(column, g.positions_m, g.positions_s)
+        n, rest = divided(column, g.positions, g.positions_m, g.positions_s)
         at = int64(n) * int64(g.image_result) + int64(group) * int64(g.group_result)
-        rest = U(column - n * g.positions)
         if plain:
             return at + int64(rest) * int64(g.pixel_result)
-        z = divided(rest, g.plane_m, g.plane_s)
-        rest = U(rest - z * g.plane)
-        y = divided(rest, g.row_m, g.row_s)
-        x = U(U(rest - y * g.row) * g.step_x + phase % g.step_x)
+        z, rest = divided(rest, g.plane, g.plane_m, g.plane_s)
+        y, x = divided(rest, g.row, g.row_m, g.row_s)
+        x = U(x * g.step_x + phase % g.step_x)
         y = U(y * g.step_y + U(phase // g.step_x) % g.step_y)
         z = U(z * g.step_z + U(phase // g.step_x) // g.step_y)
         if x < g.result_x and y < g.result_y and z < g.result_z:
@@ -304,13 +302,10 @@ def correlation(dtype, tile: Tile, traits: Traits, name):
         if dense:
             in_tile, b_row = U(U(tid % U(bn // 4)) * U(4)), U(tid // U(bn // 4))
         column = U(column_tile * U(bn) + in_tile)
-        n = divided(column, g.positions_m, g.positions_s)
-        rest = U(column - n * g.positions)
-        z = divided(rest, g.plane_m, g.plane_s)
-        rest = U(rest - z * g.plane)
-        y = divided(rest, g.row_m, g.row_s)
-        xx = U(U(rest - y * g.row) * g.stride_x)
-        z, y = U(z * g.stride_z), U(y * g.stride_y)
+        n, rest = divided(column, g.positions, g.positions_m, g.positions_s)
+        z, rest = divided(rest, g.plane, g.plane_m, g.plane_s)
+        y, xx = divided(rest, g.row, g.row_m, g.row_s)
+        z, y, xx = U(z * g.stride_z), U(y * g.stride_y), U(xx * g.stride_x)
         base = int64(n) * int64(g.image_source) + int64(group) * int64(g.group_source)
         base += int64(U(U(U(z * g.height) + y) * g.width + xx)) * int64(g.pixel_source)
         marks = (int64(g.phases) + int64(g.rows)) * int64(4)

@@ -123,15 +123,13 @@ def walker(way: Way):
 
     @inline
     def begun(t, tables, g):
-        n = divided(t, g.pixels_m, g.pixels_s)
-        place = U(t - n * g.pixels)
+        n, place = divided(t, g.pixels, g.pixels_m, g.pixels_s)
         if marked:
-            line = divided(place, g.row_m, g.row_s)
-            return looked_up(t, n, line, U(place - line * g.row), tables, g)
-        z = divided(place, g.plane_m, g.plane_s)
-        rest = U(place - z * g.plane)
-        y = divided(rest, g.row_m, g.row_s)
-        x, y, z = U(U(rest - y * g.row) * g.stride_x), U(y * g.stride_y), U(z * g.stride_z)
+            line, x = divided(place, g.row, g.row_m, g.row_s)
+            return looked_up(t, n, line, x, tables, g)
+        z, rest = divided(place, g.plane, g.plane_m, g.plane_s)
+        y, x = divided(rest, g.row, g.row_m, g.row_s)
+        x, y, z = U(x * g.stride_x), U(y * g.stride_y), U(z * g.stride_z)
         offset, missing = int32(U(U(U(U(z * g.height) + y) * g.width + x) * g.pixel_source)), U(0)
         if n >= g.images:
             x, missing = U(OUTSIDE), U(ALL)

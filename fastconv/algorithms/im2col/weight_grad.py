@@ -27,7 +27,7 @@ from fastconv.gemm.blocking import odd_lines
 from fastconv.gemm.gathered import tile_over_pixels
 from fastconv.gemm.move import SLACK, transpose, write_row
 from fastconv.gemm.record import record
-from fastconv.gemm.schedule import next_task, part
+from fastconv.gemm.schedule import next_task, part, span
 from fastconv.gemm.splits import add_splits
 from fastconv.problem import ConvProblem, Direction
 
@@ -73,9 +73,9 @@ def _work(worker, counter, a, b, partial, scratch, lists, geo, tables, blocks):
         rest, m_block = task // blocks.m_blocks, task % blocks.m_blocks
         rest, t_block = rest // blocks.t_blocks, rest % blocks.t_blocks
         split, group = rest // geo.groups, rest % geo.groups
-        v0, v1 = part(vectors, blocks.t_blocks, t_block), part(vectors, blocks.t_blocks, t_block + 1)
+        v0, v1 = span(vectors, blocks.t_blocks, t_block)
         t0, t1 = v0 * geo.vl, min(v1 * geo.vl, length)
-        p0, p1 = part(panels, blocks.m_blocks, m_block), part(panels, blocks.m_blocks, m_block + 1)
+        p0, p1 = span(panels, blocks.m_blocks, m_block)
         first = part(geo.m, panels, p0)
         begin = part(chunks, blocks.splits, split)
         for chunk in range(begin, part(chunks, blocks.splits, split + 1)):
@@ -132,7 +132,7 @@ def _multiply(c, c0, a, b0, ld, rows, count, run, p0, p1, panels, vectors, more,
         v = part(vectors, groups, g)
         at, nr = v * geo.vl, part(vectors, groups, g + 1) - v
         for p in range(p0, p1):
-            m, following = part(geo.m, panels, p), part(geo.m, panels, p + 1)
+            m, following = span(geo.m, panels, p)
             ahead = (following - m) * apart
             if p == p1 - 1:
                 ahead = (first - m) * apart + (run if g == groups - 1 else 0)

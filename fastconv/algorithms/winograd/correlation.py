@@ -23,7 +23,7 @@ from fastconv.algorithms.winograd.lanes import widths
 from fastconv.algorithms.winograd.phases import counts, tile_axes
 from fastconv.algorithms.winograd.transforms import ROWS, Tiles
 from fastconv.gemm.move import SLACK
-from fastconv.problem import Axis, ConvProblem, Direction
+from fastconv.problem import ConvProblem, Direction
 
 
 def correlation(problem: ConvProblem, direction: Direction, tiles: Tiles, limit: int) -> Correlation:
@@ -190,7 +190,7 @@ def places(problem: ConvProblem, direction: Direction) -> Array:
 
 def border_table(problem: ConvProblem, rows: int) -> Array:
     """Return the table that tiles read x by: ``rows`` rows of it from the padding's first on, the pairs of its edges."""
-    above, beside = (Axis(1, 1), *problem.axes)[-2:]
+    above, beside = problem.last_axes(2)
     pairs = borders.edges(beside, problem.padding_mode)
     edges = borders.edges(above, problem.padding_mode)
     found = borders.sources(np.arange(rows) - above.lo, above.size, edges)

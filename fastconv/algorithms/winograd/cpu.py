@@ -28,7 +28,7 @@ from fastconv.activations import finish
 from fastconv.algorithms.winograd.filters import unpack_taps
 from fastconv.algorithms.winograd.lanes import transform_input, transform_output
 from fastconv.algorithms.winograd.pixels.lanes import transform_filters
-from fastconv.gemm.schedule import next_task, part
+from fastconv.gemm.schedule import next_task, part, span
 from fastconv.gemm.tile import tile
 
 
@@ -108,8 +108,7 @@ def transform_tiles(workers, counter, x, v, border, geo, mh, rh, mw, rw, split):
         task = next_task(counter)
         while task < geo.groups * geo.blocks * geo.channel_parts:
             block, channels = task // geo.channel_parts, task % geo.channel_parts
-            first = part(geo.c, geo.channel_parts, channels)
-            last = part(geo.c, geo.channel_parts, channels + 1)
+            first, last = span(geo.c, geo.channel_parts, channels)
             v0 = block * geo.positions * geo.v_step
             input_block(
                 v, v0, x, border, geo, block // geo.blocks, block % geo.blocks, first, last,
@@ -141,7 +140,7 @@ def convolve(
             if geo.by_tiles:
                 input_block(scratch, base, x, border, geo, group, number, 0, geo.c, (mh, rh, mw, rw, split))
             for i in range(chunk, last_chunk):
-                p0, p1 = part(geo.panels, geo.chunks, i), part(geo.panels, geo.chunks, i + 1)
+                p0, p1 = span(geo.panels, geo.chunks, i)
                 if fused:
                     for p in range(p0, p1):
                         at = u0 + (p - p0) * panel_size

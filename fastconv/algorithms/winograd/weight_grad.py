@@ -201,6 +201,12 @@ def _transform_back(gw, to, s, s0, t0, c, k, geo, variant):
 class Blocks(NamedTuple):
     """What each task holds at once."""
 
+    c: int  # of a group
+    k: int
+    alpha_h: int  # pixels of x in a tile
+    alpha_w: int
+    tiles_h: int
+    tiles_w: int
     turned: bool  # whether k has the columns of S
     chunks_c: int
     chunks_k: int
@@ -214,6 +220,11 @@ class Blocks(NamedTuple):
     rows: int  # of tiles of an area
     columns: int
     pixels: int  # of an area
+
+    @property
+    def positions(self) -> int:
+        """Pixels of x in a tile."""
+        return self.alpha_h * self.alpha_w
 
     @property
     def areas(self) -> int:
@@ -247,7 +258,7 @@ def cut(problem: ConvProblem, tiles: Tiles, cache: int) -> Blocks:
     image_blocks = -(-problem.n // max(1, room // (tiles_h * tiles_w)))
     pixels = ((rows - 1) * mh + alpha_h) * ((columns - 1) * mw + alpha_w)
     return Blocks(
-        turned, chunks_c, chunks_k, width_c, width_k, width, height, image_blocks, row_blocks, column_blocks,
+        c, k, alpha_h, alpha_w, tiles_h, tiles_w, turned, chunks_c, chunks_k, width_c, width_k, width, height, image_blocks, row_blocks, column_blocks,
         rows, columns, pixels,
     )  # fmt: skip
 
@@ -260,28 +271,25 @@ def splits(areas: int, chunks: int) -> int:
 def geometry(problem: ConvProblem, tiles: Tiles, cache: int) -> Geometry:
     """Describe blocks for ``cache`` bytes to the kernels."""
     unit, b = machine.tile(problem.itemsize), cut(problem, tiles, cache)
-    c, k = problem.c // problem.groups, problem.k // problem.groups
     h, w = (1, *(a.size for a in problem.axes))[-2:]
     p, q = (1, *problem.output)[-2:]
     (mh, rh), (mw, rw) = tiles
-    alpha_h, alpha_w = mh + rh - 1, mw + rw - 1
-    positions, tiles_h, tiles_w = alpha_h * alpha_w, -(-p // mh), -(-q // mw)
 
     capacity = -(-problem.n // b.image_blocks) * b.rows * b.columns  # tiles of an area
     v_step, w_step = (capacity * width + unit.vl for width in (b.width_c, b.width_k))
     s_step = b.height * b.width + unit.vl
-    s_start = positions * (v_step + w_step)
-    edges_at, edges = tiles_h * mh + rh - 1, len(borders.edges(problem.axes[-1], problem.padding_mode))
-    area_start = s_start + positions * s_step
+    s_start = b.positions * (v_step + w_step)
+    edges_at, edges = b.tiles_h * mh + rh - 1, len(borders.edges(problem.axes[-1], problem.padding_mode))
+    area_start = s_start + b.positions * s_step
     scratch = area_start + max(b.pixels, rh * rw) * max(b.width_c, b.width_k) + SLACK
     return Geometry(
-        n=problem.n, groups=problem.groups, c=c, k=k, h=h, w=w, p=p, q=q, lo_w=problem.axes[-1].lo, mh=mh, mw=mw,
-        alpha_h=alpha_h, alpha_w=alpha_w, tiles_h=tiles_h, tiles_w=tiles_w, positions=positions, taps=rh * rw,
+        n=problem.n, groups=problem.groups, c=b.c, k=b.k, h=h, w=w, p=p, q=q, lo_w=problem.axes[-1].lo, mh=mh, mw=mw,
+        alpha_h=b.alpha_h, alpha_w=b.alpha_w, tiles_h=b.tiles_h, tiles_w=b.tiles_w, positions=b.positions, taps=rh * rw,
         image_blocks=b.image_blocks, row_blocks=b.row_blocks, column_blocks=b.column_blocks,
         splits=splits(b.areas, problem.groups * b.chunks_c * b.chunks_k), planar=problem.layout != "nhwc",
         turned=b.turned, unit_c=unit.mr if b.turned else unit.vl, unit_k=unit.vl if b.turned else unit.mr,
         chunks_c=b.chunks_c, chunks_k=b.chunks_k, width_c=b.width_c, width_k=b.width_k,
-        v_step=v_step, w_step=w_step, s_step=s_step, w_start=positions * v_step,
+        v_step=v_step, w_step=w_step, s_step=s_step, w_start=b.positions * v_step,
         s_start=s_start, area_start=area_start, scratch=-(-scratch // 16) * 16, pixels=b.pixels, mr=unit.mr,
         nr=unit.nr, vl=unit.vl, edges_at=edges_at, edges=edges, gradient_at=edges_at + 2 * edges,
     )  # fmt: skip
@@ -336,10 +344,7 @@ class WeightGrad(Execution):
 def work(problem: ConvProblem, tiles: Tiles) -> dict[str, float]:
     """Count vectors of pixels turned, positions transformed, sums transformed back, and the products."""
     b, vl = cut(problem, tiles, machine.machine().l2), machine.tile(problem.itemsize).vl
-    c, k, groups = problem.c // problem.groups, problem.k // problem.groups, problem.groups
-    (mh, rh), (mw, rw) = tiles
-    p, q = (1, *problem.output)[-2:]
-    count, positions = problem.n * -(-p // mh) * -(-q // mw), (mh + rh - 1) * (mw + rw - 1)
+    c, k, groups, positions, count = b.c, b.k, problem.groups, b.positions, problem.n * b.tiles_h * b.tiles_w
     wide, high, chunks = (k, c, b.chunks_k) if b.turned else (c, k, b.chunks_c)
     vectors = -(-wide // vl)
     # every chunk of one operand turns and transforms the other again

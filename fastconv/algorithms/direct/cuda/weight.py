@@ -14,7 +14,7 @@ from fastconv.algorithms.im2col import splits
 from fastconv.algorithms.im2col.splits import SumGeometry, magic, sum_kernel
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
-from fastconv.problem import Axis, ConvProblem
+from fastconv.problem import ConvProblem
 
 WARP = 32
 SUMS = 28  # in the registers of a thread
@@ -27,14 +27,9 @@ def kernel(dtype: str, taps: Taps) -> Kernel:
     return Kernel(correlation, (dtype, taps), (dtype,) * 3, Geometry, "uint32", THREADS, 4)
 
 
-def axes_of(problem: ConvProblem) -> tuple[Axis, ...]:
-    """Return three axes, those that are missing of one pixel."""
-    return (*[Axis(1, 1)] * (3 - len(problem.axes)), *problem.axes)
-
-
 def block_of(problem: ConvProblem) -> tuple[int, int, int, int]:
     """Return the rows and columns of a block of taps, and how many blocks there are of both."""
-    _, y, x = axes_of(problem)
+    _, y, x = problem.last_axes(3)
     sb = equal_piece(x.kernel, x.dilation, (TX - 1) * x.stride + 1, LONGEST, SPAN)
     blocks_x = -(-x.kernel // sb)
     blocks_y = -(-y.kernel // max(1, SUMS // sb))
@@ -50,7 +45,7 @@ def pairs(problem: ConvProblem) -> int:
     """Return the number of thread blocks without splits."""
     _, _, blocks_y, blocks_x = block_of(problem)
     blocks = -(-problem.k // lanes(problem)) * (problem.c // problem.groups) * blocks_y * blocks_x
-    return blocks * axes_of(problem)[0].kernel
+    return blocks * problem.last_axes(3)[0].kernel
 
 
 def passes(problem: ConvProblem) -> float:
@@ -61,7 +56,7 @@ def passes(problem: ConvProblem) -> float:
 
 def tiles(problem: ConvProblem) -> int:
     """Return how many times TX positions there are in the batch."""
-    z, y, x = axes_of(problem)
+    z, y, x = problem.last_axes(3)
     return problem.n * z.output * y.output * -(-x.output // TX)
 
 
@@ -98,7 +93,7 @@ class WeightRows(Execution):
 
     def __init__(self, problem: ConvProblem, split: Split) -> None:
         self.dtype, self.split, self.workspace = problem.dtype, split, split.workspace
-        z, y, x = axes_of(problem)
+        z, y, x = problem.last_axes(3)
         rb, sb, blocks_y, blocks_x = block_of(problem)
         first = lanes(problem) == 1
         low = -x.lo if first and blocks_x == 1 else 0

@@ -161,12 +161,10 @@ def correlation(dtype, taps: Taps):
         if k >= g.k:
             last = U(0)
         while tile < last:
-            rest = divided(tile, g.tiles_x_m, g.tiles_x_s)
-            q = U(U(tile - rest * g.tiles_x) * U(4))
-            row = divided(rest, g.rows_m, g.rows_s)
-            p = U(rest - row * g.rows)
-            n = divided(row, g.slices_m, g.slices_s)
-            o = U(row - n * g.slices)
+            rest, tile_x = divided(tile, g.tiles_x, g.tiles_x_m, g.tiles_x_s)
+            q = U(tile_x * U(4))
+            row, p = divided(rest, g.rows, g.rows_m, g.rows_s)
+            n, o = divided(row, g.slices, g.slices_m, g.slices_s)
             z = U(U(o * g.stride_z) + U(tap_z * g.gap_z) - g.lo_z)
             if z < g.depth:
                 valid = U(g.columns - q)

@@ -22,9 +22,9 @@ from numba.extending import intrinsic
 
 from fastconv import machine
 from fastconv.algorithms.direct.depthwise.lanes import lanes_of, load_lanes
-from fastconv.algorithms.direct.depthwise.pointer import out_of_line, prefetch, scalar_type
+from fastconv.algorithms.direct.depthwise.pointer import out_of_line, scalar_type
 from fastconv.algorithms.direct.depthwise.taps import ENTRY
-from fastconv.gemm.tile import I64, fma, load, store
+from fastconv.gemm.tile import I64, fma, load, prefetch, store
 
 # A step: taps T x S over ``height`` rows and a list of blocks of columns; ``ahead`` is where the next rows lie.
 OUTER = (
@@ -59,11 +59,7 @@ def _walk(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType, s
         builder.position_at_end(inside)
         places = [builder.gep(column, [offset]) for column in columns]
         for part in range(p.step):
-            prefetch(
-                builder,
-                builder.gep(places[0], [builder.add(p.ahead_x, I64(part * vector.count))]),
-                write=False,
-            )
+            prefetch(builder, builder.gep(places[0], [builder.add(p.ahead_x, I64(part * vector.count))]))
         loaded = [
             load_lanes(builder, at, mask, vector, p.step, p.itemsize)
             for at, mask in zip(places, masks, strict=True)
@@ -89,7 +85,7 @@ def _walk(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType, s
 
     builder.position_at_end(body)
     gy_row = builder.gep(gy_column, [builder.mul(j, p.ldg)])
-    prefetch(builder, builder.gep(gy_row, [p.ahead_gy]), write=False)
+    prefetch(builder, builder.gep(gy_row, [p.ahead_gy]))
     right = load_lanes(builder, gy_row, gy_lanes, vector, 1, p.itemsize)
     first = builder.mul(j, I64(p.step))
     pixels = held[len(sums) :]

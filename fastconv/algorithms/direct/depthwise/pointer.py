@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
-from fastconv.gemm.tile import data
+from fastconv.gemm.tile import data, element
 
 
 @intrinsic
@@ -27,8 +27,7 @@ def pointer(typing: Any, array: Any, index: Any) -> Any:
 
 def scalar_type(kind: types.CPointer) -> Any:
     """Return the LLVM type a pointer points at, and its size in bytes."""
-    itemsize = kind.dtype.bitwidth // 8
-    return (ir.FloatType() if itemsize == 4 else ir.DoubleType()), itemsize
+    return element(kind), kind.dtype.bitwidth // 8
 
 
 @intrinsic
@@ -39,14 +38,6 @@ def after(typing: Any, start: Any, count: Any) -> Any:
         return builder.gep(arguments[0], [arguments[1]])
 
     return start(start, types.int64), codegen
-
-
-def prefetch(builder: Any, address: Any, write: bool) -> None:
-    """Ask for a cache line; never faults, wherever the address points."""
-    byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(function, [builder.bitcast(address, byte), flag(int(write)), flag(3), flag(1)])
 
 
 def out_of_line(builder: Any, name: str, arguments: Any, emit: Any) -> None:

@@ -35,9 +35,9 @@ from numba.extending import intrinsic
 
 from fastconv import machine
 from fastconv.algorithms.direct.depthwise.lanes import lanes_of, load_lanes, store_lanes
-from fastconv.algorithms.direct.depthwise.pointer import out_of_line, prefetch, scalar_type
+from fastconv.algorithms.direct.depthwise.pointer import out_of_line, scalar_type
 from fastconv.gemm.move import I1, I32
-from fastconv.gemm.tile import I64, fma, splat
+from fastconv.gemm.tile import I64, fma, prefetch, splat
 
 ROWS = 8  # J at most
 NARROW = 7  # rows from which maps of at most half a vector, 7 x 7, have bodies of half a vector
@@ -145,7 +145,7 @@ def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType) -
         for i in range(p.step * height):
             row = builder.gep(last, [builder.mul(p.pitch, I64(i + 1))])
             for part in range(p.stride):
-                prefetch(builder, builder.gep(row, [I64(part * vector.count)]), write=False)
+                prefetch(builder, builder.gep(row, [I64(part * vector.count)]))
         for out in outs:
             row = builder.gep(out, [builder.mul(p.ldo, I64(height))])
             for part in range(p.phases):

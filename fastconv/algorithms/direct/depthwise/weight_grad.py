@@ -126,15 +126,9 @@ class WeightGrad(Execution):
     ) -> None:
         scratch = take(self.per_worker, self.flops, self.dtype)
         threads.launch(
-            weight_grad,
-            self.flops,
-            flat(first),
-            flat(second),
-            flat(out),
-            scratch,
-            self.geometry,
+            weight_grad, self.flops, flat(first), flat(second), flat(out), scratch, self.geometry,
             *self.tables,
-        )
+        )  # fmt: skip
 
 
 def _bands(schedule: Schedule, columns: Columns, wide: int) -> Iterator[Band]:

@@ -18,7 +18,7 @@ from fastconv.activations import finish
 from fastconv.algorithms.direct.pixels.pack import HEAD, block_start
 from fastconv.gemm.gathered import pixel_rows, tile_gathered
 from fastconv.gemm.move import write_row
-from fastconv.gemm.schedule import next_task, part
+from fastconv.gemm.schedule import next_task, part, span
 
 
 class Geometry(NamedTuple):
@@ -101,7 +101,7 @@ def _work(
         plane, area = rest // areas, rest % areas
         image, group = plane // geo.groups, plane % geo.groups
         row_block, q_block = area // geo.q_blocks, area % geo.q_blocks
-        p0, p1 = part(geo.p, geo.row_blocks, row_block), part(geo.p, geo.row_blocks, row_block + 1)
+        p0, p1 = span(geo.p, geo.row_blocks, row_block)
         q0 = q_block * geo.block_q
         q1 = min(q0 + geo.block_q, geo.q)
         if geo.copied:
@@ -219,8 +219,8 @@ def _multiply(
         chunks = max(1, -(-runs // max(1, steps // length)) if parts == 1 else runs)
         pieces = max(1, chunks * parts)
         for piece in range(pieces):
-            run0, run1 = part(runs, chunks, piece // parts), part(runs, chunks, piece // parts + 1)
-            t, t_end = part(length, parts, piece % parts), part(length, parts, piece % parts + 1)
+            run0, run1 = span(runs, chunks, piece // parts)
+            t, t_end = span(length, parts, piece % parts)
             for i in range(tiles):
                 first = part(count, tiles, i)
                 mr = part(count, tiles, i + 1) - first

@@ -22,7 +22,7 @@ from fastconv.algorithms.direct.pixels.cpu import copy_rows
 from fastconv.gemm.gathered import TAPS, sum_by_taps
 from fastconv.gemm.move import SLACK, transpose
 from fastconv.gemm.record import record
-from fastconv.gemm.schedule import next_task, part
+from fastconv.gemm.schedule import next_task, part, span
 from fastconv.gemm.splits import add_splits
 from fastconv.problem import ConvProblem, Direction
 
@@ -85,7 +85,7 @@ def _work(worker, counter, x, gy, partial, scratch, geo, offsets):
         begin = part(geo.areas, geo.splits, split)
         for i in range(begin, part(geo.areas, geo.splits, split + 1)):
             image, row_block, q_block = i // per_image, i % per_image // geo.q_blocks, i % geo.q_blocks
-            p0, p1 = part(geo.p, geo.row_blocks, row_block), part(geo.p, geo.row_blocks, row_block + 1)
+            p0, p1 = span(geo.p, geo.row_blocks, row_block)
             q0 = q_block * geo.block_q
             q1 = min(q0 + geo.block_q, geo.q)
             if geo.copied:

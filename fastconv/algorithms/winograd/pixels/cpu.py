@@ -20,7 +20,7 @@ from fastconv.algorithms.winograd.pixels.lanes import transform_filters, transfo
 from fastconv.algorithms.winograd.transforms import ROWS
 from fastconv.gemm.gathered import pixel_rows, tile_gathered
 from fastconv.gemm.move import write_row
-from fastconv.gemm.schedule import next_task, part
+from fastconv.gemm.schedule import next_task, part, span
 
 
 class Geometry(NamedTuple):
@@ -115,7 +115,7 @@ def convolve(
         task = next_task(counter)
         while task < geo.groups * geo.blocks:
             group, block = task // geo.blocks, task % geo.blocks
-            t0, t1 = part(geo.tiles, geo.blocks, block), part(geo.tiles, geo.blocks, block + 1)
+            t0, t1 = span(geo.tiles, geo.blocks, block)
             _input_block(scratch, base, x, geo, group, t0, t1, (mh, rh, mw, rw))
             for panel in range(geo.panels):
                 _multiply(scratch, sources, targets, u, positions, start, geo, group, panel, t1 - t0)
