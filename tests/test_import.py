@@ -1,5 +1,6 @@
 """What `import fastconv` costs others: nothing beyond Numba's own modules."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -19,6 +20,7 @@ print(json.dumps({"modules": sorted(set(sys.modules) - before), "opened": hooked
 """
 
 
+@functools.cache
 def imported():
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROGRAM], check=True, capture_output=True, text=True, timeout=60

@@ -33,9 +33,8 @@ def guarding(module):
     """Give a module that makes its results itself guarded memory for them."""
     module.np = Guarded("numpy")
 
-import fastconv.arrays, fastconv.convolve, fastconv.transpose
-import fastconv.pooling.call, fastconv.pooling.scatter
-for module in (fastconv.arrays, fastconv.convolve, fastconv.transpose, fastconv.pooling.call, fastconv.pooling.scatter):
+import fastconv.arrays, fastconv.convolve, fastconv.reuse, fastconv.pooling.call, fastconv.pooling.scatter
+for module in (fastconv.arrays, fastconv.convolve, fastconv.reuse, fastconv.pooling.call, fastconv.pooling.scatter):
     guarding(module)
 
 x, w, gy, b = array(2, 3, 7, 9), array(5, 3, 3, 3), array(2, 5, 7, 9), array(5)

@@ -139,16 +139,3 @@ def test_whatever_is_chosen_is_right(problem, seed):
 @given(problem=problems())
 def test_the_printed_line_reads_back(problem):
     assert ConvProblem.parse(str(problem)) == problem
-
-
-@pytest.mark.parametrize("name", ["auto", "im2col"])
-@pytest.mark.parametrize("rank", [1, 2])
-def test_an_empty_batch_gives_empty_results_and_zero_gradients(rank, name):
-    """The call answers it; algorithms are not asked."""
-    x, w = np.ones((0, 4, *[7] * rank), "float32"), np.ones((6, 2, *[3] * rank), "float32")
-    y = getattr(fastconv, f"conv{rank}d")(x, w, groups=2, algorithm=name)
-    assert y.shape == (0, 6, *[5] * rank)
-    grads = getattr(fastconv, f"conv{rank}d_backward")(x, w, y, groups=2, algorithm=name)
-    assert grads.input.shape == x.shape
-    np.testing.assert_array_equal(grads.weight, np.zeros_like(w))
-    np.testing.assert_array_equal(grads.bias, np.zeros(6, "float32"))

@@ -201,10 +201,13 @@ def test_adaptive_sizes(size):
 
 
 def test_residuals():
-    for rank in (1, 3):
-        for wrong in (GY[rank][:1], GY[rank][0], GY[rank][..., :1], zeros(1)):
+    for rank, gy in GY.items():
+        x, w = X[rank], W[rank]
+        for wrong in (gy[:1], gy[0], gy[..., :1], zeros(6, *[1] * rank), zeros(1)):
             with pytest.raises(ValueError, match="residual must have the result's shape"):
-                getattr(fastconv, f"conv{rank}d")(X[rank], W[rank], residual=wrong)
+                getattr(fastconv, f"conv{rank}d")(x, w, residual=wrong)
+            with pytest.raises(ValueError, match="residual must have the result's shape"):
+                getattr(fastconv, f"conv{rank}d_backward")(x, w, gy, residual=wrong)
     with pytest.raises(ValueError, match=r"residual must have the result's shape \(2, 5, 4, 6\)"):
         fastconv.conv2d(LAST[0], W[2], residual=GY[2], layout="NHWC")
     with pytest.raises(TypeError, match="residual must"):

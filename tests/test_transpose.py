@@ -110,16 +110,6 @@ def test_bias_activation_and_out():
     np.testing.assert_array_equal(out, np.maximum(plain, 0))
 
 
-def test_no_batch_and_empty_batch():
-    x, w = integers((3, 4, 5), 1), integers((3, 2, 2, 2), 2)
-    with fastconv.config(algorithm="direct"):
-        y = fastconv.conv_transpose2d(x, w)
-        np.testing.assert_array_equal(y, fastconv.conv_transpose2d(x[None], w)[0])
-        grads = fastconv.conv_transpose2d_backward(x, w, y)
-    assert grads.input.shape == x.shape
-    assert fastconv.conv_transpose2d(np.empty((0, 3, 4, 5)), w).shape == (0, 2, 5, 6)
-
-
 def test_need_leaves_out():
     x, w = integers((1, 2, 3), 1), integers((2, 2, 2), 2)
     grads = fastconv.conv_transpose1d_backward(x, w, integers((1, 2, 4), 3), need=("bias",))

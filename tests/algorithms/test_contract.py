@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -174,9 +175,9 @@ def test_adjoint(name, problem):
     """One number ties the directions together; an algorithm that lacks one is joined by the reference."""
     x, w = operands(problem, Direction.FORWARD, testing.normals)
     g = testing.normals(problem.output_shape, problem.dtype, 3)
-    pairs = {Direction.FORWARD: (x, w), Direction.INPUT_GRAD: (g, w), Direction.WEIGHT_GRAD: (x, g)}
     results, growth, served = [], 1.0, 0
-    for direction, (first, second) in pairs.items():
+    for direction in Direction:
+        first, second, _ = direction.roles(x, w, g)
         algorithm = registry()[name]
         if serves(name, problem, direction):
             served += 1
@@ -196,10 +197,17 @@ def test_adjoint(name, problem):
 @each_algorithm
 @pytest.mark.parametrize("direction", [Direction.FORWARD, Direction.INPUT_GRAD], ids=str)
 @pytest.mark.parametrize(
-    "line", ["n2 c6 k10 i9x11 f3x3 p1 g2", "n2 c5 k5 i9x11 f3x3 s2 p1 g5", "n1 c5 k330 i14x14 f1x1 s2"]
+    "line",
+    [
+        "n2 c6 k10 i9x11 f3x3 p1 g2",
+        "n2 c5 k5 i9x11 f3x3 p1 g5",
+        "n2 c5 k5 i9x11 f3x3 s2 p1 g5",
+        "n1 c4 k3 i13x10 f3x3 s3x2 p1",
+        "n1 c5 k330 i14x14 f1x1 s2",
+    ],
 )
-def test_bias_and_activation(name, direction, line):
-    """The bias of the result's channel is added, and the activation applied after it."""
+def test_bias_residual_and_activation(name, direction, line):
+    """Each with the others or without; bias and residual are added where they belong, the activation comes last."""
     problem = ConvProblem.parse(line)
     if not serves(name, problem, direction):
         assert not problem.unit_stride
@@ -207,42 +215,20 @@ def test_bias_and_activation(name, direction, line):
     algorithm = registry()[name]
     x, w = operands(problem, direction, testing.normals)
     out = blank(problem, direction)
-    bias = testing.normals((out.shape[1],), problem.dtype, 4)
+    bias, residual = (testing.normals(s, problem.dtype, 4 + len(s)) for s in ((out.shape[1],), out.shape))
     execution = algorithm.build(problem, direction, UNLIMITED)
-    plain = testing.definition(problem, direction, x, w) + bias.reshape(-1, 1, 1)
-    for activation, expected in ((activations.NONE, plain), (activations.RELU, np.maximum(plain, 0))):
-        for call, weight in ((execution.run, w), (execution.run_prepared, execution.prepare(w))):
-            out.fill(np.nan)
-            call(x, weight, out, bias, activation, np.empty(0, problem.dtype))
-            growth = algorithm.error_growth(problem, direction)
-            assert np.abs(out - expected).max() <= growth * allowed(problem, direction) + 1e-6
-
-
-@each_algorithm
-@pytest.mark.parametrize("direction", [Direction.FORWARD, Direction.INPUT_GRAD], ids=str)
-@pytest.mark.parametrize(
-    "line", ["n2 c6 k10 i9x11 f3x3 p1 g2", "n2 c5 k5 i9x11 f3x3 p1 g5", "n1 c4 k3 i13x10 f3x3 s3x2 p1"]
-)
-def test_residual(name, direction, line):
-    """What is added before the activation is added where it belongs, with the bias or without."""
-    problem = ConvProblem.parse(line)
-    if not serves(name, problem, direction):
-        assert not problem.unit_stride
-        return
-    x, w = operands(problem, direction, testing.normals)
-    out = blank(problem, direction)
-    residual = testing.normals(out.shape, problem.dtype, 5)
-    bias = testing.normals((out.shape[1],), problem.dtype, 4)
-    algorithm = registry()[name]
-    execution = algorithm.build(problem, direction, UNLIMITED)
-    plain = testing.definition(problem, direction, x, w) + residual
-    for added, activation in ((bias[:0], activations.NONE), (bias, activations.RELU)):
-        expected = plain + added.reshape(-1, 1, 1) if added.size else plain
+    error = algorithm.error_growth(problem, direction) * allowed(problem, direction) + 1e-6
+    plain = testing.definition(problem, direction, x, w)
+    calls = ((execution.run, w), (execution.run_prepared, execution.prepare(w)))
+    for b, r, activation in product(
+        (bias, bias[:0]), (residual, residual[:0]), (activations.NONE, activations.RELU)
+    ):
+        expected = plain + (b.reshape(-1, 1, 1) if b.size else 0) + (r if r.size else 0)
         expected = np.maximum(expected, 0) if activation else expected
-        out.fill(np.nan)
-        execution.run(x, w, out, added, activation, residual)
-        growth = algorithm.error_growth(problem, direction)
-        assert np.abs(out - expected).max() <= growth * allowed(problem, direction) + 1e-6
+        for call, weight in calls:
+            out.fill(np.nan)
+            call(x, weight, out, b, activation, r)
+            assert np.abs(out - expected).max() <= error
 
 
 @each_algorithm
@@ -411,21 +397,14 @@ def test_same_bits_pixel_by_pixel(name, direction, always_parallel):
             a, b = pixel_by_pixel(first), pixel_by_pixel(second) if weight else second
             least = algorithm.workspace(problem, direction, 0)
             for limit in (UNLIMITED, least):
-                results = []
+                results, nothing = [], np.empty(0, problem.dtype)
                 execution = algorithm.build(problem, direction, limit)
                 assert execution.workspace <= limit
                 for workers in (1, 2):
                     out = blank(problem, direction)
                     out = out if weight else pixel_by_pixel(out)
                     with config(threads=workers):
-                        execution.run(
-                            a,
-                            b,
-                            out,
-                            np.empty(0, problem.dtype),
-                            activations.NONE,
-                            np.empty(0, problem.dtype),
-                        )
+                        execution.run(a, b, out, nothing, activations.NONE, nothing)
                     results.append(out)
                 np.testing.assert_array_equal(*results)
                 testing.assert_right(
