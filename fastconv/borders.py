@@ -1,11 +1,13 @@
 """Borders that repeat the image: which pixel stands where in the padding.
 
-Reflect, replicate and circular padding copy pixels, as `numpy.pad` does for any width.  No padded image is made, but for
-FFT (`algorithms/padded.py`), and of a depthwise map at a time.
+Reflect, replicate and circular padding copy pixels, as `numpy.pad` does for any width.  No padded image is made, but of
+a depthwise map at a time.
 Kernels that copy the input into a stripe, a block or a tile read the rows of its border where they come from, by
-a table, and fetch the few pixels left and right of a row one by one (`edges`): forward and weight gradient.
+a table, and fetch the few pixels left and right of a row one by one (`edges`), or, where a tile has them in vectors, by
+one move for all its lanes (`fft/lanes.py`): forward and weight gradient.
 The input gradient is the adjoint: what the padded pixels would receive is added to those that they repeat
-(`algorithms/frame.py`; depthwise by taps of single columns, `direct/depthwise/schedule.py`).
+(`algorithms/frame.py`; depthwise by taps of single columns, `direct/depthwise/schedule.py`, or of FFT's tiles added up,
+`fft/folded.py`).
 """
 
 from __future__ import annotations

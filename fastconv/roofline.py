@@ -123,7 +123,6 @@ CYCLES: dict[str, dict[str, float]] = {
         "launches": 1,
         "memory": 0.288,
     },
-    "padded": {"vectors": 4},
     "winograd": {
         "products": 1.46,
         "source": 6.81,

@@ -36,6 +36,22 @@ n2 c3 k5 i12x15 f5x3 p-1:4x9:1
 """.strip().splitlines()
 
 
+# sources in the same tile and in others, tiles that lie outside, lanes that are tiles or channels, one axis to three
+BORDERS = """
+n3 c3 k20 i31x29 f5x5 p4x2
+n2 c18 k18 i33x20 f11x7 p5:2x3:6 g18
+n1 c4 k8 i15x70 f5x5 p2 g4
+n1 c2 k3 i5x6 f3x3 p9:4x11:13
+n1 c3 k3 i7x5 f3x3 p6x4 g3
+n2 c3 k4 i50 f9 p4
+n1 c2 k2 i40 f70 p40:35
+n1 c2 k3 i6x7x5 f3x3x2 p2:1x1x1
+n1 c2 k2 i20x19 f3x3 p2 d2
+n1 c17 k17 i56x56 f31x31 p15 g17
+n1 c2 k2 i30x30 f1x5 p0x2
+""".strip().splitlines()
+
+
 def operands(problem, direction, rng):
     x, w, gy = (
         rng.standard_normal(shape).astype(problem.dtype)
@@ -78,6 +94,17 @@ def test_against_definition(line, dtype, direction):
     problem = ConvProblem.parse(line + dtype)
     check(problem, direction, Fft().build)
     check(problem, direction, Signal)
+
+
+@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize("line", BORDERS)
+def test_borders_against_definition(line, mode, direction):
+    problem = ConvProblem.parse(f"{line} {mode}")
+    check(problem, direction, Fft().build)
+    check(problem, direction, lambda p, d, _: Fft().build(p, d, 60_000))
+    if direction is not Direction.INPUT_GRAD:
+        check(problem, direction, Signal)
 
 
 @pytest.mark.parametrize("direction", list(Direction))

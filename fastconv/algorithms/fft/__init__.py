@@ -13,7 +13,6 @@ from dataclasses import replace
 from math import prod
 
 from fastconv import borders
-from fastconv.algorithms import padded
 from fastconv.algorithms.base import CHANNELS_FIRST, Algorithm, Execution
 from fastconv.algorithms.fft import cut, signal, tiles
 from fastconv.algorithms.fft.folded import Folded
@@ -37,7 +36,7 @@ class Fft(Algorithm):
         return None
 
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
-        if problem.padding_mode != "zeros":
+        if _bordered(problem, direction):
             return self.build(problem, direction, limit).workspace
         choice = _small_tiles(problem, direction, limit)
         if choice:
@@ -45,14 +44,11 @@ class Fft(Algorithm):
         return signal.Signal(problem, direction, limit).blocks.bytes
 
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
-        if problem.padding_mode == "zeros":
-            choice = _small_tiles(problem, direction, ANY)
-            return choice.seconds if choice else signal.cost(problem, direction)
-        if _framed(problem, direction):
-            return self.cost(replace(problem, padding_mode="zeros"), direction)
-        choice = _folded(problem, direction, ANY)
-        seconds = choice.seconds if choice else self.cost(borders.written_out(problem), direction)
-        return seconds + padded.cost(problem)
+        if _bordered(problem, direction):
+            choice = _folded(problem, ANY)
+            return choice.seconds if choice else self.cost(replace(problem, padding_mode="zeros"), direction)
+        choice = _small_tiles(problem, direction, ANY)
+        return choice.seconds if choice else signal.cost(problem, direction)
 
     def floor(self, problem: ConvProblem, direction: Direction) -> float:
         if cut.unsuited(problem, direction):
@@ -71,37 +67,29 @@ class Fft(Algorithm):
         return max(2.0, 8.0 / max(channels * places, 1) ** 0.5)
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
-        if problem.padding_mode == "zeros":
-            choice = _small_tiles(problem, direction, limit)
-            if choice:
-                return tiles.build(problem, direction, choice)
-            return signal.Signal(problem, direction, limit)
-        if _framed(problem, direction):
+        if _bordered(problem, direction):
+            choice = _folded(problem, limit)
+            execution = Folded(problem, choice) if choice else None
+            if execution and execution.workspace <= limit:
+                return execution
             zeros = replace(problem, padding_mode="zeros")
             return framed(self.build(zeros, direction, limit), problem, limit)
-        choice = _folded(problem, direction, limit)
-        if choice:
-            execution = Folded(problem, choice)
-            if execution.workspace <= limit:
-                return execution
-        left = max(0, limit - padded.size(problem))
-        return padded.Padded(self.build(borders.written_out(problem), direction, left), problem, direction)
+        choice = _small_tiles(problem, direction, limit)
+        return tiles.build(problem, direction, choice) if choice else signal.Signal(problem, direction, limit)
 
 
-def _framed(problem: ConvProblem, direction: Direction) -> bool:
-    """Tell whether a frame is added to the input gradient among zeros.
+def _bordered(problem: ConvProblem, direction: Direction) -> bool:
+    """Tell whether pixels of a border hand what they receive to others."""
+    return direction is Direction.INPUT_GRAD and problem.padding_mode != "zeros"
 
-    Tiles of the padded gradient are more: 7 x 7 instead of 6 x 6 for 7x7 taps on 56 x 56 pixels.  A frame is a product of
-    matrices, so where each group has but one channel they are written out.
+
+def _folded(problem: ConvProblem, limit: int) -> cut.Choice | None:
+    """Return the tiles of a depthwise input gradient that is folded, where small ones serve it.
+
+    Others are those among zeros, to which a frame is added.  Tiles of the padded gradient are more: 7 x 7 instead of
+    6 x 6 for 7x7 taps on 56 x 56 pixels.  But a frame is a product of matrices, small ones where groups have one channel.
     """
-    return (
-        problem.padding_mode != "zeros" and direction is Direction.INPUT_GRAD and problem.groups < problem.c
-    )
-
-
-def _folded(problem: ConvProblem, direction: Direction, limit: int) -> cut.Choice | None:
-    """Return the tiles of a depthwise input gradient that is folded, where small ones serve it."""
-    if direction is not Direction.INPUT_GRAD or not problem.c == problem.k == problem.groups:
+    if not problem.c == problem.k == problem.groups:
         return None
     return _small_tiles(borders.written_out(problem), Direction.FORWARD, limit)
 

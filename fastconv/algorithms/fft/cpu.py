@@ -24,7 +24,7 @@ import numpy as np
 
 from fastconv import jit
 from fastconv.activations import finish
-from fastconv.algorithms.fft.lanes import clear, place, store_planes
+from fastconv.algorithms.fft.lanes import HEAD, clear, place, place_border, store_planes
 from fastconv.algorithms.fft.tile2d import (
     samples_gauss,
     samples_times,
@@ -46,8 +46,9 @@ class Geometry(NamedTuple):
     w: int
     p: int  # result
     q: int
-    lo_h: int  # padding before the source
-    lo_w: int
+    first_h: int  # rows of the padded source that exist
+    last_h: int
+    lo_w: int  # padding before the source
     ah: int  # tile
     aw: int
     mh: int  # results of a tile
@@ -69,18 +70,21 @@ class Geometry(NamedTuple):
     nr: int  # its vectors of columns
     tile_scratch: int  # elements of one vector of tiles
     table: int  # entries
+    of_result: int  # in maps, behind where rows of the padded source lie: those of the result,
+    of_kernel: int  # of a kernel,
+    border: int  # and for each column of tiles where the list is of what borders add to it
 
 
 @jit.inner
-def _place_kernels(table, stride, count, g):
+def place_kernels(table, at, stride, count, g):
     """Say where ``count`` kernels lie, ``stride`` apart."""
-    clear(table)
+    clear(table, g.lanes, g.aw)
     for lane in range(count):
-        place(table, g.lanes, lane, lane * stride, 0, g.r, 0, g.s)
+        place(table, g.lanes, lane, at + lane * stride, g.of_kernel, 0, g.r, 0, g.s)
 
 
 @jit.kernel
-def dense_weights(workers, w, u, scratch, g):
+def dense_weights(workers, w, u, scratch, maps, g):
     """Fill U from the weights; a unit is a vector of results k and every c."""
     vectors = (g.k + g.lanes - 1) // g.lanes
     size, units = scratch.size // workers, g.groups * vectors
@@ -90,11 +94,11 @@ def dense_weights(workers, w, u, scratch, g):
         table = np.empty(g.table, np.int64)
         for unit in range(units * worker // workers, units * (worker + 1) // workers):
             group, k0 = unit // vectors, unit % vectors * g.lanes
-            _place_kernels(table, g.w_k, min(g.lanes, g.k - k0), g)
+            place_kernels(table, 0, g.w_k, min(g.lanes, g.k - k0), g)
             for c in range(g.c):
                 w0 = group * g.w_group + k0 * g.w_k + c * g.w_c
                 spectrum_sum(
-                    w, w0, g.s, table, g.ah, g.aw, g.lanes, own, own, g.tile_scratch, 3 * g.lanes, g.lanes
+                    w, w0, maps, table, g.ah, g.aw, g.lanes, own, own, g.tile_scratch, 3 * g.lanes, g.lanes
                 )
                 u0 = group * g.frequencies * 3 * (g.k * g.c + g.lanes)
                 count = min(g.lanes, g.k - k0)
@@ -118,28 +122,41 @@ def pack(spectra, s0, u, u0, k0, count, t, depth, scale, sign, g):
 
 
 @jit.inner
-def _place_block(table_in, table_out, first, total, vector, g):
+def _place_block(table_in, table_out, first, total, maps, g):
     """Say where the tiles of one vector lie, in the source and in the result."""
-    clear(table_in)
-    clear(table_out)
-    for lane in range(g.lanes):
-        tile_index = first + vector * g.lanes + lane
-        if tile_index < total:
-            n, i, j = (
-                tile_index // (g.th * g.tw), tile_index // g.tw % g.th, tile_index % g.tw,
-            )  # fmt: skip
-            place_tile(table_in, table_out, lane, n, i, j, g)
+    clear(table_in, g.lanes, g.aw)
+    clear(table_out, g.lanes, g.aw)
+    count = min(g.lanes, total - first)
+    for lane in range(count):
+        n, i, j = (first + lane) // (g.th * g.tw), (first + lane) // g.tw % g.th, (first + lane) % g.tw
+        place_source(table_in, lane, n * g.groups * g.c, i, j, g)
+        place_result(table_out, lane, n * g.groups * g.k, i, j, g)
+    for j in range(g.tw):
+        at = maps[g.border + j]
+        if maps[at] + maps[at + 1] > 0:
+            bits = 0
+            for lane in range(count):
+                bits |= int((first + lane) % g.tw == j) << lane
+            if bits:
+                place_border(table_in, g.lanes, bits, maps, at)
 
 
 @jit.inner
-def place_tile(table_in, table_out, lane, n, i, j, g):
-    """Say where tile (i, j) of image n lies."""
-    y, x = i * g.mh - g.lo_h, j * g.mw - g.lo_w
-    at = n * g.groups * g.c * g.h * g.w + y * g.w + x
-    place(table_in, g.lanes, lane, at, max(-y, 0), min(g.h - y, g.ah), max(-x, 0), min(g.w - x, g.aw))
+def place_source(table, lane, plane, i, j, g):
+    """Say where tile (i, j) of a plane of the source lies."""
+    y, x = i * g.mh, j * g.mw - g.lo_w
+    place(
+        table, g.lanes, lane, plane * g.h * g.w + x, y,
+        max(g.first_h - y, 0), min(g.last_h - y, g.ah), max(-x, 0), min(g.w - x, g.aw),
+    )  # fmt: skip
+
+
+@jit.inner
+def place_result(table, lane, plane, i, j, g):
+    """Say where the results of tile (i, j) of a plane lie."""
     y, x = i * g.mh, j * g.mw
-    at = n * g.groups * g.k * g.p * g.q + y * g.q + x
-    place(table_out, g.lanes, lane, at, 0, min(g.p - y, g.mh), 0, min(g.q - x, g.mw))
+    at = plane * g.p * g.q + x
+    place(table, g.lanes, lane, at, g.of_result + y, 0, min(g.p - y, g.mh), 0, min(g.q - x, g.mw))
 
 
 @jit.inner
@@ -157,7 +174,7 @@ def _products(u, u0, v, m, g):
 
 
 @jit.kernel
-def dense(workers, x, u, y, bias, activation, residual, scratch, g):
+def dense(workers, x, u, y, bias, activation, residual, scratch, maps, g):
     """Source, spectra of kernels -> result; a unit is a block of tiles."""
     total, block = g.n * g.th * g.tw, g.vectors * g.lanes
     units, size = (total + block - 1) // block, scratch.size // workers
@@ -169,12 +186,12 @@ def dense(workers, x, u, y, bias, activation, residual, scratch, g):
         tables = np.empty((2 * g.vectors, g.table), np.int64)
         for unit in range(units * worker // workers, units * (worker + 1) // workers):
             for i in range(g.vectors):
-                _place_block(tables[2 * i], tables[2 * i + 1], unit * block, total, i, g)
+                _place_block(tables[2 * i], tables[2 * i + 1], unit * block + i * g.lanes, total, maps, g)
             for group in range(g.groups):
                 for c in range(g.c):
                     for i in range(g.vectors):
                         spectrum_sum(
-                            x, (group * g.c + c) * g.h * g.w, g.w, tables[2 * i], g.ah, g.aw, g.lanes,
+                            x, (group * g.c + c) * g.h * g.w, maps, tables[2 * i], g.ah, g.aw, g.lanes,
                             own, v, c * block + i * g.lanes, v_row, g.c * block,
                         )  # fmt: skip
                 _products(u, group * g.frequencies * 3 * (g.k * g.c + g.lanes), v, m, g)
@@ -184,17 +201,17 @@ def dense(workers, x, u, y, bias, activation, residual, scratch, g):
                         at = k * block + i * g.lanes
                         samples_gauss(m, at, m_row, g.k * block, m, 0, 0, 0, g.ah, g.aw, g.lanes, own)
                         write(
-                            y, channel * g.p * g.q, g.q, tables[2 * i + 1], g.ah, g.aw, g.lanes, own,
+                            y, channel * g.p * g.q, maps, tables[2 * i + 1], g.ah, g.aw, g.lanes, own,
                             (g.skip_h, g.skip_w), g.mw,
                         )  # fmt: skip
                         first = unit * block + i * g.lanes
                         _finish_tiles(
-                            y, tables[2 * i + 1], first, total, channel, bias, activation, residual, g
+                            y, maps, tables[2 * i + 1], first, total, channel, bias, activation, residual, g
                         )
 
 
 @jit.kernel
-def depthwise_weights(workers, w, u, scratch, g):
+def depthwise_weights(workers, w, u, scratch, maps, g):
     """Fill U from the weights; a unit is a vector of channels."""
     units, size = (g.groups * g.k + g.lanes - 1) // g.lanes, scratch.size // workers
     scale, sign = u.dtype.type(1.0 / (g.ah * g.aw)), u.dtype.type(g.sign / (g.ah * g.aw))
@@ -205,8 +222,8 @@ def depthwise_weights(workers, w, u, scratch, g):
             first, u0 = unit * g.lanes, unit * g.frequencies * 2 * g.lanes
             count = min(g.lanes, g.groups * g.k - first)
             pixels = g.r * g.s
-            _place_kernels(table, pixels, count, g)
-            spectrum(w, first * pixels, g.s, table, g.ah, g.aw, g.lanes, own, u, u0, 2 * g.lanes, g.lanes)
+            place_kernels(table, 0, pixels, count, g)
+            spectrum(w, first * pixels, maps, table, g.ah, g.aw, g.lanes, own, u, u0, 2 * g.lanes, g.lanes)
             for i in range(u0, u0 + g.frequencies * 2 * g.lanes, 2 * g.lanes):
                 for j in range(g.lanes):
                     u[i + j] *= scale
@@ -214,44 +231,40 @@ def depthwise_weights(workers, w, u, scratch, g):
 
 
 @jit.inner
-def place_channels(table_in, table_out, first, n, i, j, g):
+def place_channels(table_in, table_out, first, n, i, j, maps, g):
     """Say where tile (i, j) of image n lies in VL channels of the result and their sources."""
-    clear(table_in)
-    clear(table_out)
-    y_in, x_in, y_out, x_out = i * g.mh - g.lo_h, j * g.mw - g.lo_w, i * g.mh, j * g.mw
-    for lane in range(min(g.lanes, g.groups * g.k - first)):
+    clear(table_in, g.lanes, g.aw)
+    clear(table_out, g.lanes, g.aw)
+    count = min(g.lanes, g.groups * g.k - first)
+    for lane in range(count):
         channel = first + lane
-        at = ((n * g.groups + channel // g.k) * g.h + y_in) * g.w + x_in
-        place(
-            table_in, g.lanes, lane, at,
-            max(-y_in, 0), min(g.h - y_in, g.ah), max(-x_in, 0), min(g.w - x_in, g.aw),
-        )  # fmt: skip
-        at = ((n * g.groups * g.k + channel) * g.p + y_out) * g.q + x_out
-        place(table_out, g.lanes, lane, at, 0, min(g.p - y_out, g.mh), 0, min(g.q - x_out, g.mw))
+        place_source(table_in, lane, n * g.groups + channel // g.k, i, j, g)
+        place_result(table_out, lane, n * g.groups * g.k + channel, i, j, g)
+    place_border(table_in, g.lanes, (1 << count) - 1, maps, maps[g.border + j])
 
 
 @jit.inner
-def _finish_tiles(y, table_out, first, total, channel, bias, activation, residual, g):
+def _finish_tiles(y, maps, table_out, first, total, channel, bias, activation, residual, g):
     """Add bias and residual and activate where lanes are tiles of one channel."""
     for lane in range(min(g.lanes, total - first)):
         columns = min(g.q - (first + lane) % g.tw * g.mw, g.mw)
-        at = channel * g.p * g.q + table_out[2 + lane]
-        for row in range(table_out[2 + 2 * g.lanes + lane]):
-            start = at + row * g.q
+        row = (first + lane) // g.tw % g.th * g.mh
+        at = channel * g.p * g.q + table_out[HEAD + g.lanes + 1 + lane]
+        for start in range(at + row * g.q, at + min(row + g.mh, g.p) * g.q, g.q):
             finish(y, start, columns, bias, channel, activation, residual, start)
 
 
 @jit.inner
-def _finish_channels(y, table_out, first, columns, bias, activation, residual, g):
+def _finish_channels(y, table_out, first, row, columns, bias, activation, residual, g):
     """Do so where every lane is a channel of its own."""
     for lane in range(min(g.lanes, g.groups * g.k - first)):
-        for row in range(table_out[0], table_out[1]):
-            start = table_out[2 + lane] + row * g.q
+        at = table_out[HEAD + g.lanes + 1 + lane]
+        for start in range(at + row * g.q, at + min(row + g.mh, g.p) * g.q, g.q):
             finish(y, start, columns, bias, first + lane, activation, residual, start)
 
 
 @jit.kernel
-def depthwise(workers, x, u, y, bias, activation, residual, scratch, g):
+def depthwise(workers, x, u, y, bias, activation, residual, scratch, maps, g):
     """Source, spectra of kernels -> result; a unit is a tile of VL channels."""
     channels, tiles = (g.groups * g.k + g.lanes - 1) // g.lanes, g.th * g.tw
     units, size, gap = g.n * channels * tiles, scratch.size // workers, g.lanes
@@ -263,12 +276,12 @@ def depthwise(workers, x, u, y, bias, activation, residual, scratch, g):
             block, n, t = unit // tiles // g.n, unit // tiles % g.n, unit % tiles
             u0 = block * g.frequencies * 2 * g.lanes
             i, j = t // g.tw, t % g.tw
-            place_channels(table_in, table_out, block * g.lanes, n, i, j, g)
-            spectrum(x, 0, g.w, table_in, g.ah, g.aw, g.lanes, own, v, 0, 2 * gap, gap)
+            place_channels(table_in, table_out, block * g.lanes, n, i, j, maps, g)
+            spectrum(x, 0, maps, table_in, g.ah, g.aw, g.lanes, own, v, 0, 2 * gap, gap)
             samples_times(v, 0, 2 * gap, gap, u, u0, 2 * gap, gap, g.ah, g.aw, g.lanes, own)
             write(
-                y, 0, g.q, table_out, g.ah, g.aw, g.lanes, own,
+                y, 0, maps, table_out, g.ah, g.aw, g.lanes, own,
                 (g.skip_h, g.skip_w), g.mw,
             )  # fmt: skip
             columns = min(g.q - j * g.mw, g.mw)
-            _finish_channels(y, table_out, block * g.lanes, columns, bias, activation, residual, g)
+            _finish_channels(y, table_out, block * g.lanes, i * g.mh, columns, bias, activation, residual, g)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from math import inf, prod
 from typing import NamedTuple
 
-from fastconv import machine
+from fastconv import borders, machine
 from fastconv.algorithms.fft.codelets import CHANNEL_COLUMNS, DENSE_COLUMNS, SIZES
 from fastconv.algorithms.fft.tile2d import frequencies, scratch_size
 from fastconv.algorithms.fft.tiling import whole
@@ -98,6 +98,8 @@ def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | N
     """Return the size of least work, or else the cheapest that stays within the limit, or None."""
     if unsuited(problem, direction):
         return None
+    if problem.padding_mode != "zeros":  # tiles hold the border, which may be longer than a lone tile's end
+        problem = borders.written_out(problem)
     back, n, g = direction is Direction.INPUT_GRAD, problem.n, problem.groups
     axes = (Axis(1, 1), *problem.axes)[-2:]
     down, along = (Side(a.kernel, whole(a), a.size if back else a.output) for a in axes)  # undilated

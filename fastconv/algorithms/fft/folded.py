@@ -20,20 +20,20 @@ from fastconv.activations import finish
 from fastconv.algorithms.base import Array, flat
 from fastconv.algorithms.fft.codelets import INVERSE_REAL, transform
 from fastconv.algorithms.fft.cut import Choice
-from fastconv.algorithms.fft.lanes import clear, place, scatter
+from fastconv.algorithms.fft.lanes import clear, place, scatter, table_size
 from fastconv.algorithms.fft.tile2d import samples_times, spectrum
-from fastconv.algorithms.fft.tiles import Spectral
+from fastconv.algorithms.fft.tiles import Spectral, rows, with_maps
 from fastconv.gemm.move import add_row
 from fastconv.problem import Axis, ConvProblem, Direction
 
 
 @jit.inner
-def _place_planes(table, first, image, height, width, row, rows, column, columns, g):
-    """Say where ``rows`` x ``columns`` pixels of VL channels lie, from (row, column) of the planes on."""
-    clear(table)
+def _place_planes(table, wide, first, image, size, begin, rows, column, columns, g):
+    """Say where ``rows`` x ``columns`` pixels of VL channels lie: rows from ``begin`` in the maps on, and a column."""
+    clear(table, g.lanes, wide)
     for lane in range(min(g.lanes, g.groups - first)):
-        at = ((image * g.groups + first + lane) * height + row) * width + column
-        place(table, g.lanes, lane, at, 0, rows, 0, columns)
+        at = (image * g.groups + first + lane) * size + column
+        place(table, g.lanes, lane, at, begin, 0, rows, 0, columns)
 
 
 @jit.inner
@@ -62,8 +62,9 @@ def _fold(plane, edges_h, edges_w, lo_h, height, g):
 
 @jit.kernel
 def folded(
-    workers, gy, u, gx, bias, activation, residual, scratch, g, lo_h, lo_w, height, width, edges_h, edges_w
-):
+    workers, gy, u, gx, bias, activation, residual, scratch, maps, g, lo_h, lo_w, height, width, entries,
+    edges_h, edges_w,
+):  # fmt: skip
     """Gradient of the output, spectra of kernels -> gradient of the input; a unit is VL channels of an image."""
     vectors, gap = (g.groups + g.lanes - 1) // g.lanes, g.lanes
     size, spectra = scratch.size // workers, g.frequencies * 2 * g.lanes
@@ -71,7 +72,7 @@ def folded(
         own = scratch[worker * size : (worker + 1) * size]
         v, plane = own[g.tile_scratch :], own[g.tile_scratch + spectra :]
         table_in = np.empty(g.table, np.int64)
-        table_out = np.empty(2 + g.lanes * (3 + (width + g.lanes - 1) // g.lanes), np.int64)
+        table_out = np.empty(entries, np.int64)
         for unit in range(g.n * vectors * worker // workers, g.n * vectors * (worker + 1) // workers):
             first, image = unit // g.n * g.lanes, unit % g.n
             u0 = unit // g.n * spectra
@@ -79,18 +80,18 @@ def folded(
             for t in range(g.th * g.tw):
                 row, column = t // g.tw * g.mh, t % g.tw * g.mw
                 rows, columns = min(g.h - row, g.mh), min(g.w - column, g.mw)
-                _place_planes(table_in, first, image, g.h, g.w, row, rows, column, columns, g)
-                spectrum(gy, 0, g.w, table_in, g.ah, g.aw, g.lanes, own, v, 0, 2 * gap, gap)
+                _place_planes(table_in, g.aw, first, image, g.h * g.w, row, rows, column, columns, g)
+                spectrum(gy, 0, maps, table_in, g.ah, g.aw, g.lanes, own, v, 0, 2 * gap, gap)
                 samples_times(v, 0, 2 * gap, gap, u, u0, 2 * gap, gap, g.ah, g.aw, g.lanes, own)
                 _add_tile(plane, row, column, own, g)
             _fold(plane, edges_h, edges_w, lo_h, height, g)
-            _place_planes(table_out, first, image, height, width, 0, height, 0, width, g)
+            _place_planes(table_out, width, first, image, height * width, g.of_result, height, 0, width, g)
             for row in range(height):
                 for chunk in range((width + g.lanes - 1) // g.lanes):
                     at = ((lo_h + row) * g.q + lo_w + chunk * g.lanes) * g.lanes
-                    scatter(gx, 0, width, table_out, row, chunk, plane, at)
+                    scatter(gx, 0, maps, table_out, row, chunk, plane, at)
             for lane in range(min(g.lanes, g.groups - first)):
-                at = table_out[2 + lane]
+                at = (image * g.groups + first + lane) * height * width
                 finish(gx, at, height * width, bias, first + lane, activation, residual, at)
 
 
@@ -104,7 +105,10 @@ class Folded(Spectral):
         # the last vectors that are stored may begin in the last row, and end behind it
         plane = ((v.lo + v.size + v.hi) * (h.lo + h.size + h.hi) + lanes) * lanes
         super().__init__(written, Direction.INPUT_GRAD, choice._replace(worker=choice.worker + plane))
-        self.ends = v.lo, h.lo, v.size, h.size
+        g = self.geometry
+        source = rows(g.h, g.w, (g.th - 1) * g.mh + g.ah)
+        self.geometry, self.maps = with_maps(g, source, rows(v.size, h.size, v.size), [])
+        self.ends = v.lo, h.lo, v.size, h.size, table_size(lanes, h.size)
         self.edges = [
             np.array([n + a.lo for pair in borders.edges(a, mode) for n in pair], np.int64) for a in (v, h)
         ]
@@ -114,5 +118,5 @@ class Folded(Spectral):
     ) -> None:
         threads.launch(
             folded, self.choice.flops, flat(x), u, flat(out), bias, activation, flat(residual), scratch,
-            self.geometry, *self.ends, *self.edges,
+            self.maps, self.geometry, *self.ends, *self.edges,
         )  # fmt: skip

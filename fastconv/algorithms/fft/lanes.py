@@ -7,10 +7,16 @@ Pixels outside the image, or outside the result, are masked: they are never touc
 A *table* (int64) says where the tiles lie; `place` fills the entries of one lane:
 
     [0], [1]           first and last + 1 row that any lane has
-    [2 + lane]         where pixel (0, 0) of the tile lies
-    [2 + VL + lane]    first row that exists
-    [2 + 2*VL + lane]  how many do
-    [2 + (3+j)*VL + lane]   bits: which of the columns j*VL .. j*VL + VL exist
+    [2], [3], [4]      layers beside the first, moves, entries of a layer
+    [HEAD + lane]      where the tile's rows begin in ``maps``, which has where each row of a plane lies, or -1
+    a layer:
+    [0]                bits: which vectors of columns any lane has
+    [1 + lane]         where column 0 of the tile lies in row 0 of the plane
+    [1 + (1+j)*VL + lane]   bits: which of the columns j*VL .. j*VL + VL exist
+
+Where borders repeat the image, rows of the padding are rows of the map like others.  A column of the padding is moved to
+its place where the tile holds the one that it repeats: (to, from, lanes), at the table's end.  Others are runs of pixels
+that lie elsewhere in the row, each in a layer of its own: of circular padding, the far end.
 """
 
 from __future__ import annotations
@@ -25,95 +31,170 @@ from fastconv import jit, machine
 from fastconv.gemm.move import masked_load, masked_store, transposed
 from fastconv.gemm.tile import I64, data, element, fma, load, splat, store
 
+HEAD = 5
 
-def table_size(lanes: int, columns: int) -> int:
+
+def table_size(lanes: int, columns: int, runs: int = 0, moves: int = 0) -> int:
     """Return the entries of a table for tiles of at most ``columns``."""
-    return 2 + lanes * (3 + -(-columns // lanes))
+    layer = 1 + lanes * (1 + -(-columns // lanes))
+    return HEAD + lanes + (1 + runs) * layer + 3 * moves
 
 
 @jit.inner
-def clear(table):
+def clear(table, lanes, columns):
     """Make every lane empty."""
     table[:] = 0
     table[0] = 1 << 40
+    table[4] = 1 + lanes * (1 + (columns + lanes - 1) // lanes)
 
 
 @jit.inner
-def place(table, lanes, lane, at, row_lo, row_hi, column_lo, column_hi):
+def place(table, lanes, lane, at, begin, row_lo, row_hi, column_lo, column_hi):
     """Say where the tile of a lane lies and which of its pixels exist."""
-    table[2 + lane] = at
-    table[2 + lanes + lane] = row_lo
-    table[2 + 2 * lanes + lane] = max(row_hi - row_lo, 0)
+    table[HEAD + lane] = begin
     if row_hi > row_lo:
         table[0] = min(table[0], row_lo)
         table[1] = max(table[1], row_hi)
-    for chunk in range((table.size - 2) // lanes - 3):
-        low = min(max(column_lo - chunk * lanes, 0), lanes)
-        high = min(max(column_hi - chunk * lanes, low), lanes)
-        table[2 + (3 + chunk) * lanes + lane] = (1 << high) - (1 << low)
+    _place_columns(table, lanes, HEAD + lanes, lane, at, column_lo, column_hi)
 
 
-def _lane(builder: Any, table: Any, lane: int, lanes: int, row: Any, chunk: Any) -> tuple[Any, Any]:
-    """Return where the tile of a lane lies, and the mask of its columns in this row and chunk."""
+@jit.inner
+def _place_columns(table, lanes, layer, lane, at, lo, hi):
+    """Say which columns a layer has of a lane, and where column 0 would lie."""
+    table[layer + 1 + lane] = at
+    for chunk in range((table[4] - 1) // lanes - 1):
+        low = min(max(lo - chunk * lanes, 0), lanes)
+        high = min(max(hi - chunk * lanes, low), lanes)
+        table[layer + 1 + (1 + chunk) * lanes + lane] = (1 << high) - (1 << low)
+        if high > low:
+            table[layer] |= 1 << chunk
 
-    def entry(index: Any) -> Any:
-        return builder.load(builder.gep(table, [index]))
 
-    first = entry(I64(2 + lanes + lane))
-    exists = builder.icmp_unsigned("<", builder.sub(row, first), entry(I64(2 + 2 * lanes + lane)))
-    bits = entry(builder.add(builder.mul(chunk, I64(lanes)), I64(2 + 3 * lanes + lane)))
+@jit.inner
+def place_border(table, lanes, bits, maps, at):
+    """Say what borders add to lanes whose tiles begin at one column: ``maps[at]`` moves, then as many runs as it says."""
+    moves = maps[at]
+    for i in range(at + 1, at + 1 + 2 * moves, 2):
+        table[3] += 1
+        end = table.size - 3 * table[3]
+        table[end], table[end + 1], table[end + 2] = maps[i], maps[i + 1], bits
+    at += 1 + 2 * moves
+    table[2] = max(table[2], maps[at])
+    for i in range(maps[at]):
+        run, layer = at + 1 + 3 * i, HEAD + lanes + (1 + i) * table[4]
+        for lane in range(lanes):
+            if bits >> lane & 1:
+                begin = table[HEAD + lanes + 1 + lane] + maps[run]
+                _place_columns(table, lanes, layer, lane, begin, maps[run + 1], maps[run + 2])
+
+
+@jit.inner
+def load_row(scratch, x, x0, maps, table, row, aw, lanes):
+    """Load a row of every tile: VL lanes of its first pixel, of its second, ..."""
+    chunks, layer = (aw + lanes - 1) // lanes, HEAD + lanes
+    for chunk in range(chunks):
+        gather(scratch, chunk * lanes * lanes, x, x0, maps, table, layer, row, chunk)
+    for _ in range(table[2]):
+        layer += table[4]
+        for chunk in range(chunks):
+            if table[layer] >> chunk & 1:
+                gather_more(scratch, chunk * lanes * lanes, x, x0, maps, table, layer, row, chunk)
+    for end in range(table.size - 3, table.size - 3 * table[3] - 1, -3):
+        move(scratch, table[end] * lanes, table[end + 1] * lanes, table[end + 2])
+
+
+def _lane(
+    builder: Any, maps: Any, table: Any, layer: Any, lane: int, lanes: int, row: Any, chunk: Any
+) -> tuple[Any, Any]:
+    """Return where a row of the tile of a lane lies, and the mask of its columns in a chunk."""
+
+    def entry(array: Any, index: Any) -> Any:
+        return builder.load(builder.gep(array, [index]))
+
+    place = entry(maps, builder.add(entry(table, I64(HEAD + lane)), row))
+    at = entry(table, builder.add(layer, I64(1 + lane)))
+    first = builder.add(layer, builder.mul(chunk, I64(lanes)))
+    bits = entry(table, builder.add(first, I64(1 + lanes + lane)))
+    exists = builder.icmp_signed(">=", place, I64(0))
     bits = builder.trunc(builder.select(exists, bits, I64(0)), ir.IntType(lanes))
-    return entry(I64(2 + lane)), builder.bitcast(bits, ir.VectorType(ir.IntType(1), lanes))
+    return builder.add(at, place), builder.bitcast(bits, ir.VectorType(ir.IntType(1), lanes))
+
+
+def _gather(more: bool) -> Any:
+    @intrinsic
+    def gather(typing: Any, dst: Any, d0: Any, src: Any, s0: Any, maps: Any, table: Any, layer: Any, row: Any,
+               chunk: Any) -> Any:  # fmt: skip
+        """Load VL columns of a row of every tile into VL vectors, or add them; what does not exist is 0."""
+        i = types.int64
+
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            d, d_start, s, s_start, m, t, layer, r, j = arguments
+            itemsize = src.dtype.bitwidth // 8
+            vector = ir.VectorType(element(src), machine.tile(itemsize).vl)
+            target = data(context, builder, dst, d, d_start)
+            rows, places = (data(context, builder, a, b, I64(0)) for a, b in ((maps, m), (table, t)))
+            start = builder.add(s_start, builder.mul(j, I64(vector.count)))
+            source = data(context, builder, src, s, start)
+            loaded = []
+            for lane in range(vector.count):
+                at, mask = _lane(builder, rows, places, layer, lane, vector.count, r, j)
+                loaded.append(masked_load(builder, builder.gep(source, [at]), mask, vector, itemsize))
+            for column, value in enumerate(transposed(builder, loaded)):
+                place = column * vector.count
+                if more:
+                    value = builder.fadd(load(builder, target, place, vector, itemsize), value)
+                store(builder, value, target, place, itemsize)
+            return context.get_dummy_value()
+
+        return types.void(dst, i, src, i, maps, table, i, i, i), codegen
+
+    return gather
+
+
+gather, gather_more = _gather(more=False), _gather(more=True)
 
 
 @intrinsic
-def gather(typing: Any, dst: Any, d0: Any, src: Any, s0: Any, pitch: Any, table: Any, row: Any,
-           chunk: Any) -> Any:  # fmt: skip
-    """Load VL columns of a row of every tile into VL vectors; what does not exist is 0."""
+def move(typing: Any, dst: Any, to: Any, at: Any, lanes: Any) -> Any:
+    """Set lanes of the vector ``to`` to those of the vector ``at``."""
     i = types.int64
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        d, d_start, s, s_start, step, t, r, j = arguments
-        itemsize = src.dtype.bitwidth // 8
-        vector = ir.VectorType(element(src), machine.tile(itemsize).vl)
-        target = data(context, builder, dst, d, d_start)
-        places = data(context, builder, table, t, I64(0))
-        start = builder.add(s_start, builder.mul(step, r))
-        start = builder.add(start, builder.mul(j, I64(vector.count)))
-        source = data(context, builder, src, s, start)
-        rows = []
-        for lane in range(vector.count):
-            at, mask = _lane(builder, places, lane, vector.count, r, j)
-            rows.append(masked_load(builder, builder.gep(source, [at]), mask, vector, itemsize))
-        for column, value in enumerate(transposed(builder, rows)):
-            store(builder, value, target, column * vector.count, itemsize)
+        d, to, at, bits = arguments
+        itemsize = dst.dtype.bitwidth // 8
+        vector = ir.VectorType(element(dst), machine.tile(itemsize).vl)
+        old, new = (data(context, builder, dst, d, place) for place in (to, at))
+        mask = builder.trunc(bits, ir.IntType(vector.count))
+        mask = builder.bitcast(mask, ir.VectorType(ir.IntType(1), vector.count))
+        # a whole vector is stored: a load of it that follows need not wait for it to reach the cache
+        values = [load(builder, pointer, 0, vector, itemsize) for pointer in (new, old)]
+        store(builder, builder.select(mask, *values), old, 0, itemsize)
         return context.get_dummy_value()
 
-    return types.void(dst, i, src, i, i, table, i, i), codegen
+    return types.void(dst, i, i, i), codegen
 
 
 @intrinsic
-def scatter(typing: Any, dst: Any, d0: Any, pitch: Any, table: Any, row: Any, chunk: Any, src: Any,
+def scatter(typing: Any, dst: Any, d0: Any, maps: Any, table: Any, row: Any, chunk: Any, src: Any,
             s0: Any) -> Any:  # fmt: skip
     """Store VL vectors as VL columns of a row of every tile; what does not exist is left out."""
     i = types.int64
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        d, d_start, step, t, r, j, s, s_start = arguments
+        d, d_start, m, t, r, j, s, s_start = arguments
         itemsize = src.dtype.bitwidth // 8
         vector = ir.VectorType(element(src), machine.tile(itemsize).vl)
         source = data(context, builder, src, s, s_start)
-        places = data(context, builder, table, t, I64(0))
-        start = builder.add(d_start, builder.mul(step, r))
-        start = builder.add(start, builder.mul(j, I64(vector.count)))
-        target = data(context, builder, dst, d, start)
+        rows, places = (data(context, builder, a, b, I64(0)) for a, b in ((maps, m), (table, t)))
+        layer = I64(HEAD + vector.count)
+        target = data(context, builder, dst, d, builder.add(d_start, builder.mul(j, I64(vector.count))))
         columns = [load(builder, source, c * vector.count, vector, itemsize) for c in range(vector.count)]
         for lane, value in enumerate(transposed(builder, columns)):
-            at, mask = _lane(builder, places, lane, vector.count, r, j)
+            at, mask = _lane(builder, rows, places, layer, lane, vector.count, r, j)
             masked_store(builder, value, builder.gep(target, [at]), mask, itemsize)
         return context.get_dummy_value()
 
-    return types.void(dst, i, i, table, i, i, src, i), codegen
+    return types.void(dst, i, maps, table, i, i, src, i), codegen
 
 
 @intrinsic

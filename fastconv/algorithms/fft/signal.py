@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import machine
+from fastconv import borders, machine
 from fastconv.activations import finish
 from fastconv.algorithms.base import Array, Execution, equalised
 from fastconv.algorithms.fft.tiling import Span, cheapest, overlap, turned, turned_weight
@@ -83,6 +83,8 @@ def blocks(problem: ConvProblem, cut: tuple[Span, ...], limit: int) -> Blocks:
 
 def cost(problem: ConvProblem, direction: Direction) -> float:
     """Predict seconds; NumPy transforms on one core, its BLAS multiplies on all."""
+    if problem.padding_mode != "zeros":
+        problem = borders.written_out(problem)
     problem = turned(problem) if direction is Direction.INPUT_GRAD else problem
     cut, cores = spans(problem), machine.machine().cores
     g, c, k = problem.groups, problem.c // problem.groups, problem.k // problem.groups
@@ -113,6 +115,10 @@ class Signal(Execution):
 
     def __init__(self, problem: ConvProblem, direction: Direction, limit: int) -> None:
         self.direction = direction
+        self.pixels = [borders.pixels(a, problem.padding_mode) for a in problem.axes]
+        self.repeats = problem.padding_mode != "zeros"
+        if self.repeats:
+            problem = borders.written_out(problem)
         self.problem = turned(problem) if direction is Direction.INPUT_GRAD else problem
         self.original = problem
         self.cut = spans(self.problem)
@@ -184,7 +190,10 @@ class Signal(Execution):
         tiles = np.zeros((*x.shape[1:3], len(block), *self.lengths), x.dtype)
         for b, (n, place) in enumerate(block):
             pairs = [overlap(s, i) for s, i in zip(self.cut, place, strict=True)]
-            source = x[(n, ..., *(pair[0] for pair in pairs))]
+            where = [pair[0] for pair in pairs]
+            if self.repeats:  # a tile of the padded image, read where its pixels are
+                where = np.ix_(*(pixels[part] for pixels, part in zip(self.pixels, where, strict=True)))
+            source = x[n][(..., *where)]
             tiles[(slice(None), slice(None), b, *(pair[1] for pair in pairs))] = source
         return tiles
 

@@ -24,7 +24,7 @@ from fastconv.algorithms.fft.codelets import (
     REAL_SUM,
     transform,
 )
-from fastconv.algorithms.fft.lanes import gather, scatter, store_zero
+from fastconv.algorithms.fft.lanes import load_row, scatter, store_zero
 
 
 def frequencies(ah: int, aw: int) -> int:
@@ -39,13 +39,12 @@ def scratch_size(ah: int, aw: int, lanes: int) -> int:
 
 def _forward(real, complex_):
     @jit.inner
-    def spectrum(x, x0, pitch, table, ah, aw, lanes, scratch, v, v0, step, gap):
+    def spectrum(x, x0, maps, table, ah, aw, lanes, scratch, v, v0, step, gap):
         """Transform one tile of every lane: frequency f of a plane goes to ``v0 + f*step + plane*gap``."""
         start, column, half = (aw + lanes) * lanes, (2 * ah + 1) * lanes, ah * lanes
         for row in range(ah):
             if table[0] <= row < table[1] or ah == 1:
-                for chunk in range((aw + lanes - 1) // lanes):
-                    gather(scratch, chunk * lanes * lanes, x, x0, pitch, table, row, chunk)
+                load_row(scratch, x, x0, maps, table, row, aw, lanes)
                 if ah > 1:
                     at = start + row * lanes
                     transform(REAL, aw, scratch, 0, lanes, 0, scratch, 0, 0, 0, scratch, at, column, half)
@@ -96,7 +95,7 @@ samples_times = _inverse(INVERSE_REAL_TIMES, INVERSE_COMPLEX_TIMES)
 
 
 @jit.inner
-def write(y, y0, pitch, table, ah, aw, lanes, scratch, skip, mw):
+def write(y, y0, maps, table, ah, aw, lanes, scratch, skip, mw):
     """Transform the row spectra and store rows and columns of the tiles from ``skip`` on."""
     start, column, gap = (aw + lanes) * lanes, (2 * ah + 1) * lanes, ah * lanes
     for row in range(table[0], table[1]):
@@ -105,4 +104,4 @@ def write(y, y0, pitch, table, ah, aw, lanes, scratch, skip, mw):
             transform(INVERSE_REAL, aw, scratch, at, column, gap, scratch, 0, 0, 0, scratch, 0, lanes, 0)
         for chunk in range((mw + lanes - 1) // lanes):
             src = (skip[1] + chunk * lanes) * lanes
-            scatter(y, y0, pitch, table, row, chunk, scratch, src)
+            scatter(y, y0, maps, table, row, chunk, scratch, src)

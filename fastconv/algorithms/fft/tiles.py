@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import machine, threads, workspace
+from fastconv import borders, machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.fft import cpu, weight_grad
 from fastconv.algorithms.fft.cut import Choice, Cut, gradient_parts
@@ -15,23 +15,74 @@ from fastconv.algorithms.fft.tiling import whole
 from fastconv.problem import Axis, ConvProblem, Direction
 
 
-def geometry(problem: ConvProblem, direction: Direction, cut: Cut) -> cpu.Geometry:
-    """Put a problem and its cut into numbers; the input gradient is a correlation with turned kernels."""
+def geometry(problem: ConvProblem, direction: Direction, cut: Cut) -> tuple[cpu.Geometry, Array]:
+    """Put a problem and its cut into numbers and maps; the input gradient is a correlation with turned kernels."""
     turn = direction is Direction.INPUT_GRAD
-    axes = [
-        _ends(a, turn, length) for a, length in zip((Axis(1, 1), *problem.axes)[-2:], cut.size, strict=True)
-    ]
+    v, last = (Axis(1, 1), *problem.axes)[-2:]
+    axes = [_ends(a, turn, length) for a, length in zip((v, last), cut.size, strict=True)]
     (h, p, lo_h, skip_h), (w, q, lo_w, skip_w) = axes
     r, s = (1, *problem.kernel)[-2:]
     unit, (ah, aw), (mh, mw), (th, tw) = machine.tile(problem.itemsize), cut.size, cut.step, cut.count
     c, k, taps = cut.c, cut.k, r * s
-    return cpu.Geometry(
-        n=problem.n, groups=cut.groups, c=c, k=k, h=h, w=w, p=p, q=q, lo_h=lo_h, lo_w=lo_w, ah=ah, aw=aw,
+    above, beside = ([], []) if turn else [borders.edges(a, problem.padding_mode) for a in (v, last)]
+    source = borders.sources(np.arange((th - 1) * mh + ah) - lo_h, h, tuple(above))
+    there = np.flatnonzero(source >= 0)
+    first, end = (int(there[0]), int(there[-1]) + 1) if there.size else (0, 0)
+    g = cpu.Geometry(
+        n=problem.n, groups=cut.groups, c=c, k=k, h=h, w=w, p=p, q=q, first_h=first, last_h=end, lo_w=lo_w, ah=ah, aw=aw,
         mh=mh, mw=mw, th=th, tw=tw, skip_h=skip_h, skip_w=skip_w,
         sign=1.0 if turn else -1.0, r=r, s=s, w_group=k * c * taps, w_k=taps if turn else c * taps,
         w_c=k * taps if turn else taps, frequencies=cut.bins, lanes=cut.lanes, vectors=cut.vectors, mr=unit.mr,
-        nr=unit.nr, tile_scratch=cut.scratch, table=table_size(cut.lanes, aw),
+        nr=unit.nr, tile_scratch=cut.scratch, table=0, of_result=0, of_kernel=0, border=0,
     )  # fmt: skip
+    columns = [_border(beside, j * mw - lo_w, aw) for j in range(tw)]
+    return with_maps(g, np.where(source < 0, -1, source * w), rows(p, q, th * mh), columns)
+
+
+def rows(count: int, pitch: int, length: int) -> Array:
+    """Return where the rows of a plane lie, and -1 beyond."""
+    at = np.arange(max(count, length))
+    return np.where(at < count, at * pitch, -1)
+
+
+def with_maps(
+    g: cpu.Geometry, source: Array, result: Array, columns: list[tuple[list[int], list[int]]]
+) -> tuple[cpu.Geometry, Array]:
+    """Return the geometry with its maps: rows, and what borders add to each column of tiles (moves, runs)."""
+    maps = [*source, *result, *rows(g.r, g.s, g.r)]
+    border = len(maps)
+    empty = border + g.tw
+    lists, starts = [0, 0], []
+    for moves, runs in columns:
+        starts.append(empty + len(lists) if moves or runs else empty)
+        if moves or runs:
+            lists += [len(moves) // 2, *moves, len(runs) // 3, *runs]
+    maps += starts or [empty] * g.tw
+    table = table_size(
+        g.lanes,
+        g.aw,
+        max((len(runs) // 3 for _, runs in columns), default=0),
+        sum(len(moves) // 2 for moves, _ in columns),
+    )
+    g = g._replace(table=table, of_result=len(source), of_kernel=len(source) + len(result), border=border)
+    return g, np.array(maps + lists, np.int64)
+
+
+def _border(edges: Any, first: int, width: int) -> tuple[list[int], list[int]]:
+    """Return what borders add to a tile from column ``first`` on: moves (to, from) and runs (shift, from, to)."""
+    moves: list[int] = []
+    runs: list[int] = []
+    for at, pixel in edges:
+        to, source = at - first, pixel - first
+        if not 0 <= to < width:
+            continue
+        if 0 <= source < width:
+            moves += [to, source]
+        elif runs and runs[-3] == pixel - at and runs[-1] == to:
+            runs[-1] += 1
+        else:
+            runs += [pixel - at, to, to + 1]
+    return moves, runs
 
 
 def _ends(axis: Axis, turn: bool, length: int) -> tuple[int, int, int, int]:
@@ -48,7 +99,7 @@ class _Tiles(Execution):
 
     def __init__(self, problem: ConvProblem, direction: Direction, choice: Choice) -> None:
         self.dtype, self.choice = problem.dtype, choice
-        self.geometry = geometry(problem, direction, choice.cut)
+        self.geometry, self.maps = geometry(problem, direction, choice.cut)
         self.workspace = choice.bytes(problem.itemsize)
 
     def _scratch(self, before: int) -> Array:
@@ -79,7 +130,7 @@ class Spectral(_Tiles):
 
     def _transform(self, weight: Array, u: Array, scratch: Array) -> None:
         kernel = cpu.depthwise_weights if self.choice.cut.per_channel else cpu.dense_weights
-        threads.launch(kernel, self.choice.flops, flat(weight), u, scratch, self.geometry)
+        threads.launch(kernel, self.choice.flops, flat(weight), u, scratch, self.maps, self.geometry)
 
     def _multiply(
         self, x: Array, u: Array, out: Array, bias: Array, activation: Any, residual: Array, scratch: Array
@@ -87,7 +138,7 @@ class Spectral(_Tiles):
         kernel = cpu.depthwise if self.choice.cut.per_channel else cpu.dense
         threads.launch(
             kernel, self.choice.flops, flat(x), u, flat(out), bias, activation, flat(residual), scratch,
-            self.geometry,
+            self.maps, self.geometry,
         )  # fmt: skip
 
 
@@ -101,11 +152,11 @@ class WeightGrad(_Tiles):
         operands = flat(first), flat(second), flat(out)
         scratch = self._scratch(self.choice.shared)
         if self.choice.cut.per_channel:
-            threads.launch(weight_grad.depthwise_weight_grad, flops, *operands, scratch, g)
+            threads.launch(weight_grad.depthwise_weight_grad, flops, *operands, scratch, self.maps, g)
             return
         ends = np.cumsum(gradient_parts(self.choice.cut))
         a, v, m, rest = np.split(scratch, ends)
-        threads.launch(weight_grad.dense_weight_grad, flops, *operands, a, v, m, rest, g)
+        threads.launch(weight_grad.dense_weight_grad, flops, *operands, a, v, m, rest, self.maps, g)
 
 
 def build(problem: ConvProblem, direction: Direction, choice: Choice) -> Execution:

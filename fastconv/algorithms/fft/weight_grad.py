@@ -15,48 +15,35 @@ import numba
 import numpy as np
 
 from fastconv import jit
-from fastconv.algorithms.fft.cpu import pack, place_channels
-from fastconv.algorithms.fft.lanes import add_product, clear, place
+from fastconv.algorithms.fft.cpu import pack, place_channels, place_kernels, place_result, place_source
+from fastconv.algorithms.fft.lanes import add_product, clear, place_border
 from fastconv.algorithms.fft.tile2d import samples_gauss, samples_times, spectrum, spectrum_sum, write
 from fastconv.gemm.tile import tile
 
 
 @jit.inner
-def _place_vector(table, lanes, base, stride, count, rows, columns):
-    """Say where ``count`` planes lie, ``stride`` apart, of which the same pixels exist."""
-    clear(table)
-    for lane in range(count):
-        place(table, lanes, lane, base + lane * stride, rows[0], rows[1], columns[0], columns[1])
-
-
-@jit.inner
-def _transform_unit(unit, x, gy, group, first, count, a, v, table, own, g):
+def _transform_unit(unit, x, gy, group, first, count, a, v, table, own, maps, g):
     """Transform a vector of channels of a tile: ``unit`` counts those of x, then those of gy, tile by tile."""
     of_x, of_gy = (g.c + g.lanes - 1) // g.lanes, (g.k + g.lanes - 1) // g.lanes
     b, vector = unit // (of_x + of_gy), unit % (of_x + of_gy)
     n, i, j = (first + b) // (g.th * g.tw), (first + b) // g.tw % g.th, (first + b) % g.tw
     block, width = g.vectors, of_x * g.lanes
+    clear(table, g.lanes, g.aw)
     if vector < of_x:
         c0 = vector * g.lanes
-        row, column = i * g.mh - g.lo_h, j * g.mw - g.lo_w
-        base = ((n * g.groups + group) * g.c + c0) * g.h * g.w + row * g.w + column
-        _place_vector(
-            table, g.lanes, base, g.h * g.w, min(g.lanes, g.c - c0),
-            (max(-row, 0), min(g.h - row, g.ah)), (max(-column, 0), min(g.w - column, g.aw)),
-        )  # fmt: skip
+        lanes = min(g.lanes, g.c - c0)
+        for lane in range(lanes):
+            place_source(table, lane, (n * g.groups + group) * g.c + c0 + lane, i, j, g)
+        place_border(table, g.lanes, (1 << lanes) - 1, maps, maps[g.border + j])
         spectrum_sum(
-            x, 0, g.w, table, g.ah, g.aw, g.lanes, own, v, b * width + c0,
+            x, 0, maps, table, g.ah, g.aw, g.lanes, own, v, b * width + c0,
             3 * block * width + g.lanes, block * width,
         )  # fmt: skip
     else:
         k0 = (vector - of_x) * g.lanes
-        row, column = i * g.mh, j * g.mw
-        base = ((n * g.groups + group) * g.k + k0) * g.p * g.q + row * g.q + column
-        _place_vector(
-            table, g.lanes, base, g.p * g.q, min(g.lanes, g.k - k0),
-            (0, min(g.p - row, g.mh)), (0, min(g.q - column, g.mw)),
-        )  # fmt: skip
-        spectrum_sum(gy, 0, g.q, table, g.ah, g.aw, g.lanes, own, own, g.tile_scratch, 3 * g.lanes, g.lanes)
+        for lane in range(min(g.lanes, g.k - k0)):
+            place_result(table, lane, (n * g.groups + group) * g.k + k0 + lane, i, j, g)
+        spectrum_sum(gy, 0, maps, table, g.ah, g.aw, g.lanes, own, own, g.tile_scratch, 3 * g.lanes, g.lanes)
         scale = gy.dtype.type(1.0 / (g.ah * g.aw))
         pack(own, g.tile_scratch, a, 0, k0, min(g.lanes, g.k - k0), b, count, scale, -scale, g)
 
@@ -81,21 +68,21 @@ def _accumulate_products(f, a, v, m, count, adding, g):
 
 
 @jit.inner
-def _store_gradient(unit, m, gw, group, table, own, g):
+def _store_gradient(unit, m, gw, group, table, own, maps, g):
     """Transform a vector of kernels back: ``unit`` counts vectors of c, row by row of k."""
     vectors = (g.c + g.lanes - 1) // g.lanes
     k, c0, width = unit // vectors, unit % vectors * g.lanes, vectors * g.lanes
     pixels = g.r * g.s
-    _place_vector(table, g.lanes, c0 * pixels, pixels, min(g.lanes, g.c - c0), (0, g.r), (0, g.s))
+    place_kernels(table, c0 * pixels, pixels, min(g.lanes, g.c - c0), g)
     samples_gauss(
         m, k * width + c0, 3 * g.k * width + g.lanes, g.k * width, m, 0, 0, 0, g.ah, g.aw, g.lanes, own
     )
     start = (group * g.k + k) * g.c * pixels
-    write(gw, start, g.s, table, g.ah, g.aw, g.lanes, own, (0, 0), g.s)
+    write(gw, start, maps, table, g.ah, g.aw, g.lanes, own, (0, 0), g.s)
 
 
 @jit.kernel
-def dense_weight_grad(workers, x, gy, gw, a, v, m, scratch, g):
+def dense_weight_grad(workers, x, gy, gw, a, v, m, scratch, maps, g):
     """Input, gradient of the output -> gradient of the weight, block of tiles by block of tiles."""
     tiles, size = g.n * g.th * g.tw, scratch.size // workers
     vectors = (g.c + g.lanes - 1) // g.lanes
@@ -107,7 +94,7 @@ def dense_weight_grad(workers, x, gy, gw, a, v, m, scratch, g):
                 own = scratch[worker * size : (worker + 1) * size]
                 table = np.empty(g.table, np.int64)
                 for unit in range(count * units * worker // workers, count * units * (worker + 1) // workers):
-                    _transform_unit(unit, x, gy, group, first, count, a, v, table, own, g)
+                    _transform_unit(unit, x, gy, group, first, count, a, v, table, own, maps, g)
             for worker in numba.prange(workers):
                 bins = g.frequencies
                 for f in range(bins * worker // workers, bins * (worker + 1) // workers):
@@ -116,11 +103,11 @@ def dense_weight_grad(workers, x, gy, gw, a, v, m, scratch, g):
             own = scratch[worker * size : (worker + 1) * size]
             table = np.empty(g.table, np.int64)
             for unit in range(g.k * vectors * worker // workers, g.k * vectors * (worker + 1) // workers):
-                _store_gradient(unit, m, gw, group, table, own, g)
+                _store_gradient(unit, m, gw, group, table, own, maps, g)
 
 
 @jit.kernel
-def depthwise_weight_grad(workers, x, gy, gw, scratch, g):
+def depthwise_weight_grad(workers, x, gy, gw, scratch, maps, g):
     """Input, gradient of the output -> gradient of the weight; a unit is VL channels.
 
     Spectra ``conj(GY) X`` are summed over images and tiles, in this order.
@@ -141,14 +128,13 @@ def depthwise_weight_grad(workers, x, gy, gw, scratch, g):
             total[:] = 0
             for t in range(g.n * g.th * g.tw):
                 n, i, j = t // (g.th * g.tw), t // g.tw % g.th, t % g.tw
-                place_channels(table_in, table_out, first, n, i, j, g)
-                spectrum(x, 0, g.w, table_in, g.ah, g.aw, g.lanes, own, v, 0, 2 * gap, gap)
-                spectrum(gy, 0, g.q, table_out, g.ah, g.aw, g.lanes, own, z, 0, 2 * gap, gap)
+                place_channels(table_in, table_out, first, n, i, j, maps, g)
+                spectrum(x, 0, maps, table_in, g.ah, g.aw, g.lanes, own, v, 0, 2 * gap, gap)
+                spectrum(gy, 0, maps, table_out, g.ah, g.aw, g.lanes, own, z, 0, 2 * gap, gap)
                 for at in range(0, length, 2 * gap):
                     add_product(total, at, v, at, z, at)
             total *= scale
-            clear(table_out)
-            for lane in range(min(g.lanes, g.groups * g.k - first)):
-                place(table_out, g.lanes, lane, (first + lane) * g.r * g.s, 0, g.r, 0, g.s)
+            pixels = g.r * g.s
+            place_kernels(table_out, first * pixels, pixels, min(g.lanes, g.groups * g.k - first), g)
             samples_times(total, 0, 2 * gap, gap, one, 0, 0, gap, g.ah, g.aw, g.lanes, own)
-            write(gw, 0, g.s, table_out, g.ah, g.aw, g.lanes, own, (0, 0), g.s)
+            write(gw, 0, maps, table_out, g.ah, g.aw, g.lanes, own, (0, 0), g.s)
