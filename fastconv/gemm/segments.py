@@ -171,43 +171,43 @@ def copy_segments(dst, d, src, s, segments, n, stride, apart=0):
                 dst[to + j] = src[source + j * stride] if lo <= j < hi else 0
 
 
-def _copy_all(stride: int) -> Any:
-    """Make the intrinsic that copies a list of segments of many channels by stride 1 or 2."""
+def _copy_all(stride: int, phases: int) -> Any:
+    """Make the intrinsic that copies a list of segments of many channels by stride 1 or 2, of one or both phases."""
 
     @intrinsic
-    def copy(typing, dst, d, dst_step, src, s, src_step, channels, segments, n):
+    def copy(typing, dst, d, dst_step, src, s, src_step, channels, segments, n, apart):
         def codegen(context, builder, signature, arguments):
-            dst_type, _, _, src_type, _, _, _, list_type, _ = signature.args
+            dst_type, _, _, src_type, _, _, _, list_type, *_ = signature.args
             itemsize = src_type.dtype.bitwidth // 8
             vl, nr = machine.tile(itemsize).vl, machine.tile(itemsize).nr
             vector = ir.VectorType(element(src_type), vl)
-            dst, d, dst_step, src, s, src_step, channels, segments, n = arguments
+            dst, d, dst_step, src, s, src_step, channels, segments, n, apart = arguments
             to = data(context, builder, dst_type, dst, d)
             source = data(context, builder, src_type, src, s)
             entries = data(context, builder, list_type, segments, I64(0))
 
-            def copy_vectors(out, row, first, bounds, count):
-                """Copy ``count`` vectors of every channel; of the pixels between bounds, if there are any."""
-                mask = (
-                    None
-                    if bounds is None
-                    else lanes_between(builder, first, I64(0), bounds[2], list(range(vl)))
-                )
+            def copy_vectors(out, row, v, bounds, vectors):
+                """Copy vectors of every channel from position v on; of the pixels between bounds, if there are any."""
+                mask, first = None, builder.mul(v, I64(phases))
+                if bounds:
+                    mask = lanes_between(builder, v, I64(0), bounds[2], list(range(vl)))
                 with cgutils.for_range(builder, channels, intp=I64) as loop:
                     at = builder.gep(row, [builder.mul(loop.index, src_step)])
                     place = builder.gep(out, [builder.mul(loop.index, dst_step)])
-                    for v in range(count):
-                        pixel = builder.gep(at, [I64(v * vl * stride)])
+                    for i in range(vectors):
+                        pixel = builder.gep(at, [I64(i * vl * stride)])
                         parts = _pixels(
-                            builder, pixel, first, bounds and bounds[:2], vector, itemsize, stride, 1
+                            builder, pixel, first, bounds and bounds[:2], vector, itemsize, stride, phases
                         )
-                        value = parts[0]
-                        if stride == 2:
-                            value = shuffled(builder, *parts, [2 * e for e in range(vl)])
-                        if mask is None:
-                            store(builder, value, place, v * vl, itemsize)
-                        else:
-                            masked_store(builder, value, builder.gep(place, [I64(v * vl)]), mask, itemsize)
+                        for phase in range(phases):
+                            value = parts[0]
+                            if stride == 2:
+                                value = shuffled(builder, *parts, [2 * e + phase for e in range(vl)])
+                            result = builder.gep(place, [builder.mul(apart, I64(phase))])
+                            if bounds:
+                                masked_store(builder, value, result, mask, itemsize)
+                            else:
+                                store(builder, value, result, i * vl, itemsize)
 
             with cgutils.for_range(builder, n, intp=I64) as loop:
                 entry = builder.gep(entries, [builder.mul(loop.index, I64(SEGMENT))])
@@ -215,22 +215,23 @@ def _copy_all(stride: int) -> Any:
                     builder.load(builder.gep(entry, [I64(i)])) for i in range(SEGMENT)
                 )
                 row, out = builder.gep(source, [pixel]), builder.gep(to, [begin])
-                end = builder.select(builder.icmp_signed("<", hi, count), hi, count)
-                # the last pixel of a source row may be followed by nothing
-                last = end if stride == 1 else builder.sub(end, I64(1))
-                inside = builder.icmp_signed("<=", lo, I64(0))
-                wide = builder.and_(inside, builder.icmp_signed(">=", last, I64(nr * vl)))
-                wide = builder.and_(wide, builder.icmp_signed("==", count, I64(nr * vl)))
+
+                def inside(v, vectors):
+                    """Tell whether so many vectors from position v on are whole, and pixels all that is read."""
+                    past = builder.add(v, I64(vectors * vl))
+                    read = builder.icmp_signed(
+                        "<=" if stride == phases else "<", builder.mul(past, I64(phases)), hi
+                    )
+                    read = builder.and_(read, builder.icmp_signed(">=", builder.mul(v, I64(phases)), lo))
+                    return builder.and_(read, builder.icmp_signed("<=", past, count))
+
+                wide = builder.and_(inside(I64(0), nr), builder.icmp_signed("==", count, I64(nr * vl)))
                 with builder.if_else(wide) as (whole, pieces):
                     with whole:
                         copy_vectors(out, row, I64(0), None, nr)
                     with pieces, cgutils.for_range_slice(builder, I64(0), count, I64(vl), I64) as (v, _):
                         place, at = builder.gep(out, [v]), builder.gep(row, [builder.mul(v, I64(stride))])
-                        inside = builder.and_(
-                            builder.icmp_signed(">=", v, lo),
-                            builder.icmp_signed("<=", builder.add(v, I64(vl)), last),
-                        )
-                        with builder.if_else(inside) as (all_lanes, edge):
+                        with builder.if_else(inside(v, 1)) as (all_lanes, edge):
                             with all_lanes:
                                 copy_vectors(place, at, v, None, 1)
                             with edge:
@@ -238,25 +239,29 @@ def _copy_all(stride: int) -> Any:
             return context.get_dummy_value()
 
         i = types.int64
-        return types.void(dst, i, i, src, i, i, i, segments, i), codegen
+        return types.void(dst, i, i, src, i, i, i, segments, i, i), codegen
 
     return copy
 
 
-_copy_all_unit = _copy_all(1)
-_copy_all_second = _copy_all(2)
+_copy_all_unit = _copy_all(1, 1)
+_copy_all_second = _copy_all(2, 1)
+_copy_all_split = _copy_all(2, 2)
 
 
 @jit.inner
-def copy_channels(dst, d, dst_step, src, s, src_step, channels, segments, n, stride):
+def copy_channels(dst, d, dst_step, src, s, src_step, channels, segments, n, stride, apart=0):
     """Copy ``n`` segments of channels that are ``src_step`` apart to places ``dst_step`` apart, nothing beyond.
 
-    Channel by channel only within a segment: what it is, and its masks, are looked at once for all of them.
+    They are split in phases if those are ``apart``.  Channel by channel only within a segment: what it is, and its
+    masks, are looked at once for all of them.
     """
     if stride == 1:
-        _copy_all_unit(dst, d, dst_step, src, s, src_step, channels, segments, n)
+        _copy_all_unit(dst, d, dst_step, src, s, src_step, channels, segments, n, 0)
+    elif stride == 2 and apart:
+        _copy_all_split(dst, d, dst_step, src, s, src_step, channels, segments, n, apart)
     elif stride == 2:
-        _copy_all_second(dst, d, dst_step, src, s, src_step, channels, segments, n)
+        _copy_all_second(dst, d, dst_step, src, s, src_step, channels, segments, n, 0)
     else:
         for c in range(channels):
             copy_segments(dst, d + c * dst_step, src, s + c * src_step, segments, n, stride)

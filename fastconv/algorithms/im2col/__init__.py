@@ -19,6 +19,7 @@ import numpy as np
 from fastconv import machine
 from fastconv.algorithms.base import CHANNELS_FIRST, Algorithm, Array, Execution
 from fastconv.algorithms.correlation import (
+    AxisPass,
     BlockedPass,
     Correlation,
     Pass,
@@ -120,15 +121,17 @@ class LoweredPass(BlockedPass):
         starts = np.cumsum([0] + [-(-size // 16) * 16 for size in sizes.values()])
         places = dict(zip(sizes, starts.tolist(), strict=False))
         self.scratch = int(starts[-1])
-        self.pixels, self.segments = lists_of(p, width)
+        pixels, listed = lists_of(p, width)
+        kept = slices if chunks > 1 else 1
+        self.segments = kept * listed
 
         def values() -> tuple[Geometry, Array]:
             edges = last.edges(last.offsets)
             lo, hi = last.meeting()
             tables, starts = joined(
                 **phase_tables(p, {o: i * width for o, i in views.items()}, per_chunk, lowered * width),
-                source_row=source_rows(outer), result_row=result_rows(outer), offset=last.offsets, lo=lo,
-                hi=hi, edges=edges,
+                source_row=source_rows(outer), result_row=result_rows(outer), offset=last.offsets,
+                together=together(last), lo=lo, hi=hi, edges=edges,
             )  # fmt: skip
             geometry = Geometry(
                 groups=p.groups, channels=p.channels, m=p.m, outer=lowered // max(1, len(last.offsets)),
@@ -137,8 +140,9 @@ class LoweredPass(BlockedPass):
                 outer_steps=phases // last.step, step=last.step, result_width=last.result,
                 result_size=prod(a.result for a in p.axes), column_blocks=column_blocks,
                 row_blocks=row_blocks, chunks=chunks, phases=phases, ld=width, panel=places["panel"],
-                c_start=places["c_start"], scratch=self.scratch, segments=self.segments, pixels=self.pixels, phases_at=starts["phases"], source_row_at=starts["source_row"],
-                result_row_at=starts["result_row"], offset_at=starts["offset"], lo_at=starts["lo"],
+                c_start=places["c_start"], scratch=self.scratch, segments=listed, pixels=pixels, lists=kept, phases_at=starts["phases"], source_row_at=starts["source_row"],
+                result_row_at=starts["result_row"], offset_at=starts["offset"],
+                together_at=starts["together"], lo_at=starts["lo"],
                 hi_at=starts["hi"], edges_at=starts["edges"], near=all(a.is_read_in_place for a in p.axes), stream=stream,
                 vl=tile.vl, mr=tile.mr, nr=tile.nr,
             )  # fmt: skip
@@ -191,4 +195,14 @@ def lists_of(p: Pass, columns: int) -> tuple[int, int]:
     last = p.axes[-1]
     views, rows = prod(len(a.offsets) for a in p.axes), columns // max(1, last.outputs) + 2
     segments = SEGMENT * views * rows
-    return segments, segments + views + 1 + 2 * views * rows * len(last.border)
+    return segments, segments + views + 3 + 2 * views * rows * len(last.border)
+
+
+def together(axis: AxisPass) -> list[int]:
+    """Return for each offset how many are lowered together from there on: two neighbours, at stride 2, by one load."""
+    found, offsets = [], axis.offsets
+    while len(found) < len(offsets):
+        i = len(found)
+        pair = axis.stride == 2 and offsets[i] + 1 in offsets[i + 1 : i + 2]
+        found += [2, 0] if pair else [1]
+    return found

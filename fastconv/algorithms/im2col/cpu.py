@@ -52,12 +52,14 @@ class Geometry(NamedTuple):
     panel: int  #     where in a worker's scratch panels of weights begin
     c_start: int  #   and C
     scratch: int  #   elements of a worker
-    segments: int  #  numbers in its list,
-    pixels: int  #    and where the pixels of the border begin in it
+    segments: int  #  numbers in the list of a slice,
+    pixels: int  #    and where in it their number is, before the pixels of the border
+    lists: int  #     slices whose lists a worker keeps: of a task, if there are further chunks
     phases_at: int  # where tables begin: [phase] -> (taps, where its steps begin)
     source_row_at: int  # [outer offset, row] -> row of the source, or -1
     result_row_at: int  # [outer phase, row] -> row of the result, or -1
     offset_at: int  # [inner] -> source offset
+    together_at: int  # [inner] -> offsets side by side that are lowered together from here on, 0 within
     lo_at: int  #     [inner] -> first position that reads inside the source
     hi_at: int  #     [inner] -> one past the last
     edges_at: int  #  what `add_edges` reads, by inner
@@ -79,7 +81,7 @@ def correlate(workers, counter, x, w, views, out, scratch, lists, geos, tables, 
 
 @jit.inner
 def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, activation, residual):
-    segments = lists[worker * geo.segments : (worker + 1) * geo.segments]
+    own = lists[worker * geo.lists * geo.segments :]
     b0 = worker * geo.scratch
     panels = -(-geo.m // geo.mr)
     lead = -to_boundary(out, 0) % geo.vl if geo.stream else 0  # then vectors of columns are those of memory
@@ -106,8 +108,10 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
                 if geo.near and within and j1 - j0 == geo.ld:  # the first panel lowers what it reads
                     source = source_at(geo, group, j0, ch0)
                 else:
-                    n = plan_rows(segments, geo, tables, j0, j1 - j0)
-                    lower_channels(scratch, b0, x, geo, group, j0, ch0, ch1, segments, n)
+                    segments = own[(i - first) * geo.segments if geo.lists > 1 else 0 :]
+                    if chunk == 0 or geo.lists == 1:
+                        plan_rows(segments, geo, tables, j0, j1 - j0, True)
+                    lower_channels(scratch, b0, x, geo, group, j0, ch0, ch1, segments)
                 straight = chunk == geo.chunks - 1 and geo.phases == 1 and within
                 place = (image * geo.groups * geo.m + group * geo.m + m0) * geo.result_size + pixel
                 kept = i - first if geo.chunks > 1 or geo.phases > 1 else 0
@@ -146,66 +150,82 @@ def source_at(geo, group, j, channel):
 
 
 @jit.inner
-def plan_rows(segments, geo, tables, j0, columns):
-    """List the segments of a channel that its rows of B are made of; return their number in each row.
+def plan_rows(segments, geo, tables, j0, columns, together):
+    """List the segments of a channel that its rows of B are made of.
 
-    They are relative to the channel in the image of column j0.  The pixels of the border are listed behind: where
-    those of each view begin, then they.
+    They are relative to the channel in the image of column j0.  First come those of two views each whose pixels are
+    neighbours, if they are taken ``together``.  Behind stand how many those are, and all; where the pixels
+    of the border of each view begin, then they.
     """
-    starts = segments[geo.pixels :]
-    pixels = starts[geo.outer * geo.inner + 1 :]
-    edges = 0
-    image_step = geo.groups * geo.channels * geo.source_rows * geo.source_width
-    n = 0
-    for outer in range(geo.outer):
-        for inner in range(geo.inner):
-            first, last = tables[geo.lo_at + inner], tables[geo.hi_at + inner]
-            to = (outer * geo.inner + inner) * geo.ld
-            row, q = (j0 % (geo.rows * geo.q)) // geo.q, j0 % geo.q
-            plane, done = 0, 0
-            starts[outer * geo.inner + inner] = edges
-            while done < columns:
-                count = min(geo.q - q, columns - done)
-                source_row = tables[geo.source_row_at + outer * geo.rows + row]
-                source = (
-                    plane + source_row * geo.source_width + q * geo.stride + tables[geo.offset_at + inner]
-                )
-                lo, hi = (first - q, last - q) if source_row >= 0 else (0, 0)
-                n = add_segment(segments, n, to + done, source, count, lo, hi)
-                if source_row >= 0:
-                    line = plane + source_row * geo.source_width
-                    edges = add_edges(pixels, edges, to + done, line, q, count, tables, geo.edges_at, inner)
-                done += count
-                q = 0
-                row += 1
-                if row == geo.rows:
-                    row = 0
-                    plane += image_step
-    starts[geo.outer * geo.inner] = edges
-    return n // max(1, geo.outer * geo.inner)
+    views, rows, q, stride = geo.outer * geo.inner, geo.rows, geo.q, geo.stride
+    width, ld, source_rows = geo.source_width, geo.ld, geo.source_row_at
+    image_step = geo.groups * geo.channels * geo.source_rows * width
+    counts = segments[geo.pixels :]
+    pixels = counts[views + 3 :]
+    begin = j0 % (rows * q)
+    row0, q0 = begin // q, begin % q
+    n, edges = 0, 0
+    counts[0] = 0
+    for kind in range(2 if together else 1, 0, -1):
+        for outer in range(geo.outer):
+            for inner in range(geo.inner):
+                if together and tables[geo.together_at + inner] != kind:
+                    continue
+                offset = tables[geo.offset_at + inner]
+                first, last = tables[geo.lo_at + inner], tables[geo.hi_at + inner]
+                step = 1
+                if kind == 2:  # in pixels of the source, of which there are width
+                    first, last, step = -offset, width - offset, stride
+                to = (outer * geo.inner + inner) * ld
+                counts[outer * geo.inner + inner + 2] = edges
+                row, column, plane, done = row0, q0, 0, 0
+                while done < columns:
+                    count = min(q - column, columns - done)
+                    source_row = tables[source_rows + outer * rows + row]
+                    line = plane + source_row * width
+                    lo, hi = first - column * step, last - column * step
+                    if source_row < 0:
+                        lo = hi = 0
+                    n = add_segment(segments, n, to + done, line + column * stride + offset, count, lo, hi)
+                    for view in range(kind if source_row >= 0 else 0):
+                        place = to + view * ld + done
+                        edges = add_edges(
+                            pixels, edges, place, line, column, count, tables, geo.edges_at, inner + view
+                        )
+                    done += count
+                    column = 0
+                    row += 1
+                    if row == rows:
+                        row = 0
+                        plane += image_step
+        if kind == 2:
+            counts[0] = n
+    counts[1], counts[views + 2] = n, edges
 
 
 @jit.inner
-def lower_channels(b, b0, x, geo, group, j0, ch0, ch1, segments, n):
-    """Write the rows of B of channels ch0..ch1 for the columns from j0 on, each of ``n`` segments."""
+def lower_channels(b, b0, x, geo, group, j0, ch0, ch1, segments):
+    """Write the rows of B of channels ch0..ch1 for the columns from j0 on, whose segments are listed."""
     views, size = geo.outer * geo.inner, geo.source_rows * geo.source_width
     first = (j0 // (geo.rows * geo.q) * geo.groups + group) * geo.channels + ch0
-    copy_channels(b, b0, views * geo.ld, x, first * size, size, ch1 - ch0, segments, n * views, geo.stride)
-    starts = segments[geo.pixels :]
-    if starts[views] > 0:
+    counts = segments[geo.pixels :]
+    pairs, n, step = counts[0], counts[1], views * geo.ld
+    copy_channels(b, b0, step, x, first * size, size, ch1 - ch0, segments, pairs, 2, geo.ld)
+    single = segments[SEGMENT * pairs :]
+    copy_channels(b, b0, step, x, first * size, size, ch1 - ch0, single, n - pairs, geo.stride)
+    if counts[views + 2] > 0:
         for c in range(ch1 - ch0):
-            at = b0 + c * views * geo.ld
-            copy_pixels(b, at, x, (first + c) * size, starts[views + 1 :], 0, starts[views])
+            copy_pixels(b, b0 + c * step, x, (first + c) * size, counts[views + 3 :], 0, counts[views + 2])
 
 
 @jit.inner
-def lower(b, b0, x, geo, group, j0, t0, t1, segments, n):
-    """Write rows t0..t1 of B for the columns from j0 on, whose rows have ``n`` segments."""
+def lower(b, b0, x, geo, group, j0, t0, t1, segments):
+    """Write rows t0..t1 of B for the columns from j0 on, whose segments are listed view by view."""
     views = geo.outer * geo.inner
     size = geo.source_rows * geo.source_width
     first = (j0 // (geo.rows * geo.q) * geo.groups + group) * geo.channels
-    starts = segments[geo.pixels :]
-    pixels = starts[views + 1 :]
+    counts = segments[geo.pixels :]
+    n, starts, pixels = counts[1] // max(1, views), counts[2:], counts[views + 3 :]
     t = t0
     while t < t1:
         channel, view = t // views, t % views

@@ -115,8 +115,8 @@ def _turned_block(scratch, b0, b, geo, tables, blocks, group, image, count, pixe
             transpose(scratch, b0 + i * run * blocks.ld, blocks.ld, b, source, pixels, t1 - t0, run)
     else:
         lowered, j = b0 + blocks.lowered, image * pixels + pixel
-        n = plan_rows(segments, geo, tables, j, count * run)
-        lower(scratch, lowered, b, geo, group, j, t0, t1, segments, n)
+        plan_rows(segments, geo, tables, j, count * run, False)
+        lower(scratch, lowered, b, geo, group, j, t0, t1, segments)
         transpose(scratch, b0, blocks.ld, scratch, lowered, geo.ld, t1 - t0, count * run)
 
 
