@@ -27,7 +27,7 @@ from numba.extending import intrinsic
 
 from fastconv import jit, machine
 from fastconv.gemm.move import lanes_between, masked_load, masked_store
-from fastconv.gemm.tile import I64, data, element, fma, load, prefetch, splat, store
+from fastconv.gemm.tile import I64, cases, data, element, emit_family, fma, load, prefetch, splat, store
 
 ARGUMENTS = (
     "c", "targets", "column", "columns", "a", "a0", "sources", "at", "taps", "tap0", "count", "length", "b", "b0",
@@ -182,32 +182,26 @@ def tile_gathered(typing: Any, c: Any, targets: Any, column: Any, columns: Any, 
         from_table, to_table = pointer("sources", sources, at), pointer("targets", targets, at)
         offsets, panel, first = pointer("taps", taps, tap0), pointer("b", b, b0), pointer("start", start, s0)
         registers = machine.simd().registers
-        done = builder.append_basic_block("gathered_end")
-        switch = builder.switch(builder.add(builder.mul(mr, I64(WIDEST + 1)), nr), done)
-        for j in range(1, widest() + 1):
-            for m in range(1, pixel_rows.py_func(registers, j) + 1):
-                block = builder.append_basic_block(f"gathered_{m}x{j}")
-                switch.add_case(I64(m * (WIDEST + 1) + j), block)
-                builder.position_at_end(block)
-                bases = [
-                    builder.gep(image, [builder.load(builder.gep(from_table, [I64(i)]))]) for i in range(m)
-                ]
-                rows = [
-                    builder.gep(result, [builder.load(builder.gep(to_table, [I64(i)]))]) for i in range(m)
-                ]
-                for row in rows:
-                    for v in range(j):
-                        prefetch(builder, builder.gep(row, [I64(v * shape.vl)]))
-                begin = _begin(builder, begun, first, rows, columns, j, vector, itemsize)
-                sums = _sum(
-                    builder, f"gathered_{m}x{j}", bases,
-                    lambda tap: builder.load(builder.gep(offsets, [tap])), count, length, I64(1),
-                    panel, None, I64(j * shape.vl), begin,
-                    lambda t, m=m: builder.mul(builder.add(apart, t), I64(m)),
-                )  # fmt: skip
-                _store(builder, sums, rows, columns, vector, itemsize)
-                builder.branch(done)
-        builder.position_at_end(done)
+        each = {
+            m * (WIDEST + 1) + j: (m, j)
+            for j in range(1, widest() + 1)
+            for m in range(1, pixel_rows.py_func(registers, j) + 1)
+        }
+        which = builder.add(builder.mul(mr, I64(WIDEST + 1)), nr)
+        for m, j in cases(builder, which, each, "gathered"):
+            bases = [builder.gep(image, [builder.load(builder.gep(from_table, [I64(i)]))]) for i in range(m)]
+            rows = [builder.gep(result, [builder.load(builder.gep(to_table, [I64(i)]))]) for i in range(m)]
+            for row in rows:
+                for v in range(j):
+                    prefetch(builder, builder.gep(row, [I64(v * shape.vl)]))
+            begin = _begin(builder, begun, first, rows, columns, j, vector, itemsize)
+            sums = _sum(
+                builder, f"gathered_{m}x{j}", bases,
+                lambda tap: builder.load(builder.gep(offsets, [tap])), count, length, I64(1),
+                panel, None, I64(j * shape.vl), begin,
+                lambda t, m=m: builder.mul(builder.add(apart, t), I64(m)),
+            )  # fmt: skip
+            _store(builder, sums, rows, columns, vector, itemsize)
         return context.get_dummy_value()
 
     i = types.int64
@@ -248,34 +242,28 @@ def tile_over_pixels(typing: Any, c: Any, c0: Any, ldc: Any, a: Any, a0: Any, ap
             along = builder.mul(builder.sub(t, row), lda)
             return builder.add(ahead, builder.add(builder.mul(row, apart), along))
 
-        done = builder.append_basic_block("pixels_end")
-        switch = builder.switch(builder.add(builder.mul(mr, I64(shape.nr)), nr), done)
-        for m in range(1, shape.mr + 1):
-            for j in range(1, shape.nr + 1):
-                block = builder.append_basic_block(f"pixels_{m}x{j}")
-                switch.add_case(I64(m * shape.nr + j), block)
-                builder.position_at_end(block)
-                for i in range(m):
-                    row = builder.gep(result, [builder.mul(ldc, I64(i))])
-                    for v in range(j):
-                        prefetch(builder, builder.gep(row, [I64(v * shape.vl)]))
-                bases = [builder.gep(scalars, [builder.mul(apart, I64(i))]) for i in range(m)]
-                sums = _sum(
-                    builder, f"pixels_{m}x{j}", bases, offset(0), count, length, lda, panel, offset(1), ldb,
-                    [[zero] * j] * m, None if isinstance(signature.args[-1], types.NoneType) else following,
-                )  # fmt: skip
-                with builder.if_else(accumulate) as (add, overwrite):
-                    for branch, adding in ((add, True), (overwrite, False)):
-                        with branch:
-                            for i in range(m):
-                                row = builder.gep(result, [builder.mul(ldc, I64(i))])
-                                for v in range(j):
-                                    value, at = sums[i][v], v * shape.vl
-                                    if adding:
-                                        value = builder.fadd(load(builder, row, at, vector, itemsize), value)
-                                    store(builder, value, row, at, itemsize)
-                builder.branch(done)
-        builder.position_at_end(done)
+        def emit(m: int, j: int) -> None:
+            for i in range(m):
+                row = builder.gep(result, [builder.mul(ldc, I64(i))])
+                for v in range(j):
+                    prefetch(builder, builder.gep(row, [I64(v * shape.vl)]))
+            bases = [builder.gep(scalars, [builder.mul(apart, I64(i))]) for i in range(m)]
+            sums = _sum(
+                builder, f"pixels_{m}x{j}", bases, offset(0), count, length, lda, panel, offset(1), ldb,
+                [[zero] * j] * m, None if isinstance(signature.args[-1], types.NoneType) else following,
+            )  # fmt: skip
+            with builder.if_else(accumulate) as (add, overwrite):
+                for branch, adding in ((add, True), (overwrite, False)):
+                    with branch:
+                        for i in range(m):
+                            row = builder.gep(result, [builder.mul(ldc, I64(i))])
+                            for v in range(j):
+                                value, at = sums[i][v], v * shape.vl
+                                if adding:
+                                    value = builder.fadd(load(builder, row, at, vector, itemsize), value)
+                                store(builder, value, row, at, itemsize)
+
+        emit_family(builder, mr, nr, shape, emit)
         return context.get_dummy_value()
 
     i = types.int64
@@ -307,12 +295,7 @@ def sum_by_taps(typing: Any, c: Any, c0: Any, ldc: Any, x: Any, x0: Any, x_row: 
         )  # fmt: skip
         mask = lanes_between(builder, I64(0), I64(0), lanes, list(range(vector.count)))
         held = [cgutils.alloca_once(builder, vector) for _ in range(TAPS)]
-        done = builder.append_basic_block("taps_end")
-        switch = builder.switch(taps, done)
-        for count in range(1, TAPS + 1):
-            block = builder.append_basic_block(f"taps_{count}")
-            switch.add_case(I64(count), block)
-            builder.position_at_end(block)
+        for count in cases(builder, taps, {n: n for n in range(1, TAPS + 1)}, "taps"):
             sums, zero = held[:count], ir.Constant(vector, [0.0] * vector.count)
             places = [builder.gep(result, [builder.mul(ldc, I64(i))]) for i in range(count)]
             views = [builder.gep(image, [builder.load(builder.gep(table, [I64(i)]))]) for i in range(count)]
@@ -331,8 +314,6 @@ def sum_by_taps(typing: Any, c: Any, c0: Any, ldc: Any, x: Any, x0: Any, x_row: 
                     builder.store(builder.fadd(old, builder.load(total)), total)
             for place, total in zip(places, sums, strict=True):
                 store(builder, builder.load(total), place, 0, itemsize)
-            builder.branch(done)
-        builder.position_at_end(done)
         return context.get_dummy_value()
 
     i = types.int64

@@ -9,7 +9,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import jit, machine
-from fastconv.gemm.tile import I64, data, element, load, shuffled, splat, store
+from fastconv.gemm.tile import I64, cases, data, element, load, shuffled, splat, store
 
 SLACK = 16  # elements: the widest vector
 I1, I32 = ir.IntType(1), ir.IntType(32)
@@ -116,12 +116,7 @@ def turn_taps(typing, dst, d, dst_step, apart, src, s, src_step, count, rows, ta
         vector, lanes = ir.VectorType(element(src_type), wide), list(range(wide))
         dst, d, dst_step, apart, src, s, src_step, count, rows, taps = arguments
         to, source = data(context, builder, dst_type, dst, d), data(context, builder, src_type, src, s)
-        done = builder.append_basic_block("turned")
-        switch = builder.switch(taps, done)
-        for t in range(1, TAPS + 1):
-            block = builder.append_basic_block(f"turn_{t}")
-            switch.add_case(I64(t), block)
-            builder.position_at_end(block)
+        for t in cases(builder, taps, {t: t for t in range(1, TAPS + 1)}, "turn"):
             high = lanes_between(builder, I64(0), I64(0), rows, lanes)
             starts = [I64(v) for v in range(0, mr * t, wide)]
             masks = [lanes_between(builder, v, I64(0), builder.mul(rows, I64(t)), lanes) for v in starts]
@@ -141,8 +136,6 @@ def turn_taps(typing, dst, d, dst_step, apart, src, s, src_step, count, rows, ta
                     masked_store(
                         builder, value, builder.gep(place, [builder.mul(apart, I64(j))]), high, itemsize
                     )
-            builder.branch(done)
-        builder.position_at_end(done)
         return context.get_dummy_value()
 
     i = types.int64

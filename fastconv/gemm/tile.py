@@ -20,8 +20,8 @@ of B are in L1, or near each other in L2, and A's panels stream from L2 at 3 byt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -30,6 +30,7 @@ from numba.extending import intrinsic
 from fastconv import machine
 
 I64 = ir.IntType(64)
+T = TypeVar("T")
 
 
 def element(array: types.Array) -> ir.Type:
@@ -161,19 +162,26 @@ def emit_added(
     return added
 
 
+def cases(builder: Any, value: Any, of: dict[int, T], name: str) -> Iterator[T]:
+    """Yield what stands for each number, in a block of its own of a switch over ``value``; to be gone through whole."""
+    done = builder.append_basic_block(f"{name}_end")
+    switch = builder.switch(value, done)
+    for number, item in of.items():
+        block = builder.append_basic_block(f"{name}_{number}")
+        switch.add_case(I64(number), block)
+        builder.position_at_end(block)
+        yield item
+        builder.branch(done)
+    builder.position_at_end(done)
+
+
 def emit_family(builder: Any, mr: Any, nr: Any, shape: machine.Tile, emit: Any, least: int = 1) -> None:
     """Emit a switch with one tile for each (mr, nr), nr from ``least`` on: ``emit(mr, nr)``."""
-    done = builder.append_basic_block("tile_end")
-    which = builder.add(builder.mul(mr, I64(shape.nr)), nr)  # mr * NR + nr: unique for nr in 1..NR
-    switch = builder.switch(which, done)
-    for m in range(1, shape.mr + 1):
-        for j in range(least, shape.nr + 1):
-            block = builder.append_basic_block(f"case_{m}x{j}")
-            switch.add_case(I64(m * shape.nr + j), block)
-            builder.position_at_end(block)
-            emit(m, j)
-            builder.branch(done)
-    builder.position_at_end(done)
+    each = {  # mr * NR + nr: unique for nr in 1..NR
+        m * shape.nr + j: (m, j) for m in range(1, shape.mr + 1) for j in range(least, shape.nr + 1)
+    }
+    for m, j in cases(builder, builder.add(builder.mul(mr, I64(shape.nr)), nr), each, "tile"):
+        emit(m, j)
 
 
 def rows_at(builder: Any, first: Any, apart: Any, count: int) -> list[Any]:

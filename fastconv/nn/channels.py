@@ -17,6 +17,7 @@ import numba
 
 from fastconv import jit
 from fastconv.gemm.schedule import part
+from fastconv.nn.pointwise import total
 
 PAGE = 1024  # numbers
 
@@ -47,7 +48,7 @@ def _estimate(x, first, last, means, variances, sums):
             for q in range(pixels):
                 sums[0, channel - first, q] += x[i, channel, q]
     for channel in range(first, last):
-        means[channel] = _total(sums[0, channel - first]) / (n * pixels)
+        means[channel] = total(sums[0, channel - first]) / (n * pixels)
     sums[0] = 0
     for i in range(n):
         for channel in range(first, last):
@@ -56,7 +57,7 @@ def _estimate(x, first, last, means, variances, sums):
                 d = x[i, channel, q] - mean
                 sums[0, channel - first, q] += d * d
     for channel in range(first, last):
-        variances[channel] = _total(sums[0, channel - first]) / (n * pixels)
+        variances[channel] = total(sums[0, channel - first]) / (n * pixels)
 
 
 @jit.inner
@@ -104,8 +105,8 @@ def _sum(gy, x, first, last, line, by_bias, by_weight, sums):
                 sums[0, channel - first, q] += g
                 sums[1, channel - first, q] += g * u
     for channel in range(first, last):
-        by_bias[channel] = _total(sums[0, channel - first])
-        by_weight[channel] = _total(sums[1, channel - first])
+        by_bias[channel] = total(sums[0, channel - first])
+        by_weight[channel] = total(sums[1, channel - first])
 
 
 @jit.inner
@@ -124,11 +125,3 @@ def _gradient(gy, x, gx, first, last, line, by_bias, by_weight, estimated):
                 u = (x[i, channel, q] - mean) * scale
                 g = x.dtype.type(0) if u * w + b <= least else gy[i, channel, q]
                 gx[i, channel, q] = w * scale * (g - level - u * along)
-
-
-@jit.inner
-def _total(row):
-    total = 0.0
-    for q in range(row.size):
-        total += row[q]
-    return total

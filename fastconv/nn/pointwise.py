@@ -100,15 +100,16 @@ def _keep_and_sum(workers, gy, y, gx, sums, rows):
             for n in range(len(gy)):  # image upon image: vectorised, and no sum changes its order
                 _keep_and_add(gy[n, lo:hi], y[n, lo:hi], gx[n, lo:hi], row)
             for k in range(first, last):
-                sums[k] = _total(row[k * pixels - lo : (k + 1) * pixels - lo])
+                sums[k] = total(row[k * pixels - lo : (k + 1) * pixels - lo])
 
 
 @jit.inner
-def _total(row):
-    total = 0.0
+def total(row):
+    """Return the sum in float64, first to last."""
+    result = 0.0
     for q in range(row.size):
-        total += row[q]
-    return total
+        result += row[q]
+    return result
 
 
 @jit.inner

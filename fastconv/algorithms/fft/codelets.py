@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 from fastconv import machine
 from fastconv.algorithms.fft.fourier import Complex, Fourier
 from fastconv.algorithms.straight import Vectors
-from fastconv.gemm.tile import I64, data, element, fma, load, store
+from fastconv.gemm.tile import I64, cases, data, element, fma, load, store
 
 REAL, REAL_SUM, COMPLEX, COMPLEX_SUM = range(4)
 INVERSE_REAL, INVERSE_REAL_GAUSS, INVERSE_REAL_TIMES, INVERSE_COMPLEX_GAUSS, INVERSE_COMPLEX_TIMES = range(
@@ -113,15 +113,8 @@ def transform(typing: Any, kind: Any, size: Any, src: Any, s0: Any, s_step: Any,
             return access
 
         operands = [operand(position) for position in (2, 6, 10)]
-        done = builder.append_basic_block("transformed")
-        switch = builder.switch(arguments[1], done)
-        for n in _SIZES_OF.get(which, SIZES):
-            block = builder.append_basic_block(f"length_{n}")
-            switch.add_case(I64(n), block)
-            builder.position_at_end(block)
+        for n in cases(builder, arguments[1], {n: n for n in _SIZES_OF.get(which, SIZES)}, "length"):
             _emit(lanes, which, n, *operands)
-            builder.branch(done)
-        builder.position_at_end(done)
         return context.get_dummy_value()
 
     return signature, codegen

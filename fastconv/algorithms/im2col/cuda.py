@@ -115,7 +115,7 @@ class Im2col(Algorithm):
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         if direction is Direction.WEIGHT_GRAD:
             return cuda_weight.WeightRun(problem, cuda_weight.plan(problem, limit))
-        return Run(problem, direction, plan(problem, direction, limit))
+        return Run(problem, plan(problem, direction, limit))
 
 
 def farthest(p: Pass) -> int:
@@ -241,7 +241,7 @@ def plan(problem: ConvProblem, direction: Direction, limit: int) -> Blocks:
 class Run(Execution):
     """Pack, multiply, and add the splits if there are any."""
 
-    def __init__(self, problem: ConvProblem, direction: Direction, b: Blocks) -> None:
+    def __init__(self, problem: ConvProblem, b: Blocks) -> None:
         self.b, self.dtype, self.workspace = b, problem.dtype, b.workspace
         self.table, self.taps = backend().Buffer(b.table), backend().Buffer(b.taps)
         p, axes = b.p, three(b.p.axes)

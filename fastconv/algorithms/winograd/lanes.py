@@ -27,7 +27,7 @@ from fastconv import machine
 from fastconv.algorithms.straight import Vectors
 from fastconv.algorithms.winograd.transforms import Matrix, apply, matrices
 from fastconv.gemm.move import lanes_between, masked_load, masked_store
-from fastconv.gemm.tile import I64, data, element, load, shuffled, splat, store
+from fastconv.gemm.tile import I64, cases, data, element, load, shuffled, splat, store
 
 # (stride, phases of it that are read) by a variant's fifth length
 SPLITS = {1: (1, 1), 2: (2, 2), 3: (2, 1)}
@@ -111,15 +111,8 @@ def _table(builder: Any, vector: ir.VectorType, count: int) -> Any:
 def _for_each_width(context: Any, builder: Any, array: Any, shrink: Any, emit: Any) -> None:
     """Emit a switch over the vector widths; ``emit(vector, itemsize)`` makes each case."""
     itemsize = array.dtype.bitwidth // 8
-    done = builder.append_basic_block("width_end")
-    switch = builder.switch(shrink, done)
-    for i, lanes in enumerate(widths(machine.tile(itemsize).vl)):
-        block = builder.append_basic_block(f"width_{lanes}")
-        switch.add_case(I64(i), block)
-        builder.position_at_end(block)
+    for lanes in cases(builder, shrink, dict(enumerate(widths(machine.tile(itemsize).vl))), "width"):
         emit(ir.VectorType(element(array), lanes), itemsize)
-        builder.branch(done)
-    builder.position_at_end(done)
 
 
 @intrinsic

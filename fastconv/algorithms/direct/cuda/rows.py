@@ -105,7 +105,7 @@ def phase_adder(row: Row, shift: int, at: int, k: int):
     return add
 
 
-def row_adder(row: Row, shift: int, tm: int, ty: int, m: int, v: int):
+def row_adder(row: Row, shift: int, ty: int, m: int, v: int):
     """Return the device function that adds a segment to row ``v`` of channel ``m`` of a thread, if a tap is there."""
     step, skip, back = len(row.phases), row.skip, row.skip < 0
     add = chained([phase_adder(row, shift, (m * ty + v) * 4 * step, k) for k in range(step)])
@@ -127,7 +127,7 @@ def row_adder(row: Row, shift: int, tm: int, ty: int, m: int, v: int):
 def row_by_row(dtype, row: Row, tm: int, ty: int):
     """Return the device function that adds all rows that the taps of one slice meet, weights read as they are needed."""
     fetch, _, shift = segment(dtype, row.low, row.length, row.aligned)
-    add = chained([row_adder(row, shift, tm, ty, m, v) for m in range(tm) for v in range(ty)])
+    add = chained([row_adder(row, shift, ty, m, v) for m in range(tm) for v in range(ty)])
     pieces, piece, gap = row.pieces, row.piece, row.gap
 
     @inline

@@ -24,7 +24,7 @@ from fastconv import machine
 from fastconv.algorithms.direct.depthwise.lanes import lanes_of, load_lanes
 from fastconv.algorithms.direct.depthwise.pointer import out_of_line, scalar_type
 from fastconv.algorithms.direct.depthwise.taps import ENTRY
-from fastconv.gemm.tile import I64, fma, load, prefetch, store
+from fastconv.gemm.tile import I64, cases, fma, load, prefetch, store
 
 # A step: taps T x S over ``height`` rows and a list of blocks of columns; ``ahead`` is where the next rows lie.
 OUTER = (
@@ -154,14 +154,12 @@ def _family(name: str, stride: int) -> Any:
                 builder.cbranch(narrow, half, whole)
                 for entry, count in ((whole, vl), (half, vl // 2)):
                     builder.position_at_end(entry)
-                    switch = builder.switch(which, done)
-                    for t in range(1, tall + 1):
-                        for s in range(1, wide + 1):
-                            case = builder.append_basic_block(f"case_{t}x{s}")
-                            switch.add_case(I64(t * (wide + 1) + s), case)
-                            builder.position_at_end(case)
-                            _emit(builder, p, (t, s), ir.VectorType(scalar, count), vl)
-                            builder.branch(done)
+                    each = {
+                        t * (wide + 1) + s: (t, s) for t in range(1, tall + 1) for s in range(1, wide + 1)
+                    }
+                    for case in cases(builder, which, each, "case"):
+                        _emit(builder, p, case, ir.VectorType(scalar, count), vl)
+                    builder.branch(done)
                 builder.position_at_end(done)
 
             out_of_line(builder, f"fastconv_depthwise_outer_{name}_{itemsize}", arguments, emit)

@@ -37,7 +37,7 @@ from fastconv import machine
 from fastconv.algorithms.direct.depthwise.lanes import lanes_of, load_lanes, store_lanes
 from fastconv.algorithms.direct.depthwise.pointer import out_of_line, scalar_type
 from fastconv.gemm.move import I1, I32
-from fastconv.gemm.tile import I64, fma, prefetch, splat
+from fastconv.gemm.tile import I64, cases, fma, prefetch, splat
 
 ROWS = 8  # J at most
 NARROW = 7  # rows from which maps of at most half a vector, 7 x 7, have bodies of half a vector
@@ -220,14 +220,14 @@ def _family(name: str, stride: int, phases: int) -> Any:
                 builder.cbranch(narrow, half, whole)
                 for entry, lanes, fewest in ((whole, vl, 1), (half, vl // 2, NARROW)):
                     builder.position_at_end(entry)
-                    switch = builder.switch(which, done)
-                    for j in range(fewest, most_rows(phases) + 1):
-                        for t in range(1, most + 1):
-                            case = builder.append_basic_block(f"case_{j}x{t}")
-                            switch.add_case(I64(j * (most + 1) + t), case)
-                            builder.position_at_end(case)
-                            _emit(builder, p, (j, t), ir.VectorType(scalar, lanes))
-                            builder.branch(done)
+                    each = {
+                        j * (most + 1) + t: (j, t)
+                        for j in range(fewest, most_rows(phases) + 1)
+                        for t in range(1, most + 1)
+                    }
+                    for case in cases(builder, which, each, "case"):
+                        _emit(builder, p, case, ir.VectorType(scalar, lanes))
+                    builder.branch(done)
                 builder.position_at_end(done)
 
             out_of_line(builder, f"fastconv_depthwise_{name}_{itemsize}", arguments, emit)

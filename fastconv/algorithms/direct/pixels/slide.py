@@ -25,7 +25,7 @@ from numba.extending import intrinsic
 
 from fastconv import machine
 from fastconv.gemm.move import lanes_between, masked_load, masked_store
-from fastconv.gemm.tile import I64, data, element, fma, load, store
+from fastconv.gemm.tile import I64, cases, data, element, fma, load, store
 
 SIZE = 8  # results: latency * FMA units, and with TAPS weights and a pixel 14 of 16 registers
 TAPS = 5
@@ -87,24 +87,12 @@ def slide(typing: Any, out: Any, o0: Any, o_step: Any, x: Any, x0: Any, unit: An
                 x_at, w_at, taps, column = (builder.load(builder.gep(entry, [I64(i)])) for i in range(STEP))
                 pixel = builder.gep(image, [builder.add(x_at, channel)])
                 weight = builder.gep(weights, [builder.add(w_at, channel)])
-                done = builder.append_basic_block(f"slide_{len(sums)}_end")
-                switch = builder.switch(taps, done)
-                for number in (i for i in range(-TAPS, TAPS + 1) if i):
-                    block = builder.append_basic_block(f"slide_{len(sums)}x{number}")
-                    switch.add_case(I64(number), block)
-                    builder.position_at_end(block)
+                for number in cases(builder, taps, {i: i for i in range(-TAPS, TAPS + 1) if i}, "taps"):
                     emit_step(sums, pixel, weight, abs(number), column if number < 0 else None)
-                    builder.branch(done)
-                builder.position_at_end(done)
 
         held = [cgutils.alloca_once(builder, vector) for _ in range(SIZE)]
-        done = builder.append_basic_block("slide_end")
         last = builder.sub(c1, I64(vl)) if whole else c0
-        cases = builder.switch(size, done)
-        for number in range(1, SIZE + 1):
-            block = builder.append_basic_block(f"slide_{number}")
-            cases.add_case(I64(number), block)
-            builder.position_at_end(block)
+        for number in cases(builder, size, {i: i for i in range(1, SIZE + 1)}, "slide"):
             with cgutils.for_range_slice(builder, c0, c1, I64(vl), I64) as (c, _):
                 channel = builder.select(builder.icmp_signed("<", c, last), c, last)
                 begin = read(builder.gep(first, [channel]))
@@ -114,8 +102,6 @@ def slide(typing: Any, out: Any, o0: Any, o_step: Any, x: Any, x0: Any, unit: An
                 for j, total in enumerate(held[:number]):
                     place = builder.add(channel, builder.mul(o_step, I64(j)))
                     write(builder.load(total), builder.gep(result, [place]))
-            builder.branch(done)
-        builder.position_at_end(done)
         return context.get_dummy_value()
 
     i = types.int64
