@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 from itertools import product
-from math import inf, prod
+from math import inf, prod, sqrt
 
 import numpy as np
 
@@ -161,30 +161,32 @@ class LoweredPass(BlockedPass):
         the sums that wait for the next chunk, or to be woven.
         """
         tile, cores = machine.tile(itemsize), machine.machine().cores
-        quarter = cache // 4 // itemsize
-        width, panels = tile.nr * tile.vl, -(-p.m // tile.mr)
+        quarter, woven = cache // 4 // itemsize, p.phases > 1
+        width, panels, q = tile.nr * tile.vl, -(-p.m // tile.mr), p.axes[-1].outputs
         slices = max(1, -(-p.columns // width))
         weights = p.channels * prod(p.kernel)  # of a row of A
         row_blocks = min(panels, -(-panels * tile.mr * weights // (chunks * quarter)))
         stay = p.m * weights <= 3 * quarter  # in L2 from task to task
-        woven, best = p.phases > 1, (inf, 1, 1)
+        lower = LOWER * p.channels * lowered * tile.nr * (-(-q // tile.vl) * tile.vl / max(1, q))
+        stores = woven * p.phases * tile.nr
+        row = multiply(p.m, tile.nr, p.reduction, itemsize) / p.m + stores * WEAVE  # of a slice
+        best = (inf, 1, 1)
         while row_blocks <= panels:
-            rows = -(-panels // row_blocks) * tile.mr
-            most = max(1, quarter // (rows * p.phases * width)) if chunks > 1 or woven else slices
-            product = multiply(rows, tile.nr, p.reduction, itemsize)
-            slice_cycles = p.channels * lowered * LOWER * tile.nr + product
-            for each in (TASKS, TASKS // 2, TASKS // 4) if woven else (TASKS,):
-                wanted = -(-each * cores // (p.groups * row_blocks))
-                self.column_blocks = column_blocks = min(slices, max(-(-slices // most), wanted))
-                in_task = -(-slices // column_blocks)
-                stores = rows * p.phases * tile.nr * (WEAVE + FIRST / in_task) if woven else 0
-                loads = LOAD * weights * (p.m / column_blocks if stay and not self.loads else rows)
-                loads *= 1 + self.loads  # read and written
-                # the work shared out, and half of a task that one core is late
-                tasks = p.groups * row_blocks * column_blocks
-                shared = p.groups * row_blocks * slices * (slice_cycles + stores) + tasks * loads
-                cycles = shared / cores + (in_task * (slice_cycles + stores) + loads) / 2
-                best = min(best, (cycles, row_blocks, column_blocks))
+            rows, tasks = -(-panels // row_blocks) * tile.mr, p.groups * row_blocks
+            slice_cycles = max(1, lower + rows * row)
+            # of a task, whatever its slices
+            begin = rows * (stores * FIRST + (0 if stay else LOAD * weights))
+            # so many slices that the work shared out, and half of a task that one core is late, are the least
+            in_task = sqrt(2 * tasks * slices * begin / (cores * slice_cycles)) if cores > 1 else slices
+            in_task = max(round(in_task), -(-slices * tasks // (TASKS * cores)), 1)
+            if chunks > 1 or woven:
+                in_task = min(in_task, max(1, quarter // (rows * p.phases * width)))
+            self.column_blocks = column_blocks = -(-slices // in_task)
+            if self.loads:  # read and written
+                begin += rows * LOAD * weights * (1 + stay)
+            cycles = tasks * (slices * slice_cycles + column_blocks * begin) / cores
+            cycles += (in_task * slice_cycles + begin) / 2 if cores > 1 else 0
+            best = min(best, (cycles, row_blocks, column_blocks))
             row_blocks *= 2
         _, row_blocks, self.column_blocks = best
         return row_blocks, self.column_blocks
