@@ -152,6 +152,20 @@ def test_nan_wins(kernel):
     np.testing.assert_array_equal(fastconv.max_pool2d(x, kernel), y)
 
 
+@pytest.mark.parametrize("kernel", [(2, 2), (3, 2), (4, 4), (4, 10), (4, 40)])
+def test_last_of_nans(kernel):
+    """PyTorch takes a NaN whenever it meets one."""
+    x = draw((3, 4, 40))
+    x[1, 0, 36] = x[1, 1, 36] = x[1, 1, 37] = np.nan
+    y, indices = fastconv.max_pool2d(x, kernel, return_indices=True)
+    window = (1, 0, 36 // kernel[1])
+    assert np.isnan(y[window])
+    assert indices[window] == 40 + 37
+    gx = fastconv.max_pool2d_backward(x, np.ones_like(y), kernel)
+    assert gx[1, 1, 37] == 1
+    assert gx.sum() == y.size
+
+
 @pytest.mark.parametrize(
     ("kernel", "arguments"),
     [(2, {}), (3, {"stride": 1, "padding": 1}), (3, {"stride": 2, "padding": 1}), (5, {"padding": 2}), ((6, 20), {})],

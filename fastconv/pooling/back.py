@@ -17,6 +17,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from fastconv.gemm.loops import rolled
 from fastconv.gemm.move import I32, masked_load
 from fastconv.gemm.tile import I64, data, load, splat, store
 from fastconv.pooling.lines import (
@@ -30,7 +31,6 @@ from fastconv.pooling.lines import (
     Windows,
     everywhere,
     first_taps,
-    rolled,
 )
 
 

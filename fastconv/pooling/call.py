@@ -86,6 +86,14 @@ def on_device(x: Any) -> Any:
     return cuda
 
 
+@functools.cache
+def whole_maps() -> Any:
+    """Return the functions for windows that are all of a map."""
+    from fastconv import planes  # imports Numba; the statement takes 1.7 us each time
+
+    return planes
+
+
 @functools.lru_cache(512)
 def in_rows(axes: Axes, dtype: np.dtype[Any]) -> Any:
     """Return the functions that take windows row by row, or None where those are not of a shape for it."""
@@ -99,9 +107,7 @@ def largest(x: Array, axes: Axes, rank: int, located: Any) -> tuple[Array, Array
     if there := on_device(x):
         return there.largest(x, axes, rank, located)  # type: ignore[no-any-return]  # the caller's kind
     if axes.whole:
-        from fastconv.planes import maxima  # imports Numba
-
-        values, places = maxima(_planes(x, axes, common(x)), located)
+        values, places = whole_maps().maxima(_planes(x, axes, common(x)), located)
         shape = (*x.shape[:-rank], *axes.outputs)
         return values.reshape(shape), places.reshape(shape) if located else places
     y = empty((*x.shape[:-rank], *axes.outputs), common(x))
@@ -119,10 +125,9 @@ def to_largest(x: Array, gy: Array, axes: Axes, rank: int) -> Array:
     if there := on_device(x):
         return there.to_largest(x, gy, axes, rank)  # type: ignore[no-any-return]
     if axes.whole:
-        from fastconv.planes import given
-
         planes = _planes(x, axes, common(x, gy))
-        return given(planes, contiguous(gy, planes.dtype).reshape(-1)).reshape(x.shape)
+        gx: Array = whole_maps().given(planes, contiguous(gy, planes.dtype).reshape(-1))
+        return gx.reshape(x.shape)
     gx = empty(x.shape, common(x, gy))
     if (rows := in_rows(axes, gx.dtype)) and rows.gradient_of_maxima(
         axes, contiguous(x, gx.dtype), contiguous(gy, gx.dtype), gx
@@ -138,9 +143,7 @@ def means(x: Array, axes: Axes, rank: int, count_pad: bool = True, divisor: Any 
     if there := on_device(x):
         return there.means(x, axes, rank, count_pad, divides)  # type: ignore[no-any-return]
     if axes.whole:
-        from fastconv.planes import sums  # imports Numba
-
-        total = sums(_planes(x, axes, common(x)), divides or axes.pixels)
+        total: Array = whole_maps().sums(_planes(x, axes, common(x)), divides or axes.pixels)
         return total.reshape(*x.shape[:-rank], *axes.outputs)
     y = empty((*x.shape[:-rank], *axes.outputs), common(x))
     if rows := in_rows(axes, y.dtype):
@@ -164,9 +167,8 @@ def to_all(
     if there := on_device(gy):
         return there.to_all(size, gy, axes, rank, count_pad, divides)  # type: ignore[no-any-return]
     if axes.whole:
-        from fastconv.planes import spread
-
-        return spread((gy / gy.dtype.type(divides or axes.pixels)).reshape(-1), axes.pixels).reshape(size)
+        spread: Array = whole_maps().spread(gy.reshape(-1), axes.pixels, divides or axes.pixels)
+        return spread.reshape(size)
     gx = empty(size, common(gy))
     if (rows := in_rows(axes, gx.dtype)) and rows.gradient_of_means(
         axes, contiguous(gy, gx.dtype), gx, count_pad, divides

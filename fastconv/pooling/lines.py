@@ -27,6 +27,7 @@ from numba.core import cgutils, types
 
 from fastconv import machine
 from fastconv.algorithms.direct.depthwise.lanes import lanes_of, load_lanes
+from fastconv.gemm.loops import rolled
 from fastconv.gemm.move import I1, I32, lanes_between, masked_store
 from fastconv.gemm.tile import I64, data, element, load, prefetch, shuffled, splat
 
@@ -46,24 +47,6 @@ Join = Callable[[Any, Any, Any], Any]
 OfLine = Callable[
     [Any, Any], tuple[Any, Any]
 ]  # maxima and taps of a line, by its place in scratch and number
-
-
-def rolled(builder: Any, count: Any, body: Callable[[Any], None]) -> None:
-    """Call ``body`` in a loop over i < count of few turns, which LLVM may not unroll as if they were many."""
-    before, head, after = builder.block, builder.append_basic_block("turn"), builder.append_basic_block("on")
-    builder.cbranch(builder.icmp_signed(">", count, I64(0)), head, after)
-    builder.position_at_end(head)
-    i = builder.phi(I64)
-    i.add_incoming(I64(0), before)
-    body(i)
-    following = builder.add(i, I64(1))
-    i.add_incoming(following, builder.block)
-    turn = builder.cbranch(builder.icmp_signed("<", following, count), head, after)
-    loop = builder.module.add_metadata([builder.module.add_metadata(["llvm.loop.unroll.disable"])])
-    if loop not in loop.operands:
-        loop.operands = (loop, *loop.operands)  # it names itself, to tell loops apart
-    turn.set_metadata("llvm.loop", loop)
-    builder.position_at_end(after)
 
 
 def vector_length(windows: int, itemsize: int) -> int:

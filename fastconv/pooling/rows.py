@@ -21,6 +21,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from fastconv.gemm.loops import rolled
 from fastconv.gemm.move import I32, masked_store
 from fastconv.gemm.tile import I64, data, load, splat, store
 from fastconv.pooling.lines import (
@@ -38,7 +39,6 @@ from fastconv.pooling.lines import (
     add,
     first_taps,
     larger,
-    rolled,
 )
 
 
