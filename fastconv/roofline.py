@@ -13,11 +13,10 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from math import prod
-from operator import mul
 from typing import NamedTuple
 
 from fastconv import machine
-from fastconv.problem import Axis, ConvProblem, Direction
+from fastconv.problem import INPUT_GRAD, Axis, ConvProblem, Direction
 from fastconv.threads import SERIAL_FLOPS
 
 # Cycles a core takes for one of each part.  "memory": the share of the bytes' time that arithmetic does not hide.
@@ -55,7 +54,7 @@ CYCLES: dict[str, dict[str, float]] = {
     },
     "direct weight_grad": {
         "products": 1,
-        "turn": 3.97,
+        "turn": 5,
         "rows": 29.2,
         "sums": 5.26,
         "launches": 1,
@@ -231,13 +230,13 @@ def sizes(problem: ConvProblem, direction: Direction) -> Sizes:
     """Return the numbers of the forward direction, which are the weight gradient's too, or of the input gradient."""
     n, g, out, axes = problem.n, problem.groups, problem.output, problem.axes
     c, k, taps = problem.c // g, problem.k // g, prod(problem.kernel)
-    if direction is Direction.INPUT_GRAD:
+    if direction is INPUT_GRAD:
         c, k = k, c
-    if taps == 1 and prod(out) == problem.pixels:  # a row of pixels
+    if taps == 1 and prod(problem.input_shape[2:]) == prod(out):  # a row of pixels
         return Sizes(n, g, c, k, 1, 1, 1, prod(out), 1, 1, 0, 0, prod(out), 1)
     (_, r, down, dilation, _, _), (width, s, right, along, _, _) = (POINT, *axes)[-2:]
     high, wide = dilation * (r - 1), along * (s - 1)
-    if direction is not Direction.INPUT_GRAD:
+    if direction is not INPUT_GRAD:
         p, q = prod(out[:-1]), out[-1]
         return Sizes(n, g, c, k, taps, 1, p, q, down, right, high, wide, q, p)
     phases, p, lines = min(right, width), 1, 1
@@ -269,24 +268,17 @@ def seconds(kind: str, problem: ConvProblem, parts: dict[str, float]) -> float:
 
 def busy(kind: str, problem: ConvProblem, parts: dict[str, float]) -> float:
     """Add up the parts of a problem's work that are of cores alone."""
-    total: float = sum(map(mul, map(CYCLES[kind].__getitem__, parts), parts.values()))
+    cycles, total = CYCLES[kind], 0.0
+    for name, amount in parts.items():
+        total += amount * cycles[name]
     cores = machine.machine().cores if problem.flops > SERIAL_FLOPS else 1
     return total / (rates().clock * cores)
 
 
 def least(kind: str, problem: ConvProblem, direction: Direction) -> float:
-    """Return seconds that a product of matrices cannot beat: its multiplications."""
-    return busy(kind, problem, {"products": products(problem, direction)})
-
-
-@functools.lru_cache(maxsize=16)  # direct and im2col ask for the same
-def products(problem: ConvProblem, direction: Direction) -> float:
-    """Return the least cycles of a product of matrices: cut into blocks, `multiply` only counts more.
-
-    A weight gradient may take its groups together, and turn its sides: there only full tiles are a bound.
-    """
-    s, itemsize = sizes(problem, direction), problem.itemsize
-    vectors = s.n * s.p * s.q / machine.tile(itemsize).vl
-    if direction is Direction.WEIGHT_GRAD:
-        return s.groups * s.m * vectors * s.c * s.taps / rates().units
-    return s.groups * multiply(s.m, vectors, s.c * s.taps, itemsize)
+    """Return seconds that a product of matrices cannot beat: its multiplications, in full tiles."""
+    flops = float(problem.flops)
+    if direction is INPUT_GRAD:  # has as many positions as there are pixels in a phase
+        for a, output in zip(problem.axes, problem.output, strict=True):
+            flops *= a.size / (a.stride * output)
+    return CYCLES[kind]["products"] * flops / rates().flops(problem.itemsize) / machine.machine().cores

@@ -142,12 +142,10 @@ def admitted(algorithm: Algorithm, problem: ConvProblem, direction: Direction, s
 
 def _right(
     problem: ConvProblem, carried: ConvProblem, direction: Direction, settings: Settings, device: str
-) -> Iterator[Algorithm]:
-    """Yield the algorithms that give the right result; ``carried`` is what they would be asked to compute."""
-    exact = _inexact(problem, settings) is not None
-    for a in (registry() if device == "cpu" else on_gpu()).values():
-        if (a.exact or not exact) and not a.reject(carried, direction):
-            yield a
+) -> list[Algorithm]:
+    """Return the algorithms that give the right result; ``carried`` is what they would be asked to compute."""
+    asked, exact = registry() if device == "cpu" else on_gpu(), _inexact(problem, settings) is not None
+    return [a for a in asked.values() if (a.exact or not exact) and not a.reject(carried, direction)]
 
 
 def _inexact(problem: ConvProblem, settings: Settings) -> str | None:

@@ -7,6 +7,7 @@ with the same result: 3x3 taps at dilation 256 on 28 x 28 pixels are a 1x1 layer
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from math import gcd
 from typing import Any
@@ -31,6 +32,7 @@ def kept(axis: Axis) -> range:
     return range(first, end) if first < end else range(axis.kernel)
 
 
+@functools.lru_cache(maxsize=256)  # the axes of an image are alike, and those of many layers
 def met(axis: Axis) -> float:
     """Return how many pairs (p, r) of positions and taps meet the image, 0 <= p*stride + r*dilation - lo < size.
 
@@ -60,8 +62,9 @@ def met(axis: Axis) -> float:
 def without_padded(problem: ConvProblem) -> ConvProblem:
     """Return the problem without taps that meet nothing but zeros; a problem that has none as it is."""
     # most kernels are shorter than the image with the lesser padding: each tap meets it, and a choice is quick
-    for a in problem.axes:
-        if a.dilation * (a.kernel - 1) + a.stride >= a.size + min(a.lo, a.hi):
+    for size, kernel, stride, dilation, lo, hi in problem.axes:
+        reach = dilation * (kernel - 1) + stride - size
+        if reach >= lo or reach >= hi:
             break
     else:
         return problem

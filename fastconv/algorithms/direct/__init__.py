@@ -11,7 +11,7 @@ from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.direct import depthwise, pixels
 from fastconv.algorithms.direct.cost import cost
 from fastconv.gemm.blocking import within
-from fastconv.problem import ConvProblem, Direction
+from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
 from fastconv.roofline import busy, least
 
 TAPS = 49  # of one channel, that depthwise kernels sum before dense ones are faster
@@ -46,9 +46,7 @@ class Direct(Algorithm):
     def floor(self, problem: ConvProblem, direction: Direction) -> float:
         if problem.groups == problem.c or problem.layout == "nhwc":  # by kernels of other costs
             return 0.0
-        return least(
-            "direct weight_grad" if direction is Direction.WEIGHT_GRAD else "direct", problem, direction
-        )
+        return least("direct weight_grad" if direction is WEIGHT_GRAD else "direct", problem, direction)
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         if problem.layout == "nhwc":
@@ -70,9 +68,9 @@ def _by_plane(problem: ConvProblem, direction: Direction) -> bool:
         return False
     if problem.c > 1 or problem.padding_mode != "zeros":
         return problem.is_depthwise
-    if direction is not Direction.INPUT_GRAD and prod(problem.kernel) > TAPS:
+    if direction is not INPUT_GRAD and prod(problem.kernel) > TAPS:
         return False
-    if direction is Direction.FORWARD:
+    if direction is FORWARD:
         if problem.axes[-1].stride > 1:
             return problem.is_depthwise
         return prod(problem.output_shape) * problem.itemsize <= PASSING * machine.machine().l2
@@ -82,11 +80,11 @@ def _by_plane(problem: ConvProblem, direction: Direction) -> bool:
 @functools.lru_cache(maxsize=256)
 def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
     """Make ready to run with blocks for ``cache`` bytes."""
-    if direction is Direction.WEIGHT_GRAD:
+    if direction is WEIGHT_GRAD:
         from fastconv.algorithms.direct.weight_grad import WeightGrad
 
         return WeightGrad(problem, cache)
-    if direction is Direction.INPUT_GRAD and problem.padding_mode != "zeros":
+    if direction is INPUT_GRAD and problem.padding_mode != "zeros":
         from fastconv.algorithms.frame import framed
 
         return framed(_make(replace(problem, padding_mode="zeros"), direction, cache), problem, cache)

@@ -11,10 +11,11 @@ from fastconv import borders, machine
 from fastconv.algorithms.fft.codelets import CHANNEL_COLUMNS, DENSE_COLUMNS, SIZES
 from fastconv.algorithms.fft.tile2d import frequencies, scratch_size
 from fastconv.algorithms.fft.tiling import whole
-from fastconv.problem import Axis, ConvProblem, Direction
+from fastconv.problem import INPUT_GRAD, WEIGHT_GRAD, Axis, ConvProblem, Direction
 from fastconv.roofline import CYCLES, multiply, rates, seconds
 
 LEVEL = 0.22  # of a transform: what it costs beside loading, transposing and storing
+SHORTEST = 1 + 3 * LEVEL  # of the smallest tile
 BLOCKS = (16, 32, 64, 128)  # tiles summed at once in a dense weight gradient
 
 
@@ -24,8 +25,8 @@ def unsuited(problem: ConvProblem, direction: Direction) -> str | None:
         return "more than two axes"
     if not problem.undilated:
         return "dilation > 1"
-    if max(problem.kernel) > max(SIZES):
-        return f"a kernel of more than {max(SIZES)} pixels"
+    if max(problem.kernel) > SIZES[-1]:
+        return f"a kernel of more than {SIZES[-1]} pixels"
     if problem.n == 0:
         return "no images"
     return None
@@ -82,6 +83,7 @@ class Side(NamedTuple):
         return self.results if length >= self.whole else min(length - self.extent + 1, self.results)
 
 
+@functools.lru_cache(maxsize=256)  # the axes of an image are alike, and those of many layers
 def _fitting(side: Side, sizes: tuple[int, ...]) -> Fitting:
     """Return the sizes that hold a kernel, up to the first that needs but one tile, and the tiles each needs."""
     fitting = []
@@ -100,7 +102,7 @@ def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | N
         return None
     if problem.padding_mode != "zeros":  # tiles hold the border, which may be longer than a lone tile's end
         problem = borders.written_out(problem)
-    back, n, g = direction is Direction.INPUT_GRAD, problem.n, problem.groups
+    back, n, g = direction is INPUT_GRAD, problem.n, problem.groups
     axes = (Axis(1, 1), *problem.axes)[-2:]
     down, along = (Side(a.kernel, whole(a), a.size if back else a.output) for a in axes)  # undilated
     c, k = (problem.k, problem.c) if back else (problem.c, problem.k)
@@ -108,7 +110,7 @@ def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | N
     unit = machine.tile(problem.itemsize)
     blocks: Sequence[int] = (1,)  # tiles to be taken at once, the fewest first
     share = 1  # those that make one
-    if direction is Direction.WEIGHT_GRAD and not per_channel:
+    if direction is WEIGHT_GRAD and not per_channel:
         blocks = BLOCKS
     elif not per_channel:
         blocks, share = range(1, unit.nr + 1), unit.vl * machine.machine().cores
@@ -139,7 +141,7 @@ def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | N
 
 def _by_channel(problem: ConvProblem, direction: Direction) -> bool:
     """Tell whether lanes are channels: each result is of one channel of the source."""
-    return problem.c == problem.groups and (problem.k == problem.c or direction is not Direction.INPUT_GRAD)
+    return problem.c == problem.groups and (problem.k == problem.c or direction is not INPUT_GRAD)
 
 
 def _cheapest(high: Fitting, wide: Fitting, n: int, channels: int, kernels: int) -> tuple[int, int, int]:
@@ -171,24 +173,28 @@ def _smallest(e: int, f: int) -> float:
 
 
 def floor(problem: ConvProblem, direction: Direction) -> float:
-    """Return less seconds than any tiles take: pixels transformed once without overlap, kernels as they must be."""
-    per_channel, grad = _by_channel(problem, direction), direction is Direction.WEIGHT_GRAD
-    kind = CYCLES[f"fft{' depthwise' * per_channel}{' weight_grad' * grad}"]
-    results = [a.size for a in problem.axes] if direction is Direction.INPUT_GRAD else problem.output
-    r = rates()
-    elements = problem.n * (problem.c + problem.k) * prod(results)
-    cycles = elements * kind["transform"] * _transform(1, SIZES[0]) / SIZES[0]
-    if not per_channel:  # half a spectrum, each of it multiplied three times
-        cycles += 0.75 * problem.flops / prod(problem.kernel) * kind["products"] / r.units
+    """Return less seconds than any tiles take: of a channel, its pixels transformed once; else products and kernels."""
+    r, grad = rates(), direction is WEIGHT_GRAD
+    if _by_channel(problem, direction):
+        kind = CYCLES["fft depthwise weight_grad" if grad else "fft depthwise"]
+        kernel = products = 0.0
+    else:  # half a spectrum, each of it multiplied three times
+        kind = CYCLES["fft weight_grad" if grad else "fft"]
         kernel = _smallest(*(1, *problem.kernel)[-2:]) * kind["transform" if grad else "filters"]
-        cycles += prod(problem.weight_shape[:2]) * kernel
+        products = 0.75 * problem.flops / prod(problem.kernel) * kind["products"] / r.units
+    elements = prod(problem.input_shape) + prod(problem.output_shape)
+    cycles = (
+        elements * SHORTEST * kind["transform"]
+        + products
+        + problem.k * (problem.c // problem.groups) * kernel
+    )
     cycles /= machine.tile(problem.itemsize).vl * machine.machine().cores
-    return kind["launches"] * r.launch + cycles / r.clock + kind["memory"] * problem.bytes / r.bandwidth
+    return cycles / r.clock + kind["memory"] * problem.bytes / r.bandwidth
 
 
 def _choice(problem: ConvProblem, direction: Direction, cut: Cut) -> Choice:
     """Work out what follows from a cut."""
-    g, grad = cut, direction is Direction.WEIGHT_GRAD
+    g, grad = cut, direction is WEIGHT_GRAD
     if g.per_channel:
         kind, parts = _per_channel(g, grad)
         shared = 0 if grad else -(-g.groups * g.k // g.lanes) * g.bins * 2 * g.lanes

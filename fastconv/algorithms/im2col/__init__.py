@@ -34,7 +34,7 @@ from fastconv.gemm.blocking import streams, within
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import joined, record
 from fastconv.gemm.segments import SEGMENT
-from fastconv.problem import ConvProblem, Direction
+from fastconv.problem import INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
 from fastconv.roofline import least, multiply
 
 
@@ -56,7 +56,7 @@ class Im2col(Algorithm):
         return cost(problem, direction)
 
     def floor(self, problem: ConvProblem, direction: Direction) -> float:
-        if direction is Direction.WEIGHT_GRAD:
+        if direction is WEIGHT_GRAD:
             return least("im2col weight_grad", problem, direction)
         return least("im2col", problem, direction) * share(problem, direction)
 
@@ -67,11 +67,11 @@ class Im2col(Algorithm):
 @functools.lru_cache(maxsize=256)
 def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
     """Make ready to run with blocks for ``cache`` bytes."""
-    if direction is Direction.WEIGHT_GRAD:
+    if direction is WEIGHT_GRAD:
         from fastconv.algorithms.im2col.weight_grad import WeightGrad
 
         return WeightGrad(problem, cache)
-    if direction is Direction.INPUT_GRAD and problem.padding_mode != "zeros":
+    if direction is INPUT_GRAD and problem.padding_mode != "zeros":
         from fastconv.algorithms.frame import framed
 
         return framed(_make(replace(problem, padding_mode="zeros"), direction, cache), problem, cache)

@@ -6,7 +6,7 @@ import functools
 
 from fastconv import machine
 from fastconv.gemm.blocking import blocks_of_rows
-from fastconv.problem import ConvProblem, Direction
+from fastconv.problem import FORWARD, WEIGHT_GRAD, ConvProblem, Direction
 from fastconv.roofline import Sizes, multiply, seconds, sizes
 from fastconv.taps import met
 
@@ -22,7 +22,7 @@ TASKS = 8  # of the weight gradient at the least, never taken from the machine's
 
 def cost(problem: ConvProblem, direction: Direction) -> float:
     """Predict seconds."""
-    if direction is Direction.WEIGHT_GRAD:
+    if direction is WEIGHT_GRAD:
         s = sizes(problem, direction)
         return seconds("im2col weight_grad", problem, weight_grad(s, problem.itemsize))
     return min(ways(problem, direction))
@@ -48,10 +48,11 @@ def share(problem: ConvProblem, direction: Direction) -> float:
     """Return which part of the products is with pixels of the source; 1 if nearly all."""
     if problem.padding_mode != "zeros":
         return 1.0
-    part, forward = 1.0, direction is Direction.FORWARD
+    part, forward = 1.0, direction is FORWARD
     for a in problem.axes:
-        if 4 * max(a.dilation * a.kernel, a.lo, a.hi) > a.size:
-            part *= met(a) / (a.kernel * (a.output if forward else -(-a.size // min(a.stride, a.size))))
+        size, kernel, stride, dilation, lo, hi = a
+        if size < 4 * dilation * kernel or size < 4 * lo or size < 4 * hi:
+            part *= met(a) / (kernel * (a.output if forward else -(-size // min(stride, size))))
     return part if part <= FEW else 1.0
 
 
@@ -74,38 +75,34 @@ def taps(s: Sizes, part: float, itemsize: int) -> dict[str, float]:
 
 def correlation(s: Sizes, itemsize: int) -> dict[str, float]:
     """Count a pass: blocks of columns lowered, multiplied, and woven where they are phases."""
-    tile, m = machine.tile(itemsize), machine.machine()
-    vl, slice_ = tile.vl, tile.vl * tile.nr
-    vectors = max(1, -(-s.n * s.p * s.q // vl))
-    rows = -(-s.taps // s.phases)  # of B for a channel: taps of one phase, and what other phases read besides
-    most = max(1, m.l2 // 3 // (min(s.c * rows, KC) * itemsize * vl))
-    row_blocks = -(-s.m * s.phases * most * vl * itemsize // (m.l2 // 2))
-    lowered = s.groups * row_blocks * s.c * rows * s.n * s.p * -(-s.q // vl)
-    # where rows of B are those of the source only slices that go on in the next image are lowered before the tile
-    identity = s.taps == s.stride_w == 1 and (s.p == 1 or s.phases > 1)
-    apart = min(1.0, (s.n > 1) * slice_ / (s.p * s.q)) if identity else 1.0
+    n, g, c, m, taps, phases, p, q, _, stride_w, _, _, width, lines = s
+    tile = machine.tile(itemsize)
+    vl, slices = tile.vl, -(-q // (tile.vl * tile.nr))
+    rows = -(-taps // phases)  # of B for a channel: taps of one phase, and what other phases read besides
+    # blocks of columns fill a third of L2, and their results a half: those of more rows lower again
+    again = -(-2 * m * phases // (3 * (min(KC, c * rows))))
+    if taps == stride_w == 1 and (p == 1 or phases > 1):
+        again = slices = 0  # rows of B are those of the source
     return {
-        "products": s.groups * s.phases * multiply(s.m, vectors, s.c * s.taps / s.phases, itemsize),
-        "lower strided" if s.stride_w > 1 else "lower": lowered * apart,
-        "store woven": s.n * s.groups * s.m * s.lines * -(-s.width // vl) if s.phases > 1 else 0,
-        "segments": apart * s.groups * rows * s.n * s.p * -(-s.q // slice_),  # listed once for all channels
+        "products": g * multiply(m, -(-n * p * q // vl), c * taps, itemsize),
+        "lower strided" if stride_w > 1 else "lower": g * again * c * rows * n * p * -(-q // vl),
+        "store woven": n * g * m * lines * -(-width // vl) if phases > 1 else 0,
+        "segments": g * rows * n * p * slices,  # listed once for all channels
     }
 
 
 def weight_grad(s: Sizes, itemsize: int) -> dict[str, float]:
-    """Count a weight gradient: blocks lowered and turned, products, and sums of splits."""
-    vl, pixels = machine.tile(itemsize).vl, s.n * s.p * s.q
-    identity = s.taps == s.p == s.stride_w == 1
-    turned = identity and turns_gradient(s.c, s.m, pixels)
-    high, length = (s.c, s.m) if turned else (s.m, s.c * s.taps)
-    t_blocks, m_blocks, splits = cut(high, length, pixels, s.groups, identity, machine.machine().l2, itemsize)
-    vectors = -(-length // vl)
-    lowered = 0 if identity else s.groups * m_blocks * length * s.n * s.p * -(-s.q // vl)
+    """Count a weight gradient: rows lowered and turned, products, and sums of splits."""
+    n, g, c, m, taps, _, p, q, _, stride_w, *_ = s
+    vl, pixels = machine.tile(itemsize).vl, n * p * q
+    identity = taps == p == stride_w == 1
+    high, length = (c, m) if identity and turns_gradient(c, m, pixels) else (m, c * taps)
+    blocks = g * -(-length // WIDTH)
     return {
-        "products": s.groups * t_blocks * multiply(high, -(-vectors // t_blocks), pixels, itemsize),
-        "lower strided" if s.stride_w > 1 else "lower": lowered,
-        "turn": m_blocks * length * s.groups * pixels / vl,
-        "sums": splits * s.groups * s.m * s.c * s.taps / vl,
+        "products": g * multiply(high, -(-length // vl), pixels, itemsize),
+        "lower strided" if stride_w > 1 else "lower": 0 if identity else g * length * n * p * -(-q // vl),
+        "turn": g * length * pixels / vl,
+        "sums": (-(-TASKS // blocks) if blocks < TASKS else 1) * g * m * c * taps / vl,
     }
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -24,7 +25,7 @@ from fastconv.algorithms.base import ZEROS_AROUND, Algorithm, Execution
 from fastconv.algorithms.winograd.phases import counts
 from fastconv.algorithms.winograd.transforms import ROWS, Tiles
 from fastconv.gemm.blocking import within
-from fastconv.problem import ConvProblem, Direction
+from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
 from fastconv.roofline import busy, multiply, seconds
 
 # Outputs of a tile that 'winograd' chooses from, by kernel size.  alpha = m + r - 1 is 4 or 6, as F(6, 3)
@@ -63,19 +64,20 @@ class Winograd(Algorithm):
             return ZEROS_AROUND
         if len(problem.axes) > 2:
             return f"tiles have one or two axes, the problem has {len(problem.axes)}"
-        phases = direction is not Direction.WEIGHT_GRAD and problem.layout == "nchw"
-        if not problem.unit_stride and max(a.stride for a in problem.axes) > (2 if phases else 1):
-            most = "1 or 2" if phases else "1"
-            return f"tiles need stride {most}, got " + "x".join(str(a.stride) for a in problem.axes)
+        if not problem.unit_stride:
+            most = 2 if direction is not WEIGHT_GRAD and problem.layout == "nchw" else 1
+            if max(a.stride for a in problem.axes) > most:
+                of = "1 or 2" if most == 2 else "1"
+                return f"tiles need stride {of}, got " + "x".join(str(a.stride) for a in problem.axes)
         if not problem.undilated and any(a.dilation not in (1, a.stride) for a in problem.axes):
             return "tiles need dilation 1, or 2 at stride 2, got " + "x".join(
                 str(a.dilation) for a in problem.axes
             )
-        taps = (1, 1) if max(problem.kernel) == 1 else counts(problem, direction).taps
+        taps = (1, 1) if prod(problem.kernel) == 1 else counts(problem, direction).taps
         of = "" if problem.unit_stride else " in a phase"
         if taps == (1, 1):
             return f"a kernel of one tap{of} has no multiplications to save"
-        if max(taps) <= 7 and (self.given is None or set(taps) <= {1, self.given[1]}):
+        if taps[0] <= 7 >= taps[1] and (self.given is None or set(taps) <= {1, self.given[1]}):
             return None
         size = "x".join(map(str, taps[-len(problem.axes) :])) + of
         if max(taps) > 7:
@@ -85,14 +87,18 @@ class Winograd(Algorithm):
     def tiles(self, problem: ConvProblem, direction: Direction) -> Tiles:
         """Return the cheapest admissible tiles."""
         pairs = _pairs(counts(problem, direction).taps, self.given, problem.unit_stride)
-        return pairs[0] if len(pairs) == 1 else min(pairs, key=lambda t: self.weigh(problem, direction, t))
+        return pairs[0] if len(pairs) == 1 else min(pairs, key=self.weighing(problem, direction))
 
-    def weigh(self, problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
-        """Weigh tiles against each other: transforms, products and filters of each position, in rough cycles."""
+    def weighing(self, problem: ConvProblem, direction: Direction) -> Callable[[Tiles], float]:
+        """Return what weighs tiles against each other: transforms, products and filters of each position, roughly."""
         c, k, _, _, (p, q) = counts(problem, direction)
-        (mh, rh), (mw, rw) = tiles
-        count = problem.n * -(-p // mh) * -(-q // mw)
-        return (mh + rh - 1) * (mw + rw - 1) * (count * (8 * (c + k) + 0.7 * c * k) + 15 * c * k)
+        each, filters = problem.n * (8 * (c + k) + 0.7 * c * k), 15 * c * k
+
+        def weigh(tiles: Tiles) -> float:
+            (mh, rh), (mw, rw) = tiles
+            return (mh + rh - 1) * (mw + rw - 1) * (-(-p // mh) * -(-q // mw) * each + filters)
+
+        return weigh
 
     def error_growth(self, problem, direction):
         return growth(problem, direction, self.tiles(problem, direction))
@@ -105,7 +111,7 @@ class Winograd(Algorithm):
         return seconds(_kind(problem, direction), problem, work(problem, direction, tiles))
 
     def preparing(self, problem):
-        forward = Direction.FORWARD
+        forward = FORWARD
         filters = work(problem, forward, self.tiles(problem, forward))["filters"]
         return busy(_kind(problem, forward), problem, {"filters": filters})
 
@@ -114,7 +120,7 @@ class Winograd(Algorithm):
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         tiles = self.tiles(problem, direction)
-        if direction is Direction.WEIGHT_GRAD:
+        if direction is WEIGHT_GRAD:
             from fastconv.algorithms.winograd.weight_grad import weight_grad
 
             return within(limit, functools.partial(weight_grad, problem, tiles))
@@ -124,7 +130,7 @@ class Winograd(Algorithm):
             return over_pixels.correlation(problem, direction, tiles, limit)
         from fastconv.algorithms.winograd.correlation import correlation
 
-        if direction is Direction.INPUT_GRAD and problem.padding_mode != "zeros":
+        if direction is INPUT_GRAD and problem.padding_mode != "zeros":
             from fastconv.algorithms.frame import framed
 
             zeros = replace(problem, padding_mode="zeros")
@@ -148,7 +154,7 @@ def _pairs(kernel: tuple[int, int], given: tuple[int, int] | None, unit_stride: 
 
 def growth(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
     """Return the error over that of naive summation: few terms hide less of the transforms' error."""
-    if direction is Direction.WEIGHT_GRAD:
+    if direction is WEIGHT_GRAD:
         pixels = min(prod(problem.output), prod(a.size for a in problem.axes))  # the others meet zeros
         terms, column = problem.n * pixels / prod(m for m, _ in tiles), 1
     else:
@@ -158,7 +164,7 @@ def growth(problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
 
 
 def _kind(problem: ConvProblem, direction: Direction) -> str:
-    if direction is Direction.WEIGHT_GRAD:
+    if direction is WEIGHT_GRAD:
         return "winograd weight_grad"
     if problem.layout == "nhwc":
         return "winograd pixels"
@@ -167,7 +173,7 @@ def _kind(problem: ConvProblem, direction: Direction) -> str:
 
 def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, float]:
     """Count vectors transformed at each position of a tile, and the products of every position."""
-    if direction is Direction.WEIGHT_GRAD:
+    if direction is WEIGHT_GRAD:
         from fastconv.algorithms.winograd import weight_grad
 
         return weight_grad.work(problem, tiles)
@@ -177,8 +183,6 @@ def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, 
     (mh, rh), (mw, rw) = tiles
     rows, across = n * -(-p // mh), -(-q // mw)
     positions = g * (mh + rh - 1) * (mw + rw - 1)
-    half = vl >= 4 and across <= vl // 2  # of a row of tiles fills a vector: two rows share one
-    vectors = positions * rows * (0.5 if half else -(-across // vl))
     filters = problem.c // g * (problem.k // g) * phases / vl
     if problem.layout == "nhwc":  # lanes are channels
         tiles_all = rows * across
@@ -190,12 +194,13 @@ def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, 
             "filters": filters * (positions + g * rh * rw),
             "filters in memory": filters * positions if beyond else 0,
         }
-    # half vectors that are split in two phases take as long as whole ones
-    read = positions * rows * -(-across // vl) if direction is Direction.FORWARD and phases > 1 else vectors
+    # two rows that fill half a vector each share one, but where it is split in two phases
+    vectors = across / vl if across > vl / 2 else 0.5
+    read = 1.0 if vectors < 1 and phases > 1 and direction is FORWARD else vectors
     return {
         "products": positions * multiply(result, -(-rows * across // vl), source, itemsize),
-        "source": read * source,
-        "result": vectors * result,
+        "source": positions * rows * read * source,
+        "result": positions * rows * vectors * result,
         "filters": filters * (positions + g * rh * rw),
         "filters in memory": filters * positions,
     }

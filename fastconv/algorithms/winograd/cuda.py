@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -48,7 +49,8 @@ class Winograd(winograd.Winograd):
     def seconds(self, problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
         return made(problem, direction, tiles, 2**62).seconds
 
-    weigh = seconds
+    def weighing(self, problem: ConvProblem, direction: Direction) -> Callable[[Tiles], float]:
+        return functools.partial(self.seconds, problem, direction)
 
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
         return made(problem, direction, self.tiles(problem, direction), limit).workspace

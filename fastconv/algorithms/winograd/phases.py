@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fastconv.algorithms.correlation import AxisPass, axis_pass
-from fastconv.problem import Axis, ConvProblem, Direction
+from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, Axis, ConvProblem, Direction
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,8 @@ POINT = TileAxis(1, 0, 1, 1, 1, 1, {0: (0, 0)})  # the axis that a row of pixels
 @functools.lru_cache(maxsize=64)
 def tile_axes(problem: ConvProblem, direction: Direction) -> tuple[TileAxis, TileAxis]:
     """Return the axes of the tiles of forward, which are the weight gradient's, or of the input gradient."""
-    if direction is Direction.WEIGHT_GRAD:
-        direction = Direction.FORWARD
+    if direction is WEIGHT_GRAD:
+        direction = FORWARD
     axes = (TileAxis.of(axis_pass(a, direction)) for a in problem.axes)
     return (POINT, *axes)[-2:]  # type: ignore[return-value]
 
@@ -88,7 +88,11 @@ class Counts(NamedTuple):
 def counts(problem: ConvProblem, direction: Direction) -> Counts:
     """Return what `tile_axes` would tell, by closed forms: a choice has no time to list taps."""
     source, result = problem.c // problem.groups, problem.k // problem.groups
-    backward = direction is Direction.INPUT_GRAD
+    backward = direction is INPUT_GRAD
+    if problem.unit_stride:  # and so not dilated
+        _, _, *outputs = problem.input_shape if backward else problem.output_shape
+        source, result = (result, source) if backward else (source, result)
+        return Counts(source, result, 1, (1, *problem.kernel)[-2:], (1, *outputs)[-2:])
     along = map(count, problem.axes, problem.output, (backward, backward))
     (r, i, p), (s, j, q) = ((1, 1, 1), *along)[-2:]
     if backward:
@@ -103,6 +107,6 @@ def count(axis: Axis, output: int, backward: bool) -> tuple[int, int, int]:
     if not backward:
         return 1 + span // stride, phases, output
     if size < stride:
-        some = TileAxis.of(axis_pass(axis, Direction.INPUT_GRAD))
+        some = TileAxis.of(axis_pass(axis, INPUT_GRAD))
         return some.taps, sum(some.filled), some.outputs
     return 1 + (span - lo) // stride - -lo // stride, phases, -(-size // stride)

@@ -17,7 +17,7 @@ caches alone; their gradients are added in one fixed order.
 from __future__ import annotations
 
 import functools
-from math import isqrt
+from math import isqrt, sqrt
 from typing import Any, NamedTuple
 
 import numba
@@ -343,19 +343,20 @@ class WeightGrad(Execution):
 
 def work(problem: ConvProblem, tiles: Tiles) -> dict[str, float]:
     """Count vectors of pixels turned, positions transformed, sums transformed back, and the products."""
-    b, vl = cut(problem, tiles, machine.machine().l2), machine.tile(problem.itemsize).vl
-    c, k, groups, positions, count = b.c, b.k, problem.groups, b.positions, problem.n * b.tiles_h * b.tiles_w
-    wide, high, chunks = (k, c, b.chunks_k) if b.turned else (c, k, b.chunks_c)
-    vectors = -(-wide // vl)
-    # every chunk of one operand turns and transforms the other again
-    transformed = groups * (-(-c // vl) * b.chunks_k + -(-k // vl) * b.chunks_c)
-    parts = splits(b.areas, groups * b.chunks_c * b.chunks_k)
-    products = cycles(high, -(-vectors // chunks), groups * positions * count * chunks, problem.itemsize)
+    g, vl = problem.groups, machine.tile(problem.itemsize).vl
+    c, k, (p, q) = problem.c // g, problem.k // g, (1, *problem.output)[-2:]
+    (mh, rh), (mw, rw) = tiles
+    count, positions = problem.n * -(-p // mh) * -(-q // mw), (mh + rh - 1) * (mw + rw - 1)
+    across, down = -(-c // vl), -(-k // vl)
+    high, wide = (c, down) if k * max(THIN, across) > c * max(THIN, down) else (k, across)
+    # S may fill a third of L2: every chunk of one operand turns and transforms the other again
+    chunks = max(1.0, 3 * c * k * positions * problem.itemsize / machine.machine().l2)
+    transformed = count * g * (across + down) * sqrt(chunks)
     return {
-        "products": products,
-        "turn": problem.n * b.row_blocks * b.column_blocks * b.pixels * transformed,
-        "transform": positions * count * transformed,
-        "back": groups * parts * positions * high * vectors,
+        "products": cycles(high, wide, g * positions * count, problem.itemsize),
+        "turn": mh * mw * transformed,
+        "transform": positions * transformed,
+        "back": max(g, TASKS / chunks) * positions * high * wide,
     }
 
 

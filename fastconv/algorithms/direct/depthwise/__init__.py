@@ -16,7 +16,7 @@ from fastconv.algorithms.base import Execution
 from fastconv.algorithms.direct.depthwise.outer import most
 from fastconv.algorithms.direct.depthwise.shape import family, plane_axes, stripe
 from fastconv.algorithms.direct.depthwise.taps import ROWS
-from fastconv.problem import ConvProblem, Direction
+from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
 from fastconv.roofline import seconds
 from fastconv.taps import met
 
@@ -37,7 +37,7 @@ def workspace(problem: ConvProblem, direction: Direction) -> int:
 
 def cost(problem: ConvProblem, direction: Direction) -> float:
     """Predict seconds: taps multiplied, and what is begun anew for each block and each plane."""
-    kind = "depthwise weight_grad" if direction is Direction.WEIGHT_GRAD else "depthwise"
+    kind = "depthwise weight_grad" if direction is WEIGHT_GRAD else "depthwise"
     return seconds(kind, problem, work(problem, direction))
 
 
@@ -48,12 +48,12 @@ def work(problem: ConvProblem, direction: Direction) -> dict[str, float]:
     products = planes * met(v) * h.kernel * across
     parts = {"taps": products, "single row": products if v.kernel == 1 else 0.0}
     copied = 0 if family(v, h) else planes * h.size * min(v.size, v.extent * -(-v.output // ROWS))
-    if direction is Direction.WEIGHT_GRAD:
+    if direction is WEIGHT_GRAD:
         tall, wide = most()
         chunks = -(-v.kernel // tall) * -(-h.kernel // wide)
         stripes = -(-v.output // stripe(problem.itemsize, v, h))
         return parts | {"blocks": planes * across * chunks * stripes, "copied": copied}
-    if direction is Direction.INPUT_GRAD:
+    if direction is INPUT_GRAD:
         copied = planes * v.size * h.size if h.stride > 2 else 0  # woven
     return parts | {"copied": copied}
 
@@ -61,11 +61,11 @@ def work(problem: ConvProblem, direction: Direction) -> dict[str, float]:
 @functools.lru_cache(maxsize=256)
 def build(problem: ConvProblem, direction: Direction) -> Execution:
     """Make ready to run."""
-    if direction is Direction.FORWARD:
+    if direction is FORWARD:
         from fastconv.algorithms.direct.depthwise.forward import Forward
 
         return Forward(problem)
-    if direction is Direction.INPUT_GRAD:
+    if direction is INPUT_GRAD:
         from fastconv.algorithms.direct.depthwise.input_grad import InputGrad
 
         return InputGrad(problem)
