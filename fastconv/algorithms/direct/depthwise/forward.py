@@ -16,7 +16,7 @@ from fastconv import activations, jit, machine, threads
 from fastconv.activations import finish
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.direct.depthwise.move import copy_row
-from fastconv.algorithms.direct.depthwise.pointer import after, pointer
+from fastconv.algorithms.direct.depthwise.pointer import pointer
 from fastconv.algorithms.direct.depthwise.schedule import Rows, Schedule, row_blocks
 from fastconv.algorithms.direct.depthwise.shape import Image, apart, parts, plane_axes, take
 from fastconv.algorithms.direct.depthwise.taps import ROWS, STEP, each, most_taps, second
@@ -48,8 +48,8 @@ def forward(
             for group in range(first, n_groups * (part + 1) // n_parts):
                 g = pointer(groups, GROUP * group)
                 for i in range(g[5] + (g[7] if first == 0 else 0), g[5] + g[6]):
-                    row = after(plane_of_x, copied[2 * i])
-                    copy_row(after(place, copied[2 * i + 1]), row, pointer(pixels, 0), runs, singles)
+                    row = pointer(plane_of_x, copied[2 * i])
+                    copy_row(pointer(place, copied[2 * i + 1]), row, pointer(pixels, 0), runs, singles)
                 for i in range(g[0], g[1]):
                     if twice:
                         second(out, source, weight, pointer(steps, FIELDS * i), r, b, c)

@@ -26,7 +26,7 @@ from fastconv import activations, borders, jit, machine, threads
 from fastconv.activations import finish
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.direct.depthwise.move import fold, interleave
-from fastconv.algorithms.direct.depthwise.pointer import after, pointer
+from fastconv.algorithms.direct.depthwise.pointer import pointer
 from fastconv.algorithms.direct.depthwise.schedule import Block, Columns, Rows, Schedule, Tap, row_blocks
 from fastconv.algorithms.direct.depthwise.shape import (
     MOST_REPEATED,
@@ -94,14 +94,14 @@ def input_grad(
                     else:
                         each(out, source, weight, pointer(steps, FIELDS * i), r, b, c)
                 for i in range(g[4] if per_worker else 0):
-                    row, line = after(result, (g[2] + g[3] * i) * width), after(turn, i * ldb)
+                    row, line = pointer(result, (g[2] + g[3] * i) * width), pointer(turn, i * ldb)
                     plain = frame.size == 0 and group < inside
                     if stride > 1 and not twice:
-                        whole = row if plain else after(turn, per_worker - padded)
+                        whole = row if plain else pointer(turn, per_worker - padded)
                         interleave(whole, line, between, stride, padded)
                         line = whole
                     if not plain:
-                        fold(row, after(line, left), width, group >= inside)
+                        fold(row, pointer(line, left), width, group >= inside)
                         for j in range(0, frame.size, 2):
                             row[frame[j + 1]] += line[frame[j]]
                 if finishing and inside == n_groups:

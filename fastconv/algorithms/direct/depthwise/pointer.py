@@ -17,7 +17,7 @@ from fastconv.gemm.tile import data, element
 
 @intrinsic
 def pointer(typing: Any, array: Any, index: Any) -> Any:
-    """Return the address of element ``index`` of a flat array, which must outlive its use."""
+    """Return the address of element ``index`` of a flat array, which must outlive its use, or after a pointer."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return data(context, builder, signature.args[0], arguments[0], arguments[1])
@@ -28,16 +28,6 @@ def pointer(typing: Any, array: Any, index: Any) -> Any:
 def scalar_type(kind: types.CPointer) -> Any:
     """Return the LLVM type a pointer points at, and its size in bytes."""
     return element(kind), kind.dtype.bitwidth // 8
-
-
-@intrinsic
-def after(typing: Any, start: Any, count: Any) -> Any:
-    """Return the pointer ``count`` elements after ``start``."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.gep(arguments[0], [arguments[1]])
-
-    return start(start, types.int64), codegen
 
 
 def out_of_line(builder: Any, name: str, arguments: Any, emit: Any) -> None:

@@ -19,7 +19,7 @@ from fastconv import jit, machine, threads
 from fastconv.algorithms.base import Array, Execution, equalised, flat
 from fastconv.algorithms.direct.depthwise.move import clear, copy_row
 from fastconv.algorithms.direct.depthwise.outer import OUTER, most, outer_each, outer_second, total
-from fastconv.algorithms.direct.depthwise.pointer import after, pointer
+from fastconv.algorithms.direct.depthwise.pointer import pointer
 from fastconv.algorithms.direct.depthwise.schedule import (
     Band,
     Block,
@@ -45,7 +45,7 @@ def weight_grad(
     n_groups = groups.size // GROUP
     for worker in numba.prange(workers):
         sums = pointer(scratch, worker * per_worker)
-        place = after(sums, places.size * vl)
+        place = pointer(sums, places.size * vl)
         r, b, c = pointer(rows, 0), pointer(blocks, 0), pointer(columns, 0)
         for channel in range(k * worker // workers, k * (worker + 1) // workers):
             clear(sums, 0, places.size * vl)
@@ -57,15 +57,15 @@ def weight_grad(
                 for group in range(n_groups):
                     g = pointer(groups, GROUP * group)
                     for j in range(g[2] + g[4], g[2] + g[3]):
-                        row = after(plane_of_x, copied[2 * j])
-                        copy_row(after(place, copied[2 * j + 1]), row, pointer(pixels, 0), runs, singles)
+                        row = pointer(plane_of_x, copied[2 * j])
+                        copy_row(pointer(place, copied[2 * j + 1]), row, pointer(pixels, 0), runs, singles)
                     for j in range(g[0], g[1]):
                         if twice:
                             outer_second(sums, plane_of_gy, source, pointer(steps, FIELDS * j), r, b, c)
                         else:
                             outer_each(sums, plane_of_gy, source, pointer(steps, FIELDS * j), r, b, c)
             for i in range(places.size):
-                gw[channel * taps + places[i]] += total(after(sums, i * vl))
+                gw[channel * taps + places[i]] += total(pointer(sums, i * vl))
 
 
 class WeightGrad(Execution):
