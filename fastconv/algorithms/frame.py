@@ -31,7 +31,7 @@ from fastconv.activations import NONE, finish_all
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.correlation import combined, pass_of
 from fastconv.gemm.blocking import within
-from fastconv.gemm.move import SLACK
+from fastconv.gemm.move import SLACK, add_row
 from fastconv.gemm.pack import load_panel, pack_weights, panel_at
 from fastconv.gemm.record import record
 from fastconv.gemm.schedule import next_task, part, span
@@ -41,6 +41,7 @@ from fastconv.problem import ConvProblem, Direction
 
 COLUMNS = 256  # pixels of a piece at the most, and of a batch of pieces at the least: C stays in L2
 MOST_SHIFTED = 64  # pixels that rows of B are shifted, a dilation
+SHORTEST = 4  # pixels side by side that are copied, or added, by vectors
 ROWS = 576  # of a panel of weights: with 8 columns 18 KB of L1
 
 
@@ -74,7 +75,9 @@ class Batch(NamedTuple):
     pixels: int
     pieces_at: int  # [piece] -> (taps, where its steps begin, first column, vectors)
     pieces: int
-    targets_at: int  # [column] -> (pixel of the result, column)
+    rows_at: int  # (pixel of the result, column, how many side by side)
+    rows: int
+    targets_at: int  # single ones: (pixel of the result, column)
     targets: int
 
 
@@ -129,6 +132,8 @@ def _work(worker, counter, gy, w, view, gx, scratch, geo, batches, tables):
                     _multiply(scratch, at, panel, a0, b0, geo, batch, tables, ch1 - ch0, m1 - m0, chunk > 0)
             for m in range(top, part(geo.m, panels, last)):
                 to, at = (plane * geo.m + m) * geo.result_size, c0 + (m - top) * geo.ldc
+                for row in range(batch.rows_at, batch.rows_at + 3 * batch.rows, 3):
+                    add_row(gx, to + tables[row], scratch, at + tables[row + 1], tables[row + 2])
                 add_pixels(gx, to, scratch, at, tables[batch.targets_at :], 0, batch.targets)
         task = next_task(counter)
 
@@ -187,6 +192,9 @@ def pieces(problem: ConvProblem) -> Iterator[Piece]:
                 taps = (taps[:, None] * a.kernel + np.arange(a.kernel)).reshape(-1)
                 targets = (targets[:, None] * a.size + lands).reshape(-1)
                 sources = combined(sources, np.where(hit, position, -1), a.output)
+            # those along the strip follow each other: their rows of B are one line of pixels
+            order = np.argsort(taps // prod(problem.kernel[i + 1 :]) % axis.kernel, kind="stable")
+            taps, sources = taps[order], sources[order]
             for begin in range(0, len(targets), COLUMNS):
                 columns = slice(begin, begin + COLUMNS)
                 used = (sources[:, columns] >= 0).any(axis=1)
@@ -246,7 +254,7 @@ class Framed(Execution):
         p = pass_of(problem, Direction.INPUT_GRAD)
         batched, kernel = batches(pieces(problem), tile.vl), prod(p.kernel)
         ahead = p.n * len(batched) > 1
-        self.view = p.weights(itemsize)
+        view = p.weights(itemsize)
         self.packed = -(-p.groups * p.m * p.channels * kernel // 16) * 16 if ahead else 0
         ldc = max((sum(wide(len(piece.targets), tile.vl) for piece in batch) for batch in batched), default=0)
         laid = [[lines(piece.sources) for piece in batch] for batch in batched]
@@ -270,6 +278,7 @@ class Framed(Execution):
             for *both, size in zip(batched, laid, sizes, strict=True)
         ]
         self.tables = np.array(tables, np.int64)
+        self.view, self.read = record(view), record(view._replace(packed=ahead))
         self.batches = np.concatenate([record(d) for d in described]) if described else None
         self.geometry = record(
             Geometry(
@@ -286,11 +295,11 @@ class Framed(Execution):
             scratch = workspace.take(self.packed + threads.workers(self.flops) * self.scratch, self.dtype)
             weight = flat(second)
             if self.packed:
-                threads.launch(pack_weights, 4.0 * self.packed, weight, scratch, record(self.view))
+                threads.launch(pack_weights, 4.0 * self.packed, weight, scratch, self.view)
                 weight = scratch
             threads.launch(
                 add_frame, self.flops, np.zeros(1, np.int64), flat(first), weight,
-                record(self.view._replace(packed=bool(self.packed))), flat(out), scratch[self.packed :],
+                self.read, flat(out), scratch[self.packed :],
                 self.geometry, self.batches, self.tables,
             )  # fmt: skip
         if not isinstance(activation, int) or activation != NONE:
@@ -320,6 +329,7 @@ def _described(
     segments: list[int] = []
     single: list[int] = []
     numbers: list[int] = []
+    rows: list[int] = []
     targets: list[int] = []
     row = column = 0
     for piece, (line, begin) in zip(batch, laid, strict=True):
@@ -328,16 +338,18 @@ def _described(
         count = wide(len(piece.targets), vl)
         numbers += [len(taps), append(steps.reshape(-1).tolist()), column, count // vl]
         for place, pixel, length in runs(line):
-            if pixel < 0 or length >= 4:
+            if pixel < 0 or length >= SHORTEST:
                 segments += [row + place, max(pixel, 0), length, 0, length if pixel >= 0 else 0]
             else:
                 single += [n for i in range(length) for n in (row + place + i, pixel + i)]
-        targets += [
-            n for pair in zip(piece.targets.tolist(), itertools.count(column), strict=False) for n in pair
-        ]
+        for place, pixel, length in runs(piece.targets):
+            if length >= SHORTEST:
+                rows += [pixel, column + place, length]
+            else:
+                targets += [n for j in range(length) for n in (pixel + j, column + place + j)]
         column += count
         row += wide(len(line), vl) + vl  # the last row's whole vectors may pass the line's end
     return Batch(
         size, append(segments), len(segments) // SEGMENT, append(single), len(single) // 2,
-        append(numbers), len(batch), append(targets), len(targets) // 2,
+        append(numbers), len(batch), append(rows), len(rows) // 3, append(targets), len(targets) // 2,
     )  # fmt: skip
