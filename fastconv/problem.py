@@ -166,14 +166,19 @@ class ConvProblem:
         return self.groups == self.c and self.groups > 1
 
     @derived
+    def plain(self) -> bool:
+        """Whether every stride and dilation is 1."""
+        return [a[2:4] for a in self.axes] == [(1, 1)] * len(self.axes)  # in one go: a choice asks for both
+
+    @derived
     def unit_stride(self) -> bool:
         """Whether every stride is 1."""
-        return [a.stride for a in self.axes] == [1] * len(self.axes)
+        return self.plain or {a.stride for a in self.axes} == {1}
 
     @derived
     def undilated(self) -> bool:
         """Whether every dilation is 1."""
-        return [a.dilation for a in self.axes] == [1] * len(self.axes)
+        return self.plain or {a.dilation for a in self.axes} == {1}
 
     @derived
     def flops(self) -> int:

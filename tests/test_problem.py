@@ -37,6 +37,7 @@ def test_derived_sizes():
     assert p.bytes == 8 * (2 * 4 * 35 + 6 * 2 * 6 + 2 * 6 * 16)
     assert not p.unit_stride
     assert p.undilated
+    assert not p.plain
     assert not p.is_depthwise
     assert ConvProblem.parse("c4 i9 f3 g4").is_depthwise
 

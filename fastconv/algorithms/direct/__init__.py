@@ -31,9 +31,7 @@ class Direct(Algorithm):
         return self.build(problem, direction, limit).workspace
 
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
-        if (problem.is_depthwise and len(problem.axes) < 3) or (
-            problem.layout == "nchw" and _by_plane(problem, direction)
-        ):
+        if problem.is_depthwise if problem.layout == "nhwc" else _by_plane(problem, direction):
             return depthwise.cost(problem, direction)
         return cost(problem, direction)
 

@@ -23,7 +23,7 @@ def unsuited(problem: ConvProblem, direction: Direction) -> str | None:
     """Return why small tiles cannot serve a problem, or None."""
     if len(problem.axes) > 2:
         return "more than two axes"
-    if not problem.undilated:
+    if not problem.plain:
         return "dilation > 1"
     if max(problem.kernel) > SIZES[-1]:
         return f"a kernel of more than {SIZES[-1]} pixels"

@@ -64,17 +64,17 @@ class Winograd(Algorithm):
             return ZEROS_AROUND
         if len(problem.axes) > 2:
             return f"tiles have one or two axes, the problem has {len(problem.axes)}"
-        if not problem.unit_stride:
+        if not problem.plain:
             most = 2 if direction is not WEIGHT_GRAD and problem.layout == "nchw" else 1
             if max(a.stride for a in problem.axes) > most:
                 of = "1 or 2" if most == 2 else "1"
                 return f"tiles need stride {of}, got " + "x".join(str(a.stride) for a in problem.axes)
-        if not problem.undilated and any(a.dilation not in (1, a.stride) for a in problem.axes):
-            return "tiles need dilation 1, or 2 at stride 2, got " + "x".join(
-                str(a.dilation) for a in problem.axes
-            )
+            if any(a.dilation not in (1, a.stride) for a in problem.axes):
+                return "tiles need dilation 1, or 2 at stride 2, got " + "x".join(
+                    str(a.dilation) for a in problem.axes
+                )
         taps = (1, 1) if prod(problem.kernel) == 1 else counts(problem, direction).taps
-        of = "" if problem.unit_stride else " in a phase"
+        of = "" if problem.plain else " in a phase"
         if taps == (1, 1):
             return f"a kernel of one tap{of} has no multiplications to save"
         if taps[0] <= 7 >= taps[1] and (self.given is None or set(taps) <= {1, self.given[1]}):
@@ -86,7 +86,7 @@ class Winograd(Algorithm):
 
     def tiles(self, problem: ConvProblem, direction: Direction) -> Tiles:
         """Return the cheapest admissible tiles."""
-        pairs = _pairs(counts(problem, direction).taps, self.given, problem.unit_stride)
+        pairs = _pairs(counts(problem, direction).taps, self.given, problem.plain)
         return pairs[0] if len(pairs) == 1 else min(pairs, key=self.weighing(problem, direction))
 
     def weighing(self, problem: ConvProblem, direction: Direction) -> Callable[[Tiles], float]:
@@ -168,7 +168,7 @@ def _kind(problem: ConvProblem, direction: Direction) -> str:
         return "winograd weight_grad"
     if problem.layout == "nhwc":
         return "winograd pixels"
-    return "winograd" if problem.unit_stride else "winograd phases"
+    return "winograd" if problem.plain else "winograd phases"
 
 
 def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, float]:

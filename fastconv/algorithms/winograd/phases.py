@@ -89,7 +89,7 @@ def counts(problem: ConvProblem, direction: Direction) -> Counts:
     """Return what `tile_axes` would tell, by closed forms: a choice has no time to list taps."""
     source, result = problem.c // problem.groups, problem.k // problem.groups
     backward = direction is INPUT_GRAD
-    if problem.unit_stride:  # and so not dilated
+    if problem.plain:
         _, _, *outputs = problem.input_shape if backward else problem.output_shape
         source, result = (result, source) if backward else (source, result)
         return Counts(source, result, 1, (1, *problem.kernel)[-2:], (1, *outputs)[-2:])
