@@ -17,14 +17,16 @@ BLOCK = 8  # transposition works on 8 x 8 elements,
 TAPS = 9  # but rows of so few go through registers whole
 
 
-def masked_load(builder: Any, pointer: Any, mask: Any, vector: ir.VectorType, itemsize: int) -> Any:
-    """Load the lanes under the mask, zeros elsewhere; masked lanes are not touched in memory."""
+def masked_load(
+    builder: Any, pointer: Any, mask: Any, vector: ir.VectorType, itemsize: int, others: Any = None
+) -> Any:  # fmt: skip
+    """Load the lanes under the mask, zeros or ``others`` elsewhere; masked lanes are not touched in memory."""
     letter = f"v{vector.count}f{8 * itemsize}"
     address = builder.bitcast(pointer, vector.as_pointer())
     kind = ir.FunctionType(vector, [address.type, I32, mask.type, vector])
     function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.{letter}.p0")
     zeros = ir.Constant(vector, [0.0] * vector.count)
-    return builder.call(function, [address, I32(itemsize), mask, zeros])
+    return builder.call(function, [address, I32(itemsize), mask, zeros if others is None else others])
 
 
 def masked_store(builder: Any, value: Any, pointer: Any, mask: Any, itemsize: int) -> None:

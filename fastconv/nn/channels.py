@@ -23,11 +23,15 @@ PAGE = 1024  # numbers
 
 
 @jit.kernel
-def normalise(workers, x, y, other, weight, bias, means, variances, scales, eps, floor, estimate, sums):
-    """Write y, with another array added unless that is empty; means and variances are estimated from x, or given.
+def normalise(
+    workers, x, y, other, weight, bias, running_means, running_variances, momentum, means, variances,
+    scales, eps, floor, estimate, sums,
+):  # fmt: skip
+    """Write y, with another array added unless that is empty; means and variances are estimated from x, or the running.
 
-    Scales, by which differences from the mean are multiplied, are written too.
+    Those move towards the estimated by ``momentum``.  Scales, by which differences from the mean are multiplied, are written too.
     """
+    count = len(x) * x.shape[2]
     for worker in numba.prange(workers):
         end, together = part(x.shape[1], workers, worker + 1), sums.shape[2]
         for first in range(part(x.shape[1], workers, worker), end, together):
@@ -35,6 +39,13 @@ def normalise(workers, x, y, other, weight, bias, means, variances, scales, eps,
             if estimate:
                 _estimate(x, first, last, means, variances, sums[worker])
             for channel in range(first, last):
+                mean, variance = running_means[channel], running_variances[channel]
+                if estimate:
+                    running_means[channel] += momentum * (means[channel] - mean)
+                    spread = variances[channel] * count / (count - 1)
+                    running_variances[channel] += momentum * (spread - variance)
+                else:
+                    means[channel], variances[channel] = mean, variance
                 scales[channel] = 1 / math.sqrt(variances[channel] + eps)
             _normalise(x, y, other, first, last, weight, bias, means, scales, floor)
 

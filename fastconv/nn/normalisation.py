@@ -58,17 +58,14 @@ class _BatchNorm(Module):
             raise ValueError(f"training needs more than one value a channel, got input {x.shape}")
         dtype = np.result_type(x, self.weight.data)
         self.x = np.ascontiguousarray(x, dtype).reshape(*x.shape[:2], -1)
-        self.mean, self.var = self.running_mean.astype(float), self.running_var.astype(float)
-        self.scale = np.empty(len(self.mean), dtype)
+        (self.mean, variance), self.scale = np.empty((2, x.shape[1])), np.empty(x.shape[1], dtype)
         y = empty(self.x.shape, dtype)
         more = np.empty((0, 0, 0), dtype) if other is None else np.ascontiguousarray(other, dtype)
         threads.launch(
             channels.normalise, 10.0 * x.size, self.x, y, more.reshape(*more.shape[:2], y.shape[2]), *self._line(),
-            self.mean, self.var, self.scale, self.eps, floor, self.training, _sums(self.x),
+            self.running_mean, self.running_var, self.momentum, self.mean, variance, self.scale, self.eps, floor,
+            self.training, _sums(self.x),
         )  # fmt: skip
-        if self.training:
-            self.running_mean += self.momentum * (self.mean - self.running_mean)
-            self.running_var += self.momentum * (self.var * count / (count - 1) - self.running_var)
         return y.reshape(x.shape)
 
     def backward(self, gy: Array) -> Array:

@@ -65,6 +65,21 @@ def test_every_way_has_the_same_bits(direction):
         np.testing.assert_array_equal(out, results[0][2])
 
 
+@pytest.mark.parametrize("width", [1, 2, 5, 7, 8, 11, 16, 28, 32, 33, 40, 63, 75])
+@pytest.mark.parametrize("rest", ["f3x3 p1", "f3x3 p2:1x0:3", "f3x3 p1 reflect"])
+def test_strips_of_rows_of_any_length(width, rest):
+    problem = ConvProblem.parse(f"n7 c3 k5 i{9 - width % 5}x{width} {rest}")
+    execution = Winograd().variant("F(2,3)").build(problem, Direction.FORWARD, 2**30)
+    testing.assert_exact(
+        problem, Direction.FORWARD, *run(execution, problem, Direction.FORWARD, testing.integers)
+    )
+    if "reflect" not in rest:
+        back = Winograd().variant("F(2,3)").build(problem, Direction.INPUT_GRAD, 2**30)
+        testing.assert_exact(
+            problem, Direction.INPUT_GRAD, *run(back, problem, Direction.INPUT_GRAD, testing.integers)
+        )
+
+
 @pytest.mark.parametrize(
     "line", ["n1 c6 k11 i50x45 f3x3 p1", "n40 c130 k20 i6x7 f3x3 p1", "n3 c9 k70 i21x34 f3x3 p0:2"]
 )

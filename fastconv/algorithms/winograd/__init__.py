@@ -181,26 +181,22 @@ def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, 
     vl = machine.tile(itemsize).vl
     source, result, phases, _, (p, q) = counts(problem, direction)
     (mh, rh), (mw, rw) = tiles
-    rows, across = n * -(-p // mh), -(-q // mw)
-    positions = g * (mh + rh - 1) * (mw + rw - 1)
+    count, positions = n * -(-p // mh) * -(-q // mw), g * (mh + rh - 1) * (mw + rw - 1)
     filters = problem.c // g * (problem.k // g) * phases / vl
     if problem.layout == "nhwc":  # lanes are channels
-        tiles_all = rows * across
         beyond = filters * positions * vl * itemsize > machine.machine().l2
         return {
-            "products": positions * multiply(tiles_all, -(-result // vl), source, itemsize),
-            "source": positions * tiles_all * -(-source // vl),
-            "result": positions * tiles_all * -(-result // vl),
+            "products": positions * multiply(count, -(-result // vl), source, itemsize),
+            "source": positions * count * -(-source // vl),
+            "result": positions * count * -(-result // vl),
             "filters": filters * (positions + g * rh * rw),
             "filters in memory": filters * positions if beyond else 0,
         }
-    # two rows that fill half a vector each share one, but where it is split in two phases
-    vectors = across / vl if across > vl / 2 else 0.5
-    read = 1.0 if vectors < 1 and phases > 1 and direction is FORWARD else vectors
+    strips = -(-count // vl)
     return {
-        "products": positions * multiply(result, -(-rows * across // vl), source, itemsize),
-        "source": positions * rows * read * source,
-        "result": positions * rows * vectors * result,
+        "products": positions * multiply(result, strips, source, itemsize),
+        "source": positions * strips * source,
+        "result": positions * strips * result,
         "filters": filters * (positions + g * rh * rw),
         "filters in memory": filters * positions,
     }

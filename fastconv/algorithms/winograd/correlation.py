@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from math import prod
 from typing import Any
 
@@ -19,8 +20,9 @@ from fastconv.algorithms.winograd.cpu import (
     transform_tiles,
     transform_weights,
 )
-from fastconv.algorithms.winograd.lanes import widths
+from fastconv.algorithms.winograd.lanes import SPLITS
 from fastconv.algorithms.winograd.phases import counts, tile_axes
+from fastconv.algorithms.winograd.strips import Row, Strips, results, sources
 from fastconv.algorithms.winograd.transforms import ROWS, Tiles
 from fastconv.gemm.move import SLACK
 from fastconv.problem import ConvProblem, Direction
@@ -60,15 +62,11 @@ class Correlation(Execution):
         self, problem: ConvProblem, direction: Direction, tiles: Tiles, by_tiles: bool, most: int, chunk: int
     ) -> None:
         self.dtype, self.flops = problem.dtype, problem.flops
-        rows, columns = tile_axes(problem, direction)
-        self.geometry = g = geometry(problem, direction, tiles, by_tiles, most, chunk)
+        columns = tile_axes(problem, direction)[1]
+        self.border, strips = border_table(problem, direction, tiles)
+        self.geometry = g = geometry(problem, direction, tiles, by_tiles, most, chunk, strips)
         lengths = (*tiles[0], *tiles[1], columns.split, columns.steps)
         self.variant = tuple((0,) * length for length in lengths)
-        self.border = (
-            borders.sources(np.arange(g.edges_at) + rows.first, g.h, ())
-            if direction is Direction.INPUT_GRAD
-            else border_table(problem, g.edges_at)
-        )
         self.places = places(problem, direction)
         self.u_size = problem.groups * g.panels * g.steps_h * g.steps_w * g.positions * g.u_step
         self.v_size = 0 if by_tiles else problem.groups * g.blocks * g.positions * g.v_step
@@ -121,11 +119,13 @@ class Correlation(Execution):
 
 
 def geometry(
-    problem: ConvProblem, direction: Direction, tiles: Tiles, by_tiles: bool, most: int, chunk: int
-) -> Geometry:
+    problem: ConvProblem, direction: Direction, tiles: Tiles, by_tiles: bool, most: int, chunk: int,
+    strips: tuple[int, int, int, int],
+) -> Geometry:  # fmt: skip
     """Describe the correlation, with blocks of at most ``most`` vectors and chunks of ``chunk`` bytes of U."""
     unit, cores = machine.tile(problem.itemsize), machine.machine().cores
     (mh, rh), (mw, rw) = tiles
+    period, *at = strips
     rows_of, columns_of = tile_axes(problem, direction)
     (h, w), (p, q) = ((1, *(getattr(a, name) for a in problem.axes))[-2:] for name in ("size", "output"))
     c, k, taps = problem.c // problem.groups, problem.k // problem.groups, prod(problem.kernel)
@@ -135,9 +135,9 @@ def geometry(
         c, k, strides = k, c, strides[::-1]
     sources, steps = rows_of.sources * columns_of.sources, rows_of.steps * columns_of.steps
     tiles_h, tiles_w = -(-rows_of.outputs // mh), -(-columns_of.outputs // mw)
-    total, positions = problem.n * tiles_h * tiles_w, (mh + rh - 1) * (mw + rw - 1)
+    positions = (mh + rh - 1) * (mw + rw - 1)
 
-    vectors = max(1, -(-total // unit.vl))
+    vectors = max(1, -(-problem.n * tiles_h * tiles_w // unit.vl))
     blocks = -(-vectors // most)
     if by_tiles:
         blocks = min(vectors, -(-blocks // cores) * cores)  # that workers end together
@@ -163,15 +163,13 @@ def geometry(
     scratch = -(-(t_start + (sources * steps * rh * rw + 1) * t_step) // 16) * 16
     both = [i and j for i in rows_of.filled for j in columns_of.filled]
     filled = sum(1 << phase for phase, taps_reach_it in enumerate(both) if taps_reach_it)
-    forward = direction is Direction.FORWARD
-    edges = len(borders.edges(problem.axes[-1], problem.padding_mode)) if forward else 0
     return Geometry(
-        problem.groups, c, k, h, w, p, q, columns_of.first, rows_of.stride, columns_of.stride, rows_of.sources,
-        columns_of.sources, rows_of.steps, columns_of.steps, filled, mh, mw, tiles_h, tiles_w, total, positions, taps, rh * rw,
+        problem.groups, c, k, h, w, p, q, rows_of.stride, rows_of.sources, columns_of.sources, rows_of.steps,
+        columns_of.steps, filled, mh, mw, tiles_h, tiles_w, problem.n * tiles_h, vectors, period,
+        positions, taps, rh * rw,
         c * k * taps, *strides, by_tiles, blocks, ld, panels, chunks, -(-c // 8),
         v_step, m_step, m_phase, u_step, t_step, m_start, u_start, t_start, scratch,
-        (tiles_h * mh + rh - 1) * rows_of.stride, edges,
-        int(len(widths(unit.vl)) > 1 and tiles_w <= unit.vl // 2), unit.vl, mr, unit.nr,
+        *at, unit.vl, mr, unit.nr,
     )  # fmt: skip
 
 
@@ -188,10 +186,30 @@ def places(problem: ConvProblem, direction: Direction) -> Array:
     return table
 
 
-def border_table(problem: ConvProblem, rows: int) -> Array:
-    """Return the table that tiles read x by: ``rows`` rows of it from the padding's first on, the pairs of its edges."""
-    above, beside = problem.last_axes(2)
-    pairs = borders.edges(beside, problem.padding_mode)
-    edges = borders.edges(above, problem.padding_mode)
-    found = borders.sources(np.arange(rows) - above.lo, above.size, edges)
-    return np.array([*found, *(n for pair in pairs for n in pair)], np.int64)
+def border_table(
+    problem: ConvProblem, direction: Direction, tiles: Tiles
+) -> tuple[Array, tuple[int, int, int, int]]:
+    """Return what kernels read the source and write the result by; how strips lie, and where its parts begin (`Geometry`)."""
+    down, along = tile_axes(problem, direction)
+    (mh, rh), (mw, rw) = tiles
+    vl, forward = machine.tile(problem.itemsize).vl, direction is Direction.FORWARD
+    height, width = (1, *(getattr(a, "size" if forward else "output") for a in problem.axes))[-2:]
+    edges = [borders.edges(a, problem.padding_mode if forward else "zeros") for a in problem.last_axes(2)]
+    tiles_h, tiles_w = -(-down.outputs // mh), -(-along.outputs // mw)
+    strips = Strips.of(tiles_w, vl)
+
+    lines = np.arange((tiles_h * mh + rh - 1) * down.stride) + down.first
+    lines = borders.sources(lines, height, edges[0])
+    columns = np.arange((tiles_w * mw + rw - 1) * along.stride) + along.first
+    columns = borders.sources(columns, width, edges[1])
+    row = Row(mw, rw, along.stride, SPLITS[along.split][1])
+    size = along.steps * mw, problem.axes[-1].output if forward else problem.axes[-1].size
+    described = [*sources(strips, row, mh + rh - 1, columns), *results(strips, *size)]
+
+    zeros_at = len(lines)
+    at = zeros_at + -(-width * problem.itemsize // 8)
+    begins = np.cumsum([0, *map(len, described)])[:-1] + at + len(described)
+    zeros = [0] * (at - zeros_at)
+    table = np.array([*np.where(lines < 0, -1, lines * width), *zeros, *begins, *chain(*described)], np.int64)
+    period = len(strips.rows)
+    return table, (period, zeros_at, at, at + period)

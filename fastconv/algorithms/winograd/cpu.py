@@ -6,9 +6,8 @@ Of a strided convolution c runs over the phases of the source as well, or k over
 V[position][phase, c][tile], U[panel][phase of the result][position][phase of the source, c][mr],
 M[position][phase][k][tile]; phases are in turn for every `UNPACKED` channels, as filters are transformed.
 
-Tiles are numbered through rows and images, so that vectors of M and V are full however small a map is,
-and cut into blocks of ``ld``.  A transform runs along one row of tiles at a time and stores whole
-vectors, the next row's overwriting what was too much.
+Tiles are numbered through rows and images, so that vectors of M and V are full however small a map is.
+A transform takes a strip of them at a time, a vector (`strips.py`); strips are cut into blocks of at most ``ld`` tiles.
 
 There are two ways through the work, with the same sums:
 
@@ -42,9 +41,7 @@ class Geometry(NamedTuple):
     w: int
     p: int  #  result
     q: int
-    first_w: int  # source column of the first tile's first pixel
-    stride_h: int  # source pixels from position to position
-    stride_w: int
+    stride_h: int  # source lines from position to position
     sources_h: int  # phases of the source that are read
     sources_w: int
     steps_h: int  # phases of the result,
@@ -54,7 +51,9 @@ class Geometry(NamedTuple):
     mw: int
     tiles_h: int
     tiles_w: int
-    tiles: int  #  n * tiles_h * tiles_w
+    rows: int  #   of tiles, of all images
+    strips: int
+    period: int  #   after which they begin with a row again
     positions: int  # alpha_h * alpha_w
     taps: int  #     of a filter, and of a tile's
     tile_taps: int
@@ -62,8 +61,8 @@ class Geometry(NamedTuple):
     w_row: int  #     from result channel to result channel,
     w_channel: int  # from source channel to source channel
     by_tiles: bool
-    blocks: int  # of tiles
-    ld: int  #      tiles of the largest block, in whole vectors
+    blocks: int  # of strips
+    ld: int  #      tiles of the largest block
     panels: int  #  of result channels, in a group
     chunks: int  #  of panels
     channel_parts: int  # into which the input transform is cut when it runs on its own
@@ -76,9 +75,9 @@ class Geometry(NamedTuple):
     u_start: int
     t_start: int
     scratch: int
-    edges_at: int  # of the border's table, behind [row of the padded source] -> row of the source, or -1
-    edges: int  #     pairs (column outside, the column that it repeats)
-    shrink: int  # index of the transforms' vector width
+    zeros_at: int  # in the table, behind [line of the padded source] -> where it begins in its plane, or -1
+    sources_at: int  # strip of a period -> where its pixels are described
+    results_at: int  #  and its results
     vl: int
     mr: int
     nr: int
@@ -150,7 +149,7 @@ def convolve(
                     b, b0 = (scratch, base) if geo.by_tiles else (v, (group * geo.blocks + j) * v_size)
                     multiply(scratch, m0, a, a0, b, b0, geo, j, p0, p1)
                     output_block(
-                        y, scratch, m0, geo, group, j, p0, p1, bias, activation, residual, plain,
+                        y, scratch, m0, border, geo, group, j, p0, p1, bias, activation, residual, plain,
                         (mh, rh, mw, rw, split, woven),
                     )  # fmt: skip
             task = next_task(counter)
@@ -181,48 +180,31 @@ def weight_panel(u, u0, w, places, geo, group, panel, t, t0, variant):
 
 
 @jit.inner
-def block_part(geo, block):
-    """Return the first tile of a block."""
-    vectors = -(-geo.tiles // geo.vl)
-    return min(part(vectors, geo.blocks, block) * geo.vl, geo.tiles)
-
-
-@jit.inner
 def input_block(v, v0, x, border, geo, group, block, c0, c1, variant):
     """Write channels c0..c1 of a block of V."""
-    t0, t1 = block_part(geo, block), block_part(geo, block + 1)
-    lanes = geo.vl >> geo.shrink
-    per_image = geo.tiles_h * geo.tiles_w
+    strip, last = span(geo.strips, geo.blocks, block)
+    image_step = geo.groups * geo.c * geo.h * geo.w
     for number in range(geo.sources_h * (c1 - c0)):
         phase, c = number // (c1 - c0), c0 + number % (c1 - c0)
         first = c // UNPACKED * UNPACKED
         channels = min(UNPACKED, geo.c - first)
         row = first * geo.sources_h * geo.sources_w + phase * geo.sources_w * channels + c - first
-        image, i, j = t0 // per_image, t0 % per_image // geo.tiles_w, t0 % geo.tiles_w
-        t = t0
-        while t < t1:
-            count = min(lanes, geo.tiles_w - j, t1 - t)
-            plane = ((image * geo.groups + group) * geo.c + c) * geo.h * geo.w
-            at = v0 + row * geo.ld + t - t0
+        plane = (group * geo.c + c) * geo.h * geo.w
+        for s in range(strip, last):
+            i = s * geo.vl // geo.tiles_w
             transform_input(
-                v, at, geo.v_step, channels * geo.ld, t - t0 + lanes <= geo.ld, count, x, plane,
-                border, i * geo.mh * geo.stride_h + phase, geo.stride_h, geo.edges_at, geo.edges,
-                j * geo.mw * geo.stride_w + geo.first_w, geo.w, geo.shrink, variant,
+                v, v0 + row * geo.ld + (s - strip) * geo.vl, geo.v_step, channels * geo.ld,
+                x, plane + i // geo.tiles_h * image_step, image_step, border, phase, geo.stride_h,
+                geo.mh * geo.stride_h, geo.rows - i, geo.tiles_h, i % geo.tiles_h, geo.zeros_at,
+                border[geo.sources_at + s % geo.period], variant,
             )  # fmt: skip
-            t += count
-            j += count
-            if j == geo.tiles_w:
-                j = 0
-                i += 1
-                if i == geo.tiles_h:
-                    i = 0
-                    image += 1
 
 
 @jit.inner
 def multiply(m, m0, u, u0, v, v0, geo, block, p0, p1):
     """M = U V for panels p0..p1 and a block of tiles, position by position."""
-    vectors = -(-(block_part(geo, block + 1) - block_part(geo, block)) // geo.vl)
+    begin, end = span(geo.strips, geo.blocks, block)
+    vectors = end - begin
     columns = -(-vectors // geo.nr)
     first = part(geo.k, geo.panels, p0)
     phases, depth = geo.steps_h * geo.steps_w, geo.sources_h * geo.sources_w * geo.c
@@ -244,39 +226,31 @@ def multiply(m, m0, u, u0, v, v0, geo, block, p0, p1):
 
 
 @jit.inner
-def output_block(y, m, m0, geo, group, block, p0, p1, bias, activation, residual, plain, variant):
+def output_block(y, m, m0, border, geo, group, block, p0, p1, bias, activation, residual, plain, variant):
     """Transform a block of M back, finish it and write it to its place."""
-    t0, t1 = block_part(geo, block), block_part(geo, block + 1)
-    lanes = geo.vl >> geo.shrink
-    per_image = geo.tiles_h * geo.tiles_w
+    strip, last = span(geo.strips, geo.blocks, block)
+    image_step = geo.groups * geo.k * geo.p * geo.q
     first = part(geo.k, geo.panels, p0)
     for number in range((part(geo.k, geo.panels, p1) - first) * geo.steps_h):
         k, phase = number // geo.steps_h, number % geo.steps_h
         channel = group * geo.k + first + k
         lines = -(-(geo.p - phase) // geo.steps_h)
-        image, i, j = t0 // per_image, t0 % per_image // geo.tiles_w, t0 % geo.tiles_w
-        t = t0
-        while t < t1:
-            count = min(lanes, geo.tiles_w - j, t1 - t)
-            rows = min(geo.mh, lines - i * geo.mh)
-            column = j * geo.mw * geo.steps_w
-            columns = min(count * geo.mw * geo.steps_w, geo.q - column)
-            plane = (image * geo.groups * geo.k + channel) * geo.p * geo.q
-            at = plane + (i * geo.mh * geo.steps_h + phase) * geo.q + column
+        plane, pitch = channel * geo.p * geo.q + phase * geo.q, geo.q * geo.steps_h
+        for s in range(strip, last):
+            i = s * geo.vl // geo.tiles_w
             transform_output(
-                y, at, geo.q * geo.steps_h, rows, columns, m,
-                m0 + phase * geo.steps_w * geo.m_phase + k * geo.ld + t - t0, geo.m_step, geo.m_phase,
-                geo.shrink, variant,
+                y, plane + i // geo.tiles_h * image_step, image_step, pitch, lines, m,
+                m0 + phase * geo.steps_w * geo.m_phase + k * geo.ld + (s - strip) * geo.vl, geo.m_step, geo.m_phase, border,
+                geo.rows - i, geo.tiles_h, i % geo.tiles_h, border[geo.results_at + s % geo.period],
+                variant,
             )  # fmt: skip
             if not plain:
-                for row in range(rows):
-                    start = at + row * geo.q * geo.steps_h
-                    finish(y, start, columns, bias, channel, activation, residual, start)
-            t += count
-            j += count
-            if j == geo.tiles_w:
-                j = 0
-                i += 1
-                if i == geo.tiles_h:
-                    i = 0
-                    image += 1
+                for row in range(i, min(((s + 1) * geo.vl - 1) // geo.tiles_w + 1, geo.rows)):
+                    tile = s * geo.vl - row * geo.tiles_w
+                    column = max(tile, 0) * geo.mw * geo.steps_w
+                    columns = max(min((tile + geo.vl) * geo.mw * geo.steps_w, geo.q) - column, 0)
+                    line = row % geo.tiles_h * geo.mh
+                    at = plane + row // geo.tiles_h * image_step + line * pitch + column
+                    for _ in range(min(geo.mh, lines - line)):
+                        finish(y, at, columns, bias, channel, activation, residual, at)
+                        at += pitch

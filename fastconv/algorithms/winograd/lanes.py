@@ -1,11 +1,11 @@
-"""Two of the three transforms as vector code: a lane is a tile, and successive lanes are neighbours in a row.
+"""Two of the three transforms as vector code: a lane is a tile, and lanes are the tiles of a strip (`strips.py`).
 
 * `transform_input`   alpha x alpha pixels of every tile -> one vector for each of the alpha**2 positions;
 * `transform_output`  such vectors -> m x m pixels of every tile.
 
-Pixels of neighbouring tiles are m apart, so a row is loaded as whole vectors, masked where it leaves the
-image (zeros cost nothing; pixels that a border repeats are put in one by one), and split into its m phases
-by shuffles; the r - 1 pixels that a tile shares with the next one are the next lane's.  Both passes of a transform meet in a small table on the stack.
+Pixels of neighbouring tiles are m apart: vectors of pixels are transformed along columns as they lie in memory,
+then split into their m phases by shuffles; the r - 1 pixels that a tile shares with the next one are the next lane's.
+Both passes of a transform meet in a small table on the stack.
 
 Of a strided convolution (`phases.py`) the even and the odd pixels of a row are two rows, told apart as they are
 loaded, or woven together as they are stored.
@@ -17,6 +17,7 @@ kernel thus serves all variants, and its cache entry is keyed by them.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir
@@ -25,17 +26,12 @@ from numba.extending import intrinsic
 
 from fastconv import machine
 from fastconv.algorithms.straight import Vectors
-from fastconv.algorithms.winograd.transforms import Matrix, apply, matrices
-from fastconv.gemm.move import lanes_between, masked_load, masked_store
-from fastconv.gemm.tile import I64, cases, data, element, load, shuffled, splat, store
+from fastconv.algorithms.winograd.transforms import apply, matrices
+from fastconv.gemm.move import I1, masked_load, masked_store
+from fastconv.gemm.tile import I64, data, element, load, shuffled, store
 
 # (stride, phases of it that are read) by a variant's fifth length
 SPLITS = {1: (1, 1), 2: (2, 2), 3: (2, 1)}
-
-
-def widths(vl: int) -> list[int]:
-    """Return the lanes a transform can work on: half vectors cost half on maps of few tiles a row."""
-    return [vl, vl // 2] if vl >= 4 else [vl]
 
 
 def _mr(variant: Any) -> list[int]:
@@ -92,182 +88,155 @@ def _collect(builder: Any, sources: list[Any], wanted: list[tuple[int, int]]) ->
     return result
 
 
-def _phases(builder: Any, parts: list[Any], m: int, alpha: int) -> list[Any]:
-    """Return pixel j of every tile, j < alpha; tiles begin m apart in ``parts``."""
-    lanes = parts[0].type.count
-    phases = _split(builder, parts[:m])
-    for j in range(m, alpha):  # pixel j - m of the next tile; the last tile has no next one here
-        part, e = divmod(lanes * m + j - m, lanes)
-        phases.append(shuffled(builder, phases[j - m], parts[part], [*range(1, lanes), lanes + e]))
-    return phases
-
-
-def _table(builder: Any, vector: ir.VectorType, count: int) -> Any:
+def _table(builder: Any, kind: Any, count: int) -> Any:
     """Return a function that gives the address of an entry of a table on the stack."""
-    table = cgutils.alloca_once(builder, ir.ArrayType(vector, count))
+    table = cgutils.alloca_once(builder, ir.ArrayType(kind, count))
     return lambda i: builder.gep(table, [I64(0), i], inbounds=True)
 
 
-def _for_each_width(context: Any, builder: Any, array: Any, shrink: Any, emit: Any) -> None:
-    """Emit a switch over the vector widths; ``emit(vector, itemsize)`` makes each case."""
-    itemsize = array.dtype.bitwidth // 8
-    for lanes in cases(builder, shrink, dict(enumerate(widths(machine.tile(itemsize).vl))), "width"):
-        emit(ir.VectorType(element(array), lanes), itemsize)
+class _Reader:
+    """Reads numbers of a table one after the other, in the order in which the code runs."""
+
+    def __init__(self, builder: Any, table: Any) -> None:
+        self.builder, self.place = builder, cgutils.alloca_once_value(builder, table)
+
+    def next(self) -> Any:
+        place = self.builder.load(self.place)
+        self.builder.store(self.builder.gep(place, [I64(1)]), self.place)
+        return self.builder.load(place)
+
+    def mask(self, lanes: int) -> Any:
+        """Return the next number's bits as a mask, and whether all are set."""
+        bits = self.builder.trunc(self.next(), ir.IntType(lanes))
+        whole = self.builder.icmp_unsigned("==", bits, bits.type(2**lanes - 1))
+        return self.builder.bitcast(bits, ir.VectorType(I1, lanes)), whole
 
 
 @intrinsic
 def transform_input(
-    typing, v, v0, step, apart, whole, count, x, x0, border, row, stride, edges_at, edges, column, columns,
-    shrink, variant,
+    typing, v, v0, step, apart, x, x0, image, table, line, stride, tile_lines, rows, tiles_h, first,
+    zeros, pieces, variant,
 ):  # fmt: skip
-    """Set ``v[v0 + position*step + tile] = (B d B^T)[position]`` for the tiles of one group of lanes.
+    """Set ``v[v0 + position*step + tile] = (B d B^T)[position]`` for the tiles of a strip.
 
-    The plane, whose rows have ``columns`` pixels, is at ``x[x0]``; the first tile's first pixel is in column
-    ``column`` of it, which may lie outside, and in row ``border[row]``, or -1; the next in row ``border[row + stride]``.
-    What comes of the odd columns is stored ``apart`` from the even ones'.  All lanes are stored where ``whole``,
-    else the first ``count``.
+    Its first row of tiles is the ``first`` of ``tiles_h`` of the image whose plane is at ``x[x0]``; the next image's is
+    ``image`` after it.  ``rows`` rows are left.  Line i of row j begins in the plane at
+    ``table[line + j*tile_lines + i*stride]``, or is one of zeros, as there are at ``table[zeros]``; vectors of pixels are put
+    together as ``table[pieces]`` tells.
+    What comes of the odd columns is stored ``apart`` from the even ones'.
     """
     mh, rh, mw, rw = _mr(variant)
     across, phases = SPLITS[variant.types[4].count]
     left, right = matrices(mh, rh)[2], matrices(mw, rw)[2]
+    high, dense = len(left[0]), mw * across
+    vectors = dense + (rw - 1) * phases
 
     def codegen(context, builder, signature, arguments):
-        v, v0, step, apart, whole, count, x, x0, border, row, stride, edges_at, edges, *rest = arguments
-        column, columns, shrink, _ = rest
+        v, v0, step, apart, x, x0, image, table, *rest = arguments
+        line, stride, tile_lines, rows, tiles_h, first, zeros, pieces, _ = rest
+        itemsize = signature.args[0].dtype.bitwidth // 8
+        vector = ir.VectorType(element(signature.args[0]), machine.tile(itemsize).vl)
         to = data(context, builder, signature.args[0], v, v0)
-        plane = data(context, builder, signature.args[6], x, x0)
-        rows = data(context, builder, signature.args[8], border, row)
-        pairs = data(context, builder, signature.args[8], border, edges_at)
-
-        def emit(vector, itemsize):
-            tables = [_table(builder, vector, len(left[0]) * len(right)) for _ in range(phases)]
-            _emit_rows(
-                builder, vector, itemsize, tables, across, right, mw, len(left[0]), plane, rows, stride, pairs,
-                edges, column, columns,
-            )  # fmt: skip
-            for phase, entry in enumerate(tables):
-                place = builder.gep(to, [builder.mul(apart, I64(phase))])
-                _emit_columns(builder, vector, itemsize, entry, left, len(right), place, step, whole, count)
-
-        _for_each_width(context, builder, signature.args[0], shrink, emit)
+        plane = data(context, builder, signature.args[4], x, x0)
+        lines, nothing, held = (
+            data(context, builder, signature.args[7], table, i) for i in (line, zeros, pieces)
+        )
+        places = _table(builder, plane.type, machine.tile(itemsize).vl * high)
+        nothing = builder.bitcast(nothing, plane.type)
+        reader = _Reader(builder, held)
+        with _each_row(builder, plane, image, first, tiles_h, rows, reader.next()) as (r, own, i, there):
+            at = builder.gep(lines, [builder.mul(i, tile_lines)])
+            for h in range(high):
+                begin = builder.load(builder.gep(at, [builder.mul(stride, I64(h))]))
+                inside = builder.and_(there, builder.icmp_signed(">=", begin, I64(0)))
+                place = builder.select(inside, builder.gep(own, [begin]), nothing)
+                builder.store(place, places(builder.add(builder.mul(r, I64(high)), I64(h))))
+        ends, _ = reader.mask(vector.count)
+        entry = _table(builder, vector, high * vectors)
+        with (
+            cgutils.for_range(builder, I64(vectors)) as loop,
+            builder.if_else(builder.icmp_signed(">", count := reader.next(), I64(0))) as (some, none),
+        ):
+            with some:
+                pixels = _put_together(builder, reader, count, places, high, vector, itemsize)
+                values = apply(Vectors(builder, vector), left, pixels)
+                for i, value in enumerate(values):
+                    builder.store(value, entry(builder.add(loop.index, I64(i * vectors))))
+            with none:
+                for i in range(high):
+                    zero = ir.Constant(vector, [0.0] * vector.count)
+                    builder.store(zero, entry(builder.add(loop.index, I64(i * vectors))))
+        wide = len(right)
+        for phase in range(phases):
+            place = builder.gep(to, [builder.mul(apart, I64(phase))])
+            with cgutils.for_range(builder, I64(len(left))) as loop:
+                base = builder.mul(loop.index, I64(vectors))
+                own = [builder.load(entry(builder.add(base, I64(i)))) for i in range(vectors)]
+                begin, beyond = own[:dense], own[dense + phase :: phases]
+                if across == 2:
+                    picks = list(range(phase, 2 * vector.count, 2))
+                    begin = [shuffled(builder, *begin[i : i + 2], picks) for i in range(0, dense, 2)]
+                inputs = _split(builder, begin)
+                for value in beyond:
+                    following = inputs[len(inputs) - mw]
+                    picks = [*range(1, vector.count), 0]
+                    following = shuffled(builder, following, following, picks)
+                    inputs.append(builder.select(ends, value, following))
+                outputs = apply(Vectors(builder, vector), right, inputs)
+                at = builder.gep(place, [builder.mul(step, builder.mul(loop.index, I64(wide)))])
+                for j, value in enumerate(outputs):
+                    store(builder, value, builder.gep(at, [builder.mul(step, I64(j))]), 0, itemsize)
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(v, i, i, i, types.boolean, i, x, i, border, i, i, i, i, i, i, i, variant), codegen
+    numbers = (i, i, i, i, i, i, i, i)
+    return types.void(v, i, i, i, x, i, i, table, *numbers, variant), codegen
 
 
-def _emit_rows(
-    builder: Any, vector: Any, itemsize: int, tables: list[Any], across: int, matrix: Matrix, m: int, high: int,
-    plane: Any, rows: Any, stride: Any, pairs: Any, edges: Any, column: Any, columns: Any,
-) -> None:  # fmt: skip
-    """Emit the loop over the ``high`` pixel rows of the tiles: load, split, transform along the row.
+@contextmanager
+def _each_row(builder: Any, plane: Any, image: Any, first: Any, tiles_h: Any, rows: Any, touched: Any) -> Any:
+    """Loop over the rows of tiles of a strip: give each one's number, its image's plane, its place there, if it is there."""
+    own, place = cgutils.alloca_once_value(builder, plane), cgutils.alloca_once_value(builder, first)
+    with cgutils.for_range(builder, touched) as loop:
+        i = builder.load(place)
+        yield loop.index, builder.load(own), i, builder.icmp_signed("<", loop.index, rows)
+        after = builder.add(i, I64(1))
+        last = builder.icmp_signed("==", after, tiles_h)
+        builder.store(builder.select(last, I64(0), after), place)
+        builder.store(builder.gep(builder.load(own), [builder.select(last, image, I64(0))]), own)
 
-    Of every ``across`` pixels as many as there are tables begin a row of their own.
-    """
-    lanes, wide = vector.count, len(matrix[0])
-    parts = -(-(lanes * m + wide - m) // lanes) * across
-    masks = [
-        lanes_between(builder, builder.add(column, I64(p * lanes)), I64(0), columns, list(range(lanes)))
-        for p in range(parts)
+
+def _put_together(
+    builder: Any, reader: _Reader, count: Any, places: Any, high: int, vector: Any, itemsize: int
+) -> list[Any]:
+    """Emit the loop over the pieces of a vector; return it for each of the ``high`` lines of a tile."""
+    held = [
+        cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * vector.count)) for _ in range(high)
     ]
-    row = [cgutils.alloca_once(builder, vector) for _ in range(parts)]
-    interior = builder.and_(
-        builder.icmp_signed(">=", column, I64(0)),
-        builder.icmp_signed("<=", builder.add(column, I64(parts * lanes)), columns),
-    )
-    with cgutils.for_range(builder, I64(high)) as loop:
-        h = builder.load(builder.gep(rows, [builder.mul(loop.index, stride)]))
-        inside = builder.icmp_signed(">=", h, I64(0))
-        first = builder.gep(plane, [builder.mul(h, columns)])
-        line = builder.gep(first, [column])
-
-        def whole_parts():
-            return [load(builder, line, p * lanes, vector, itemsize) for p in range(parts)]
-
-        def masked_parts():
-            for p, held in enumerate(row):
-                at = builder.gep(line, [I64(p * lanes)])
-                builder.store(masked_load(builder, at, masks[p], vector, itemsize), held)
-            _put_edges(builder, row, first, pairs, edges, column)
-            return [builder.load(held) for held in row]
-
-        def inside_parts():
-            return _choose(builder, interior, whole_parts, masked_parts)
-
-        def outside_parts():
-            return [ir.Constant(vector, [0.0] * lanes)] * parts
-
-        pixels = _choose(builder, inside, inside_parts, outside_parts)
-        for phase, entry in enumerate(tables):
-            own = pixels
-            if across == 2:
-                picks = list(range(phase, 2 * lanes, 2))
-                own = [shuffled(builder, pixels[p], pixels[p + 1], picks) for p in range(0, parts, 2)]
-            outputs = apply(Vectors(builder, vector), matrix, _phases(builder, own, m, wide))
-            for j, value in enumerate(outputs):
-                at = builder.add(builder.mul(loop.index, I64(len(matrix))), I64(j))
-                builder.store(value, entry(at))
-
-
-def _put_edges(builder: Any, row: list[Any], first: Any, pairs: Any, edges: Any, column: Any) -> None:
-    """Emit the loop that puts pixels of the border to their places in a row of vectors on the stack."""
-    vector = row[0].type.pointee
-    with cgutils.for_range(builder, edges) as loop:
-        pair = builder.gep(pairs, [builder.shl(loop.index, I64(1))])
-        lane = builder.sub(builder.load(pair), column)
-        source = builder.load(builder.gep(pair, [I64(1)]))
-        value = splat(builder, builder.load(builder.gep(first, [source])), vector)
-        for p, held in enumerate(row):
-            begin = builder.sub(lane, I64(p * vector.count))
-            here = lanes_between(
-                builder, I64(0), begin, builder.add(begin, I64(1)), list(range(vector.count))
-            )
-            builder.store(builder.select(here, value, builder.load(held)), held)
-
-
-def _emit_columns(
-    builder: Any, vector: Any, itemsize: int, entry: Any, matrix: Matrix, wide: int,
-    to: Any, step: Any, whole: Any, count: Any,
-) -> None:  # fmt: skip
-    """Emit the loop over the table's ``wide`` columns: transform along the column, store the positions."""
-    mask = lanes_between(builder, I64(0), I64(0), count, list(range(vector.count)))
-    with cgutils.for_range(builder, I64(wide)) as loop:
-        inputs = [builder.load(entry(builder.add(loop.index, I64(i * wide)))) for i in range(len(matrix[0]))]
-        at = builder.gep(to, [builder.mul(loop.index, step)])
-        outputs = [
-            (value, builder.gep(at, [builder.mul(step, I64(i * wide))]))
-            for i, value in enumerate(apply(Vectors(builder, vector), matrix, inputs))
+    with cgutils.for_range(builder, count):
+        row, offset = reader.next(), reader.next()
+        mask, whole = reader.mask(vector.count)
+        addresses = [
+            builder.gep(builder.load(places(builder.add(row, I64(h)))), [offset]) for h in range(high)
         ]
         with builder.if_else(whole) as (all_lanes, some):
             with all_lanes:
-                for value, place in outputs:
-                    store(builder, value, place, 0, itemsize)
+                for address, line in zip(addresses, held, strict=True):
+                    builder.store(load(builder, address, 0, vector, itemsize), line)
             with some:
-                for value, place in outputs:
-                    masked_store(builder, value, place, mask, itemsize)
-
-
-def _choose(builder: Any, condition: Any, first: Any, second: Any) -> list[Any]:
-    """Emit both makers of vectors in branches of their own; return what the taken one made."""
-    made = []
-    with builder.if_else(condition) as branches:
-        for branch, make in zip(branches, (first, second), strict=True):
-            with branch:
-                values = make()
-                made.append((values, builder.block))
-    phis = []
-    for a, b in zip(made[0][0], made[1][0], strict=True):
-        phi = builder.phi(a.type)
-        phi.add_incoming(a, made[0][1])
-        phi.add_incoming(b, made[1][1])
-        phis.append(phi)
-    return phis
+                for address, line in zip(addresses, held, strict=True):
+                    others = builder.load(line)
+                    builder.store(masked_load(builder, address, mask, vector, itemsize, others), line)
+    return [builder.load(line) for line in held]
 
 
 @intrinsic
-def transform_output(typing, y, y0, pitch, rows, columns, v, v0, step, apart, shrink, variant):
-    """Set ``y[y0 + i*pitch + j] = (A v A^T)[i, j]`` for i < rows, j < columns: tiles side by side.
+def transform_output(
+    typing, y, y0, image, pitch, lines, v, v0, step, apart, table, rows, tiles_h, first, pieces, variant,
+):  # fmt: skip
+    """Set the results (A v A^T) of a strip of tiles, whose rows are as `transform_input` has them.
 
+    Of each image there are ``lines`` lines, ``pitch`` apart; ``table[pieces]`` tells which lanes belong where.
     Where columns are woven, those of the tiles at v0 and of the tiles ``apart`` from them take turns.
     """
     mh, rh, mw, rw = _mr(variant)
@@ -276,49 +245,56 @@ def transform_output(typing, y, y0, pitch, rows, columns, v, v0, step, apart, sh
     a_high, a_wide = matrices(mh, rh)[0], matrices(mw, rw)[0]
 
     def codegen(context, builder, signature, arguments):
-        y, y0, pitch, rows, columns, v, v0, step, apart, shrink, _ = arguments
-        to = data(context, builder, signature.args[0], y, y0)
+        y, y0, image, pitch, lines, v, v0, step, apart, table, rows, tiles_h, first, pieces, _ = arguments
+        itemsize = signature.args[0].dtype.bitwidth // 8
+        vector = ir.VectorType(element(signature.args[0]), machine.tile(itemsize).vl)
+        plane = data(context, builder, signature.args[0], y, y0)
         source = data(context, builder, signature.args[5], v, v0)
-
-        def emit(vector, itemsize):
-            lanes = vector.count
-            tables = [_table(builder, vector, mh * wide) for _ in range(woven)]
-            for phase, entry in enumerate(tables):
-                own = builder.gep(source, [builder.mul(apart, I64(phase))])
-                with cgutils.for_range(builder, I64(wide)) as loop:
-                    at = builder.gep(own, [builder.mul(loop.index, step)])
-                    inputs = [
-                        load(
-                            builder, builder.gep(at, [builder.mul(step, I64(i * wide))]), 0, vector, itemsize
-                        )
-                        for i in range(high)
-                    ]
-                    for i, value in enumerate(apply(Vectors(builder, vector), a_high, inputs)):
-                        builder.store(value, entry(builder.add(loop.index, I64(i * wide))))
-            full = builder.icmp_signed(">=", columns, I64(lanes * mw * woven))
-            masks = [
-                lanes_between(builder, I64(p * lanes), I64(0), columns, list(range(lanes)))
-                for p in range(mw * woven)
-            ]
-            with cgutils.for_range(builder, rows) as loop:
-                base = builder.mul(loop.index, I64(wide))
-                phases = []
-                for entry in tables:
-                    inputs = [builder.load(entry(builder.add(base, I64(j)))) for j in range(wide)]
-                    phases.append(apply(Vectors(builder, vector), a_wide, inputs))
-                parts = _merge(builder, [value for pixel in zip(*phases, strict=True) for value in pixel])
-                line = builder.gep(to, [builder.mul(loop.index, pitch)])
-                with builder.if_else(full) as (all_lanes, some):
-                    with all_lanes:
-                        for p, value in enumerate(parts):
-                            store(builder, value, line, p * lanes, itemsize)
-                    with some:
-                        for p, value in enumerate(parts):
-                            place = builder.gep(line, [I64(p * lanes)])
-                            masked_store(builder, value, place, masks[p], itemsize)
-
-        _for_each_width(context, builder, signature.args[0], shrink, emit)
+        pieces = data(context, builder, signature.args[9], table, pieces)
+        places, counts = (_table(builder, kind, vector.count) for kind in (plane.type, I64))
+        touched = _Reader(builder, pieces).next()
+        with _each_row(builder, plane, image, first, tiles_h, rows, touched) as (r, own, i, there):
+            line = builder.mul(i, I64(mh))
+            builder.store(builder.gep(own, [builder.mul(line, pitch)]), places(r))
+            builder.store(builder.select(there, builder.sub(lines, line), I64(0)), counts(r))
+        tables = [_table(builder, vector, mh * wide) for _ in range(woven)]
+        for phase, entry in enumerate(tables):
+            own = builder.gep(source, [builder.mul(apart, I64(phase))])
+            with cgutils.for_range(builder, I64(wide)) as loop:
+                at = builder.gep(own, [builder.mul(loop.index, step)])
+                inputs = [
+                    load(builder, builder.gep(at, [builder.mul(step, I64(i * wide))]), 0, vector, itemsize)
+                    for i in range(high)
+                ]
+                for i, value in enumerate(apply(Vectors(builder, vector), a_high, inputs)):
+                    builder.store(value, entry(builder.add(loop.index, I64(i * wide))))
+        with cgutils.for_range(builder, I64(mh)) as loop:
+            base = builder.mul(loop.index, I64(wide))
+            phases = []
+            for entry in tables:
+                inputs = [builder.load(entry(builder.add(base, I64(j)))) for j in range(wide)]
+                phases.append(apply(Vectors(builder, vector), a_wide, inputs))
+            line = builder.mul(loop.index, pitch)
+            reader = _Reader(builder, builder.gep(pieces, [I64(1)]))
+            for value in _merge(builder, [value for pixel in zip(*phases, strict=True) for value in pixel]):
+                _take_apart(builder, reader, value, places, counts, loop.index, line, itemsize)
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(y, i, i, i, i, v, i, i, i, i, variant), codegen
+    return types.void(y, i, i, i, i, v, i, i, i, table, i, i, i, i, variant), codegen
+
+
+def _take_apart(
+    builder: Any, reader: _Reader, value: Any, places: Any, counts: Any, number: Any, line: Any, itemsize: int
+) -> None:  # fmt: skip
+    """Emit the loop over the pieces of a vector that stores them to where they belong."""
+    with cgutils.for_range(builder, reader.next()):
+        row, offset = reader.next(), reader.next()
+        mask, whole = reader.mask(value.type.count)
+        with builder.if_then(builder.icmp_signed("<", number, builder.load(counts(row)))):
+            place = builder.gep(builder.load(places(row)), [builder.add(line, offset)])
+            with builder.if_else(whole) as (all_lanes, some):
+                with all_lanes:
+                    store(builder, value, place, 0, itemsize)
+                with some:
+                    masked_store(builder, value, place, mask, itemsize)

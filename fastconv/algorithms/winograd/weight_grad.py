@@ -25,7 +25,6 @@ import numpy as np
 
 from fastconv import borders, jit, machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat, pixels
-from fastconv.algorithms.winograd.correlation import border_table
 from fastconv.algorithms.winograd.pixels.lanes import transform_gradients, transform_pixels, transform_sums
 from fastconv.algorithms.winograd.transforms import Tiles
 from fastconv.gemm.gathered import tile_over_pixels
@@ -358,6 +357,15 @@ def work(problem: ConvProblem, tiles: Tiles) -> dict[str, float]:
         "transform": positions * transformed,
         "back": max(g, TASKS / chunks) * positions * high * wide,
     }
+
+
+def border_table(problem: ConvProblem, rows: int) -> Array:
+    """Return the table that tiles read x by: ``rows`` rows of it from the padding's first on, the pairs of its edges."""
+    above, beside = problem.last_axes(2)
+    pairs = borders.edges(beside, problem.padding_mode)
+    edges = borders.edges(above, problem.padding_mode)
+    found = borders.sources(np.arange(rows) - above.lo, above.size, edges)
+    return np.array([*found, *(n for pair in pairs for n in pair)], np.int64)
 
 
 @functools.lru_cache(maxsize=256)
