@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from fastconv import arguments, workspace
+from fastconv import arguments
 from fastconv.arrays import FLOATS, Array, common, contiguous, empty, floats, goes_to_gpu
 from fastconv.config import current
 from fastconv.pooling.windows import Axes, check_rank, windows
 
-MAX, MEAN = 0, 1  # as in `cpu`
 INDICES = np.dtype("int64")
 NOWHERE = np.empty(0, INDICES)
-WORK = 30.0  # what turning a pixel costs, in the operations that threads count
 
 
 def max_forward(
@@ -40,9 +39,7 @@ def max_backward(
     _check_grad_output(gy, x.shape, axes, rank)
     if there := on_device(x):
         return there.to_places(x, gy, indices, axes, rank)  # type: ignore[no-any-return]
-    from fastconv.pooling.scatter import scattered
-
-    return scattered(contiguous(gy, common(x, gy)), indices, x.shape[-rank:], rank, add=True)
+    return _scattered()(contiguous(gy, common(x, gy)), indices, x.shape[-rank:], rank, True)
 
 
 def mean_forward(
@@ -95,11 +92,11 @@ def whole_maps() -> Any:
 
 
 @functools.lru_cache(512)
-def in_rows(axes: Axes, dtype: np.dtype[Any]) -> Any:
-    """Return the functions that take windows row by row, or None where those are not of a shape for it."""
-    from fastconv.pooling import rowwise  # imports Numba
+def kernels(axes: Axes, dtype: np.dtype[Any], backward: bool = False) -> Any:
+    """Return the functions for windows: row by row, or where those are not of a shape for it, sixteen maps at a time."""
+    from fastconv.pooling import cpu, rowwise  # import Numba
 
-    return rowwise if rowwise.serves(axes, dtype) else None
+    return rowwise if rowwise.serves(axes, dtype, backward) else cpu
 
 
 def largest(x: Array, axes: Axes, rank: int, located: Any) -> tuple[Array, Array]:
@@ -112,10 +109,7 @@ def largest(x: Array, axes: Axes, rank: int, located: Any) -> tuple[Array, Array
         return values.reshape(shape), places.reshape(shape) if located else places
     y = empty((*x.shape[:-rank], *axes.outputs), common(x))
     indices = empty(y.shape, INDICES) if located else NOWHERE
-    if rows := in_rows(axes, y.dtype):
-        rows.maxima_of(axes, contiguous(x, y.dtype), y, indices)
-        return y, indices
-    _forward(MAX, axes, contiguous(x, y.dtype), y, indices)
+    kernels(axes, y.dtype).maxima(axes, contiguous(x, y.dtype), y, indices)
     return y, indices
 
 
@@ -129,11 +123,8 @@ def to_largest(x: Array, gy: Array, axes: Axes, rank: int) -> Array:
         gx: Array = whole_maps().given(planes, contiguous(gy, planes.dtype).reshape(-1))
         return gx.reshape(x.shape)
     gx = empty(x.shape, common(x, gy))
-    if (rows := in_rows(axes, gx.dtype)) and rows.gradient_of_maxima(
-        axes, contiguous(x, gx.dtype), contiguous(gy, gx.dtype), gx
-    ):
-        return gx
-    _backward(MAX, axes, contiguous(x, gx.dtype), contiguous(gy, gx.dtype), gx)
+    backward = kernels(axes, gx.dtype, True).gradient_of_maxima
+    backward(axes, contiguous(x, gx.dtype), contiguous(gy, gx.dtype), gx)
     return gx
 
 
@@ -146,10 +137,7 @@ def means(x: Array, axes: Axes, rank: int, count_pad: bool = True, divisor: Any 
         total: Array = whole_maps().sums(_planes(x, axes, common(x)), divides or axes.pixels)
         return total.reshape(*x.shape[:-rank], *axes.outputs)
     y = empty((*x.shape[:-rank], *axes.outputs), common(x))
-    if rows := in_rows(axes, y.dtype):
-        rows.means(axes, contiguous(x, y.dtype), y, count_pad, divides)
-        return y
-    _forward(MEAN, axes, contiguous(x, y.dtype), y, NOWHERE, count_pad, divides)
+    kernels(axes, y.dtype).means(axes, contiguous(x, y.dtype), y, count_pad, divides)
     return y
 
 
@@ -170,11 +158,7 @@ def to_all(
         spread: Array = whole_maps().spread(gy.reshape(-1), axes.pixels, divides or axes.pixels)
         return spread.reshape(size)
     gx = empty(size, common(gy))
-    if (rows := in_rows(axes, gx.dtype)) and rows.gradient_of_means(
-        axes, contiguous(gy, gx.dtype), gx, count_pad, divides
-    ):
-        return gx
-    _backward(MEAN, axes, np.empty(0, gx.dtype), contiguous(gy, gx.dtype), gx, count_pad, divides)
+    kernels(axes, gx.dtype, True).gradient_of_means(axes, contiguous(gy, gx.dtype), gx, count_pad, divides)
     return gx
 
 
@@ -192,40 +176,6 @@ def _check_grad_output(gy: Array, input_shape: tuple[int, ...], axes: Axes, rank
     expected = (*input_shape[:-rank], *axes.outputs)
     if gy.shape != expected:
         raise ValueError(f"grad_output must have the output's shape {expected}, got {gy.shape}")
-
-
-def _forward(
-    kind: int, axes: Axes, x: Array, y: Array, indices: Array, count_pad: bool = True, divisor: int = 0
-) -> None:
-    from fastconv import threads
-    from fastconv.pooling import cpu, plan  # all import Numba
-
-    p = plan.plan(axes, False, count_pad, x.itemsize)
-    planes = y.size // p.results
-    work = WORK * (x.size + y.size)
-    workers = threads.workers(work)
-    found = np.empty(workers * p.found if indices.size else 0, np.int32)
-    scratch = workspace.take(workers * p.scratch, x.dtype.char)
-    threads.launch(
-        cpu.forward, work, np.zeros(1, np.int64), planes, kind, divisor, x.reshape(-1), y.reshape(-1),
-        indices.reshape(-1), scratch, found, p.geometry, p.tables,
-    )  # fmt: skip
-
-
-def _backward(
-    kind: int, axes: Axes, x: Array, gy: Array, gx: Array, count_pad: bool = True, divisor: int = 0
-) -> None:
-    from fastconv import threads
-    from fastconv.pooling import cpu, plan
-
-    p = plan.plan(axes, True, count_pad, gx.itemsize)
-    planes = gy.size // p.results
-    work = WORK * (x.size + gx.size + gy.size)
-    scratch = workspace.take(threads.workers(work) * p.scratch, gx.dtype.char)
-    threads.launch(
-        cpu.backward, work, np.zeros(1, np.int64), planes, kind, divisor, x.reshape(-1), gy.reshape(-1),
-        gx.reshape(-1), scratch, p.geometry, p.tables,
-    )  # fmt: skip
 
 
 def unpool(
@@ -249,6 +199,11 @@ def unpool(
         from fastconv.pooling import cuda_patches
 
         return cuda_patches.unpool(x, indices, size, rank)  # type: ignore[no-any-return]
-    from fastconv.pooling.scatter import scattered
+    return _scattered()(contiguous(x, common(x)), indices, size, rank, False)
 
-    return scattered(contiguous(x, common(x)), indices, size, rank, add=False)
+
+@functools.cache
+def _scattered() -> Callable[..., Array]:
+    from fastconv.pooling.scatter import scattered  # imports Numba
+
+    return scattered

@@ -9,26 +9,78 @@ dilation or padding is a special case.
 from __future__ import annotations
 
 import numba
+import numpy as np
 
-from fastconv import jit
+from fastconv import jit, threads, workspace
+from fastconv.arrays import Array
 from fastconv.gemm.move import transpose
 from fastconv.gemm.schedule import next_task
+from fastconv.pooling import plan
 from fastconv.pooling.lanes import give_shares, give_to_largest, largest, largest_at, mean
 from fastconv.pooling.plan import LANES
+from fastconv.pooling.windows import Axes
 
+WORK = 30.0  # what turning a pixel costs, in the operations that threads count
 FIELDS = 6  # of a block in the tables
 MAX, MEAN = 0, 1
+norms = None  # means of squares do
+
+
+def maxima(axes: Axes, x: Array, y: Array, indices: Array) -> None:
+    """Write maxima, and their places if ``indices`` is as long as y."""
+    _results(MAX, axes, x, y, indices)
+
+
+def means(axes: Axes, x: Array, y: Array, count_pad: bool, divisor: int) -> None:
+    """Write means."""
+    _results(MEAN, axes, x, y, np.empty(0, np.int64), count_pad, divisor)
+
+
+def gradient_of_maxima(axes: Axes, x: Array, gy: Array, gx: Array) -> None:
+    """Write the gradient by x; maxima are found again."""
+    _gradient(MAX, axes, x, gy, gx)
+
+
+def gradient_of_means(axes: Axes, gy: Array, gx: Array, count_pad: bool, divisor: int) -> None:
+    """Write the gradient by x."""
+    _gradient(MEAN, axes, gx, gy, gx, count_pad, divisor)
+
+
+def _results(
+    kind: int, axes: Axes, x: Array, y: Array, indices: Array, count_pad: bool = True, divisor: int = 0
+) -> None:
+    p = plan.plan(axes, False, count_pad, x.itemsize)
+    work = WORK * (x.size + y.size)
+    workers = threads.workers(work)
+    found = np.empty(workers * p.found if indices.size else 0, np.int32)
+    scratch = workspace.take(workers * p.scratch, x.dtype.char)
+    threads.launch(
+        _forward, work, np.zeros(1, np.int64), y.size // p.results, kind, divisor, x.reshape(-1), y.reshape(-1),
+        indices.reshape(-1), scratch, found, p.geometry, p.tables,
+    )  # fmt: skip
+
+
+def _gradient(
+    kind: int, axes: Axes, x: Array, gy: Array, gx: Array, count_pad: bool = True, divisor: int = 0
+) -> None:
+    p = plan.plan(axes, True, count_pad, gx.itemsize)
+    work = WORK * (x.size + gx.size + gy.size)
+    scratch = workspace.take(threads.workers(work) * p.scratch, gx.dtype.char)
+    threads.launch(
+        _backward, work, np.zeros(1, np.int64), gy.size // p.results, kind, divisor, x.reshape(-1), gy.reshape(-1),
+        gx.reshape(-1), scratch, p.geometry, p.tables,
+    )  # fmt: skip
 
 
 @jit.kernel
-def forward(workers, counter, planes, kind, divisor, x, y, indices, scratch, found, geos, tables):
+def _forward(workers, counter, planes, kind, divisor, x, y, indices, scratch, found, geos, tables):
     """Write maxima or means, and where maxima stand if ``indices`` is as long as y."""
     for worker in numba.prange(workers):
-        _results(worker, counter, planes, kind, divisor, x, y, indices, scratch, found, geos[0], tables)
+        _write(worker, counter, planes, kind, divisor, x, y, indices, scratch, found, geos[0], tables)
 
 
 @jit.inner
-def _results(worker, counter, planes, kind, divisor, x, y, indices, scratch, found, geo, tables):
+def _write(worker, counter, planes, kind, divisor, x, y, indices, scratch, found, geo, tables):
     pixels = worker * geo.scratch
     results, places = pixels + geo.pixels, worker * geo.results
     tasks = -(-planes // LANES) * geo.blocks_d * geo.blocks_h
@@ -65,14 +117,14 @@ def _results(worker, counter, planes, kind, divisor, x, y, indices, scratch, fou
 
 
 @jit.kernel
-def backward(workers, counter, planes, kind, divisor, x, gy, gx, scratch, geos, tables):
+def _backward(workers, counter, planes, kind, divisor, x, gy, gx, scratch, geos, tables):
     """Give each window's gradient to the pixel that it took, or a share to each of its pixels."""
     for worker in numba.prange(workers):
-        _gradients(worker, counter, planes, kind, divisor, x, gy, gx, scratch, geos[0], tables)
+        _give(worker, counter, planes, kind, divisor, x, gy, gx, scratch, geos[0], tables)
 
 
 @jit.inner
-def _gradients(worker, counter, planes, kind, divisor, x, gy, gx, scratch, geo, tables):
+def _give(worker, counter, planes, kind, divisor, x, gy, gx, scratch, geo, tables):
     sizes, outs = (geo.size_d, geo.size_h, geo.size_w), (geo.out_d, geo.out_h, geo.out_w)
     gradients = worker * geo.scratch
     pixels, results = gradients + geo.pixels, gradients + 2 * geo.pixels

@@ -153,6 +153,15 @@ def larger(builder: Any, before: Any, values: Any) -> Any:
     return builder.select(exceeds(builder, values, before), values, before)
 
 
+def root(builder: Any, values: Any) -> Any:
+    """Return square roots."""
+    vector = values.type
+    letter = "f32" if isinstance(vector.element, ir.FloatType) else "f64"
+    kind = ir.FunctionType(vector, [vector])
+    name = f"llvm.sqrt.v{vector.count}{letter}"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [values])
+
+
 def first_taps(line: Line, v: Any, stride: int, vector: ir.VectorType) -> Any:
     """Return the first tap of each window that is a pixel."""
     builder, numbers = line.builder, ir.VectorType(I32, vector.count)
@@ -162,6 +171,15 @@ def first_taps(line: Line, v: Any, stride: int, vector: ir.VectorType) -> Any:
     zeros = ir.Constant(numbers, [0] * vector.count)
     missing = builder.select(builder.icmp_signed(">", missing, zeros), missing, zeros)
     return builder.sitofp(missing, vector)
+
+
+def at_taps(builder: Any, vectors: list[Any], kernel: int, stride: int) -> Iterator[Any]:
+    """Yield what each window has at its taps, one after the other, of a line of pixels in vectors."""
+    for first in range(0, kernel, stride):
+        row = in_line(builder, vectors[first : first + stride])
+        for tap in range(min(stride, kernel - first)):
+            lanes = [tap + stride * lane for lane in range(vectors[0].type.count)]
+            yield shuffled(builder, row, row, lanes)
 
 
 class Pixels:
@@ -219,11 +237,7 @@ class Pixels:
 
     def at_taps(self, vectors: list[Any]) -> Iterator[Any]:
         """Yield what each window has at its taps, one after the other."""
-        for first in range(0, self.kernel, self.stride):
-            row = in_line(self.line.builder, vectors[first : first + self.stride])
-            for tap in range(min(self.stride, self.kernel - first)):
-                lanes = [tap + self.stride * lane for lane in range(self.vector.count)]
-                yield shuffled(self.line.builder, row, row, lanes)
+        return at_taps(self.line.builder, vectors, self.kernel, self.stride)
 
     def joined(self, at: Any, v: Any, join: Join, start: float, squares: bool) -> Any:
         """Return all pixels that each window has in a line joined."""

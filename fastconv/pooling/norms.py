@@ -95,9 +95,9 @@ def _norms(
         from fastconv.pooling import cuda_norms
 
         return cuda_norms.norms(x, axes, rank, norm_type, taps)  # type: ignore[no-any-return]
-    if norm_type == 2 and (rows := call.in_rows(axes, common(x))):
+    if norm_type == 2 and (write := call.kernels(axes, common(x)).norms):
         norms = empty((*x.shape[:-rank], *axes.outputs), common(x))
-        rows.norms(axes, contiguous(x, norms.dtype), norms, taps)
+        write(axes, contiguous(x, norms.dtype), norms, taps)
         return norms
     if norm_type in (inf, -inf):
         sign = 1 if norm_type > 0 else -1

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
 from fastconv.gemm.loops import rolled
@@ -39,6 +39,7 @@ from fastconv.pooling.lines import (
     add,
     first_taps,
     larger,
+    root,
 )
 
 
@@ -184,9 +185,7 @@ def _emit_means(
             means = windows.joined(add, 0.0, vector)
         means = counts.divided(means)
         if norm:
-            kind = ir.FunctionType(vector, [vector])
-            name = f"llvm.sqrt.v{vector.count}f{8 * windows.itemsize}"
-            means = builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [means])
+            means = root(builder, means)
         masked_store(builder, means, builder.gep(to, [at]), lanes, windows.itemsize)
 
     windows.each(emit, apart)

@@ -7,6 +7,7 @@ joined them.  Sixteen maps side by side (`cpu`) serve every window, but turning 
 from __future__ import annotations
 
 import functools
+from math import prod
 from typing import Any, NamedTuple
 
 import numba
@@ -16,7 +17,7 @@ from fastconv import jit, machine, threads, workspace
 from fastconv.arrays import Array
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.schedule import part
-from fastconv.pooling import plan
+from fastconv.pooling import plan, tiled
 from fastconv.pooling.back import back, back_to_places, give, share, share_to_largest
 from fastconv.pooling.lines import SHAPES, vector_length
 from fastconv.pooling.rows import (
@@ -24,7 +25,6 @@ from fastconv.pooling.rows import (
     largest_apart,
     largest_at,
     largest_at_apart,
-    maxima,
     mean,
     mean_apart,
     norm,
@@ -33,6 +33,7 @@ from fastconv.pooling.rows import (
     squares,
     sums,
 )
+from fastconv.pooling.rows import maxima as maxima_of_lines
 from fastconv.pooling.windows import Axes, Axis
 
 WORK = 8.0  # what a pixel costs, in the operations that threads count
@@ -51,14 +52,19 @@ class RowPlan(NamedTuple):
     scratch: int  # elements of a worker
 
 
-def serves(axes: Axes, dtype: np.dtype[Any]) -> bool:
-    """Whether a row has windows of a shape that has code, and enough of them for a vector."""
-    axis = axes[-1]
+def serves(axes: Axes, dtype: np.dtype[Any], backward: bool) -> bool:
+    """Whether a row has windows of a shape that has code, and enough of them for a vector.
+
+    Gradients also ask that windows do not share pixels down their rows alone.
+    """
+    *others, axis = axes
+    apart = all(isinstance(a, Axis) and a.stride >= a.dilation * (a.kernel - 1) + 1 for a in others)
     return (
         isinstance(axis, Axis)
         and (axis.kernel, axis.stride) in SHAPES
         and axis.dilation == 1
         and 4 * axis.output >= machine.tile(dtype.itemsize).vl
+        and (not backward or apart or axis.kernel > axis.stride)
     )
 
 
@@ -73,19 +79,26 @@ def _plan(
     vectors = max(-(-axis.output // length), -(-(axis.size + axis.pad) // (axis.stride * length)))
     reach = (axis.kernel - 1) // axis.stride  # zeros between two rows, where `back` looks for windows before
     pitch = length * max(-(-(axis.output + reach) // length), vectors)
-    counted = np.ones(axis.output) if divisor else axis.spans(count_pad).counted
-    factors = [divisor] if divisor else [a.spans(count_pad).counted for a in axes[:-1]]
+    spans = [a.spans(count_pad) for a in axes]
+    counted = np.ones(axis.output) if divisor else spans[-1].counted
+    factors = [divisor] if divisor else [span.counted for span in spans[:-1]]
     powers = scale == 1 and all(np.all(np.log2(np.maximum(f, 1)) % 1 == 0) for f in [*factors, counted])
     columns = np.ones(pitch, f"f{itemsize}")
     columns[: axis.output] = 1 / counted if powers else counted / scale
     geometry = dict(zip(p.geometry.dtype.names, p.geometry[0], strict=True))
+    apart = axis.kernel == axis.stride
+    whole = not axis.pad and axis.output * axis.kernel <= axis.size
+    short = length < machine.tile(itemsize).vl  # longer rows fill vectors as they are, and need no scratch
+    tiles = apart and short and whole and all(np.ptp(s.taps) == np.ptp(s.counted) == 0 for s in spans)
+    held = p.found // plan.LANES * axis.kernel if tiles else p.lines * pitch  # of a map
     alike = p.tasks == 1 and p.lines * axis.size == p.pixels  # lines of maps follow each other
-    group = max(1, SCRATCH // (p.lines * pitch * itemsize)) if alike else 1  # maps of a task
-    area = SLACK + group * p.lines * pitch + SLACK
-    areas = 3 if backward else 0 if axis.kernel == axis.stride else 2  # for gradients, maxima and their taps
+    group = max(1, SCRATCH // (held * itemsize)) if alike else 1  # maps of a task
+    area = SLACK + group * held + axis.kernel * SLACK
+    areas = 3 if backward else tiles if apart else 2  # for gradients, maxima and their taps
     geometry |= {
         "kernel": axis.kernel, "stride": axis.stride, "pad": axis.pad, "pitch": pitch, "masks": p.tables.size,
-        "divisor": divisor, "powers": powers, "area": area, "scratch": areas * area, "map": p.pixels, "group": group, "apart": axis.kernel == axis.stride,
+        "divisor": divisor, "powers": powers, "area": area, "scratch": areas * area, "map": p.pixels, "group": group,
+        "apart": apart, "tiles": tiles, "counted": divisor or prod(int(s.counted[0]) for s in spans),
     }  # fmt: skip
     fields = [(name, np.int64) for name in geometry]
     numbers = np.array([tuple(geometry.values())], fields)
@@ -105,7 +118,7 @@ def _masks(axis: Axis, vectors: int, length: int) -> Array:
     return np.hstack([whole[:, None], (exist << np.arange(length)).sum(2)]).reshape(-1)
 
 
-def maxima_of(axes: Axes, x: Array, y: Array, indices: Array) -> None:
+def maxima(axes: Axes, x: Array, y: Array, indices: Array) -> None:
     """Write maxima, and their places if ``indices`` is as long as y."""
     _results(MAX, _plan(axes, False, True, 0, x.itemsize), x, y, indices)
 
@@ -120,81 +133,61 @@ def norms(axes: Axes, x: Array, y: Array, taps: int) -> None:
     _results(NORM, _plan(axes, False, True, 0, x.itemsize, float(taps)), x, y, NOWHERE)
 
 
-def gradient_of_means(axes: Axes, gy: Array, gx: Array, count_pad: bool, divisor: int) -> bool:
-    """Write the gradient by x and return True, but where windows share pixels down their rows alone."""
-    return _gradient(MEAN, axes, (count_pad, divisor), gx, gy, gx)
+def gradient_of_means(axes: Axes, gy: Array, gx: Array, count_pad: bool, divisor: int) -> None:
+    """Write the gradient by x."""
+    _gradient(MEAN, axes, (count_pad, divisor), gx, gy, gx)
 
 
-def gradient_of_maxima(axes: Axes, x: Array, gy: Array, gx: Array) -> bool:
-    """Likewise; maxima are found again."""
-    return _gradient(MAX, axes, (True, 0), x, gy, gx)
+def gradient_of_maxima(axes: Axes, x: Array, gy: Array, gx: Array) -> None:
+    """Write the gradient by x; maxima are found again."""
+    _gradient(MAX, axes, (True, 0), x, gy, gx)
 
 
 @functools.lru_cache(512)
-def _way_back(axes: Axes) -> tuple[Any, bool]:
-    """Return the kernel of a gradient, None for none, and whether pixels are left out that no window sees."""
-    *others, along = axes
-    if along.kernel > along.stride:
-        return _backward, False
-    if not all(isinstance(a, Axis) and a.stride >= a.dilation * (a.kernel - 1) + 1 for a in others):
-        return None, False
-    return _apart, not all(
+def _leaves(axes: Axes) -> bool:
+    """Return whether windows that are apart leave pixels out."""
+    return not all(
         isinstance(a, Axis) and a.kernel == a.stride and a.output * a.stride >= a.size + a.pad for a in axes
     )
 
 
 def _results(kind: int, p: RowPlan, x: Array, y: Array, indices: Array) -> None:
-    work = WORK * (x.size + y.size)
+    _launch(kind, p, x, y, indices.reshape(-1), None, None, work=WORK * (x.size + y.size))
+
+
+def _gradient(kind: int, axes: Axes, counting: tuple[bool, int], x: Array, gy: Array, gx: Array) -> None:
+    slides = axes[-1].kernel > axes[-1].stride
+    if not slides and _leaves(axes):
+        gx.fill(0)
+    p, to = _plan(axes, slides, *counting, gx.itemsize), gx.reshape(-1)
+    work = WORK * (x.size + gx.size + gy.size)
+    _launch(kind, p, x, gy, None, to if slides else None, None if slides else to, work=work)
+
+
+def _launch(kind: int, p: RowPlan, x: Array, y: Array, *written: Array | None, work: float) -> None:
     scratch = workspace.take(threads.workers(work) * p.scratch, x.dtype.char)
     threads.launch(
-        _forward, work, kind, x.reshape(-1), y.reshape(-1), indices.reshape(-1), p.columns, scratch, p.geometry,
-        p.tables,
-    )  # fmt: skip
-
-
-def _gradient(kind: int, axes: Axes, counting: tuple[bool, int], x: Array, gy: Array, gx: Array) -> bool:
-    kernel, leaves = _way_back(axes)
-    if kernel is None:
-        return False
-    if leaves:
-        gx.fill(0)
-    p = _plan(axes, kernel is _backward, *counting, gx.itemsize)
-    work = WORK * (x.size + gx.size + gy.size)
-    scratch = workspace.take(threads.workers(work) * p.scratch, gx.dtype.char)
-    threads.launch(
-        kernel, work, kind, x.reshape(-1), gy.reshape(-1), gx.reshape(-1), p.columns, scratch, p.geometry, p.tables,
-    )  # fmt: skip
-    return True
+        _blocks, work, kind, x.reshape(-1), y.reshape(-1), *written, p.columns, scratch, p.geometry, p.tables
+    )
 
 
 @jit.kernel
-def _forward(workers, kind, x, y, indices, columns, scratch, geos, tables):
+def _blocks(workers, kind, x, y, indices, sliding, apart, columns, scratch, geos, tables):
+    """Write results y and their indices, or the gradient by x of windows that are sliding or apart: all but one are None.
+
+    Numba leaves out the code of what is None, so that each is compiled on its own.
+    """
     for worker in numba.prange(workers):
         geo, maps = geos[0], x.size // geos[0].map
         group, tasks = _tasks(geo, maps, workers)
         for task in range(part(tasks, workers, worker), part(tasks, workers, worker + 1)):
-            block = _block(geo, tables, task, group, maps)
-            _join(kind, x, y, indices, columns, scratch, worker * geo.scratch + SLACK, geo, tables, block)
-
-
-@jit.kernel
-def _backward(workers, kind, x, gy, gx, columns, scratch, geos, tables):
-    for worker in numba.prange(workers):
-        geo, maps = geos[0], gx.size // geos[0].map
-        group, tasks = _tasks(geo, maps, workers)
-        for task in range(part(tasks, workers, worker), part(tasks, workers, worker + 1)):
-            block = _block(geo, tables, task, group, maps)
-            _part(kind, x, gy, gx, columns, scratch, worker * geo.scratch + SLACK, geo, tables, block)
-
-
-@jit.kernel
-def _apart(workers, kind, x, gy, gx, columns, scratch, geos, tables):
-    for worker in numba.prange(workers):
-        geo, maps = geos[0], gx.size // geos[0].map
-        group, tasks = _tasks(geo, maps, workers)
-        for task in range(part(tasks, workers, worker), part(tasks, workers, worker + 1)):
-            block = _block(geo, tables, task, group, maps)
-            _write(kind, x, gy, gx, columns, scratch, worker * geo.scratch + SLACK, geo, tables, block)
+            block, s0 = _block(geo, tables, task, group, maps), worker * geo.scratch + SLACK
+            if indices is not None:
+                _join(kind, x, y, indices, columns, scratch, s0, geo, tables, block)
+            if sliding is not None:
+                _part(kind, x, y, sliding, columns, scratch, s0, geo, tables, block)
+            if apart is not None:
+                _write(kind, x, y, apart, columns, geo, tables, block)
 
 
 @jit.inner
@@ -238,6 +231,9 @@ def _slice(geo, tables, o, low_d, lines):
 @jit.inner
 def _join(kind, x, y, indices, columns, scratch, s0, geo, tables, block):
     """Write a block of results."""
+    if geo.tiles and not indices.size:
+        _tile(kind, x, y, scratch, s0, geo, tables, block)
+        return
     first, count, depth, height = block
     low_d, slices = tables[depth + 4], tables[depth + 5] - tables[depth + 4]
     low, lines = tables[height + 4], tables[height + 5] - tables[height + 4]
@@ -253,7 +249,7 @@ def _join(kind, x, y, indices, columns, scratch, s0, geo, tables, block):
         elif indices.size:
             places(scratch, s0 + to, taps + to, x, x0, tables, length, line)
         else:
-            maxima(scratch, s0 + to, 0, x, x0, tables, length, line)
+            maxima_of_lines(scratch, s0 + to, 0, x, x0, tables, length, line)
     maps = (count, slices * lines, geo.out_d * geo.out_h * geo.out_w)
     rows, spans, step = (tables[height], tables[height + 1]), (geo.begin_h, geo.taps_h, low), geo.step_h
     for o in range(tables[depth], tables[depth + 1]):
@@ -282,6 +278,37 @@ def _join(kind, x, y, indices, columns, scratch, s0, geo, tables, block):
             )  # fmt: skip
         else:
             largest(y, y0, scratch, s0 + at, tables, line, maps, rows, spans, along, step)
+
+
+@jit.inner
+def _tile(kind, x, y, scratch, s0, geo, tables, block):
+    """Write a block of results of windows that tile their lines."""
+    first, count, depth, height = block
+    rows, low, seen = (tables[height], tables[height + 1]), tables[height + 4], geo.kernel * geo.out_w
+    lines = rows[1] - rows[0]
+    line = (geo.kernel, geo.stride, 0, geo.size_w, seen, geo.size_w, 0)
+    maps, spans = (count, geo.size_d * geo.size_h, lines * seen), (geo.begin_h, geo.taps_h, low)
+    runs = 1 if lines == geo.out_d * geo.out_h else count  # of windows that follow each other
+    windows = count * lines * geo.out_w // runs
+    for o in range(tables[depth], tables[depth + 1]):
+        x0 = first * geo.map + (tables[geo.begin_d + o] * geo.size_h + low) * geo.size_w
+        along = (tables[geo.taps_d + o], geo.step_d * geo.size_h, 0)
+        if kind == MEAN:
+            tiled.added(scratch, s0, x, x0, tables, line, maps, rows, spans, along, geo.step_h)
+        elif kind == NORM:
+            tiled.squared(scratch, s0, x, x0, tables, line, maps, rows, spans, along, geo.step_h)
+        else:
+            tiled.joined(scratch, s0, x, x0, tables, line, maps, rows, spans, along, geo.step_h)
+        for m in range(runs):
+            y0 = (((first + m) * geo.out_d + o) * geo.out_h + rows[0]) * geo.out_w
+            run = (geo.kernel, geo.stride, 0, 0, windows, 0, 0)
+            at = s0 + m * lines * seen
+            if kind == MEAN:
+                tiled.means(y, y0, scratch, at, tables, run, geo.counted)
+            elif kind == NORM:
+                tiled.norms(y, y0, scratch, at, tables, run, 1)
+            else:
+                tiled.maxima(y, y0, scratch, at, tables, run, 1)
 
 
 @jit.inner
@@ -323,7 +350,7 @@ def _part(kind, x, gy, gx, columns, scratch, s0, geo, tables, block):
 
 
 @jit.inner
-def _write(kind, x, gy, gx, columns, scratch, s0, geo, tables, block):
+def _write(kind, x, gy, gx, columns, geo, tables, block):
     """Write the pixels of a block of windows that share none."""
     first, count, depth, height = block
     low_d, slices = tables[depth + 4], tables[depth + 5] - tables[depth + 4]
