@@ -5,7 +5,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 import fastconv
-from fastconv import testing
+from fastconv import borders, testing
 from fastconv.config import Settings
 from fastconv.problem import ConvProblem, Direction
 from fastconv.select import select
@@ -80,3 +80,38 @@ def test_strict_keeps_each_result_as_exact_as_its_own_terms(direction):
     exact = testing.definition(WINOGRADS, direction, first, second)
     sizes = testing.definition(WINOGRADS, direction, np.abs(first), np.abs(second))
     assert (np.abs(strictly(direction, first, second) - exact) <= 64 * np.finfo("f").eps * sizes).all()
+
+
+@each_exact
+@pytest.mark.parametrize("mode", ["", " reflect"])
+@pytest.mark.parametrize("walk", ["", " s2", " s3 d2", " g4"])
+def test_an_infinite_weight_meets_the_zeros_around_a_gradient_at_its_edges_alone(algorithm, walk, mode):
+    """A pixel, or one that repeats it, that a tap would reach from an output outside may be NaN; others are as defined."""
+    problem, direction = ConvProblem.parse(f"n1 c4 k4 i20x22 f3x3 p1{walk}{mode}"), Direction.INPUT_GRAD
+    first, second = (
+        testing.normals(s, "float32", i) for i, s in enumerate(testing.shapes(problem, direction)[:2])
+    )
+    r, s, c = 0, 2, 0
+    second[1, c, r, s] = np.inf
+    c = 1 if problem.groups > 1 else c
+    with np.errstate(invalid="ignore"):
+        exact = testing.definition(problem, direction, first, second)
+        with fastconv.config(algorithm=algorithm):
+            result = fastconv.conv2d_input(
+                problem.input_shape, second, first, stride=problem.axes[0].stride, padding=1,
+                dilation=problem.axes[0].dilation, groups=problem.groups, padding_mode=mode.strip() or "zeros",
+            )  # fmt: skip
+    meant, inside = [], []
+    for axis, tap in zip(problem.axes, (r, s), strict=True):
+        place = np.arange(axis.lo + axis.size + axis.hi) - tap * axis.dilation
+        meant.append(place % axis.stride == 0)
+        inside.append((place >= 0) & (place < axis.stride * axis.output))
+    missed = np.logical_and.outer(*meant) & ~np.logical_and.outer(*inside)
+    rows, columns = (borders.pixels(axis, problem.padding_mode) for axis in problem.axes)
+    edge = np.zeros(exact.shape, bool)
+    np.logical_or.at(
+        edge[0, c], np.ix_(rows[rows >= 0], columns[columns >= 0]), missed[np.ix_(rows >= 0, columns >= 0)]
+    )
+    assert edge.any()
+    result = np.where(edge & np.isnan(result), exact, result)
+    np.testing.assert_allclose(result, exact, rtol=1e-4, atol=1e-4)
