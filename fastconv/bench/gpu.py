@@ -14,22 +14,24 @@ import argparse
 import contextlib
 import functools
 import json
-import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from datetime import date
+from datetime import datetime
+from importlib.metadata import version
 from itertools import product
 from math import exp, log, prod
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import fastconv
 from fastconv.algorithms import find
 from fastconv.bench import corpus
 from fastconv.config import current
+from fastconv.cuda.ahead import Array, compile_all, elsewhere
+from fastconv.cuda.compiler import Kernel
 from fastconv.problem import ConvProblem, Direction
 from fastconv.select import admitted, select
 
@@ -98,62 +100,27 @@ def call(problem: ConvProblem, direction: Direction, x: Any, w: Any, gy: Any, b:
     return getattr(fastconv, f"{name}_weight")(x, problem.weight_shape, gy, **walk)
 
 
-class Job(NamedTuple):
-    """What is to be compiled: a layer's kernels in one direction, by one algorithm, for a GPU and its multiprocessors."""
-
-    line: str
-    direction: Direction
-    fused: bool
-    last: bool
-    algorithm: str
-    capability: tuple[int, int]
-    processors: int
-
-
-def jobs(layers: Iterable[corpus.Layer], capability: tuple[int, int], processors: int) -> list[Job]:
-    """Return what the race will need."""
-    ways = [(d, False, "auto") for d in Direction] + [(Direction.FORWARD, True, "auto")]
-    ways += [(d, False, name) for name in NAMED for d in Direction]
-    return [
-        Job(str(layer.problem), direction, fused, last, name, capability, processors)
-        for layer, (direction, fused, name) in product(layers, ways)
-        if worth(layer.problem)
-        and (name == "auto" or admitted(find(name, "cuda"), layer.problem, direction, current()))
-        for last in ((False, True) if len(layer.problem.axes) == 2 else (False,))
-    ]
+def kernels_of(layers: Iterable[corpus.Layer], processors: int) -> list[Kernel]:
+    """Return what the race will start on a GPU of so many multiprocessors; needs none."""
+    with elsewhere(processors) as gpu:
+        for layer, named in product(layers, (False, True)):
+            problem = layer.problem
+            shapes = problem.input_shape, problem.weight_shape, problem.output_shape
+            layouts = (False, True) if len(problem.axes) == 2 else (False,)
+            for (direction, fused, name), last in product(ways(layer, named, "cuda"), layouts):
+                told_by_the_race = contextlib.suppress(Exception)
+                with told_by_the_race, fastconv.config(algorithm=name or "auto"):
+                    x, w, gy = (absent(shape, last) for shape in shapes)
+                    call(problem, direction, x, w, gy, absent((problem.k,), False) if fused else None)
+    return list(gpu.kernels)
 
 
-def compile_ahead(job: Job) -> None:
-    """Put a job's kernels into the disk cache; needs no GPU."""
-    from fastconv.cuda.ahead import Array, elsewhere
-
-    problem = ConvProblem.parse(job.line)
-
-    def array(shape: tuple[int, ...]) -> Any:
-        _, c, *pixels = shape
-        strides = (c * prod(pixels), 1, *(c * prod(pixels[i + 1 :]) for i in range(len(pixels))))
-        return Array(shape, strides if job.last else None)
-
-    x, w, gy = map(array, (problem.input_shape, problem.weight_shape, problem.output_shape))
-    b = Array((problem.k,)) if job.fused else None
-    told_by_the_race = contextlib.suppress(Exception)
-    with (
-        told_by_the_race,
-        elsewhere(job.capability, job.processors),
-        fastconv.config(algorithm=job.algorithm),
-    ):
-        call(problem, job.direction, x, w, gy, b)
-
-
-def compile_all(wanted: list[Job]) -> None:
-    """Do so in as many processes as there are cores."""
-    processes = multiprocessing.get_context(
-        "spawn"
-    )  # children of a process that uses a GPU must not be forks
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=processes) as pool:
-        for done, _ in enumerate(pool.map(compile_ahead, wanted, chunksize=4), 1):
-            print(f"compiled for {done} of {len(wanted)} calls", end="\r", flush=True)
-    print()
+def absent(shape: tuple[int, ...], last: bool) -> Array:
+    """Return an array on a GPU that is not here, with its channels last or first."""
+    if not last:
+        return Array(shape)
+    _, c, *pixels = shape
+    return Array(shape, (c * prod(pixels), 1, *(c * prod(pixels[i + 1 :]) for i in range(len(pixels)))))
 
 
 def check(found: dict[str, Callable[[], Any]]) -> float:
@@ -205,6 +172,11 @@ def race(
     return {name: median(seconds) for name, seconds in times.items()}
 
 
+def titled(direction: Direction, fused: bool = False, name: str = "") -> str:
+    """Return what the table calls a direction."""
+    return str(direction) + (" bias relu" if fused else "") + (f" {name}" if name else "")
+
+
 def row(layer: corpus.Layer, direction: Direction, fused: bool, device: str, timer: Any) -> dict[str, Any]:
     """Measure one layer in one direction."""
     found = contestants(layer.problem, direction, fused, device)
@@ -216,7 +188,7 @@ def row(layer: corpus.Layer, direction: Direction, fused: bool, device: str, tim
         "workspace": chosen.workspace,
         "problem": str(layer.problem),
         "category": layer.category,
-        "direction": str(direction) + (" bias relu" if fused else ""),
+        "direction": titled(direction, fused),
         "difference": difference,
         "right": difference <= TOLERANCE,
         "seconds": race(found, timer),
@@ -224,17 +196,16 @@ def row(layer: corpus.Layer, direction: Direction, fused: bool, device: str, tim
     }
 
 
-def by_name(
-    layers: Iterable[corpus.Layer], device: str, timer: Any, until: float
-) -> Iterator[dict[str, Any]]:
-    """Measure what algorithms reach that the choice may have passed over; their name is part of the direction."""
-    for layer, name, direction in product(layers, NAMED, Direction):
-        if time.monotonic() > until or not worth(layer.problem):
-            continue
+def ways(layer: corpus.Layer, named: bool, device: str) -> Iterator[tuple[Direction, bool, str]]:
+    """Return directions, whether bias and ReLU are added, and algorithms that race by name or "" for the choice."""
+    if not worth(layer.problem):
+        return
+    if not named:
+        yield from [(d, False, "") for d in Direction] + [(Direction.FORWARD, True, "")]
+        return
+    for name, direction in product(NAMED, Direction):
         if admitted(find(name, device), layer.problem, direction, current()):
-            with fastconv.config(algorithm=name):
-                measured = row(layer, direction, False, device, timer)
-            yield measured | {"direction": f"{direction} {name}"}
+            yield direction, False, name
 
 
 def worth(problem: ConvProblem) -> bool:
@@ -280,48 +251,126 @@ def summary(rows: list[dict[str, Any]]) -> str:
         )
         shown = " ".join(f"{mean:{width}.2f}" for mean, width in zip(means, (6, 6, 7), strict=True))
         lines.append(f"{direction:28} {len(of):6} {shown} {peak / 1e12:14.1f}")
-    lines += [
-        f"WRONG by {r['difference']:.2g}: {r['direction']} {r['problem']}" for r in rows if not r["right"]
-    ]
+    lines += [told(r) for r in rows if not r["right"]]
     return "\n".join(lines)
+
+
+def spread(layers: list[corpus.Layer], step: int = 7) -> list[corpus.Layer]:
+    """Return layers in an order in which the first ones are of all categories."""
+    return [layer for begin in range(step) for layer in layers[begin::step]]
+
+
+class Record:
+    """Rows, and the file that has them after each: what is lost by an interruption is one row."""
+
+    def __init__(self, path: Path, head: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        self.path, self.head, self.rows = path, head, rows
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep a row."""
+        self.rows.append(row)
+        new = self.path.with_suffix(".part")
+        new.write_text(json.dumps(self.head | {"rows": self.rows}, indent=1))
+        new.replace(self.path)
+
+    def has(self, layer: corpus.Layer, title: str) -> bool:
+        """Return whether a layer was measured before."""
+        return any(r["problem"] == str(layer.problem) and r["direction"] == title for r in self.rows)
+
+
+def measure(
+    layers: Iterable[corpus.Layer], named: bool, device: str, timer: Any, until: float, record: Record
+) -> None:
+    """Measure layers while time and GPU last, and tell of each; what fails is told, too."""
+    for layer in layers:
+        for direction, fused, name in ways(layer, named, device):
+            title = titled(direction, fused, name)
+            if record.has(layer, title):
+                continue
+            if time.monotonic() > until:
+                return
+            try:
+                with fastconv.config(algorithm=name or "auto"):
+                    found = row(layer, direction, fused, device, timer) | {"direction": title}
+            except Exception as error:
+                found = {
+                    "problem": str(layer.problem),
+                    "direction": title,
+                    "right": False,
+                    "error": repr(error),
+                }
+            record.add(found)
+            print(told(found), flush=True)
+            if "error" in found and not alive(device):
+                return
+
+
+def told(row: dict[str, Any]) -> str:
+    """Return a line on a row."""
+    if "error" in row:
+        return f"FAILED {row['direction']} {row['problem']}: {row['error']}"
+    times = " ".join(f"{name} {s * 1e6:.0f}" for name, s in row["seconds"].items())
+    rate = row["flops"] / min(s for n, s in row["seconds"].items() if n.startswith("fastconv")) / 1e12
+    wrong = "" if row["right"] else f" WRONG by {row['difference']:.2g}"
+    return f"{row['problem']} {row['direction']}: {row['algorithm']} {rate:.1f} TFLOP/s, us: {times}{wrong}"
+
+
+def alive(device: str) -> bool:
+    """Return whether the GPU still computes: after an address that is none it does not, in this process."""
+    import torch
+
+    try:
+        return bool(torch.ones(2, device=device).sum() == 2)
+    except Exception:
+        return False
 
 
 def main() -> None:
     """Measure a suite, print a table and write a file."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("suite", nargs="?", default="core")
     folder = Path("bench/results")
+    default = (folder if folder.is_dir() else Path()) / f"gpu-{datetime.now():%Y-%m-%d-%H%M}.json"
     parser.add_argument(
-        "-o", "--output", default=(folder if folder.is_dir() else Path()) / f"gpu-{date.today()}.json"
+        "-o", "--output", type=Path, default=default, help="a file that is there is gone on with"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help="after which no further layer is begun"
     )
     options = parser.parse_args()
+    until = time.monotonic() + options.seconds
     import torch
 
     if not torch.cuda.is_available():
         raise SystemExit("no GPU that PyTorch can use")
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    until, rows = time.monotonic() + SECONDS, []
     properties: Any = torch.cuda.get_device_properties(0)
-    capability = properties.major, properties.minor
-    compile_all(jobs(corpus.load(options.suite), capability, properties.multi_processor_count))
-    variants = [(d, False) for d in Direction] + [(Direction.FORWARD, True)]
-    for layer in corpus.load(options.suite):
-        if time.monotonic() > until:
-            print("out of time: the layers after this were left out")
-            break
-        if worth(layer.problem):
-            for direction, fused in variants:
-                rows.append(row(layer, direction, fused, "cuda", on_device))
-            times = {name: f"{s * 1e6:.0f} us" for name, s in rows[-4]["seconds"].items()}
-            print(layer.problem, rows[-4]["algorithm"], f"{rows[-4]['workspace']} bytes", times, flush=True)
-    launch = launch_cost("cuda")
-    rows += by_name(corpus.load(options.suite), "cuda", on_device, until + SECONDS_BY_NAME)
-    print(summary(rows), f"\nlaunch {launch * 1e6:.1f} us on {torch.cuda.get_device_name()}")
     cudnn: Any = torch.backends.cudnn
     versions = {"torch": torch.__version__, "cudnn": cudnn.version()}
-    record = {"gpu": torch.cuda.get_device_name(), "launch": launch, "versions": versions, "rows": rows}
-    Path(options.output).write_text(json.dumps(record, indent=1))
+    versions |= {name: version(name) for name in ("numpy", "numba", "numba-cuda", "cuda-core")}
+    head = {"gpu": torch.cuda.get_device_name(), "versions": versions}
+    print(head, f"results go to {options.output}", flush=True)
+    before = json.loads(options.output.read_text())["rows"] if options.output.is_file() else []
+    record, layers = Record(options.output, head, before), spread(corpus.load(options.suite))
+    capability = properties.major, properties.minor
+    compile_all(kernels_of(layers, properties.multi_processor_count), capability)
+    try:
+        head["launch"] = launch_cost("cuda")
+        print(f"launch {head['launch'] * 1e6:.1f} us", flush=True)
+        for named, more in ((False, 0.0), (True, SECONDS_BY_NAME)):
+            if alive("cuda"):
+                measure(layers, named, "cuda", on_device, until + more, record)
+    finally:
+        print(summary(record.rows), flush=True)
+    if not alive("cuda"):  # another process can go on
+        print("the GPU's context is lost: starting anew", flush=True)
+        left = str(until - time.monotonic())
+        again = [options.suite, "-o", str(options.output), "--seconds", left]
+        os.execv(sys.executable, [sys.executable, "-m", "fastconv.bench.gpu", *again])
+    print("the GPU computes on: done")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,24 @@
-"""A GPU that is not here: calls compile their kernels for it, into the disk cache, and compute nothing.
+"""A GPU that is not here: calls tell what kernels they would start, to compile them ahead, and compute nothing.
 
-with elsewhere((9, 0), 132):
+with elsewhere(132) as gpu:
     fastconv.conv2d(Array((32, 64, 56, 56)), Array((64, 64, 3, 3)), padding=1)
+compile_all(gpu.kernels, (9, 0))
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fastconv import cuda, plan
+from fastconv.cuda.compiler import Kernel
 from fastconv.cuda.tape import launcher
 
 
@@ -34,9 +40,10 @@ class Array:
 class Elsewhere:
     """The interface of `fastconv.cuda.driver`."""
 
-    def __init__(self, capability: tuple[int, int], processors: int) -> None:
-        self.capability, self.count = capability, processors
-        self.launch = launcher(self.compile)
+    def __init__(self, processors: int) -> None:
+        self.count = processors
+        self.kernels: dict[Kernel, None] = {}  # in the order in which they were asked for
+        self.launch = launcher(self.note)
 
     def processors(self) -> int:
         """Return the number of multiprocessors."""
@@ -46,9 +53,9 @@ class Elsewhere:
         """Return a number for the GPU."""
         return 0
 
-    def compile(self, kernel: Any, blocks: int, pointers: Any, geometry: Any) -> Elsewhere:
-        """Compile a kernel where another would start it."""
-        kernel.cubin(self.capability)
+    def note(self, kernel: Kernel, blocks: int, pointers: Any, geometry: Any) -> Elsewhere:
+        """Note a kernel where another would start it."""
+        self.kernels[kernel] = None
         return self
 
     def start(self, pointers: list[int], stream: int) -> None:
@@ -81,12 +88,25 @@ class Elsewhere:
 
 
 @contextlib.contextmanager
-def elsewhere(capability: tuple[int, int], processors: int) -> Iterator[None]:
-    """Take calls on a GPU to one that is not here."""
+def elsewhere(processors: int) -> Iterator[Elsewhere]:
+    """Take calls on a GPU to one of so many multiprocessors that is not here."""
     plan.clear()
-    cuda.stand_in = Elsewhere(capability, processors)
+    cuda.stand_in = Elsewhere(processors)
     try:
-        yield
+        yield cuda.stand_in
     finally:
         cuda.stand_in = None
         plan.clear()
+
+
+def compile_all(kernels: Iterable[Kernel], capability: tuple[int, int]) -> None:
+    """Put the machine code of kernels into the disk cache, in as many processes as there are cores; show how far it is."""
+    spawn = multiprocessing.get_context("spawn")  # children of a process that uses a GPU must not be forks
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn) as pool:
+        wanted = [
+            pool.submit(replace(kernel).cubin, capability) for kernel in kernels
+        ]  # without what it made
+        for done, ready in enumerate(as_completed(wanted), 1):
+            failed = f"; one fails: {ready.exception()}\n" if ready.exception() else ""
+            print(f"compiled {done} of {len(wanted)} kernels{failed}", end="\r", flush=True)
+    print()

@@ -74,8 +74,10 @@ def _version(package: str) -> str:
 def _entries(maker: Callable[..., Any]) -> Any:
     """Return where the CPU's kernels are kept, too; None if there is no such place."""
     try:
-        folder = jit._Files(maker).locator.get_cache_path()
-        return jit._Entries(folder, f"cuda-{maker.__name__}", Path(maker.__code__.co_filename))
+        folder, source = jit._Files(maker).locator.get_cache_path(), Path(maker.__code__.co_filename)
+        return jit._Entries(
+            folder, f"cuda-{source.stem}-{maker.__name__}", source
+        )  # files of a folder may name alike
     except Exception:
         return None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 import threading
 from collections.abc import Sequence
 from math import prod
@@ -126,6 +127,15 @@ class Launch:
 launch = launcher(Launch)
 
 
+def wait(stream: int, other: int) -> None:
+    """Have what is started on a stream from now on wait for what was started on another."""
+    driver = bindings()
+    event = checked(driver.cuEventCreate(int(driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)))
+    checked(driver.cuEventRecord(event, other))
+    checked(driver.cuStreamWaitEvent(stream, event, 0))
+    checked(driver.cuEventDestroy(event))  # once it has come to pass
+
+
 def fill_zero(pointer: int, count: int, stream: int) -> None:
     """Set bytes to zero."""
     if count:
@@ -149,8 +159,9 @@ class Block:
         pool, self.stream = _pool(context()), stream
         self.pointer = int(checked(bindings().cuMemAllocFromPoolAsync(max(1, count), pool, stream)))
 
-    def __del__(self) -> None:
-        if hasattr(self, "pointer"):
+    def __del__(self, ending: Any = sys.is_finalizing) -> None:  # Python takes modules apart at its end
+        if hasattr(self, "pointer") and not ending():
+            context()  # a thread that collects garbage may have none
             bindings().cuMemFreeAsync(self.pointer, self.stream)
 
 
@@ -172,18 +183,20 @@ def device_array(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dty
     count = dtype.itemsize * prod(shape)
     block = Block(count, stream)
     memory = MemoryPointer(cuda.current_context(), bindings().CUdeviceptr(block.pointer), count, owner=block)
-    return _described(shape, strides, dtype, memory)
+    return _described(shape, strides, dtype, memory, cuda.external_stream(stream) if stream else 0)
 
 
 def viewed(array: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
     """Return a Numba device array of the same elements in another shape."""
-    return _described(shape, strides, array.dtype, array.gpu_data)
+    return _described(shape, strides, array.dtype, array.gpu_data, array.stream)
 
 
-def _described(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], memory: Any) -> Any:
+def _described(
+    shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], memory: Any, stream: Any
+) -> Any:
     from numba.cuda.cudadrv.devicearray import DeviceNDArray
 
-    return DeviceNDArray(shape, tuple(s * dtype.itemsize for s in strides), dtype, gpu_data=memory)
+    return DeviceNDArray(shape, tuple(s * dtype.itemsize for s in strides), dtype, stream, memory)
 
 
 class Buffer:
@@ -196,6 +209,7 @@ class Buffer:
         self.pointer = int(checked(driver.cuMemAlloc(max(1, content.nbytes))))
         checked(driver.cuMemcpyHtoD(self.pointer, content.ctypes.data, content.nbytes))
 
-    def __del__(self) -> None:
-        if hasattr(self, "pointer"):
+    def __del__(self, ending: Any = sys.is_finalizing) -> None:
+        if hasattr(self, "pointer") and not ending():
+            context()
             bindings().cuMemFree(self.pointer)

@@ -264,7 +264,7 @@ def activation(name):
 
     @inline
     def relu(v):
-        return max(v, type(v)(0))
+        return type(v)(0) if v < type(v)(0) else v  # noqa: FURB136  (max drops a NaN here)
 
     @inline
     def leaky_relu(v):

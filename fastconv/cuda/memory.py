@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from math import prod
 from typing import Any
 
@@ -30,6 +30,7 @@ class Memory:
     origin: int = -1  # which memory of a `Tape` this is in
     begin: int  # and where that begins
     turn: tuple[int, ...] | None = None  # how the owner's axes were turned
+    named: int = 0  # the stream that the owner names
 
     def __init__(
         self, owner: Any, pointer: int, shape: tuple[int, ...], dtype: Any, strides: Any = None
@@ -160,6 +161,12 @@ def packed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
+def check_current(device: int, now: int) -> None:
+    """Refuse arrays of another GPU than kernels would run on."""
+    if device != now:
+        raise ValueError(f"arrays are on GPU {device}, and the current one is {now}: make theirs current")
+
+
 class Torch(Memory):
     """A PyTorch tensor."""
 
@@ -170,6 +177,7 @@ class Torch(Memory):
         dtype = torch_dtypes().get(value.dtype)
         if dtype is None:
             raise TypeError(f"arrays on a GPU must be float32 or float64, got {value.dtype}")
+        check_current(value.device.index, sys.modules["torch"].cuda.current_device())
         return cls(value, value.data_ptr(), value.shape, dtype, value.stride())
 
     @property
@@ -203,6 +211,7 @@ class Cupy(Memory):
     @classmethod
     def of(cls, value: Any) -> Memory:
         strides = [s // value.dtype.itemsize for s in value.strides]
+        check_current(value.device.id, sys.modules["cupy"].cuda.runtime.getDevice())
         return cls(value, int(value.data.ptr), value.shape, value.dtype, strides)
 
     @property
@@ -217,9 +226,7 @@ class Cupy(Memory):
 
 
 class Interface(Memory):
-    """Anything with ``__cuda_array_interface__``; its results are Numba device arrays."""
-
-    named: int = 0
+    """Anything with ``__cuda_array_interface__``; its results are Numba device arrays, which name the stream, too."""
 
     @classmethod
     def of(cls, value: Any) -> Memory:
@@ -235,9 +242,7 @@ class Interface(Memory):
         return self.named
 
     def fresh(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
-        memory = _numba(backend().device_array(shape, packed(shape), dtype, self.named))
-        memory.named = self.named  # type: ignore[attr-defined]
-        return memory
+        return _numba(backend().device_array(shape, packed(shape), dtype, self.named))
 
     def scratch(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         return backend().Block(prod(shape) * dtype.itemsize, self.named)
@@ -369,5 +374,17 @@ def common(*operands: Memory) -> np.dtype[Any]:
         if other.dtype != first.dtype:
             raise TypeError(f"arrays on a GPU must have one dtype, got {first.dtype} and {other.dtype}")
     backend()  # DeviceError before any work
+    agree(operands)
     dtype: np.dtype[Any] = first.dtype
     return dtype
+
+
+def agree(operands: Sequence[Memory]) -> None:
+    """Have operands name one stream, the first that one of them names; it waits for work on the others."""
+    streams = dict.fromkeys(m.named for m in operands if m.named)
+    if streams:
+        own, *others = streams
+        for other in others:
+            backend().wait(own, other)
+        for memory in operands:
+            memory.named = own

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
 from fastconv.cuda.language import DTYPES, U, copy4, cuda, further, inline, int64, load4, store4, uint64
-from fastconv.gemm.cuda import BK, TILES, Stages, Tile, summer
+from fastconv.gemm.cuda import BK, TILES, Stages, Tile, placer, summer
 
 SMALL = Tile(32, 32, 4, 12)  # one warp
 MOST_SPLITS, FEWEST_STAGES = 16, 8  # a split shorter than that is mostly its beginning and end
@@ -89,7 +89,7 @@ def bringer(tile: Tile):
 
 def product(dtype, tile: Tile):
     """Make the kernel of a tile."""
-    real, bm, bn, tm, across = DTYPES[dtype], tile.bm, tile.bn, tile.tm, tile.across
+    real, bm, bn, tm, own_results = DTYPES[dtype], tile.bm, tile.bn, tile.tm, placer(tile.bn // 8)
     stages, half_m, half_n = Stages(tile), bm // 2, bn // 2
     sum_stages, size = summer(dtype, stages, bringer(tile)), 2 * stages.size
 
@@ -122,10 +122,10 @@ def product(dtype, tile: Tile):
         walk, to = (further(a_array, a_at), further(b_array, b_at)), U(tid * U(4))
         sum_stages(shared, to, to, U(last - first), walk, g, tid, a, b, acc)
 
+        m_first, column = own_results(tid)
         row = int64(U(g.n_tiles)) * int64(bn)
         to = (int64(split) * g.batches + int64(batch)) * g.m_tiles * int64(bm) + int64(U(m_tile * U(bm)))
-        to = (to + int64(U(tid // U(across)) * U(4))) * row
-        to += int64(U(n_tile * U(bn) + U(tid % U(across)) * U(4)))
+        to = (to + int64(m_first)) * row + int64(U(n_tile * U(bn) + column))
         write(out, acc, 0, to, row, g.add)
         write(out, acc, 4, to + int64(half_n), row, g.add)
 

@@ -1,8 +1,10 @@
 """The GEMM of a thread block: C[BM, BN] += A[BK, BM]^T * B[BK, BN] from shared memory, in registers.
 
 A thread owns TM x 8 results: rows 4*ty + {0..3} and those half a tile further down (TM = 8), columns
-4*tx + {0..3} and those half a tile to the right.  So a step k reads two or four vectors of 16 bytes, which
-neighbours read side by side without bank conflicts, for TM * 8 multiplications: 64 FFMA to 4 LDS.128.
+4*tx + {0..3} and those half a tile to the right.  So a step k reads three or four vectors of 16 bytes for TM * 8
+multiplications: 64 FFMA to 4 LDS.128.  A load of 16 bytes takes a warp four passes over the banks, or two if lanes i and
+i^1, or i and i^2, read the same: so two by two lanes share rows one way and columns the other (`placer`).  In the 64
+cycles of four warps' FFMA their loads are 32 passes; with 16 neighbours side by side they would be 48.
 
 Shared memory holds two stages of BK steps or twice as many, A before B, one in use and one being filled.  What comes
 next goes there from global memory past the registers (``cp.async``), while the present stage is multiplied.
@@ -30,11 +32,6 @@ class Tile:
     def threads(self) -> int:
         """Threads of a block."""
         return self.bm // self.tm * (self.bn // 8)
-
-    @property
-    def across(self) -> int:
-        """Threads side by side."""
-        return self.bn // 8
 
 
 # 65536 registers hold two blocks of 256 threads at 128 registers each: 64 sums, 16 operands of a step, and addresses.
@@ -73,6 +70,21 @@ class Stages:
     def size(self) -> int:
         """Elements of a stage."""
         return self.steps * (self.lda + self.ldb)
+
+
+def placer(across: int):
+    """Return the device function that tells a thread its first row and column, of ``across`` threads side by side."""
+    wide = min(8, across)  # of a warp
+    beside, high = across // wide, 32 // wide
+
+    @inline
+    def place(tid):
+        warp, lane = U(tid // U(32)), U(tid % U(32))
+        row = U(U(warp // U(beside) * U(high)) + U(lane // U(2 * wide) * U(2)) + U(lane % U(2)))
+        column = U(U(warp % U(beside) * U(wide)) + U(lane // U(2) % U(wide)))
+        return U(row * U(4)), U(column * U(4))
+
+    return place
 
 
 def multiplier(stages: Stages):
@@ -126,7 +138,7 @@ def summer(dtype, stages: Stages, bring, place=nothing):
     ``a`` [TM] and ``b`` [8] hold the operands of a step.
     """
     zero, tile, begin_b, size = DTYPES[dtype](0), stages.tile, stages.b, stages.size
-    multiply, tm, across = multiplier(stages), tile.tm, tile.across
+    multiply, tm, own = multiplier(stages), tile.tm, placer(tile.bn // 8)
 
     @inline
     def sum_stages(shared, to_a, to_b, count, walk, fixed, tid, a, b, acc):
@@ -134,8 +146,8 @@ def summer(dtype, stages: Stages, bring, place=nothing):
         for i in range(tm):
             for j in range(8):
                 acc[i, j] = zero
-        at_a, at_b = U(U(tid // U(across)) * U(4)), U(U(tid % U(across)) * U(4) + U(begin_b))
-        to_b = U(to_b + U(begin_b))
+        at_a, at_b = own(tid)
+        at_b, to_b = U(at_b + U(begin_b)), U(to_b + U(begin_b))
         if count > U(0):
             walk = bring(shared, to_a, to_b, walk, fixed)
             place(shared, to_b, fixed)

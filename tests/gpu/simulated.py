@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from numba import cuda
+from solving import solve
 
 import fastconv
 from fastconv import arguments, testing
@@ -18,23 +19,13 @@ from fastconv.problem import ConvProblem, Direction
 def call(problem, direction, first, second, algorithm, bias=None, activation=None, residual=None):
     """Compute with the images in the problem's layout, handed over as (n, c, h, w)."""
     rank = len(problem.axes)
-    walk = {
-        "stride": tuple(a.stride for a in problem.axes),
-        "padding": tuple((a.lo, a.hi) for a in problem.axes),
-        "dilation": tuple(a.dilation for a in problem.axes),
-        "groups": problem.groups,
-        "algorithm": algorithm,
-    }
     first = moved(first, problem.layout)
     second = moved(second, problem.layout if direction is Direction.WEIGHT_GRAD else "nchw")
+    added = {}
     if direction is Direction.FORWARD:
         bias = None if bias is None else cuda.to_device(bias)
-        function = getattr(fastconv, f"conv{rank}d")
-        result = function(first, second, bias, activation=activation, residual=residual, **walk)
-    elif direction is Direction.INPUT_GRAD:
-        result = getattr(fastconv, f"conv{rank}d_input")(problem.input_shape, second, first, **walk)
-    else:
-        result = getattr(fastconv, f"conv{rank}d_weight")(first, problem.weight_shape, second, **walk)
+        added = {"bias": bias, "activation": activation, "residual": residual}
+    result = solve(problem, direction, first, second, algorithm, **added)
     assert type(result) is type(first), "the result is of another kind than the operands"
     if problem.layout == "nhwc" and direction is not Direction.WEIGHT_GRAD:
         assert result.copy_to_host().transpose(0, *range(2, rank + 2), 1).flags.c_contiguous

@@ -3,6 +3,7 @@
 import ctypes
 from types import SimpleNamespace
 
+import numba
 import numpy as np
 import pytest
 
@@ -18,12 +19,13 @@ from fastconv.cuda import compiler
 class Foreign:
     """What a library shows of an array on a GPU."""
 
-    def __init__(self, shape, pointer=0):
-        self.shape, self.pointer = shape, pointer
+    def __init__(self, shape, pointer=0, stream=None):
+        self.shape, self.pointer, self.stream = shape, pointer, stream
 
     @property
     def __cuda_array_interface__(self):
-        return {"shape": self.shape, "typestr": "<f4", "data": (self.pointer, False), "version": 3}
+        told = {"shape": self.shape, "typestr": "<f4", "data": (self.pointer, False), "version": 3}
+        return told | {"stream": self.stream}
 
 
 class Either:
@@ -85,9 +87,9 @@ class Stub:
         self.started.append((kernel, blocks, stream, pointers, numbers))
         return (0,)
 
-    def array(self, shape, *_):
+    def array(self, shape, strides=None, dtype=None, stream=0):
         self.next += 2**24
-        return Foreign(shape, self.next)
+        return Foreign(shape, self.next, stream or None)
 
     def buffer(self, content):
         self.table += 2**20
@@ -161,16 +163,62 @@ def test_a_later_call_starts_the_same_kernels_with_its_own_arrays(algorithm, stu
         fastconv.conv2d(*other[:2], stride=1.0, **walk)
 
 
-def test_what_a_race_starts_is_compiled_ahead(stub, monkeypatch):
+def test_what_a_race_starts_is_compiled_ahead(stub):
     from fastconv.bench import corpus, gpu
 
-    problem, asked = ConvProblem.parse("n2 c8 k8 i9x8 f3x3 p1"), set()
-    monkeypatch.setattr(compiler.Kernel, "cubin", lambda kernel, capability: asked.add(kernel))
-    for job in gpu.jobs([corpus.Layer(problem, "3x3")], (9, 0), 132):
-        gpu.compile_ahead(job)
+    problem = ConvProblem.parse("n2 c8 k8 i9x8 f3x3 p1")
+    asked = gpu.kernels_of([corpus.Layer(problem, "3x3")], 132)
     x, w, gy = map(stub.array, (problem.input_shape, problem.weight_shape, problem.output_shape))
     for direction in Direction:
         gpu.call(problem, direction, x, w, gy)
     gpu.call(problem, Direction.FORWARD, x, w, gy, stub.array((8,)))
-    assert {kernel for kernel, *_ in stub.started} <= asked
+    assert {kernel for kernel, *_ in stub.started} <= set(asked)
     assert len(asked) > 10
+
+
+def test_kernels_of_one_folder_keep_each_others_machine_code(monkeypatch, tmp_path):
+    """Those of one name, too, of which another file's would seem to be of sources that are gone."""
+    from fastconv.algorithms.im2col import cuda, cuda_weight, implicit, implicit_weight
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    tile, compiled = cuda.TILES["float32"][0], []
+    kernels = [
+        cuda.gemm_kernel("float32", tile, implicit.Traits(*[True] * 5), "none"),
+        cuda_weight.kernel("float32", tile, implicit_weight.Way(True, True, False), True),
+    ]
+    assert len({kernel.maker.__name__ for kernel in kernels}) == 1
+    monkeypatch.setattr(compiler, "_compiled", lambda kernel, _: compiled.append(kernel) or b"code")
+    for kernel in kernels * 2:
+        assert kernel.cubin((9, 0)) == b"code"
+    assert compiled == kernels
+
+
+def test_work_waits_for_the_streams_that_arrays_name(stub, monkeypatch):
+    """And runs on the first of them, where its result is, each time."""
+    from fastconv.cuda import driver
+
+    waits = []
+    monkeypatch.setattr(driver, "wait", lambda stream, other: waits.append((stream, other)))
+    for _ in range(2):
+        x, w, b = (stub.array(shape) for shape in ((1, 3, 5, 5), (2, 3, 3, 3), (2,)))
+        w.stream, b.stream = 7, 9
+        stub.started.clear()
+        y = fastconv.conv2d(x, w, b)
+        assert {stream for _, _, stream, *_ in stub.started} == {7}
+        assert y.stream == 7
+        assert waits == [(7, 9)]
+        waits.clear()
+        with pytest.raises(ValueError, match="shape"):
+            fastconv.conv2d(x, w, out=b)
+        assert (7, 9) in waits
+        waits.clear()
+
+
+def test_arrays_of_another_gpu_are_refused(monkeypatch):
+    torch = pytest.importorskip("torch")
+    from fastconv.cuda.memory import Torch
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    tensor = SimpleNamespace(requires_grad=False, dtype=torch.float32, device=torch.device("cuda:1"))
+    with pytest.raises(ValueError, match="on GPU 1, and the current one is 0"):
+        Torch.of(tensor)

@@ -1,5 +1,7 @@
 """On a GPU: every algorithm in every direction on every case, and callers' kinds of arrays.  ``pytest -m cuda``."""
 
+import contextlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,29 +14,47 @@ from fastconv.problem import ConvProblem, Direction
 
 pytest.importorskip("numba_cuda")
 from numba import cuda
+from solving import solve
+
+from fastconv.cuda import ahead
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not cuda.is_available(), reason="no GPU")]
 
 PROBLEMS = list(testing.cases(Path(__file__).parents[1] / "cases"))
 
 
-def call(problem, direction, first, second, algorithm):
-    rank = len(problem.axes)
-    walk = {
-        "stride": tuple(a.stride for a in problem.axes),
-        "padding": tuple((a.lo, a.hi) for a in problem.axes),
-        "dilation": tuple(a.dilation for a in problem.axes),
-        "groups": problem.groups,
-        "algorithm": algorithm,
-    }
-    if direction is Direction.FORWARD:
-        return getattr(fastconv, f"conv{rank}d")(first, second, **walk)
-    if direction is Direction.INPUT_GRAD:
-        return getattr(fastconv, f"conv{rank}d_input")(problem.input_shape, second, first, **walk)
-    return getattr(fastconv, f"conv{rank}d_weight")(first, problem.weight_shape, second, **walk)
+NAMES = [*sorted(on_gpu()), "winograd:F(2,3)", "winograd:F(4,3)"]
 
 
-@pytest.mark.parametrize("name", [*sorted(on_gpu()), "winograd:F(2,3)", "winograd:F(4,3)"])
+@pytest.fixture(scope="session", autouse=True)
+def compiled_ahead(request, worker_id):
+    """Compile a share of all kernels; the other processes of a run do theirs meanwhile."""
+    device = cuda.get_current_device()
+    cases = [item.callspec.params for item in request.session.items if item.name.startswith("test_right")]
+    with ahead.elsewhere(device.MULTIPROCESSOR_COUNT) as gpu:
+        for case in cases:
+            shapes = testing.shapes(case["problem"], case["direction"])[:2]
+            arrays = (ahead.Array(shape, dtype=case["problem"].dtype) for shape in shapes)
+            with contextlib.suppress(fastconv.AlgorithmError):  # of which the test tells
+                solve(case["problem"], case["direction"], *arrays, case["name"])
+    own = int(worker_id.removeprefix("gw")) if worker_id != "master" else 0
+    for kernel in list(gpu.kernels)[own :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]:
+        kernel.cubin(tuple(device.compute_capability))
+
+
+@pytest.fixture(autouse=True)
+def gpu_that_computes(worker_id):
+    """End a process whose GPU has met an address that is none, and computes no more: xdist starts another."""
+    yield
+    try:
+        cuda.synchronize()
+    except Exception as error:
+        if worker_id == "master":
+            pytest.exit(f"the GPU's context is lost: {error}")
+        os._exit(1)
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("direction", list(Direction), ids=str)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_right_and_repeatable(name, direction, problem):
@@ -45,11 +65,11 @@ def test_right_and_repeatable(name, direction, problem):
     if algorithm.exact:
         first, second = testing.integers(a, problem.dtype, 1), testing.integers(b, problem.dtype, 2)
         there = cuda.to_device(first), cuda.to_device(second)
-        result = call(problem, direction, *there, name).copy_to_host()
+        result = solve(problem, direction, *there, name).copy_to_host()
         testing.assert_exact(problem, direction, first, second, result)
     first, second = testing.normals(a, problem.dtype, 1), testing.normals(b, problem.dtype, 2)
     there = cuda.to_device(first), cuda.to_device(second)
-    results = [call(problem, direction, *there, name).copy_to_host() for _ in range(2)]
+    results = [solve(problem, direction, *there, name).copy_to_host() for _ in range(2)]
     growth = algorithm.error_growth(problem, direction)
     testing.assert_right(problem, direction, first, second, results[0], growth)
     np.testing.assert_array_equal(*results)
@@ -108,7 +128,7 @@ def test_channels_last(name, line):
         there = [
             torch.from_numpy(v).cuda().contiguous(memory_format=torch.channels_last) for v in (first, second)
         ]
-        result = call(problem, direction, *there, name)
+        result = solve(problem, direction, *there, name)
         if direction is not Direction.WEIGHT_GRAD:
             assert result.is_contiguous(memory_format=torch.channels_last)
         growth = on_gpu()[name].error_growth(problem, direction)

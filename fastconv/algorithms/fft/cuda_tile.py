@@ -15,6 +15,7 @@ from fastconv.cuda.codelet import codelet
 from fastconv.cuda.language import DTYPES, U, activation, barrier, inline, int64
 
 THREADS = 128
+APART = {8: 6, 16: 4, 32: 8}  # banks from tile to tile, for the fewest passes over them on the whole way
 
 
 def _paired(values: list[Any]) -> list[tuple[Any, Any]]:
@@ -53,9 +54,9 @@ def frequencies(t: int, wide: int) -> int:
 
 
 def pitch(t: int, wide: int) -> int:
-    """Elements of a tile in shared memory: as many as either form has, and tiles begin four banks apart."""
+    """Elements of a tile in shared memory: as many as either form has, and tiles begin some banks apart."""
     size = max(t * (wide + 1), 2 * t * (wide // 2 + 1))
-    return size + (4 - size) % 32
+    return size + (APART[t] - size) % 32
 
 
 def places(t: int, wide: int, near: bool, lane: int):

@@ -29,7 +29,7 @@ from fastconv.cuda.language import (
     store4,
     uint64,
 )
-from fastconv.gemm.cuda import BK, Stages, Tile, nothing, summer
+from fastconv.gemm.cuda import BK, Stages, Tile, nothing, placer, summer
 
 OUTSIDE = 0x40000000  # a coordinate that no offset brings back
 MARKS = 29  # offsets that bits of a number can stand for, beside these
@@ -277,12 +277,12 @@ def writer(dtype, tile: Tile, traits: Traits, name):
 
 def correlation(dtype, tile: Tile, traits: Traits, name):
     """Make the kernel of a tile, with an activation by name; launch_bounds of its own."""
-    real, bm, bn, tm, threads, across = DTYPES[dtype], tile.bm, tile.bn, tile.tm, tile.threads, tile.across
+    real, bm, bn, tm, threads = DTYPES[dtype], tile.bm, tile.bn, tile.tm, tile.threads
     dense, linked, even = traits.dense and not traits.last, traits.even and traits.last, traits.even
     half_n, step = bn // 2, threads // (bn // 4 if dense else bn)
     own = BK // step  # channels of a thread, side by side where channels stand behind the pixels
     bring, place, held = bringer(dtype, tile, traits)
-    write, stages = writer(dtype, tile, traits, name), Stages(tile)
+    write, stages, own_results = writer(dtype, tile, traits, name), Stages(tile), placer(bn // 8)
     sum_stages, size = summer(dtype, stages, bring, place), 2 * stages.size
 
     def implicit_gemm(x, packed, table, bias, residual, out, g):
@@ -330,8 +330,8 @@ def correlation(dtype, tile: Tile, traits: Traits, name):
         to_a = U(tid * U(4))
         sum_stages(shared, to_a, to_a if dense else tid, U(last - first), walk, fixed, tid, a, b, acc)
 
-        m_first = U(m_tile * U(bm) + U(tid // U(across)) * U(4))
-        column = U(column_tile * U(bn) + U(tid % U(across)) * U(4))
+        m_first, column = own_results(tid)
+        m_first, column = U(m_tile * U(bm) + m_first), U(column_tile * U(bn) + column)
         write(out, bias, residual, acc, 0, m_first, column, phase, group, split, g)
         write(out, bias, residual, acc, 4, m_first, U(column + U(half_n)), phase, group, split, g)
 

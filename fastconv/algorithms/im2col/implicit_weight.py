@@ -33,7 +33,7 @@ from fastconv.cuda.language import (
     store4,
     uint64,
 )
-from fastconv.gemm.cuda import BK, Stages, Tile, summer
+from fastconv.gemm.cuda import BK, Stages, Tile, placer, summer
 
 STEPS = 2 * BK  # of a stage: finding a position is shared by more of them
 
@@ -185,7 +185,14 @@ def bringer(stages: Stages, way: Way):
 
 def correlation(dtype, tile: Tile, way: Way, vector):
     """Make the kernel of a tile; ``vector``: columns come in whole vectors."""
-    real, bm, bn, tm, across, width = DTYPES[dtype], tile.bm, tile.bn, tile.tm, tile.across, way.width
+    real, bm, bn, tm, width, own_results = (
+        DTYPES[dtype],
+        tile.bm,
+        tile.bn,
+        tile.tm,
+        way.width,
+        placer(tile.bn // 8),
+    )
     stages, half_m, half_n, linked = Stages(tile, STEPS, pad=4), bm // 2, bn // 2, way.linked
     lda, ldb, size, threads = stages.lda, stages.ldb, 2 * stages.size, STEPS // way.positions
     a_loads, b_loads, lanes = way.loads(tile)
@@ -249,8 +256,8 @@ def correlation(dtype, tile: Tile, way: Way, vector):
         to_a, to_b = U(step * U(lda) + lane * U(width)), U(step * U(ldb) + lane * U(width))
         sum_stages(shared, to_a, to_b, count, walk, fixed, tid, a, b, acc)
 
-        m_first = U(m_begin + U(tid // U(across)) * U(4))
-        column = U(column_tile * U(bn) + U(tid % U(across)) * U(4))
+        m_first, column = own_results(tid)
+        m_first, column = U(m_begin + m_first), U(column_tile * U(bn) + column)
         write(out, acc, 0, m_first, column, group, split, g)
         write(out, acc, 4, m_first, U(column + U(half_n)), group, split, g)
 

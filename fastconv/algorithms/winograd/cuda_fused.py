@@ -37,6 +37,7 @@ from fastconv.cuda.language import (
     store4,
     uint64,
 )  # fmt: skip
+from fastconv.gemm.cuda import placer
 
 THREADS, CHANNELS, TILES, RESULTS = 256, 4, 32, SLAB
 POINTS = 16
@@ -221,7 +222,7 @@ def finisher(near, name):
 def fused(name, near):
     """Make the kernel."""
     position, fetch_tile, place_tile, bring_weights = loader(near)
-    quarter = finisher(near, name)
+    quarter, own = finisher(near, name), placer(TILES // 8)
     half = U_STAGE // 32  # threads of each kind
 
     def fused_winograd(x, u, bias, residual, out, g):
@@ -247,9 +248,10 @@ def fused(name, near):
         for i in range(8):
             for j in range(8):
                 even[i, j], odd[i, j] = float32(0), float32(0)
-        warp, lane = U(tid // U(32)), U(tid % U(32))
-        at_a = U(warp * U(2 * RESULTS) + lane // U(4) * U(4))
-        at_b = U(U(2 * U_STAGE) + warp * U(2 * TILES) + lane % U(4) * U(4))
+        warp = U(tid // U(32))
+        row, column = own(U(tid % U(32)))
+        at_a = U(warp * U(2 * RESULTS) + row)
+        at_b = U(U(2 * U_STAGE) + warp * U(2 * TILES) + column)
         at_s = U(at_b ^ U(8))
 
         if loads_tiles:
@@ -273,7 +275,7 @@ def fused(name, near):
             stage = U(stage - U(1))
         multiply(shared, at_a, at_b, at_s, a, b, even, odd)
 
-        keep_at = U(U(warp * U(32) + lane // U(4)) * U(ROW) + lane % U(4) * U(4))
+        keep_at = U(U(warp * U(32) + row // U(4)) * U(ROW) + column)
         k_first = U(k_block * U(RESULTS))
         rest = (tile_block, k_first, group, bias, residual, out, g, regs)
         quarter(shared, keep_at, 0, tid, even, odd, *rest)
