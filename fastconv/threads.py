@@ -18,6 +18,7 @@ import numba
 from numba.core.compiler_lock import global_compiler_lock
 
 from fastconv.config import current
+from fastconv.gemm.schedule import counters
 
 if TYPE_CHECKING:
     from fastconv.jit import Kernel
@@ -73,6 +74,11 @@ def launch(kernel: Kernel, flops: float, *arguments: Any) -> None:
             _region.release()
     else:
         kernel.serial(1, *arguments)
+
+
+def share_out(kernel: Kernel, flops: float, *arguments: Any) -> None:
+    """Run ``kernel(workers, counters, *arguments)``, whose workers take their tasks by `gemm.schedule`."""
+    launch(kernel, flops, counters(workers(flops)), *arguments)
 
 
 def _layer() -> str | None:

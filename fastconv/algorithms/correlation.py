@@ -259,8 +259,8 @@ class BlockedPass:
         residual: Array,
     ) -> None:  # fmt: skip
         """Run the kernel on flat arrays; ``view`` describes the weights."""
-        threads.launch(
-            self.kernel, self.flops, np.zeros(1, np.int64), x, w, view, out, scratch, self.lists(),
+        threads.share_out(
+            self.kernel, self.flops, x, w, view, out, scratch, self.lists(),
             *self.described, bias, activation, residual,
         )  # fmt: skip
 

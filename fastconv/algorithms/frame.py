@@ -90,20 +90,21 @@ class Piece(NamedTuple):
 
 
 @jit.kernel
-def add_frame(workers, counter, gy, w, views, gx, scratch, geos, batches, tables):
+def add_frame(workers, counters, gy, w, views, gx, scratch, geos, batches, tables):
     """Add the frame's gradient; tasks are images x groups x blocks of channels."""
     for worker in numba.prange(workers):
-        _work(worker, counter, gy, w, views[0], gx, scratch, geos[0], batches, tables)
+        _work(worker, counters, gy, w, views[0], gx, scratch, geos[0], batches, tables)
 
 
 @jit.inner
-def _work(worker, counter, gy, w, view, gx, scratch, geo, batches, tables):
+def _work(worker, counters, gy, w, view, gx, scratch, geo, batches, tables):
     b0 = worker * geo.scratch
     c0 = b0 + geo.c_start
     panel = w if view.packed else scratch
     panels = -(-geo.m // geo.mr)
-    task = next_task(counter)
-    while task < geo.n * geo.groups * geo.m_blocks:
+    tasks = geo.n * geo.groups * geo.m_blocks
+    task = next_task(counters, worker, tasks)
+    while task < tasks:
         plane, m_block = task // geo.m_blocks, task % geo.m_blocks
         first, last = span(panels, geo.m_blocks, m_block)
         top = part(geo.m, panels, first)
@@ -135,7 +136,7 @@ def _work(worker, counter, gy, w, view, gx, scratch, geo, batches, tables):
                 for row in range(batch.rows_at, batch.rows_at + 3 * batch.rows, 3):
                     add_row(gx, to + tables[row], scratch, at + tables[row + 1], tables[row + 2])
                 add_pixels(gx, to, scratch, at, tables[batch.targets_at :], 0, batch.targets)
-        task = next_task(counter)
+        task = next_task(counters, worker, tasks)
 
 
 @jit.inner
@@ -297,8 +298,8 @@ class Framed(Execution):
             if self.packed:
                 threads.launch(pack_weights, 4.0 * self.packed, weight, scratch, self.view)
                 weight = scratch
-            threads.launch(
-                add_frame, self.flops, np.zeros(1, np.int64), flat(first), weight,
+            threads.share_out(
+                add_frame, self.flops, flat(first), weight,
                 self.read, flat(out), scratch[self.packed :],
                 self.geometry, self.batches, self.tables,
             )  # fmt: skip

@@ -54,8 +54,8 @@ def _results(
     workers = threads.workers(work)
     found = np.empty(workers * p.found if indices.size else 0, np.int32)
     scratch = workspace.take(workers * p.scratch, x.dtype.char)
-    threads.launch(
-        _forward, work, np.zeros(1, np.int64), y.size // p.results, kind, divisor, x.reshape(-1), y.reshape(-1),
+    threads.share_out(
+        _forward, work, y.size // p.results, kind, divisor, x.reshape(-1), y.reshape(-1),
         indices.reshape(-1), scratch, found, p.geometry, p.tables,
     )  # fmt: skip
 
@@ -66,25 +66,25 @@ def _gradient(
     p = plan.plan(axes, True, count_pad, gx.itemsize)
     work = WORK * (x.size + gx.size + gy.size)
     scratch = workspace.take(threads.workers(work) * p.scratch, gx.dtype.char)
-    threads.launch(
-        _backward, work, np.zeros(1, np.int64), gy.size // p.results, kind, divisor, x.reshape(-1), gy.reshape(-1),
+    threads.share_out(
+        _backward, work, gy.size // p.results, kind, divisor, x.reshape(-1), gy.reshape(-1),
         gx.reshape(-1), scratch, p.geometry, p.tables,
     )  # fmt: skip
 
 
 @jit.kernel
-def _forward(workers, counter, planes, kind, divisor, x, y, indices, scratch, found, geos, tables):
+def _forward(workers, counters, planes, kind, divisor, x, y, indices, scratch, found, geos, tables):
     """Write maxima or means, and where maxima stand if ``indices`` is as long as y."""
     for worker in numba.prange(workers):
-        _write(worker, counter, planes, kind, divisor, x, y, indices, scratch, found, geos[0], tables)
+        _write(worker, counters, planes, kind, divisor, x, y, indices, scratch, found, geos[0], tables)
 
 
 @jit.inner
-def _write(worker, counter, planes, kind, divisor, x, y, indices, scratch, found, geo, tables):
+def _write(worker, counters, planes, kind, divisor, x, y, indices, scratch, found, geo, tables):
     pixels = worker * geo.scratch
     results, places = pixels + geo.pixels, worker * geo.results
     tasks = -(-planes // LANES) * geo.blocks_d * geo.blocks_h
-    task = next_task(counter)
+    task = next_task(counters, worker, tasks)
     while task < tasks:
         plane, count, depth, height = _task(tables, geo, planes, task)
         d_range, h_range = (depth[4], depth[5]), (height[4], height[5])
@@ -113,23 +113,23 @@ def _write(worker, counter, planes, kind, divisor, x, y, indices, scratch, found
         _turn_out(y, plane, count, scratch, results, outs, (depth[0], depth[1]), (height[0], height[1]), held)
         if indices.size:
             _names_out(indices, plane, count, found, places, outs, depth, height)
-        task = next_task(counter)
+        task = next_task(counters, worker, tasks)
 
 
 @jit.kernel
-def _backward(workers, counter, planes, kind, divisor, x, gy, gx, scratch, geos, tables):
+def _backward(workers, counters, planes, kind, divisor, x, gy, gx, scratch, geos, tables):
     """Give each window's gradient to the pixel that it took, or a share to each of its pixels."""
     for worker in numba.prange(workers):
-        _give(worker, counter, planes, kind, divisor, x, gy, gx, scratch, geos[0], tables)
+        _give(worker, counters, planes, kind, divisor, x, gy, gx, scratch, geos[0], tables)
 
 
 @jit.inner
-def _give(worker, counter, planes, kind, divisor, x, gy, gx, scratch, geo, tables):
+def _give(worker, counters, planes, kind, divisor, x, gy, gx, scratch, geo, tables):
     sizes, outs = (geo.size_d, geo.size_h, geo.size_w), (geo.out_d, geo.out_h, geo.out_w)
     gradients = worker * geo.scratch
     pixels, results = gradients + geo.pixels, gradients + 2 * geo.pixels
     tasks = -(-planes // LANES) * geo.blocks_d * geo.blocks_h
-    task = next_task(counter)
+    task = next_task(counters, worker, tasks)
     while task < tasks:
         plane, count, depth, height = _task(tables, geo, planes, task)
         d_range, h_range = (depth[4], depth[5]), (height[4], height[5])
@@ -164,7 +164,7 @@ def _give(worker, counter, planes, kind, divisor, x, gy, gx, scratch, geo, table
         _turn_out(
             gx, plane, count, scratch, gradients, sizes, (depth[0], depth[1]), (height[0], height[1]), held
         )
-        task = next_task(counter)
+        task = next_task(counters, worker, tasks)
 
 
 @jit.inner

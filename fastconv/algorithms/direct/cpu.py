@@ -82,23 +82,23 @@ class Geometry(NamedTuple):
 
 
 @jit.kernel
-def correlate(workers, counter, x, w, views, out, scratch, lists, geos, tables, bias, activation, residual):
+def correlate(workers, counters, x, w, views, out, scratch, lists, geos, tables, bias, activation, residual):
     """Compute a pass; tasks are images x groups x sheets x row blocks x channel blocks."""
     for worker in numba.prange(workers):
         _work(
-            worker, counter, x, w, views[0], out, scratch, lists, geos[0], tables, bias, activation, residual
+            worker, counters, x, w, views[0], out, scratch, lists, geos[0], tables, bias, activation, residual
         )
 
 
 @jit.inner
-def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, activation, residual):
+def _work(worker, counters, x, w, view, out, scratch, lists, geo, tables, bias, activation, residual):
     segments = lists[worker * geo.segments : (worker + 1) * geo.segments]
     b0 = worker * geo.scratch
     panels = -(-geo.m // geo.mr)
     blocks = geo.sheets * geo.row_blocks * geo.q_blocks
     lead = -to_boundary(out, 0) % geo.vl if geo.stream else 0  # then vectors of columns are those of memory
     tasks = geo.n * geo.groups * blocks * geo.m_blocks
-    task = next_task(counter)
+    task = next_task(counters, worker, tasks)
     while task < tasks:
         block, m_block = task // geo.m_blocks, task % geo.m_blocks
         plane, block = block // blocks, block % blocks
@@ -147,7 +147,7 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
                     scratch, c, out, geo, tables, (image * geo.groups + group) * geo.m + k0, k1 - k0, area, row, q, columns,
                     False, activation, residual,
                 )  # fmt: skip
-        task = next_task(counter)
+        task = next_task(counters, worker, tasks)
 
 
 @jit.inner

@@ -87,22 +87,23 @@ class Geometry(NamedTuple):
 
 
 @jit.kernel
-def accumulate(workers, counter, x, gy, partial, scratch, lists, geos, tables):
+def accumulate(workers, counters, x, gy, partial, scratch, lists, geos, tables):
     """Compute every split's partial gw; tasks are splits x groups x sheets of the kernel x blocks of (k, c)."""
     for worker in numba.prange(workers):
-        _work(worker, counter, x, gy, partial, scratch, lists, geos[0], tables)
+        _work(worker, counters, x, gy, partial, scratch, lists, geos[0], tables)
 
 
 @jit.inner
-def _work(worker, counter, x, gy, partial, scratch, lists, geo, tables):
+def _work(worker, counters, x, gy, partial, scratch, lists, geo, tables):
     base = worker * geo.scratch
     c0 = base + geo.c_start
     rows = lists[2 * worker * geo.rows : 2 * (worker + 1) * geo.rows]
     source = scratch if geo.planar or geo.copied else x
     panels = -(-geo.m // geo.mr)
     areas = geo.row_blocks * geo.q_blocks
-    task = next_task(counter)
-    while task < geo.splits * geo.groups * geo.deep * geo.c_blocks * geo.m_blocks:
+    tasks = geo.splits * geo.groups * geo.deep * geo.c_blocks * geo.m_blocks
+    task = next_task(counters, worker, tasks)
+    while task < tasks:
         rest, m_block = task // geo.m_blocks, task % geo.m_blocks
         rest, c_block = rest // geo.c_blocks, rest % geo.c_blocks
         rest, depth = rest // geo.deep, rest % geo.deep
@@ -158,7 +159,7 @@ def _work(worker, counter, x, gy, partial, scratch, lists, geo, tables):
                 )  # fmt: skip
         first_channel = 0 if geo.joined else ch0
         _store(partial, split, group, depth, k0, first_channel, scratch, c0, k1 - k0, channels, geo)
-        task = next_task(counter)
+        task = next_task(counters, worker, tasks)
 
 
 @jit.inner
@@ -295,8 +296,8 @@ class WeightGrad(Execution):
         view = flat if geo.planar else pixels
         scratch = workspace.take(self.partial + workers * geo.scratch, self.dtype)
         partial = scratch[: self.partial] if self.partial else flat(out)
-        threads.launch(
-            accumulate, self.flops, np.zeros(1, np.int64), view(first), view(second), partial,
+        threads.share_out(
+            accumulate, self.flops, view(first), view(second), partial,
             scratch[self.partial :], np.empty(2 * workers * geo.rows, np.int64), *self.described,
         )  # fmt: skip
         if self.partial:

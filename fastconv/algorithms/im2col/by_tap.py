@@ -73,21 +73,21 @@ class Geometry(NamedTuple):
 
 @jit.kernel
 def correlate(
-    workers, counter, x, packed, views, out, scratch, lists, geos, tables, bias, activation, residual
+    workers, counters, x, packed, views, out, scratch, lists, geos, tables, bias, activation, residual
 ):
     """Compute a pass; tasks are blocks of lines x blocks of channels x groups."""
     for worker in numba.prange(workers):
-        _work(worker, counter, x, packed, out, scratch, lists, geos[0], tables, bias, activation, residual)
+        _work(worker, counters, x, packed, out, scratch, lists, geos[0], tables, bias, activation, residual)
 
 
 @jit.inner
-def _work(worker, counter, x, packed, out, scratch, lists, geo, tables, bias, activation, residual):
+def _work(worker, counters, x, packed, out, scratch, lists, geo, tables, bias, activation, residual):
     segments = lists[worker * geo.segments : (worker + 1) * geo.segments]
     b0 = worker * geo.scratch
     c0, apart = b0 + geo.sums, geo.phases * geo.ld
     panels = -(-geo.m // geo.mr)
     tasks = geo.groups * geo.line_blocks * geo.row_blocks
-    task = next_task(counter)
+    task = next_task(counters, worker, tasks)
     while task < tasks:
         block = task // geo.row_blocks
         group, block = block // geo.line_blocks, block % geo.line_blocks
@@ -105,7 +105,7 @@ def _work(worker, counter, x, packed, out, scratch, lists, geo, tables, bias, ac
             scratch, c0, out, geo, tables, group, first * geo.q, (last - first) * geo.q, m0, m1, False,
             activation, residual,
         )  # fmt: skip
-        task = next_task(counter)
+        task = next_task(counters, worker, tasks)
 
 
 @jit.inner

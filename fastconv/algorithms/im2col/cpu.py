@@ -71,16 +71,16 @@ class Geometry(NamedTuple):
 
 
 @jit.kernel
-def correlate(workers, counter, x, w, views, out, scratch, lists, geos, tables, bias, activation, residual):
+def correlate(workers, counters, x, w, views, out, scratch, lists, geos, tables, bias, activation, residual):
     """Compute a pass; tasks are blocks of columns x blocks of channels x groups."""
     for worker in numba.prange(workers):
         _work(
-            worker, counter, x, w, views[0], out, scratch, lists, geos[0], tables, bias, activation, residual
+            worker, counters, x, w, views[0], out, scratch, lists, geos[0], tables, bias, activation, residual
         )
 
 
 @jit.inner
-def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, activation, residual):
+def _work(worker, counters, x, w, view, out, scratch, lists, geo, tables, bias, activation, residual):
     own = lists[worker * geo.lists * geo.segments :]
     b0 = worker * geo.scratch
     panels = -(-geo.m // geo.mr)
@@ -89,7 +89,7 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
     slices = -(-vectors // geo.nr)
     pixels = geo.rows * geo.q
     tasks = geo.groups * geo.column_blocks * geo.row_blocks
-    task = next_task(counter)
+    task = next_task(counters, worker, tasks)
     while task < tasks:
         block = task // geo.row_blocks
         group, block = block // geo.column_blocks, block % geo.column_blocks
@@ -139,7 +139,7 @@ def _work(worker, counter, x, w, view, out, scratch, lists, geo, tables, bias, a
                 columns = min(geo.columns, part(vectors, slices, i + 1) * geo.vl) - j0
                 c = b0 + geo.c_start + ((i - first) * (m1 - m0) + k0 - m0) * geo.phases * geo.ld
                 store(scratch, c, out, geo, tables, group, j0, columns, k0, k1, False, activation, residual)
-        task = next_task(counter)
+        task = next_task(counters, worker, tasks)
 
 
 @jit.inner

@@ -50,14 +50,14 @@ class Blocks(NamedTuple):
 
 
 @jit.kernel
-def accumulate(workers, counter, a, b, partial, scratch, lists, geos, tables, cuts):
+def accumulate(workers, counters, a, b, partial, scratch, lists, geos, tables, cuts):
     """Compute every split's partial gw; tasks are splits x groups x blocks of gw."""
     for worker in numba.prange(workers):
-        _work(worker, counter, a, b, partial, scratch, lists, geos[0], tables, cuts[0])
+        _work(worker, counters, a, b, partial, scratch, lists, geos[0], tables, cuts[0])
 
 
 @jit.inner
-def _work(worker, counter, a, b, partial, scratch, lists, geo, tables, blocks):
+def _work(worker, counters, a, b, partial, scratch, lists, geo, tables, blocks):
     rows = lists[worker * geo.segments : worker * geo.segments + 2 * blocks.images]
     segments = lists[worker * geo.segments + 2 * blocks.images : (worker + 1) * geo.segments]
     b0 = worker * blocks.scratch
@@ -68,7 +68,7 @@ def _work(worker, counter, a, b, partial, scratch, lists, geo, tables, blocks):
     tasks = blocks.splits * geo.groups * blocks.t_blocks * blocks.m_blocks
     chunks = blocks.image_blocks * blocks.parts
     images = geo.columns // pixels
-    task = next_task(counter)
+    task = next_task(counters, worker, tasks)
     while task < tasks:
         rest, m_block = task // blocks.m_blocks, task % blocks.m_blocks
         rest, t_block = rest // blocks.t_blocks, rest % blocks.t_blocks
@@ -102,7 +102,7 @@ def _work(worker, counter, a, b, partial, scratch, lists, geo, tables, blocks):
         else:
             for m in range(high):
                 write_row(partial, to + (first + m) * length + t0, scratch, c0 + m * blocks.ld, t1 - t0)
-        task = next_task(counter)
+        task = next_task(counters, worker, tasks)
 
 
 @jit.inner
@@ -190,8 +190,8 @@ class WeightGrad(Execution):
         scratch = workspace.take(size, self.problem.dtype)
         partial = scratch[: self.partial] if self.partial else flat(out)
         a, b = (first, second) if self.turned else (second, first)
-        threads.launch(
-            accumulate, self.flops, np.zeros(1, np.int64), flat(a), flat(b), partial,
+        threads.share_out(
+            accumulate, self.flops, flat(a), flat(b), partial,
             scratch[self.partial :], np.empty(threads.workers(self.flops) * self.segments, np.int64),
             self.geometry, self.tables, self.blocks,
         )  # fmt: skip

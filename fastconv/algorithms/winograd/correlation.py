@@ -96,8 +96,8 @@ class Correlation(Execution):
         self._convolve(first, prepared, prepared, v, out, scratch, bias, activation, residual, False)
 
     def _weights(self, w: Array, u: Array, scratch: Array) -> None:
-        threads.launch(
-            transform_weights, 4.0 * self.u_size, np.zeros(1, np.int64), flat(w), u, self.places, scratch,
+        threads.share_out(
+            transform_weights, 4.0 * self.u_size, flat(w), u, self.places, scratch,
             self.geometry, *self.variant[:4],
         )  # fmt: skip
 
@@ -107,13 +107,13 @@ class Correlation(Execution):
     ) -> None:  # fmt: skip
         x, w, y = flat(x), flat(w), flat(y)
         if not self.geometry.by_tiles:
-            threads.launch(
-                transform_tiles, 4.0 * self.v_size, np.zeros(1, np.int64), x, v, self.border, self.geometry,
+            threads.share_out(
+                transform_tiles, 4.0 * self.v_size, x, v, self.border, self.geometry,
                 *self.variant[:5],
             )  # fmt: skip
         plain = bias.size == residual.size == 0 and isinstance(activation, int) and activation == NONE
-        threads.launch(
-            convolve, self.flops, np.zeros(1, np.int64), x, w, u, v, y, self.places, scratch, self.border, bias, activation, flat(residual),
+        threads.share_out(
+            convolve, self.flops, x, w, u, v, y, self.places, scratch, self.border, bias, activation, flat(residual),
             plain, fused, self.geometry, *self.variant,
         )  # fmt: skip
 

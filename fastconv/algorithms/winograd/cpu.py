@@ -87,25 +87,27 @@ UNPACKED = 32  # channels of unpacked filters: 9 taps x 32 x 8 floats are 9 KB o
 
 
 @jit.kernel
-def transform_weights(workers, counter, w, u, places, scratch, geo, mh, rh, mw, rw):
+def transform_weights(workers, counters, w, u, places, scratch, geo, mh, rh, mw, rw):
     """Transform all filters; tasks are panels."""
     for worker in numba.prange(workers):
-        task = next_task(counter)
-        while task < geo.groups * geo.panels:
+        tasks = geo.groups * geo.panels
+        task = next_task(counters, worker, tasks)
+        while task < tasks:
             u0 = task * geo.steps_h * geo.steps_w * geo.positions * geo.u_step
             weight_panel(
                 u, u0, w, places, geo, task // geo.panels, task % geo.panels, scratch, worker * geo.scratch,
                 (mh, rh, mw, rw),
             )  # fmt: skip
-            task = next_task(counter)
+            task = next_task(counters, worker, tasks)
 
 
 @jit.kernel
-def transform_tiles(workers, counter, x, v, border, geo, mh, rh, mw, rw, split):
+def transform_tiles(workers, counters, x, v, border, geo, mh, rh, mw, rw, split):
     """Transform all tiles; tasks are groups x blocks x parts of the channels."""
-    for _ in numba.prange(workers):
-        task = next_task(counter)
-        while task < geo.groups * geo.blocks * geo.channel_parts:
+    for worker in numba.prange(workers):
+        tasks = geo.groups * geo.blocks * geo.channel_parts
+        task = next_task(counters, worker, tasks)
+        while task < tasks:
             block, channels = task // geo.channel_parts, task % geo.channel_parts
             first, last = span(geo.c, geo.channel_parts, channels)
             v0 = block * geo.positions * geo.v_step
@@ -113,12 +115,12 @@ def transform_tiles(workers, counter, x, v, border, geo, mh, rh, mw, rw, split):
                 v, v0, x, border, geo, block // geo.blocks, block % geo.blocks, first, last,
                 (mh, rh, mw, rw, split),
             )  # fmt: skip
-            task = next_task(counter)
+            task = next_task(counters, worker, tasks)
 
 
 @jit.kernel
 def convolve(
-    workers, counter, x, w, u, v, y, places, scratch, border, bias, activation, residual, plain, fused, geo, mh,
+    workers, counters, x, w, u, v, y, places, scratch, border, bias, activation, residual, plain, fused, geo, mh,
     rh, mw, rw, split, woven,
 ):  # fmt: skip
     """Multiply and transform back; V (by tiles) or U (by outputs, if ``fused``) is made on the way.
@@ -131,8 +133,9 @@ def convolve(
         panel_size = geo.steps_h * geo.steps_w * geo.positions * geo.u_step
         v_size = geo.positions * geo.v_step
         per_group = geo.blocks if geo.by_tiles else geo.chunks
-        task = next_task(counter)
-        while task < geo.groups * per_group:
+        tasks = geo.groups * per_group
+        task = next_task(counters, worker, tasks)
+        while task < tasks:
             group, number = task // per_group, task % per_group
             chunk, last_chunk = (0, geo.chunks) if geo.by_tiles else (number, number + 1)
             block, last_block = (number, number + 1) if geo.by_tiles else (0, geo.blocks)
@@ -152,7 +155,7 @@ def convolve(
                         y, scratch, m0, border, geo, group, j, p0, p1, bias, activation, residual, plain,
                         (mh, rh, mw, rw, split, woven),
                     )  # fmt: skip
-            task = next_task(counter)
+            task = next_task(counters, worker, tasks)
 
 
 @jit.inner

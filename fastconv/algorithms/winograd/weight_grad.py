@@ -90,19 +90,20 @@ class Geometry(NamedTuple):
 
 
 @jit.kernel
-def accumulate(workers, counter, x, gy, partial, scratch, geos, row, border, mh, rh, mw, rw):
+def accumulate(workers, counters, x, gy, partial, scratch, geos, row, border, mh, rh, mw, rw):
     """Compute every split's partial gw; tasks are splits x groups x chunks of k x chunks of c."""
     for worker in numba.prange(workers):
-        _work(worker, counter, x, gy, partial, scratch, row, border, geos[0], (mh, rh, mw, rw))
+        _work(worker, counters, x, gy, partial, scratch, row, border, geos[0], (mh, rh, mw, rw))
 
 
 @jit.inner
-def _work(worker, counter, x, gy, partial, scratch, row, border, geo, variant):
+def _work(worker, counters, x, gy, partial, scratch, row, border, geo, variant):
     v0 = worker * geo.scratch
     w0, s0, area = v0 + geo.w_start, v0 + geo.s_start, v0 + geo.area_start
     areas = geo.image_blocks * geo.row_blocks * geo.column_blocks
-    task = next_task(counter)
-    while task < geo.splits * geo.groups * geo.chunks_k * geo.chunks_c:
+    tasks = geo.splits * geo.groups * geo.chunks_k * geo.chunks_c
+    task = next_task(counters, worker, tasks)
+    while task < tasks:
         rest = task // geo.chunks_c
         c0, c = _chunk(geo.c, geo.unit_c, geo.chunks_c, task % geo.chunks_c)
         k0, k = _chunk(geo.k, geo.unit_k, geo.chunks_k, rest % geo.chunks_k)
@@ -128,7 +129,7 @@ def _work(worker, counter, x, gy, partial, scratch, row, border, geo, variant):
             _multiply(scratch, s0, w0, v0, c, k, images * rows * columns, i > begin, row, geo)
         to = (((split * geo.groups + group) * geo.k + k0) * geo.c + c0) * geo.taps
         _transform_back(partial, to, scratch, s0, area, c, k, geo, variant)
-        task = next_task(counter)
+        task = next_task(counters, worker, tasks)
 
 
 @jit.inner
@@ -332,8 +333,8 @@ class WeightGrad(Execution):
         view = flat if geo.planar else pixels
         scratch = workspace.take(self.partial + threads.workers(flops) * geo.scratch, self.problem.dtype)
         partial = scratch[: self.partial] if self.partial else flat(out)
-        threads.launch(
-            accumulate, flops, np.zeros(1, np.int64), view(first), view(second), partial,
+        threads.share_out(
+            accumulate, flops, view(first), view(second), partial,
             scratch[self.partial :], *self.described, *self.variant,
         )  # fmt: skip
         if self.partial:

@@ -156,15 +156,13 @@ class Correlation(PackedPass):
         self.workspace += 16 * cores * self.pixels
 
     def pack(self, weight: Array, packed: Array) -> None:
-        threads.launch(
-            pack, 4.0 * self.packed, np.zeros(1, np.int64), flat(weight), packed, self.packing, self.tables
-        )
+        threads.share_out(pack, 4.0 * self.packed, flat(weight), packed, self.packing, self.tables)
 
     def correlate(
         self, x: Array, packed: Array, out: Array, scratch: Array, lists: Array, start: Array, plain: bool,
         activation: Any, residual: Array,
     ) -> None:  # fmt: skip
-        threads.launch(
-            correlate, self.flops, np.zeros(1, np.int64), x, packed, self.packing, out, scratch, lists,
+        threads.share_out(
+            correlate, self.flops, x, packed, self.packing, out, scratch, lists,
             self.geometry, self.tables, start, plain, activation, residual,
         )  # fmt: skip

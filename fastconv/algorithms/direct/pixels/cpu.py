@@ -62,7 +62,7 @@ class Geometry(NamedTuple):
 @jit.kernel
 def correlate(
     workers,
-    counter,
+    counters,
     x,
     packed,
     packings,
@@ -79,7 +79,7 @@ def correlate(
     """Compute a pass; tasks are images x groups x areas x blocks of result channels."""
     for worker in numba.prange(workers):
         _work(
-            worker, counter, x, packed, packings[0], out, scratch, lists, geos[0], tables, start, plain,
+            worker, counters, x, packed, packings[0], out, scratch, lists, geos[0], tables, start, plain,
             activation,
             residual,
         )  # fmt: skip
@@ -87,7 +87,7 @@ def correlate(
 
 @jit.inner
 def _work(
-    worker, counter, x, packed, packing, out, scratch, lists, geo, tables, start, plain, activation, residual
+    worker, counters, x, packed, packing, out, scratch, lists, geo, tables, start, plain, activation, residual
 ):
     base = worker * geo.scratch
     sources = lists[2 * worker * geo.pixels : (2 * worker + 1) * geo.pixels]
@@ -95,7 +95,7 @@ def _work(
     source = scratch if geo.copied else x
     areas = geo.row_blocks * geo.q_blocks
     tasks = geo.n * geo.groups * areas * geo.m_blocks
-    task = next_task(counter)
+    task = next_task(counters, worker, tasks)
     while task < tasks:
         rest, m_block = task // geo.m_blocks, task % geo.m_blocks
         plane, area = rest // areas, rest % areas
@@ -118,7 +118,7 @@ def _work(
                 out, targets, source, sources, count, packed, packing, geo, tables, start, group, phase, p0, p1,
                 m_block, plain, activation, residual,
             )  # fmt: skip
-        task = next_task(counter)
+        task = next_task(counters, worker, tasks)
 
 
 @jit.inner

@@ -61,26 +61,28 @@ class Geometry(NamedTuple):
 
 
 @jit.kernel
-def pack(workers, counter, w, packed, channels, taps):
+def pack(workers, counters, w, packed, channels, taps):
     """Turn the weights from [c][tap] to [tap][c]; tasks are chunks of channels."""
-    for _ in numba.prange(workers):
-        task = next_task(counter)
-        while task * CHUNK < channels:
+    for worker in numba.prange(workers):
+        tasks = -(-channels // CHUNK)
+        task = next_task(counters, worker, tasks)
+        while task < tasks:
             c = task * CHUNK
             transpose(packed, c, channels, w, c * taps, taps, min(CHUNK, channels - c), taps)
-            task = next_task(counter)
+            task = next_task(counters, worker, tasks)
 
 
 @jit.kernel
 def correlate(
-    workers, counter, x, w, out, lists, geos, tables, start, plain, activation, residual, narrow
+    workers, counters, x, w, out, lists, geos, tables, start, plain, activation, residual, narrow
 ):  # fmt: skip
     """Compute a pass; tasks are images x blocks of rows x blocks of channels."""
     for worker in numba.prange(workers):
         geo = geos[0]
         steps = lists[worker * geo.steps : (worker + 1) * geo.steps]
-        task = next_task(counter)
-        while task < geo.n * geo.row_blocks * geo.c_blocks:
+        tasks = geo.n * geo.row_blocks * geo.c_blocks
+        task = next_task(counters, worker, tasks)
+        while task < tasks:
             rest, c_block = task // geo.c_blocks, task % geo.c_blocks
             image, row_block = rest // geo.row_blocks, rest % geo.row_blocks
             c0 = part(geo.whole, geo.c_blocks, c_block) * geo.vl
@@ -92,7 +94,7 @@ def correlate(
                     phase // geo.steps_w, phase % geo.steps_w, x, w, out, steps, geo, tables, start, plain, activation,
                     residual, narrow,
                 )  # fmt: skip
-            task = next_task(counter)
+            task = next_task(counters, worker, tasks)
 
 
 @jit.inner
@@ -240,15 +242,13 @@ class Depthwise(PackedPass):
         self.workspace = (self.packed + self.lanes) * problem.itemsize + 16 * cores * self.pixels
 
     def pack(self, weight: Array, packed: Array) -> None:
-        threads.launch(
-            pack, 4.0 * self.packed, np.zeros(1, np.int64), flat(weight), packed, self.m, self.taps
-        )
+        threads.share_out(pack, 4.0 * self.packed, flat(weight), packed, self.m, self.taps)
 
     def correlate(
         self, x: Array, packed: Array, out: Array, scratch: Array, lists: Array, start: Array, plain: bool,
         activation: Any, residual: Array,
     ) -> None:  # fmt: skip
-        threads.launch(
-            correlate, self.flops, np.zeros(1, np.int64), x, packed, out, lists, self.geometry, self.tables, start,
+        threads.share_out(
+            correlate, self.flops, x, packed, out, lists, self.geometry, self.tables, start,
             plain, activation, residual, self.narrow,
         )  # fmt: skip

@@ -66,19 +66,20 @@ class Geometry(NamedTuple):
 
 
 @jit.kernel
-def accumulate(workers, counter, x, gy, partial, scratch, geos, offsets):
+def accumulate(workers, counters, x, gy, partial, scratch, geos, offsets):
     """Compute every split's partial gw; tasks are splits x blocks of channels."""
     for worker in numba.prange(workers):
-        _work(worker, counter, x, gy, partial, scratch, geos[0], offsets)
+        _work(worker, counters, x, gy, partial, scratch, geos[0], offsets)
 
 
 @jit.inner
-def _work(worker, counter, x, gy, partial, scratch, geo, offsets):
+def _work(worker, counters, x, gy, partial, scratch, geo, offsets):
     base = worker * geo.scratch
     source = scratch if geo.copied else x
     per_image = geo.row_blocks * geo.q_blocks
-    task = next_task(counter)
-    while task < geo.splits * geo.c_blocks:
+    tasks = geo.splits * geo.c_blocks
+    task = next_task(counters, worker, tasks)
+    while task < tasks:
         split, c_block = task // geo.c_blocks, task % geo.c_blocks
         first = part(geo.vectors, geo.c_blocks, c_block) * geo.vl
         count = min(part(geo.vectors, geo.c_blocks, c_block + 1) * geo.vl, geo.channels) - first
@@ -100,7 +101,7 @@ def _work(worker, counter, x, gy, partial, scratch, geo, offsets):
             )
         to = (split * geo.channels + first) * geo.taps
         transpose(partial, to, geo.taps, scratch, base + geo.sums, geo.ld, geo.taps, count)
-        task = next_task(counter)
+        task = next_task(counters, worker, tasks)
 
 
 @jit.inner
@@ -173,8 +174,8 @@ class DepthwiseWeightGrad(Execution):
         workers = threads.workers(self.flops)
         scratch = workspace.take(self.partial + workers * self.scratch, self.dtype)
         partial = scratch[: self.partial] if self.partial else flat(out)
-        threads.launch(
-            accumulate, self.flops, np.zeros(1, np.int64), pixels(first), pixels(second), partial,
+        threads.share_out(
+            accumulate, self.flops, pixels(first), pixels(second), partial,
             scratch[self.partial :], self.geometry, self.offsets,
         )  # fmt: skip
         if self.partial:

@@ -42,17 +42,18 @@ class Packing(NamedTuple):
 
 
 @jit.kernel
-def pack(workers, counter, w, packed, packings, tables):
+def pack(workers, counters, w, packed, packings, tables):
     """Pack all weights; tasks are blocks by chunks of channels."""
-    for _ in numba.prange(workers):
+    for worker in numba.prange(workers):
         geo = packings[0]
         chunks = -(-geo.channels // CHUNK)
-        task = next_task(counter)
-        while task < geo.groups * geo.blocks * chunks:
+        tasks = geo.groups * geo.blocks * chunks
+        task = next_task(counters, worker, tasks)
+        while task < tasks:
             rest, chunk = task // chunks, task % chunks
             c0, c1 = chunk * CHUNK, min((chunk + 1) * CHUNK, geo.channels)
             _pack_block(packed, w, geo, tables, rest // geo.blocks, rest % geo.blocks, c0, c1)
-            task = next_task(counter)
+            task = next_task(counters, worker, tasks)
 
 
 @jit.inner

@@ -66,8 +66,8 @@ class Correlation(Execution):
         self._convolve(first, prepared, out, scratch, bias, activation, residual)
 
     def _weights(self, w: Array, u: Array, scratch: Array) -> None:
-        threads.launch(
-            transform_weights, 4.0 * self.u_size, np.zeros(1, np.int64), flat(w), u, scratch,
+        threads.share_out(
+            transform_weights, 4.0 * self.u_size, flat(w), u, scratch,
             self.geometry, *self.variant,
         )  # fmt: skip
 
@@ -82,8 +82,8 @@ class Correlation(Execution):
             )
         lists = np.empty(2 * threads.workers(self.flops) * self.most, np.int64)
         plain = residual.size == 0 and isinstance(activation, int) and activation == NONE
-        threads.launch(
-            convolve, self.flops, np.zeros(1, np.int64), pixels(x), u, pixels(y), scratch, lists, self.positions,
+        threads.share_out(
+            convolve, self.flops, pixels(x), u, pixels(y), scratch, lists, self.positions,
             start, plain, activation, pixels(residual) if residual.size else residual, self.geometry,
             *self.variant,
         )  # fmt: skip

@@ -69,15 +69,16 @@ UNPACKED = 8  # channels of unpacked filters: 9 taps x 8 x 64 floats are 18 KB o
 
 
 @jit.kernel
-def transform_weights(workers, counter, w, u, scratch, geos, mh, rh, mw, rw):
+def transform_weights(workers, counters, w, u, scratch, geos, mh, rh, mw, rw):
     """Transform all filters; tasks are panels."""
     for worker in numba.prange(workers):
         geo = geos[0]
         t0 = worker * geo.scratch + geo.t_start
-        task = next_task(counter)
-        while task < geo.groups * geo.panels:
+        tasks = geo.groups * geo.panels
+        task = next_task(counters, worker, tasks)
+        while task < tasks:
             _weight_panel(u, w, geo, task // geo.panels, task % geo.panels, scratch, t0, (mh, rh, mw, rw))
-            task = next_task(counter)
+            task = next_task(counters, worker, tasks)
 
 
 @jit.inner
@@ -101,7 +102,7 @@ def _weight_panel(u, w, geo, group, panel, t, t0, variant):
 
 @jit.kernel
 def convolve(
-    workers, counter, x, u, y, scratch, lists, positions, start, plain, activation, residual, geos, mh, rh, mw, rw
+    workers, counters, x, u, y, scratch, lists, positions, start, plain, activation, residual, geos, mh, rh, mw, rw
 ):  # fmt: skip
     """Compute all; tasks are groups x blocks of tiles."""
     for worker in numba.prange(workers):
@@ -112,8 +113,9 @@ def convolve(
         for i in range(geo.most):
             sources[i] = base + i * geo.v_row
             targets[i] = base + geo.m_start + i * geo.m_row
-        task = next_task(counter)
-        while task < geo.groups * geo.blocks:
+        tasks = geo.groups * geo.blocks
+        task = next_task(counters, worker, tasks)
+        while task < tasks:
             group, block = task // geo.blocks, task % geo.blocks
             t0, t1 = span(geo.tiles, geo.blocks, block)
             _input_block(scratch, base, x, geo, group, t0, t1, (mh, rh, mw, rw))
@@ -123,7 +125,7 @@ def convolve(
                     y, scratch, base, start, geo, group, panel, t0, t1, plain, activation, residual,
                     (mh, rh, mw, rw),
                 )  # fmt: skip
-            task = next_task(counter)
+            task = next_task(counters, worker, tasks)
 
 
 @jit.inner
