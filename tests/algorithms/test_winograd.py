@@ -11,6 +11,7 @@ import pytest
 from fastconv import activations, testing
 from fastconv.algorithms.winograd import CHOICES, GROWTH, STRIDED_CHOICES, Winograd
 from fastconv.algorithms.winograd.correlation import Correlation, correlation
+from fastconv.algorithms.winograd.strips import Strips, row_of_tiles
 from fastconv.algorithms.winograd.transforms import POINTS, matrices
 from fastconv.algorithms.winograd.weight_grad import WeightGrad
 from fastconv.problem import ConvProblem, Direction
@@ -65,7 +66,7 @@ def test_every_way_has_the_same_bits(direction):
         np.testing.assert_array_equal(out, results[0][2])
 
 
-@pytest.mark.parametrize("width", [1, 2, 5, 7, 8, 11, 16, 28, 32, 33, 40, 63, 75])
+@pytest.mark.parametrize("width", [1, 2, 5, 7, 8, 11, 16, 28, 32, 33, 40, 63, 75, 125, 131])
 @pytest.mark.parametrize("rest", ["f3x3 p1", "f3x3 p2:1x0:3", "f3x3 p1 reflect"])
 def test_strips_of_rows_of_any_length(width, rest):
     problem = ConvProblem.parse(f"n7 c3 k5 i{9 - width % 5}x{width} {rest}")
@@ -78,6 +79,12 @@ def test_strips_of_rows_of_any_length(width, rest):
         testing.assert_exact(
             problem, Direction.INPUT_GRAD, *run(back, problem, Direction.INPUT_GRAD, testing.integers)
         )
+
+
+def test_strips_of_a_long_row_repeat_themselves_soon():
+    longest = max(Strips.of(row_of_tiles(tiles, 16), 16).rows.shape[0] for tiles in range(1, 4000, 7))
+    assert longest <= 4000 / 16
+    assert all(tiles <= row_of_tiles(tiles, 16) <= tiles * 33 / 32 for tiles in range(4000))
 
 
 @pytest.mark.parametrize(

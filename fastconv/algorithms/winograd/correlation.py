@@ -22,7 +22,7 @@ from fastconv.algorithms.winograd.cpu import (
 )
 from fastconv.algorithms.winograd.lanes import SPLITS
 from fastconv.algorithms.winograd.phases import counts, tile_axes
-from fastconv.algorithms.winograd.strips import Row, Strips, results, sources
+from fastconv.algorithms.winograd.strips import Row, Strips, results, row_of_tiles, sources
 from fastconv.algorithms.winograd.transforms import ROWS, Tiles
 from fastconv.gemm.move import SLACK
 from fastconv.problem import ConvProblem, Direction
@@ -134,7 +134,7 @@ def geometry(
         h, w, p, q = p, q, h, w
         c, k, strides = k, c, strides[::-1]
     sources, steps = rows_of.sources * columns_of.sources, rows_of.steps * columns_of.steps
-    tiles_h, tiles_w = -(-rows_of.outputs // mh), -(-columns_of.outputs // mw)
+    tiles_h, tiles_w = -(-rows_of.outputs // mh), row_of_tiles(-(-columns_of.outputs // mw), unit.vl)
     positions = (mh + rh - 1) * (mw + rw - 1)
 
     vectors = max(1, -(-problem.n * tiles_h * tiles_w // unit.vl))
@@ -195,7 +195,7 @@ def border_table(
     vl, forward = machine.tile(problem.itemsize).vl, direction is Direction.FORWARD
     height, width = (1, *(getattr(a, "size" if forward else "output") for a in problem.axes))[-2:]
     edges = [borders.edges(a, problem.padding_mode if forward else "zeros") for a in problem.last_axes(2)]
-    tiles_h, tiles_w = -(-down.outputs // mh), -(-along.outputs // mw)
+    tiles_h, tiles_w = -(-down.outputs // mh), row_of_tiles(-(-along.outputs // mw), vl)
     strips = Strips.of(tiles_w, vl)
 
     lines = np.arange((tiles_h * mh + rh - 1) * down.stride) + down.first

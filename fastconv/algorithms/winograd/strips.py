@@ -7,7 +7,8 @@ piece fills are zeros; pixels that a border repeats are pieces of one.
 
     a vector of pixels    how many pieces, then of each  (line, column in it of the first lane, lanes as bits)
 
-Where a strip begins in a row repeats itself: in the case of seven tiles after seven strips.
+Where a strip begins in a row repeats itself: in the case of seven tiles after seven strips.  A long row has tiles of zeros
+at its end (`row_of_tiles`), as its strips would else repeat themselves too late: 10,543 tiles after as many strips.
 """
 
 from __future__ import annotations
@@ -41,6 +42,13 @@ class Strips(NamedTuple):
     def touched(self) -> Array:
         """How many rows each strip touches."""
         return self.rows[:, -1] + 1
+
+
+def row_of_tiles(tiles: int, vl: int) -> int:
+    """Return the tiles of a row, up to 1/32 more than needed, for the largest part of a vector that divides them."""
+    while -tiles % vl > tiles // 32:
+        vl //= 2
+    return -(-tiles // vl) * vl
 
 
 class Row(NamedTuple):
