@@ -45,7 +45,7 @@ def maxima(planes: Array, located: bool = True) -> tuple[Array, Array]:
     """
     values, places = np.empty(len(planes), planes.dtype), np.empty(len(planes) if located else 0, np.int64)
     rows = contiguous(planes, planes.dtype).reshape(-1)
-    threads.launch(_maximum, 4.0 * planes.size, rows, planes.shape[1], values, places)
+    threads.launch(_maximum, 4.0 * planes.size, rows, planes.shape[1], values, places if located else None)
     return values, places
 
 
@@ -78,10 +78,7 @@ def _maximum(workers, planes, pixels, values, places):
     for worker in numba.prange(workers):
         first, last = span(values.size, workers, worker)
         for i in range(first, last, TOGETHER):
-            if places.size:
-                _greatest_at(planes, pixels, i, last, values, places)
-            else:
-                _greatest(planes, pixels, i, last, values)
+            _greatest(planes, pixels, i, last, values, places)
 
 
 @jit.kernel
@@ -116,29 +113,21 @@ def _total(typing, planes, pixels, i, last, result, divisor):
 
 
 @intrinsic
-def _greatest(typing, planes, pixels, i, last, result):
-    """Write to ``result[i]`` and those that follow, before ``last``, the largest numbers of their planes."""
+def _greatest(typing, planes, pixels, i, last, result, places):
+    """Write to ``result[i]`` and those that follow, before ``last``, the largest numbers of their planes.
 
-    def codegen(context, builder, signature, arguments):
-        *some, result = arguments
-        planes = Planes(context, builder, signature, some)
-        planes.write(signature.args[4], result, planes.greatest())
-        return context.get_dummy_value()
-
-    return types.void(planes, I, I, I, result), codegen
-
-
-@intrinsic
-def _greatest_at(typing, planes, pixels, i, last, result, places):
-    """Write also to ``places`` where each stands first."""
+    Where each stands first is written to ``places``, unless that is None.
+    """
 
     def codegen(context, builder, signature, arguments):
         *some, result, places = arguments
         planes = Planes(context, builder, signature, some)
         greatest = planes.greatest()
         planes.write(signature.args[4], result, greatest)
-        for plane, row, value in planes.each(greatest):
-            builder.store(planes.place(row, value), data(context, builder, signature.args[5], places, plane))
+        if not isinstance(signature.args[5], types.NoneType):
+            for plane, row, value in planes.each(greatest):
+                to = data(context, builder, signature.args[5], places, plane)
+                builder.store(planes.place(row, value), to)
         return context.get_dummy_value()
 
     return types.void(planes, I, I, I, result, places), codegen

@@ -92,6 +92,9 @@ class Axis(NamedTuple):  # hashed and made in half the time of a dataclass: a ch
         return (self.lo + self.size + self.hi - self.extent) // self.stride + 1
 
 
+POINT = Axis(1, 1)  # the axis that a row of pixels lacks
+
+
 @dataclass(frozen=True)  # without slots: what is derived is kept in the instance
 class ConvProblem:
     """An N-dimensional convolution; always the forward geometry, whatever the direction.
@@ -143,7 +146,7 @@ class ConvProblem:
 
     def last_axes(self, count: int) -> tuple[Axis, ...]:
         """Return the last ``count`` axes; those that are missing are of one pixel."""
-        return (*[Axis(1, 1)] * count, *self.axes)[-count:]
+        return (*[POINT] * count, *self.axes)[-count:]
 
     @derived
     def kernel(self) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from math import prod
 from typing import NamedTuple
 
 from fastconv import machine
-from fastconv.problem import INPUT_GRAD, Axis, ConvProblem, Direction
+from fastconv.problem import INPUT_GRAD, ConvProblem, Direction
 from fastconv.threads import SERIAL_FLOPS
 
 # Cycles a core takes for one of each part.  "memory": the share of the bytes' time that arithmetic does not hide.
@@ -203,9 +203,6 @@ def rates() -> Rates:
     return database.rates() or typical()
 
 
-POINT = Axis(1, 1)  # the axis that a row of pixels lacks
-
-
 class Sizes(NamedTuple):
     """A dense correlation as numbers: forward, or the input gradient as phases computed side by side."""
 
@@ -234,7 +231,7 @@ def sizes(problem: ConvProblem, direction: Direction) -> Sizes:
         c, k = k, c
     if taps == 1 and prod(problem.input_shape[2:]) == prod(out):  # a row of pixels
         return Sizes(n, g, c, k, 1, 1, 1, prod(out), 1, 1, 0, 0, prod(out), 1)
-    (_, r, down, dilation, _, _), (width, s, right, along, _, _) = (POINT, *axes)[-2:]
+    (_, r, down, dilation, _, _), (width, s, right, along, _, _) = problem.last_axes(2)
     high, wide = dilation * (r - 1), along * (s - 1)
     if direction is not INPUT_GRAD:
         p, q = prod(out[:-1]), out[-1]

@@ -62,7 +62,16 @@ def workers(flops: float) -> int:
 
 def launch(kernel: Kernel, flops: float, *arguments: Any) -> None:
     """Run ``kernel(workers, *arguments)`` on as many workers as are safe and worth their start."""
+    _start(kernel, workers(flops), *arguments)
+
+
+def share_out(kernel: Kernel, flops: float, *arguments: Any) -> None:
+    """Run ``kernel(workers, counters, *arguments)``, whose workers take their tasks by `gemm.schedule`."""
     used = workers(flops)
+    _start(kernel, used, counters(used), *arguments)
+
+
+def _start(kernel: Kernel, used: int, *arguments: Any) -> None:
     if used == 1:
         kernel.serial(1, *arguments)
     elif _layer() in ("omp", "tbb"):
@@ -74,11 +83,6 @@ def launch(kernel: Kernel, flops: float, *arguments: Any) -> None:
             _region.release()
     else:
         kernel.serial(1, *arguments)
-
-
-def share_out(kernel: Kernel, flops: float, *arguments: Any) -> None:
-    """Run ``kernel(workers, counters, *arguments)``, whose workers take their tasks by `gemm.schedule`."""
-    launch(kernel, flops, counters(workers(flops)), *arguments)
 
 
 def _layer() -> str | None:

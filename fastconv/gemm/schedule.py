@@ -37,20 +37,6 @@ def _count(typing, counters, i):
 
 
 @jit.inner
-def next_task(counters, worker, tasks):
-    """Return a task that nobody has taken: of the worker's own share, else of those after it; ``tasks`` if none is left."""
-    workers = counters.size // LINE
-    for i in range(worker, worker + workers):
-        owner = i % workers
-        begin, end = part(tasks, workers, owner), part(tasks, workers, owner + 1)
-        if begin + counters[owner * LINE] < end:
-            task = begin + _count(counters, owner * LINE)
-            if task < end:
-                return task
-    return tasks
-
-
-@jit.inner
 def part(total, parts, i):
     """Return where part ``i`` begins when ``total`` is cut into parts that differ by at most one."""
     return total * i // parts
@@ -60,3 +46,17 @@ def part(total, parts, i):
 def span(total, parts, i):
     """Return where part ``i`` begins and ends."""
     return part(total, parts, i), part(total, parts, i + 1)
+
+
+@jit.inner
+def next_task(counters, worker, tasks):
+    """Return a task that nobody has taken: of the worker's own share, else of those after it; ``tasks`` if none is left."""
+    workers = counters.size // LINE
+    for i in range(worker, worker + workers):
+        owner = i % workers
+        begin, end = span(tasks, workers, owner)
+        if begin + counters[owner * LINE] < end:
+            task = begin + _count(counters, owner * LINE)
+            if task < end:
+                return task
+    return tasks

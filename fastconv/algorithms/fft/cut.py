@@ -11,7 +11,7 @@ from fastconv import borders, machine
 from fastconv.algorithms.fft.codelets import CHANNEL_COLUMNS, DENSE_COLUMNS, SIZES
 from fastconv.algorithms.fft.tile2d import frequencies, scratch_size
 from fastconv.algorithms.fft.tiling import whole
-from fastconv.problem import INPUT_GRAD, WEIGHT_GRAD, Axis, ConvProblem, Direction
+from fastconv.problem import INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
 from fastconv.roofline import CYCLES, multiply, rates, seconds
 
 LEVEL = 0.22  # of a transform: what it costs beside loading, transposing and storing
@@ -103,7 +103,7 @@ def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | N
     if problem.padding_mode != "zeros":  # tiles hold the border, which may be longer than a lone tile's end
         problem = borders.written_out(problem)
     back, n, g = direction is INPUT_GRAD, problem.n, problem.groups
-    axes = (Axis(1, 1), *problem.axes)[-2:]
+    axes = problem.last_axes(2)
     down, along = (Side(a.kernel, whole(a), a.size if back else a.output) for a in axes)  # undilated
     c, k = (problem.k, problem.c) if back else (problem.c, problem.k)
     per_channel = _by_channel(problem, direction)

@@ -24,7 +24,7 @@ from fastconv.algorithms.fft.lanes import clear, place, scatter, table_size
 from fastconv.algorithms.fft.tile2d import samples_times, spectrum
 from fastconv.algorithms.fft.tiles import Spectral, rows, with_maps
 from fastconv.gemm.move import add_row
-from fastconv.problem import Axis, ConvProblem, Direction
+from fastconv.problem import ConvProblem, Direction
 
 
 @jit.inner
@@ -100,7 +100,7 @@ class Folded(Spectral):
 
     def __init__(self, problem: ConvProblem, choice: Choice) -> None:
         written = borders.written_out(problem)
-        (v, h), mode = (Axis(1, 1), *problem.axes)[-2:], problem.padding_mode
+        (v, h), mode = problem.last_axes(2), problem.padding_mode
         lanes = choice.cut.lanes
         # the last vectors that are stored may begin in the last row, and end behind it
         plane = ((v.lo + v.size + v.hi) * (h.lo + h.size + h.hi) + lanes) * lanes

@@ -18,7 +18,7 @@ from fastconv.problem import Axis, ConvProblem, Direction
 def geometry(problem: ConvProblem, direction: Direction, cut: Cut) -> tuple[cpu.Geometry, Array]:
     """Put a problem and its cut into numbers and maps; the input gradient is a correlation with turned kernels."""
     turn = direction is Direction.INPUT_GRAD
-    v, last = (Axis(1, 1), *problem.axes)[-2:]
+    v, last = problem.last_axes(2)
     axes = [_ends(a, turn, length) for a, length in zip((v, last), cut.size, strict=True)]
     (h, p, lo_h, skip_h), (w, q, lo_w, skip_w) = axes
     r, s = (1, *problem.kernel)[-2:]

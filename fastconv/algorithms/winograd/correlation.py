@@ -21,7 +21,7 @@ from fastconv.algorithms.winograd.cpu import (
     transform_weights,
 )
 from fastconv.algorithms.winograd.lanes import SPLITS
-from fastconv.algorithms.winograd.phases import counts, tile_axes
+from fastconv.algorithms.winograd.phases import TileAxis, counts, tile_axes
 from fastconv.algorithms.winograd.strips import Row, Strips, results, row_of_tiles, sources
 from fastconv.algorithms.winograd.transforms import ROWS, Tiles
 from fastconv.gemm.move import SLACK
@@ -127,14 +127,14 @@ def geometry(
     (mh, rh), (mw, rw) = tiles
     period, *at = strips
     rows_of, columns_of = tile_axes(problem, direction)
-    (h, w), (p, q) = ((1, *(getattr(a, name) for a in problem.axes))[-2:] for name in ("size", "output"))
+    (h, p), (w, q) = ((a.size, a.output) for a in problem.last_axes(2))
     c, k, taps = problem.c // problem.groups, problem.k // problem.groups, prod(problem.kernel)
     strides = (c * taps, taps)
     if direction is Direction.INPUT_GRAD:
         h, w, p, q = p, q, h, w
         c, k, strides = k, c, strides[::-1]
     sources, steps = rows_of.sources * columns_of.sources, rows_of.steps * columns_of.steps
-    tiles_h, tiles_w = -(-rows_of.outputs // mh), row_of_tiles(-(-columns_of.outputs // mw), unit.vl)
+    tiles_h, tiles_w = grid(rows_of, columns_of, tiles, unit.vl)
     positions = (mh + rh - 1) * (mw + rw - 1)
 
     vectors = max(1, -(-problem.n * tiles_h * tiles_w // unit.vl))
@@ -173,6 +173,12 @@ def geometry(
     )  # fmt: skip
 
 
+def grid(down: TileAxis, along: TileAxis, tiles: Tiles, vl: int) -> tuple[int, int]:
+    """Return how many tiles there are down and along an image."""
+    (mh, _), (mw, _) = tiles
+    return -(-down.outputs // mh), row_of_tiles(-(-along.outputs // mw), vl)
+
+
 def places(problem: ConvProblem, direction: Direction) -> Array:
     """Return where the taps of a kernel belong among those of all phases; what reaches no result, and padding, is put behind."""
     rows, columns = tile_axes(problem, direction)
@@ -193,9 +199,9 @@ def border_table(
     down, along = tile_axes(problem, direction)
     (mh, rh), (mw, rw) = tiles
     vl, forward = machine.tile(problem.itemsize).vl, direction is Direction.FORWARD
-    height, width = (1, *(getattr(a, "size" if forward else "output") for a in problem.axes))[-2:]
+    height, width = (a.size if forward else a.output for a in problem.last_axes(2))
     edges = [borders.edges(a, problem.padding_mode if forward else "zeros") for a in problem.last_axes(2)]
-    tiles_h, tiles_w = -(-down.outputs // mh), row_of_tiles(-(-along.outputs // mw), vl)
+    tiles_h, tiles_w = grid(down, along, tiles, vl)
     strips = Strips.of(tiles_w, vl)
 
     lines = np.arange((tiles_h * mh + rh - 1) * down.stride) + down.first
