@@ -59,6 +59,18 @@ def lanes_between(builder: Any, first: Any, lo: Any, hi: Any, lanes: list[int]) 
     )
 
 
+def _ends(
+    context: Any, builder: Any, signature: Any, arguments: Any
+) -> tuple[Any, Any, Any, ir.VectorType, int]:
+    """Return where a row goes to and comes from, its count, the vectors it moves by, and bytes of an element."""
+    dst_type, _, src_type, *_ = signature.args
+    dst, d, src, s, count = arguments
+    itemsize = src_type.dtype.bitwidth // 8
+    vector = ir.VectorType(element(src_type), machine.tile(itemsize).vl)
+    to, source = data(context, builder, dst_type, dst, d), data(context, builder, src_type, src, s)
+    return to, source, count, vector, itemsize
+
+
 def _moving(add: bool) -> Any:
     @intrinsic
     def row(typing, dst, d, src, s, count):
@@ -68,13 +80,8 @@ def _moving(add: bool) -> Any:
         """
 
         def codegen(context, builder, signature, arguments):
-            dst_type, _, src_type, *_ = signature.args
-            itemsize = src_type.dtype.bitwidth // 8
-            vl = machine.tile(itemsize).vl
-            vector = ir.VectorType(element(src_type), vl)
-            dst, d, src, s, count = arguments
-            to = data(context, builder, dst_type, dst, d)
-            source = data(context, builder, src_type, src, s)
+            to, source, count, vector, itemsize = _ends(context, builder, signature, arguments)
+            vl = vector.count
             with cgutils.for_range_slice(builder, I64(0), count, I64(vl), I64) as (v, _):
                 out = builder.gep(to, [v])
                 at = builder.gep(source, [v])
@@ -192,14 +199,8 @@ def _stream_vectors(typing, dst, d, src, s, count):
     """Copy whole vectors past the caches to a boundary of memory."""
 
     def codegen(context, builder, signature, arguments):
-        dst_type, _, src_type, *_ = signature.args
-        itemsize = src_type.dtype.bitwidth // 8
-        vl = machine.tile(itemsize).vl
-        vector = ir.VectorType(element(src_type), vl)
-        dst, d, src, s, count = arguments
-        to = data(context, builder, dst_type, dst, d)
-        source = data(context, builder, src_type, src, s)
-        with cgutils.for_range_slice(builder, I64(0), count, I64(vl), I64) as (v, _):
+        to, source, count, vector, itemsize = _ends(context, builder, signature, arguments)
+        with cgutils.for_range_slice(builder, I64(0), count, I64(vector.count), I64) as (v, _):
             value = load(builder, builder.gep(source, [v]), 0, vector, itemsize)
             store_past(builder, value, builder.gep(to, [v]), itemsize)
         return context.get_dummy_value()

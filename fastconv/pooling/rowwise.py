@@ -16,7 +16,7 @@ import numpy as np
 from fastconv import jit, machine, threads, workspace
 from fastconv.arrays import Array
 from fastconv.gemm.move import SLACK
-from fastconv.gemm.schedule import part
+from fastconv.gemm.schedule import span
 from fastconv.pooling import plan, tiled
 from fastconv.pooling.back import back, back_to_places, give, share, share_to_largest
 from fastconv.pooling.lines import SHAPES, vector_length
@@ -180,8 +180,9 @@ def _blocks(workers, kind, x, y, indices, sliding, apart, columns, scratch, geos
     for worker in numba.prange(workers):
         geo, maps = geos[0], x.size // geos[0].map
         group, tasks = _tasks(geo, maps, workers)
-        for task in range(part(tasks, workers, worker), part(tasks, workers, worker + 1)):
-            block, s0 = _block(geo, tables, task, group, maps), worker * geo.scratch + SLACK
+        begin, end = span(tasks, workers, worker)
+        for task in range(begin, end):
+            block, s0 = _block(geo, task, group, maps), worker * geo.scratch + SLACK
             if indices is not None:
                 _join(kind, x, y, indices, columns, scratch, s0, geo, tables, block)
             if sliding is not None:
@@ -198,7 +199,7 @@ def _tasks(geo, maps, workers):
 
 
 @jit.inner
-def _block(geo, tables, task, group, maps):
+def _block(geo, task, group, maps):
     """Return a task's first map, its maps, and where tables have its blocks of depth and height."""
     first, depth, height = task, 0, 0
     if geo.blocks_h > 1:

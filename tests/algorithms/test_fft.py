@@ -114,7 +114,7 @@ def test_small_tiles_against_definition(line, dtype, direction):
     problem = ConvProblem.parse(line + dtype)
     choice = cut.choose(problem, direction, 2**40)
     if choice is None:
-        assert cut.unsuited(problem, direction)
+        assert cut.unsuited(problem)
     else:
         check(problem, direction, lambda p, d, _: tiles.build(p, d, choice))
 

@@ -51,7 +51,7 @@ class Fft(Algorithm):
         return choice.seconds if choice else signal.cost(problem, direction)
 
     def floor(self, problem: ConvProblem, direction: Direction) -> float:
-        if cut.unsuited(problem, direction):
+        if cut.unsuited(problem):
             return signal.floor(problem, direction)
         least = cut.floor(problem, direction)
         return least if max(problem.kernel) <= LARGE else min(least, signal.floor(problem, direction))

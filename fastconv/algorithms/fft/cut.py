@@ -19,12 +19,12 @@ SHORTEST = 1 + 3 * LEVEL  # of the smallest tile
 BLOCKS = (16, 32, 64, 128)  # tiles summed at once in a dense weight gradient
 
 
-def unsuited(problem: ConvProblem, direction: Direction) -> str | None:
+def unsuited(problem: ConvProblem) -> str | None:
     """Return why small tiles cannot serve a problem, or None."""
     if len(problem.axes) > 2:
         return "more than two axes"
     if not problem.plain:
-        return "dilation > 1"
+        return "a stride or a dilation > 1"
     if max(problem.kernel) > SIZES[-1]:
         return f"a kernel of more than {SIZES[-1]} pixels"
     if problem.n == 0:
@@ -98,7 +98,7 @@ def _fitting(side: Side, sizes: tuple[int, ...]) -> Fitting:
 @functools.lru_cache(maxsize=256)
 def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | None:
     """Return the size of least work, or else the cheapest that stays within the limit, or None."""
-    if unsuited(problem, direction):
+    if unsuited(problem):
         return None
     if problem.padding_mode != "zeros":  # tiles hold the border, which may be longer than a lone tile's end
         problem = borders.written_out(problem)
