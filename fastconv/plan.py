@@ -45,8 +45,8 @@ class Plan:
             if served.axes == problem.axes:
                 problem = served  # perhaps in another layout than asked for
             else:
-                self.execution = taps.Within(self.execution, problem, direction)
                 problem = replace(problem, layout=served.layout)
+                self.execution = taps.within(self.execution, problem, direction, settings.workspace)
         else:
             if settings.algorithm != "auto":
                 find_algorithm(settings.algorithm, device)  # an unknown name is an error for any batch

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from math import gcd
+from math import gcd, prod
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,23 @@ def _cut(axis: Axis, taps: range) -> Axis:
     left, right = taps.start * axis.dilation, (axis.kernel - taps.stop) * axis.dilation
     dilation = axis.dilation if len(taps) > 1 else 1
     return axis._replace(kernel=len(taps), dilation=dilation, lo=axis.lo - left, hi=axis.hi - right)
+
+
+LARGE = 2**20  # bytes of weights, which take some 0.1 ms to copy
+
+
+def within(execution: Execution, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
+    """Return the problem's execution, given that of the one without some of its taps.
+
+    Large weights of which most stay are read where they are: 768 -> 768 channels in 16 groups, 128 taps, of which 98
+    meet a signal of 49 pixels, took a third of their time to be copied.
+    """
+    taps, size = prod(map(len, map(kept, problem.axes))), prod(problem.weight_shape) * problem.itemsize
+    if direction is not Direction.WEIGHT_GRAD and size >= LARGE and 2 * taps >= prod(problem.kernel):
+        whole = execution.of_more_taps(problem)
+        if whole and whole.workspace <= limit:
+            return whole
+    return Within(execution, problem, direction)
 
 
 class Within(Around):

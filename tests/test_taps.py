@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import testing
+from fastconv import plan, testing
 from fastconv.problem import Axis, ConvProblem, Direction
 from fastconv.taps import kept, without_padded
 
@@ -54,6 +54,16 @@ def test_taps_that_meet_a_pixel_are_kept():
 def test_results_are_those_of_the_whole(line, dtype):
     with fastconv.config(precision="strict"):  # then integers are exact
         results_are_those_of_the_whole(line, dtype)
+
+
+@pytest.mark.parametrize("line", [*WALKS, "n2 c3 k4 i7 f9 s2 p5:4", "n1 c4 k6 i3x3 f5x4 p3 s2x1 g2"])
+@pytest.mark.parametrize("algorithm", ["direct", "im2col"])
+def test_weights_read_where_they_are(line, algorithm, monkeypatch):
+    monkeypatch.setattr("fastconv.taps.LARGE", 0)
+    plan.clear()
+    with fastconv.config(algorithm=algorithm):
+        results_are_those_of_the_whole(line, "float32")
+    plan.clear()
 
 
 def results_are_those_of_the_whole(line, dtype):

@@ -59,6 +59,10 @@ class Execution(ABC):
         """Like `run`, with what `prepare` returned in the place of the weight."""
         self.run(first, prepared, out, bias, activation, residual)
 
+    def of_more_taps(self, problem: ConvProblem) -> Execution | None:
+        """Return the same for weights with taps besides that meet nothing, if those can be passed over in place."""
+        return None
+
 
 class Around(Execution):
     """An execution that runs another, ``inner``, on operands and results in another form."""

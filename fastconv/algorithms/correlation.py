@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from typing import Any
@@ -69,6 +69,13 @@ class AxisPass:
         inside = dict(zip(self.offsets, (hi - lo).tolist(), strict=True))
         pairs = [inside[offset] for phase in self.taps for _, offset in phase]
         return sum(pairs) / max(1, len(pairs) * self.outputs)
+
+    @property
+    def reaching(self) -> AxisPass:
+        """The same without taps that read beside the source at every position, unless all do."""
+        first = -self.stride * (self.outputs - 1)
+        taps = tuple(tuple(tap for tap in phase if first <= tap[1] < self.source) for phase in self.taps)
+        return replace(self, taps=taps) if any(taps) else self
 
     @property
     def is_read_in_place(self) -> bool:
@@ -316,10 +323,16 @@ class Correlation(Execution):
         cache: int,
     ) -> None:
         self.dtype = problem.dtype
-        self.blocked = b = kind(pass_of(problem, direction), problem.itemsize, cache)
+        self.again = functools.partial(Correlation, direction=direction, kind=kind, cache=cache)
+        p = pass_of(problem, direction)
+        p = replace(p, axes=tuple(a.reaching for a in p.axes))
+        self.blocked = b = kind(p, problem.itemsize, cache)
         self.packed = -(-b.packed // 16) * 16 if b.pack_ahead else 0
         cores = machine.machine().cores
         self.workspace = (self.packed + cores * b.scratch) * problem.itemsize + 8 * cores * b.segments
+
+    def of_more_taps(self, problem: ConvProblem) -> Execution:
+        return self.again(problem)
 
     def prepare(self, weight: Array) -> Array:
         packed = workspace.aligned(self.blocked.packed, self.dtype)
