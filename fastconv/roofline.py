@@ -96,9 +96,9 @@ CYCLES: dict[str, dict[str, float]] = {
     },
     "im2col": {
         "products": 1.4,
-        "lower": 5,
+        "lower": 7,
         "lower strided": 5.16,
-        "segments": 57.3,
+        "segments": 80,
         "store woven": 22,
         "launches": 1,
         "memory": 0.124,
