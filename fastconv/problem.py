@@ -15,6 +15,7 @@ positions of the kernel.  Negative padding crops.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -65,6 +66,20 @@ class Direction(StrEnum):
         if self is Direction.FORWARD:
             return x, w, y
         return (y, w, x) if self is Direction.INPUT_GRAD else (x, y, w)
+
+
+def told(function: Callable[[ConvProblem, Direction], T]) -> Callable[[ConvProblem, Direction], T]:
+    """Keep what a function tells of a problem with the problem: a cache beside them would hash it, and forget others."""
+    names = {direction: f"{function.__name__} {direction}" for direction in Direction}
+
+    @functools.wraps(function)
+    def known(problem: ConvProblem, direction: Direction) -> T:
+        kept, name = problem.__dict__, names[direction]
+        if name not in kept:
+            kept[name] = function(problem, direction)
+        return kept[name]  # type: ignore[no-any-return]
+
+    return known
 
 
 # Names of the module are found in a fifth of the time of an enumeration's attributes.
@@ -123,7 +138,7 @@ class ConvProblem:
             (self.n, self.c, self.k, self.axes, self.groups, self.dtype, self.padding_mode, self.layout)
         )
 
-    def __hash__(self) -> int:  # kept: a choice looks the problem up a dozen times
+    def __hash__(self) -> int:  # kept: a plan is built by a dozen look-ups
         return self._hash
 
     def __getstate__(self) -> dict[str, object]:  # a process hashes text in its own way
@@ -173,20 +188,26 @@ class ConvProblem:
         """Whether every stride and dilation is 1."""
         return [a[2:4] for a in self.axes] == [(1, 1)] * len(self.axes)  # in one go: a choice asks for both
 
-    @derived
+    @property
     def unit_stride(self) -> bool:
         """Whether every stride is 1."""
         return self.plain or {a.stride for a in self.axes} == {1}
 
-    @derived
+    @property
     def undilated(self) -> bool:
         """Whether every dilation is 1."""
         return self.plain or {a.dilation for a in self.axes} == {1}
 
     @derived
+    def elements(self) -> tuple[int, int, int]:
+        """Of input, weight and output."""
+        return prod(self.input_shape), prod(self.weight_shape), prod(self.output_shape)
+
+    @derived
     def flops(self) -> int:
         """Multiplications and additions of the definition, the same in all three directions."""
-        return 2 * prod(self.output_shape) * prod(self.weight_shape) // self.k
+        _, weight, output = self.elements
+        return 2 * output * weight // self.k
 
     @derived
     def reduction(self) -> int:
@@ -196,7 +217,7 @@ class ConvProblem:
     @derived
     def bytes(self) -> int:
         """Size of input, weight and output together: what must move at the least."""
-        return self.itemsize * (prod(self.input_shape) + prod(self.weight_shape) + prod(self.output_shape))
+        return self.itemsize * sum(self.elements)
 
     def __str__(self) -> str:
         def field(letter: str, values: list[str], default: str) -> str:
@@ -299,7 +320,7 @@ class ConvProblem:
                 raise ValueError(
                     f"padding ({a.lo}, {a.hi}) crops more than the {a.size} pixels of spatial axis {i}"
                 )
-        largest = max(prod(self.input_shape), prod(self.weight_shape), prod(self.output_shape))
+        largest = max(self.elements)
         if largest * self.itemsize >= 2**62:
             raise ValueError(f"problem too large: an array would hold {largest} elements")
         if self.padding_mode != "zeros" and not any(a.lo or a.hi for a in self.axes):

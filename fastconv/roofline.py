@@ -16,7 +16,7 @@ from math import prod
 from typing import NamedTuple
 
 from fastconv import machine
-from fastconv.problem import INPUT_GRAD, ConvProblem, Direction
+from fastconv.problem import INPUT_GRAD, ConvProblem, Direction, told
 from fastconv.threads import SERIAL_FLOPS
 
 # Cycles a core takes for one of each part.  "memory": the share of the bytes' time that arithmetic does not hide.
@@ -222,7 +222,7 @@ class Sizes(NamedTuple):
     lines: int  #  and rows of a channel of it
 
 
-@functools.lru_cache(maxsize=16)  # direct and im2col ask for the same
+@told  # direct and im2col ask for the same
 def sizes(problem: ConvProblem, direction: Direction) -> Sizes:
     """Return the numbers of the forward direction, which are the weight gradient's too, or of the input gradient."""
     n, g, out, axes = problem.n, problem.groups, problem.output, problem.axes
@@ -258,24 +258,20 @@ def multiply(m: float, vectors: float, steps: float, itemsize: int) -> float:
 
 def seconds(kind: str, problem: ConvProblem, parts: dict[str, float]) -> float:
     """Add up the parts of a problem's work; those named "memory" (bytes) and "launches" are not of a core."""
-    r, cycles = rates(), CYCLES[kind]
-    memory = cycles["memory"] * problem.bytes / r.bandwidth
-    return cycles["launches"] * r.launch + busy(kind, problem, parts) + memory
-
-
-def busy(kind: str, problem: ConvProblem, parts: dict[str, float]) -> float:
-    """Add up the parts of a problem's work that are of cores alone."""
-    cycles, total = CYCLES[kind], 0.0
+    r, cycles, total = rates(), CYCLES[kind], 0.0
     for name, amount in parts.items():
         total += amount * cycles[name]
-    cores = machine.machine().cores if problem.flops > SERIAL_FLOPS else 1
-    return total / (rates().clock * cores)
+    clock = r.clock * machine.machine().cores if problem.flops > SERIAL_FLOPS else r.clock
+    return cycles["launches"] * r.launch + total / clock + cycles["memory"] * problem.bytes / r.bandwidth
 
 
-def least(kind: str, problem: ConvProblem, direction: Direction) -> float:
+def without(kind: str, problem: ConvProblem, parts: dict[str, float]) -> float:
+    """Return how many seconds less it takes without some parts."""
+    return seconds(kind, problem, parts) - seconds(kind, problem, {})
+
+
+def least(kind: str, problem: ConvProblem, part: float = 1.0) -> float:
     """Return seconds that a product of matrices cannot beat: its multiplications, in full tiles."""
-    flops = float(problem.flops)
-    if direction is INPUT_GRAD:  # has as many positions as there are pixels in a phase
-        for a, output in zip(problem.axes, problem.output, strict=True):
-            flops *= a.size / (a.stride * output)
-    return CYCLES[kind]["products"] * flops / rates().flops(problem.itemsize) / machine.machine().cores
+    r = rates()
+    peak = 2 * r.clock * r.units * machine.tile(problem.itemsize).vl * machine.machine().cores
+    return r.launch + CYCLES[kind]["products"] * part * problem.flops / peak

@@ -77,32 +77,32 @@ def ranked(
         selection = select(problem, direction, settings, device)
         return selection.problem, iter((selection.algorithm,))
     problem = _as_served(problem, direction, "auto", device)
-    if prepared:
-        return problem, _cheapest_prepared(problem, settings, device)
-    return problem, _cheapest_first(problem, direction, settings, device)
-
-
-def _cheapest_prepared(problem: ConvProblem, settings: Settings, device: str) -> Iterator[str]:
-    carried, forward = carrier(problem), Direction.FORWARD
-    right = _right(problem, carried, forward, settings, device)
-    costs = {a.name: a.cost(carried, forward) - a.preparing(carried) for a in right}
-    yield from sorted(costs, key=costs.__getitem__)
+    return problem, _cheapest_first(problem, direction, settings, device, prepared)
 
 
 def _cheapest_first(
-    problem: ConvProblem, direction: Direction, settings: Settings, device: str
+    problem: ConvProblem, direction: Direction, settings: Settings, device: str, prepared: bool
 ) -> Iterator[str]:
     """Yield who may serve a problem; who is beaten whatever it costs is asked only when the cheapest has failed."""
-    carried = carrier(problem)
+    carried, exact = carrier(problem), _inexact(problem, settings) is not None
+    asked = registry() if device == "cpu" else on_gpu()
+    if carried.is_depthwise:
+        asked = {"direct": asked["direct"]} | asked  # the likeliest first: others are beaten by their floors
+    bounded = device == "cpu" and not prepared  # floors are a CPU's, and count the weights
     costs: dict[str, float] = {}
     cheapest, least, beaten = "", inf, []
-    for algorithm in _right(problem, carried, direction, settings, device):
-        if costs and algorithm.floor(carried, direction) >= least:
+    for name, algorithm in asked.items():
+        if (exact and not algorithm.exact) or algorithm.reject(carried, direction):
+            continue
+        if bounded and costs and algorithm.floor(carried, direction) >= least:
             beaten.append(algorithm)
             continue
-        costs[algorithm.name] = cost = algorithm.cost(carried, direction)
+        cost = algorithm.cost(carried, direction)
+        if prepared:
+            cost -= algorithm.preparing(carried)
+        costs[name] = cost
         if cost < least:
-            cheapest, least = algorithm.name, cost
+            cheapest, least = name, cost
     yield cheapest
     costs |= {a.name: a.cost(carried, direction) for a in beaten}
     del costs[cheapest]
@@ -138,14 +138,6 @@ def _as_served(problem: ConvProblem, direction: Direction, named: str, device: s
 def admitted(algorithm: Algorithm, problem: ConvProblem, direction: Direction, settings: Settings) -> bool:
     """Return whether an algorithm may serve a problem."""
     return _ask(algorithm.name, algorithm, problem, direction, settings).reason is None
-
-
-def _right(
-    problem: ConvProblem, carried: ConvProblem, direction: Direction, settings: Settings, device: str
-) -> list[Algorithm]:
-    """Return the algorithms that give the right result; ``carried`` is what they would be asked to compute."""
-    asked, exact = registry() if device == "cpu" else on_gpu(), _inexact(problem, settings) is not None
-    return [a for a in asked.values() if (a.exact or not exact) and not a.reject(carried, direction)]
 
 
 def _inexact(problem: ConvProblem, settings: Settings) -> str | None:

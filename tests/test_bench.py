@@ -230,6 +230,14 @@ class TestDriver:
         assert main([str(suite), *options, "--only", "first"]) == 1
         assert "FAILED: forward n2 c3 k4" in capsys.readouterr().out
 
+    def test_a_choice_that_costs_more_than_allowed_fails(self, suite, monkeypatch, capsys):
+        options = ["--peers", "none", "--threads", "1", "--algorithms", "all"]
+        for slower, status in (1.0, 0), (1.2, 1), (3.0, 1):
+            measured = row(fastconv=slower, **{"fastconv:fft": 1.0})
+            monkeypatch.setattr(driver, "measured", lambda *_, measured=measured: measured)
+            assert main([str(suite), *options]) == status
+            assert ("FAILED" in capsys.readouterr().out) == bool(status)
+
     def test_lines_are_measured_as_they_are_written(self, tmp_path, capsys):
         lines = [
             f"n1 c2 k2 {rest}"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastconv.problem import Axis, ConvProblem, Direction
+from fastconv.problem import Axis, ConvProblem, Direction, told
 
 
 @pytest.mark.parametrize(
@@ -117,3 +117,17 @@ def test_travels_without_what_another_process_hashes_otherwise():
     assert "_hash" not in vars(copy)
     assert copy == problem
     assert hash(copy) == hash(problem)
+
+
+def test_what_was_told_is_kept_by_direction():
+    asked = []
+
+    @told
+    def answer(problem, direction):
+        asked.append(direction)
+        return len(asked)
+
+    problem, other = ConvProblem.parse("n1 c1 i5 f3"), ConvProblem.parse("n1 c1 i5 f3")
+    assert [answer(problem, d) for d in (*Direction, *Direction)] == [1, 2, 3, 1, 2, 3]
+    assert answer(other, Direction.FORWARD) == 4
+    assert problem == other

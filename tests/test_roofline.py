@@ -1,5 +1,6 @@
 """The parts of a cost, against what the kernels' own tables say."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -7,12 +8,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fastconv import database, machine, roofline
-from fastconv.algorithms import registry
+from fastconv.algorithms import on_gpu, registry
 from fastconv.algorithms.correlation import axis_pass, pass_of
 from fastconv.algorithms.winograd.phases import TileAxis, count
 from fastconv.bench import corpus
+from fastconv.config import current
+from fastconv.cuda.ahead import elsewhere
 from fastconv.problem import Axis, ConvProblem, Direction
 from fastconv.roofline import multiply, sizes
+from fastconv.select import ranked
 from fastconv.taps import met
 
 LAYERS = [layer.problem for layer in corpus.load("core")]
@@ -67,9 +71,31 @@ def test_costs_are_seconds_for_every_layer(name, direction):
     for problem in LAYERS:
         algorithm = registry()[name]
         if algorithm.reject(problem, direction) is None:
-            cost = algorithm.cost(problem, direction)
-            assert 1e-7 < cost < 100
-            assert algorithm.floor(problem, direction) <= cost
+            assert 1e-7 < algorithm.cost(problem, direction) < 100
+
+
+@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize("suite", corpus.names())
+def test_nobody_is_passed_over_who_costs_the_least(suite, direction):
+    """Floors decide who is asked for a cost at all."""
+    for layer in corpus.load(suite):
+        for layout in ("nchw", "nhwc"):
+            check_order(replace(layer.problem, layout=layout), direction, "cpu")
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_nor_on_a_gpu(direction):
+    with elsewhere(132):
+        for problem in LAYERS:
+            check_order(problem, direction, "cuda")
+
+
+def check_order(problem, direction, device):
+    problem, names = ranked(problem, direction, current(), device)
+    asked = registry() if device == "cpu" else on_gpu()
+    right = [a for a in asked.values() if not a.reject(problem, direction)]
+    costs = {a.name: a.cost(problem, direction) for a in right}
+    assert list(names) == sorted(costs, key=costs.__getitem__), (str(problem), costs)
 
 
 @pytest.mark.parametrize("name", registry())

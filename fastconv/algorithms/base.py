@@ -127,7 +127,10 @@ class Algorithm(ABC):
         return 0.0
 
     def floor(self, problem: ConvProblem, direction: Direction) -> float:
-        """Return seconds that it cannot beat: one that another beats is not asked for its cost."""
+        """Return seconds on the CPU that it cannot beat: one that another beats is not asked for its cost.
+
+        Infinite where another always costs less.
+        """
         return 0.0
 
     def error_growth(self, problem: ConvProblem, direction: Direction) -> float:

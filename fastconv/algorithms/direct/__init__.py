@@ -12,7 +12,7 @@ from fastconv.algorithms.direct import depthwise, pixels
 from fastconv.algorithms.direct.cost import cost
 from fastconv.gemm.blocking import within
 from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
-from fastconv.roofline import busy, least
+from fastconv.roofline import least, without
 
 TAPS = 49  # of one channel, that depthwise kernels sum before dense ones are faster
 PASSING = 8  # second-level caches: results of so many and more are written past all caches
@@ -38,13 +38,13 @@ class Direct(Algorithm):
     def preparing(self, problem: ConvProblem) -> float:
         if problem.layout == "nhwc" and not problem.is_depthwise:
             vectors = prod(problem.weight_shape) / machine.tile(problem.itemsize).vl
-            return busy("direct pixels", problem, {"weights": vectors})
+            return without("direct pixels", problem, {"weights": vectors})
         return 0.0
 
     def floor(self, problem: ConvProblem, direction: Direction) -> float:
         if problem.groups == problem.c or problem.layout == "nhwc":  # by kernels of other costs
             return 0.0
-        return least("direct weight_grad" if direction is WEIGHT_GRAD else "direct", problem, direction)
+        return least("direct weight_grad" if direction is WEIGHT_GRAD else "direct", problem)
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         if problem.layout == "nhwc":

@@ -10,7 +10,7 @@ infinity: small results beside large ones have fewer correct digits than a sum o
 from __future__ import annotations
 
 from dataclasses import replace
-from math import prod
+from math import inf, prod
 
 from fastconv import borders
 from fastconv.algorithms.base import CHANNELS_FIRST, Algorithm, Execution
@@ -51,6 +51,8 @@ class Fft(Algorithm):
         return choice.seconds if choice else signal.cost(problem, direction)
 
     def floor(self, problem: ConvProblem, direction: Direction) -> float:
+        if problem.plain and max(problem.kernel) <= 3 and len(problem.axes) <= 2:
+            return inf  # tiles of real numbers multiply as few, and a kernel of one tap has none to save
         if cut.unsuited(problem):
             return signal.floor(problem, direction)
         least = cut.floor(problem, direction)

@@ -151,17 +151,18 @@ def _cheapest(high: Fitting, wide: Fitting, n: int, channels: int, kernels: int)
     sizes, so rows and columns are chosen after one another.
     """
 
-    def best(sides: Fitting, other: int, count: int) -> tuple[float, int, int]:
-        found = (inf, 0, 0)
+    def best(sides: Fitting, other: int, count: int) -> tuple[int, int]:
+        least, found = inf, (0, 0)
         for a, t in sides:
             tiles, samples = n * t * count, a * other
             levels = 10 + 10 * LEVEL * (samples.bit_length() - 1)
             work = samples * (levels * (tiles * channels + 1.5 * kernels) + (tiles + 6) * kernels)
-            found = min(found, (work, a, t))
+            if work < least:
+                least, found = work, (a, t)
         return found
 
-    _, aw, tw = best(wide, *high[len(high) // 2])
-    _, ah, th = best(high, aw, tw)
+    aw, tw = best(wide, *high[len(high) // 2])
+    ah, th = best(high, aw, tw)
     return ah, aw, n * th * tw
 
 
@@ -182,9 +183,9 @@ def floor(problem: ConvProblem, direction: Direction) -> float:
         kind = CYCLES["fft weight_grad" if grad else "fft"]
         kernel = _smallest(*(1, *problem.kernel)[-2:]) * kind["transform" if grad else "filters"]
         products = 0.75 * problem.flops / prod(problem.kernel) * kind["products"] / r.units
-    elements = prod(problem.input_shape) + prod(problem.output_shape)
+    source, _, result = problem.elements
     cycles = (
-        elements * SHORTEST * kind["transform"]
+        (source + result) * SHORTEST * kind["transform"]
         + products
         + problem.k * (problem.c // problem.groups) * kernel
     )

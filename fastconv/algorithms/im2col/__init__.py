@@ -37,6 +37,8 @@ from fastconv.gemm.segments import SEGMENT
 from fastconv.problem import INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
 from fastconv.roofline import least, multiply
 
+ALONE = 10  # times as long as a row's products takes what is lowered for that row alone
+
 
 class Im2col(Algorithm):
     """Blockwise lowering and GEMM; serves everything."""
@@ -56,9 +58,11 @@ class Im2col(Algorithm):
         return cost(problem, direction)
 
     def floor(self, problem: ConvProblem, direction: Direction) -> float:
-        if direction is WEIGHT_GRAD:
-            return least("im2col weight_grad", problem, direction)
-        return least("im2col", problem, direction) * share(problem, direction)
+        kind = "im2col weight_grad" if direction is WEIGHT_GRAD else "im2col"
+        part = 1.0 if direction is WEIGHT_GRAD else share(problem, direction)
+        if problem.groups == problem.c == problem.k:
+            part *= ALONE
+        return least(kind, problem, part)
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         return within(limit, functools.partial(_make, problem, direction))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-
 from fastconv import machine
 from fastconv.gemm.blocking import blocks_of_rows
-from fastconv.problem import FORWARD, WEIGHT_GRAD, ConvProblem, Direction
+from fastconv.problem import FORWARD, WEIGHT_GRAD, ConvProblem, Direction, told
 from fastconv.roofline import Sizes, multiply, seconds, sizes
 from fastconv.taps import met
 
@@ -43,7 +41,7 @@ def by_tap(problem: ConvProblem, direction: Direction) -> bool:
     return bool(one_by_one) and one_by_one[0] < lowered
 
 
-@functools.lru_cache(maxsize=16)
+@told
 def share(problem: ConvProblem, direction: Direction) -> float:
     """Return which part of the products is with pixels of the source; 1 if nearly all."""
     if problem.padding_mode != "zeros":
@@ -51,7 +49,8 @@ def share(problem: ConvProblem, direction: Direction) -> float:
     part, forward = 1.0, direction is FORWARD
     for a in problem.axes:
         size, kernel, stride, dilation, lo, hi = a
-        if size < 4 * dilation * kernel or size < 4 * lo or size < 4 * hi:
+        quarter = size / 4
+        if quarter < dilation * kernel or quarter < lo or quarter < hi:
             part *= met(a) / (kernel * (a.output if forward else -(-size // min(stride, size))))
     return part if part <= FEW else 1.0
 

@@ -22,17 +22,19 @@ from math import prod
 
 from fastconv import machine
 from fastconv.algorithms.base import ZEROS_AROUND, Algorithm, Execution
-from fastconv.algorithms.winograd.phases import counts
+from fastconv.algorithms.winograd.phases import Counts, counts
 from fastconv.algorithms.winograd.transforms import ROWS, Tiles
 from fastconv.gemm.blocking import within
 from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
-from fastconv.roofline import busy, multiply, seconds
+from fastconv.roofline import multiply, rates, seconds, without
 
 # Outputs of a tile that 'winograd' chooses from, by kernel size.  alpha = m + r - 1 is 4 or 6, as F(6, 3)
 # and the like err four times as much; only kernels of 6 and 7 have to take 8, which others do by name.
 CHOICES = {1: (1,), 2: (3,), 3: (2, 4), 4: (3,), 5: (2,), 6: (3,), 7: (2,)}
 STRIDED_CHOICES = CHOICES | {2: (3, 4)}
 LONG_CHOICES = {2: (3, 5), 3: (2, 4, 6), 4: (3, 5), 5: (2, 4), 6: (3,), 7: (2,)}  # along one axis alone
+
+TRANSFORM = 6  # cycles to transform a vector of any operand at one position of a tile, at the least
 
 # rms error over that of naive summation with 32 channels of normal numbers, measured along one axis;
 # those of two axes multiply.  First as F(m, r), then as F(r, m) in the weight gradient.
@@ -66,13 +68,14 @@ class Winograd(Algorithm):
             return f"tiles have one or two axes, the problem has {len(problem.axes)}"
         if not problem.plain:
             most = 2 if direction is not WEIGHT_GRAD and problem.layout == "nchw" else 1
-            if max(a.stride for a in problem.axes) > most:
-                of = "1 or 2" if most == 2 else "1"
-                return f"tiles need stride {of}, got " + "x".join(str(a.stride) for a in problem.axes)
-            if any(a.dilation not in (1, a.stride) for a in problem.axes):
-                return "tiles need dilation 1, or 2 at stride 2, got " + "x".join(
-                    str(a.dilation) for a in problem.axes
-                )
+            for _, _, stride, dilation, _, _ in problem.axes:
+                if stride > most:
+                    of = "1 or 2" if most == 2 else "1"
+                    return f"tiles need stride {of}, got " + "x".join(str(a.stride) for a in problem.axes)
+                if dilation not in (1, stride):
+                    return "tiles need dilation 1, or 2 at stride 2, got " + "x".join(
+                        str(a.dilation) for a in problem.axes
+                    )
         taps = (1, 1) if prod(problem.kernel) == 1 else counts(problem, direction).taps
         of = "" if problem.plain else " in a phase"
         if taps == (1, 1):
@@ -86,12 +89,13 @@ class Winograd(Algorithm):
 
     def tiles(self, problem: ConvProblem, direction: Direction) -> Tiles:
         """Return the cheapest admissible tiles."""
-        pairs = _pairs(counts(problem, direction).taps, self.given, problem.plain)
-        return pairs[0] if len(pairs) == 1 else min(pairs, key=self.weighing(problem, direction))
+        found = counts(problem, direction)
+        pairs = _pairs(found.taps, self.given, problem.plain)
+        return pairs[0] if len(pairs) == 1 else min(pairs, key=self.weighing(problem, direction, found))
 
-    def weighing(self, problem: ConvProblem, direction: Direction) -> Callable[[Tiles], float]:
+    def weighing(self, problem: ConvProblem, direction: Direction, found: Counts) -> Callable[[Tiles], float]:
         """Return what weighs tiles against each other: transforms, products and filters of each position, roughly."""
-        c, k, _, _, (p, q) = counts(problem, direction)
+        c, k, _, _, (p, q) = found
         each, filters = problem.n * (8 * (c + k) + 0.7 * c * k), 15 * c * k
 
         def weigh(tiles: Tiles) -> float:
@@ -110,10 +114,17 @@ class Winograd(Algorithm):
         """Predict the time with given tiles."""
         return seconds(_kind(problem, direction), problem, work(problem, direction, tiles))
 
+    def floor(self, problem, direction):
+        # all transforms; depthwise layers, whose products are fewer, are those that ask another first
+        r, s = counts(problem, direction).taps
+        positions = (r + 5) * (s + 5) / 36  # of each pixel: F(6, r) has the fewest
+        vectors = problem.bytes * 8 / machine.simd().bits
+        return TRANSFORM * positions * vectors / (rates().clock * machine.machine().cores)
+
     def preparing(self, problem):
         forward = FORWARD
         filters = work(problem, forward, self.tiles(problem, forward))["filters"]
-        return busy(_kind(problem, forward), problem, {"filters": filters})
+        return without(_kind(problem, forward), problem, {"filters": filters})
 
     def workspace(self, problem, direction, limit):
         return self.build(problem, direction, limit).workspace

@@ -23,6 +23,7 @@ from fastconv.algorithms.staged import (
 )
 from fastconv.algorithms.winograd import Tiles, cuda_fused
 from fastconv.algorithms.winograd.cuda_transforms import THREADS, entering, leaving
+from fastconv.algorithms.winograd.phases import Counts
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
 from fastconv.problem import ConvProblem, Direction
@@ -49,7 +50,7 @@ class Winograd(winograd.Winograd):
     def seconds(self, problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
         return made(problem, direction, tiles, 2**62).seconds
 
-    def weighing(self, problem: ConvProblem, direction: Direction) -> Callable[[Tiles], float]:
+    def weighing(self, problem: ConvProblem, direction: Direction, found: Counts) -> Callable[[Tiles], float]:
         return functools.partial(self.seconds, problem, direction)
 
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fastconv.algorithms.correlation import AxisPass, axis_pass
-from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, Axis, ConvProblem, Direction
+from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, Axis, ConvProblem, Direction, told
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Counts(NamedTuple):
     outputs: tuple[int, int]  # positions of a phase
 
 
-@functools.lru_cache(maxsize=64)
+@told
 def counts(problem: ConvProblem, direction: Direction) -> Counts:
     """Return what `tile_axes` would tell, by closed forms: a choice has no time to list taps."""
     source, result = problem.c // problem.groups, problem.k // problem.groups
