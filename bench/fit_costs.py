@@ -72,7 +72,6 @@ def predictions(runs: list[Results]) -> Iterator[tuple[Row, dict[str, float], di
     for results in runs:
         there = replace(here, cores=results.machine["threads"])
         machine.machine = functools.partial(lambda m: m, there)  # type: ignore[assignment]
-        import_module("fastconv.algorithms.fft.cut").choose.cache_clear()
         for row, times in measured(results):
             direction = Direction(row.direction)
             yield row, times, {name: registry()[name].cost(row.problem, direction) for name in times}

@@ -95,7 +95,6 @@ def _fitting(side: Side, sizes: tuple[int, ...]) -> Fitting:
     return fitting
 
 
-@functools.lru_cache(maxsize=256)
 def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | None:
     """Return the size of least work, or else the cheapest that stays within the limit, or None."""
     if unsuited(problem):
