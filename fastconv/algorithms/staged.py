@@ -165,6 +165,7 @@ class Transforms(ABC):
 
     planes: int
     steps: tuple[int, int]  # results of a tile along each axis
+    rate = 2e12  # bytes a second that they read and write: of an H100's 3.3e12, a guess
     per_block: int  # tiles times channels that one block of threads transforms
 
     @abstractmethod
@@ -204,6 +205,11 @@ class Staged(Execution):
         self.dtype, self.groups, self.transforms = problem.dtype, problem.groups, transforms
         self.batches = transforms.planes * problem.groups
         self._kept: dict[Hashable, Launch] = {}
+
+    def predicted(self, problem: ConvProblem, computing: float, moved: float, launches: int) -> float:
+        """Return the seconds of arithmetic, of elements moved and of launches: stages follow each other."""
+        moving = (problem.bytes + problem.itemsize * moved) / self.transforms.rate
+        return 3e-6 * launches + computing + moving
 
     def launch(self, key: Hashable, describe: Callable[[], Launch], stream: int, *arrays: Any) -> None:
         """Start what ``describe`` returned when the key was new."""
@@ -277,9 +283,8 @@ class Correlation(Staged):
         self.p = p._replace(n=self.tiles)
         self.sizes = fixed, self.batches * self.rows * self.tiles, self.batches * p.splits * p.m * self.tiles
         self.workspace = sum(self.sizes) * problem.itemsize
-        computed = 2 * self.batches * self.rows * p.m * self.tiles * self.runs
         moved = 2 * sum(self.sizes[1:]) * self.runs + 2 * fixed
-        self.seconds = seconds(problem, computed, moved, 1 + 3 * self.runs)
+        self.seconds = self.predicted(problem, p.seconds, moved, 1 + 3 * self.runs)
 
     def run(self, first, second, out, bias, activation, residual=None):
         scratch = out.empty((sum(self.sizes),), out.dtype)
@@ -308,9 +313,8 @@ class WeightGrad(Staged):
         self.runs, self.tiles = shortened(total, BK, fixed, each, most)
         self.sizes = self.batches * self.tiles * p.m, self.batches * self.tiles * p.n, fixed
         self.workspace = sum(self.sizes) * problem.itemsize
-        computed = 2 * self.batches * self.tiles * self.runs * p.m * p.n
         moved = 2 * (sum(self.sizes[:2]) + fixed) * self.runs
-        self.seconds = seconds(problem, computed, moved, 1 + 3 * self.runs)
+        self.seconds = self.predicted(problem, p.seconds, moved, 1 + 3 * self.runs)
 
     def run(self, first, second, out, bias, activation, residual=None):
         scratch = out.empty((sum(self.sizes),), out.dtype)
@@ -329,9 +333,3 @@ def parts(memory: Any, sizes: tuple[int, ...]) -> list[Any]:
     """Cut memory into parts."""
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     return [memory.part(start, size) for start, size in zip(starts, sizes, strict=True)]
-
-
-def seconds(problem: ConvProblem, computed: float, moved: float, launches: int) -> float:
-    """Predict seconds: stages follow each other.  Shares of an H100's 67e12 flops and 3.3e12 bytes, not measured."""
-    flops = 30e12 if problem.dtype == "float32" else 15e12
-    return 3e-6 * launches + computed / flops + (problem.bytes + problem.itemsize * moved) / 2e12

@@ -36,6 +36,7 @@ from fastconv.problem import ConvProblem, Direction
 from fastconv.select import admitted, select
 
 ROUNDS = 15
+CALLS = 200  # of a tiny layer, which tell what launches cost
 SECONDS = 420.0  # after which no further layer is begun
 SECONDS_BY_NAME = 40.0  # more for algorithms by name
 NAMED = ("winograd:F(2,3)", "winograd:F(4,3)", "fft")
@@ -219,15 +220,15 @@ def launch_cost(device: str) -> float:
     import torch
 
     x, w = torch.randn(1, 8, 8, 8, device=device), torch.randn(8, 8, 3, 3, device=device)
-    for _ in range(10):
+    for _ in range(CALLS // 20):
         fastconv.conv2d(x, w, padding=1)
     torch.cuda.synchronize()
     begin = time.perf_counter()
-    for _ in range(200):
+    for _ in range(CALLS):
         fastconv.conv2d(x, w, padding=1)
     spent = time.perf_counter() - begin
     torch.cuda.synchronize()
-    return spent / 200
+    return spent / CALLS
 
 
 def summary(rows: list[dict[str, Any]]) -> str:

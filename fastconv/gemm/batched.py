@@ -3,17 +3,19 @@
     c[split][b][m][n] = sum over rows of the split of  a[b][row][m] * b[b][row][n]
 
 Rows come in whole stages, m and n in whole tiles, so nothing in the kernel asks where an array ends.  Where the
-tiles fill less than a wave of the GPU, rows are split; whoever reads C adds the splits, first to last.
+tiles leave processors idle, rows are split; whoever reads C adds the splits, first to last.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from fastconv.cuda import backend
+import numpy as np
+
 from fastconv.cuda.compiler import Kernel
 from fastconv.cuda.language import DTYPES, U, copy4, cuda, further, inline, int64, load4, store4, uint64
 from fastconv.gemm.cuda import BK, TILES, Stages, Tile, placer, summer
+from fastconv.gemm.cuda_share import shared_out
 
 SMALL = Tile(32, 32, 4, 12)  # one warp
 MOST_SPLITS, FEWEST_STAGES = 16, 8  # a split shorter than that is mostly its beginning and end
@@ -46,27 +48,19 @@ class Product(NamedTuple):
     m: int  # in whole tiles
     n: int
     splits: int
+    seconds: float = 0.0
 
 
 def choose(dtype: str, m: int, n: int, rows: int, batches: int) -> Product:
-    """Choose the tile that wastes least in whole waves, then splits until a wave is full."""
-    processors = backend().processors()
+    """Choose the tile and splits."""
+    most = min(MOST_SPLITS, -(-rows // BK) // FEWEST_STAGES)
+    tile, splits, seconds = shared_out(tiles(dtype), batches, m, n, rows, most, np.dtype(dtype).itemsize)
+    return Product(tile, up(m, tile.bm), up(n, tile.bn), splits, seconds)
 
-    def padded(tile: Tile) -> tuple[int, int]:
-        return max(1, -(-m // tile.bm)) * tile.bm, max(1, -(-n // tile.bn)) * tile.bn
 
-    def blocks(tile: Tile) -> int:
-        rows_, columns = padded(tile)
-        return batches * rows_ // tile.bm * columns // tile.bn
-
-    def area(tile: Tile) -> float:
-        waves = -(-blocks(tile) // (processors * tile.blocks))
-        return waves * tile.blocks * tile.bm * tile.bn * (1 + 16 / tile.bm + 16 / tile.bn)
-
-    tile = min(tiles(dtype), key=area)
-    wanted = processors * tile.blocks // blocks(tile)
-    splits = max(1, min(MOST_SPLITS, wanted, -(-rows // BK) // FEWEST_STAGES))
-    return Product(tile, *padded(tile), splits)
+def up(size: int, whole: int) -> int:
+    """Return a size in whole tiles, at least one."""
+    return max(1, -(-size // whole)) * whole
 
 
 def bringer(tile: Tile):

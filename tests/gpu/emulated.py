@@ -31,10 +31,14 @@ def read(kernel):
 
 
 class Block:
-    """Bytes that begin on 256 as a GPU's do, and are NaN until something is written; ``shift`` bytes of them are skipped."""
+    """Bytes that begin on 256 as a GPU's do, ``shift`` of them skipped, and are NaN until something is written.
+
+    More than 2**30 are zeros instead, of which those are in memory that are touched.
+    """
 
     def __init__(self, count, stream=0, shift=0):
-        whole = np.full(count + 512 + shift, 255, "u1")
+        room = count + 512 + shift
+        whole = np.full(room, 255, "u1") if room < 2**30 else ptx.lazily(room, "u1")
         begin = -whole.ctypes.data % 256 + shift
         self.content = whole[begin : begin + count]
         self.nbytes, self.pointer = count, self.content.ctypes.data
@@ -85,15 +89,18 @@ class Launch:
     """A kernel with its parameters, but for what its pointers point to."""
 
     profiles = None  # or a dictionary: what each kernel did
+    some = staticmethod(lambda kernel, blocks, geometry: range(blocks))  # the blocks to run
 
     def __init__(self, kernel, blocks, pointers, geometry):
+        assert blocks > 0, "a grid without blocks is an error"
         self.kernel, self.blocks, self.geometry = kernel, blocks, geometry
 
     def start(self, pointers, stream):
         code = read(self.kernel)
         profile = None if self.profiles is None else self.profiles.setdefault(self.kernel, Counter())
         parameters = (*pointers, *self.geometry)
-        code.run(self.blocks, self.kernel.threads, parameters, list(MEMORY.values()), profile)
+        blocks = self.some(self.kernel, self.blocks, self.geometry)
+        code.run(blocks, self.kernel.threads, parameters, list(MEMORY.values()), profile)
 
 
 class Emulated:
@@ -112,6 +119,12 @@ class Emulated:
 
     def fill_zero(self, pointer, count, stream):
         MEMORY[pointer][:count] = 0
+
+    def upload(self, pointer, content):
+        MEMORY[pointer][:] = content.reshape(-1).view("u1")
+
+    def download(self, content, pointer):
+        content.reshape(-1).view("u1")[:] = MEMORY[pointer]
 
     def device_array(self, shape, strides, dtype, stream):
         return Array(shape, strides, dtype)

@@ -8,6 +8,7 @@ barriers if one of them writes, nor write the same element, and a barrier is met
 Groups of threads that stand at the same instruction run together, the group that is furthest behind first.
 """
 
+import mmap
 import operator
 import re
 
@@ -22,6 +23,13 @@ MASK = np.uint64(1 << 59)
 
 class Hazard(Exception):
     """What a GPU would not always tell."""
+
+
+def lazily(count, dtype):
+    """Return zeros that take memory where they are touched alone."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
+    room = max(1, count * np.dtype(dtype).itemsize)
+    return np.frombuffer(mmap.mmap(-1, room, flags=flags), dtype, count)
 
 
 def trimmed(text):
@@ -338,10 +346,10 @@ class Kernel:
         return lambda run, mask: run.store(mask, space, at(run), dtype, [v(run) for v in values])
 
     def run(self, blocks, threads, parameters, memory, profile=None):
-        """Run a grid; ``memory`` are arrays of bytes, ``parameters`` numbers, ``profile`` a Counter by (instruction, what)."""
+        """Run those ``blocks`` of a grid; ``memory`` are arrays of bytes, ``profile`` a Counter by (instruction, what)."""
         run = Run(self, threads, parameters, memory, profile)
         with np.errstate(all="ignore"):
-            for block in range(blocks):
+            for block in blocks:
                 run.block(block)
 
 
@@ -362,7 +370,9 @@ class Run:
         self.lanes = np.arange(threads)
         self.memory = sorted((m for m in memory if m.size), key=lambda m: m.ctypes.data)
         self.begins = np.array([m.ctypes.data for m in self.memory], "u8")
-        self.written = [np.full(-(-m.size // 4), -1) for m in self.memory]  # by which thread of the grid
+        self.written = [
+            lazily(-(-m.size // 4), "i8") for m in self.memory
+        ]  # by which thread of the grid, from 1 on
         self.special = {"%ntid.x": np.array(threads), "%tid.x": self.lanes}
         for axis in ("y", "z"):
             self.special |= {
@@ -375,7 +385,7 @@ class Run:
 
     def block(self, number):
         k = self.kernel
-        self.special["%ctaid.x"], self.grid = np.array(number), number * self.count
+        self.special["%ctaid.x"], self.grid = np.array(number), number * self.count + 1
         self.registers = {name: np.zeros(self.count, dtype) for name, dtype in k.registers.items()}
         for array in self.registers.values():
             array.view("u1")[:] = 0x5A if array.dtype != bool else 1  # what is not written shows
@@ -497,7 +507,7 @@ class Run:
                     place = offset + i * dtype.itemsize
                     result[lanes[own]] = elements(self.memory[number], dtype)[place // dtype.itemsize]
                     before = self.written[number][place // 4]
-                    if ((before >= 0) & (before != self.grid + lanes[own])).any():
+                    if ((before > 0) & (before != self.grid + lanes[own])).any():
                         raise Hazard(f"{self.kernel.texts[self.at]} reads what another thread writes")
         return results
 
@@ -525,7 +535,7 @@ class Run:
             for i, value in enumerate(values):
                 place = offset + i * dtype.itemsize
                 before = writer[place // 4]
-                if (bad := (before >= 0) & (before != threads)).any():
+                if (bad := (before > 0) & (before != threads)).any():
                     self.hazard("two threads write", who, np.flatnonzero(own)[bad], place[bad][0])
                 writer[place // 4] = threads
                 if (bad := writer[place // 4] != threads).any():

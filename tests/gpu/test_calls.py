@@ -78,6 +78,7 @@ class Stub:
 
     def cuLaunchKernel(self, kernel, blocks, *rest):
         *_, stream, address, _ = rest
+        assert blocks > 0
         values = (ctypes.c_void_p * (len(kernel.pointers) + len(kernel.geometry._fields))).from_address(
             address
         )

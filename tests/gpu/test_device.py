@@ -20,25 +20,31 @@ from fastconv.cuda import ahead
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not cuda.is_available(), reason="no GPU")]
 
-PROBLEMS = list(testing.cases(Path(__file__).parents[1] / "cases"))
-
+PROBLEMS = [p for p in testing.cases(Path(__file__).parents[1] / "cases") if p.padding_mode == "zeros"]
 
 NAMES = [*sorted(on_gpu()), "winograd:F(2,3)", "winograd:F(4,3)"]
+
+
+def kernels_of(cases, processors):
+    """Return all kernels that (problem, direction, name) start."""
+    with ahead.elsewhere(processors) as gpu:
+        for problem, direction, name in cases:
+            shapes = testing.shapes(problem, direction)[:2]
+            arrays = (ahead.Array(shape, dtype=problem.dtype) for shape in shapes)
+            with contextlib.suppress(fastconv.AlgorithmError):  # of which the test tells
+                solve(problem, direction, *arrays, name)
+    return list(gpu.kernels)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_ahead(request, worker_id):
     """Compile a share of all kernels; the other processes of a run do theirs meanwhile."""
     device = cuda.get_current_device()
-    cases = [item.callspec.params for item in request.session.items if item.name.startswith("test_right")]
-    with ahead.elsewhere(device.MULTIPROCESSOR_COUNT) as gpu:
-        for case in cases:
-            shapes = testing.shapes(case["problem"], case["direction"])[:2]
-            arrays = (ahead.Array(shape, dtype=case["problem"].dtype) for shape in shapes)
-            with contextlib.suppress(fastconv.AlgorithmError):  # of which the test tells
-                solve(case["problem"], case["direction"], *arrays, case["name"])
+    items = [item.callspec.params for item in request.session.items if item.name.startswith("test_right")]
+    cases = [(case["problem"], case["direction"], case["name"]) for case in items]
     own = int(worker_id.removeprefix("gw")) if worker_id != "master" else 0
-    for kernel in list(gpu.kernels)[own :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]:
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    for kernel in kernels_of(cases, device.MULTIPROCESSOR_COUNT)[own::workers]:
         kernel.cubin(tuple(device.compute_capability))
 
 

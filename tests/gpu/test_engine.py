@@ -262,6 +262,20 @@ def test_machine_code_of_the_direct_weight_gradient(target, without_driver, tmp_
     assert len(main) / 4 <= 60, "instructions of an output, whose 8 bytes take the time of 77"
 
 
+@pytest.mark.parametrize(
+    "size", [(512, 1568, 4608), (256, 6272, 2304), (64, 576, 100352), (4096, 4096, 4096)], ids=str
+)
+def test_work_is_shared_out(size, without_driver):
+    """As layers of 7 x 7 to 56 x 56 and a weight gradient: of 132 processors none waits long for the busiest."""
+    from fastconv.gemm.cuda_share import CLOCK, FFMA, shared_out
+
+    m, n, steps = size
+    tile, splits, seconds = shared_out(TILES["float32"], 1, m, n, steps, 1024, 4)
+    assert seconds < 2 * m * n * steps / (132 * FFMA * CLOCK)
+    blocks = -(-m // tile.bm) * -(-n // tile.bn) * splits
+    assert blocks > 0.9 * 132 * -(-blocks // 132)
+
+
 @pytest.mark.parametrize("direction", list(Direction), ids=str)
 def test_few_channels_go_to_direct_and_many_do_not(direction, without_driver):
     def chosen(line):

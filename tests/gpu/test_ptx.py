@@ -18,7 +18,9 @@ from solving import solve
 
 from fastconv.algorithms.im2col import cuda as im2col
 from fastconv.algorithms.im2col import cuda_weight
+from fastconv.algorithms.im2col.splits import SumGeometry, add_up
 from fastconv.cuda.compiler import Kernel
+from fastconv.cuda.memory import operand
 from fastconv.gemm.cuda import TILES
 
 CASES = [
@@ -107,6 +109,18 @@ def test_the_largest_tile(line, monkeypatch):
         assert passes == 2 * runs, kernel.maker
 
 
+@pytest.mark.parametrize("splits", [3, 70])
+def test_splits_are_added(splits):
+    """By a thread for each result, or where there are many of them by several."""
+    partial, bias = testing.integers((splits, 100), "float32", 0), testing.integers((4,), "float32", 1)
+    with emulated():
+        there = [operand(Array.of(value), "sums") for value in (partial, bias, np.empty(98, "float32"))]
+        geometry = SumGeometry(98, 100, splits, pixels=25, channels=4, has_bias=1, has_residual=0)
+        add_up(*there[:2], None, there[2], "relu", geometry)
+    expected = np.maximum(partial.sum(0) + bias.repeat(25), 0)[:98]
+    np.testing.assert_array_equal(there[2].owner.numpy, expected)
+
+
 @pytest.mark.parametrize("name", Activation.__args__[0].__args__)
 def test_activations_pass_not_a_number_on(name):
     x = testing.normals((1, 1, 4, 4), "float32", 0)
@@ -155,13 +169,10 @@ def flawed(flaw):
 
 @pytest.mark.parametrize("flaw", ["none", "no barrier", "copy is under way", "a barrier of some", "beside an array", "not on 16 bytes", "two threads write"])  # fmt: skip
 def test_flaws_are_found(flaw):
-
-    from fastconv.algorithms.im2col.splits import SumGeometry  # any integers
-
-    kernel = Kernel(flawed, (flaw,), ("float32",) * 2, SumGeometry, "int64", 64)
+    kernel = Kernel(flawed, (flaw,), ("float32",) * 2, SumGeometry, "int64", 64)  # any integers
     x = np.arange(64, dtype="float32")
     there, out = Array.of(x), Array((64,))
-    arguments = (1, 64, (there.block.pointer, out.block.pointer, *[0] * len(SumGeometry._fields)))
+    arguments = (range(1), 64, (there.block.pointer, out.block.pointer, *[0] * len(SumGeometry._fields)))
     if flaw == "none":
         read(kernel).run(*arguments, list(MEMORY.values()))
         np.testing.assert_array_equal(out.numpy, x[::-1])

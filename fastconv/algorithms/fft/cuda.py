@@ -24,7 +24,6 @@ from fastconv.algorithms.staged import (
     correlated,
     opposed,
     pair,
-    seconds,
 )
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
@@ -33,7 +32,7 @@ from fastconv.problem import ConvProblem, Direction
 
 SIZES = (8, 16, 32)  # of a tile: a column of 32 complex numbers fits a thread's registers
 BLOCKS = 4  # on a multiprocessor, that a depthwise weight gradient is split into
-SLOWER = 2  # transforms than products, for each operation: a guess
+SPEED = 15e12  # operations of transforms in float32, a second: a guess
 LIMIT = 2**31  # pixels of a batch are numbered in 32 bits
 
 
@@ -79,7 +78,9 @@ def make(problem: ConvProblem, direction: Direction, t: int, limit: int) -> Stag
     depthwise = problem.groups == problem.c == problem.k
     if direction is Direction.WEIGHT_GRAD:
         return (DepthwiseWeightGrad if depthwise else WeightGrad)(problem, transforms, limit)
-    return (Depthwise if depthwise else Correlation)(problem, direction, transforms, limit)
+    if depthwise:
+        return Depthwise(problem, direction, transforms)
+    return Correlation(problem, direction, transforms, limit)
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class Spectra(Transforms):
     steps: tuple[int, int]
     dilation: tuple[int, int]
     dtype: str
+    rate = 1.5e12  # on their way through shared memory
 
     @property
     def planes(self) -> int:
@@ -134,24 +136,24 @@ class Spectra(Transforms):
         other = self.geometry(second, 1, 0, (1, 1), (1, 1), False)[0]
         return Pair(*g, *(getattr(other, name) for name in SECOND), 1, 0), lane, blocks
 
-    def transformed(self, tiles: int) -> float:
-        """Return the operations that transform so many tiles once."""
-        pixels = self.t * self.wide
-        return 5 * tiles * pixels * log2(pixels)
+    def transforming(self, tiles: int) -> float:
+        """Return the seconds in which so many tiles are transformed there and back."""
+        pixels, slower = self.t * self.wide, 2 if self.dtype == "float64" else 1
+        return slower * 10 * tiles * pixels * log2(pixels) / SPEED
 
 
-class Depthwise(Correlation):
+class Depthwise(Staged):
     """Forward or input gradient of one channel a group, in one kernel after the weights."""
 
     transforms: Spectra
 
-    def __init__(self, problem: ConvProblem, direction: Direction, transforms: Spectra, limit: int) -> None:
-        Staged.__init__(self, problem, transforms)
+    def __init__(self, problem: ConvProblem, direction: Direction, transforms: Spectra) -> None:
+        super().__init__(problem, transforms)
         self.weights, self.source, self.result = correlated(problem, direction, transforms.steps)
         self.geometry, self.lane, self.blocks = transforms.pair(self.source, self.result, problem.c)
         self.workspace = self.batches * problem.itemsize
-        work = 2 * transforms.transformed(self.source.tiles * problem.c)
-        self.seconds = seconds(problem, SLOWER * work, 2 * self.batches, 2)
+        computing = transforms.transforming(self.source.tiles * problem.c)
+        self.seconds = self.predicted(problem, computing, 2 * self.batches, 2)
 
     def run(self, first, second, out, bias, activation, residual=None):
         t, stream = self.transforms, out.stream()
@@ -172,13 +174,13 @@ class Depthwise(Correlation):
         self.launch((activation, *added.values()), filtered, stream, first, u, bias, residual, out)
 
 
-class DepthwiseWeightGrad(WeightGrad):
+class DepthwiseWeightGrad(Staged):
     """The weight gradient of one channel a group: sums of spectra in registers, then over blocks."""
 
     transforms: Spectra
 
     def __init__(self, problem: ConvProblem, transforms: Spectra, limit: int) -> None:
-        Staged.__init__(self, problem, transforms)
+        super().__init__(problem, transforms)
         self.source, self.gradient, self.result = opposed(problem, transforms.steps)
         g, self.lane, _ = transforms.pair(self.source, self.gradient, problem.c)
         sweep = transforms.per_block // self.lane
@@ -189,8 +191,8 @@ class DepthwiseWeightGrad(WeightGrad):
         self.geometry = g._replace(tile_blocks=splits, slots=slots, rounds=-(-g.tiles // slots))
         self.p = batched.Product(batched.SMALL, 1, 1, splits)
         self.workspace = splits * self.batches * problem.itemsize
-        work = 2 * transforms.transformed(self.source.tiles * problem.c)
-        self.seconds = seconds(problem, SLOWER * work, 2 * splits * self.batches, 2)
+        computing = transforms.transforming(self.source.tiles * problem.c)
+        self.seconds = self.predicted(problem, computing, 2 * splits * self.batches, 2)
 
     def run(self, first, second, out, bias, activation, residual=None):
         m = out.empty((self.p.splits * self.batches,), out.dtype)

@@ -33,7 +33,7 @@ def filtering(dtype, t: int, wide: int, near: bool, lane: int, name):
     planes, registers = 3 * frequencies(t, wide), 2 * t
     pixels_of, column_of, item_of, first_of = places(t, wide, near, lane)
     fetch, to_rows, to_column = forward(dtype, t, wide, (1, 1))
-    from_column, from_rows, deliver = backward(dtype, t, wide, (1, 1), name)
+    from_column, from_rows, deliver = backward(t, wide, (1, 1), name)
 
     @inline
     def multiply(u, values, at, is_real):

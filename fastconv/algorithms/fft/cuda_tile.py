@@ -143,7 +143,7 @@ def forward(dtype, t: int, wide: int, dilation):
     return fetch, to_rows, to_column
 
 
-def backward(dtype, t: int, wide: int, dilation, name):
+def backward(t: int, wide: int, dilation, name):
     """Return device functions from a column of the spectrum back to an image."""
     tile, line, act = pitch(t, wide), wide // 2 + 1, activation(name)
     up, across, (dilation_y, dilation_x) = (

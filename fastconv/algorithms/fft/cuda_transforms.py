@@ -62,7 +62,7 @@ def leaving(dtype, t: int, wide: int, role: str, near: bool, lane: int, dilation
     real, zero, size, line = DTYPES[dtype], DTYPES[dtype](0), THREADS // t * pitch(t, wide), wide // 2 + 1
     whole, registers = role == "weights", 2 * t
     pixels_of, column_of, item_of, first_of = places(t, wide, near, lane)
-    from_column, from_rows, deliver = backward(dtype, t, wide, dilation, name)
+    from_column, from_rows, deliver = backward(t, wide, dilation, name)
 
     @inline
     def add_column(m, values, at, is_real, g):

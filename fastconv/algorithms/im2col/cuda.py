@@ -1,8 +1,8 @@
 """The implicit GEMM on a GPU: forward and input gradient as one correlation, and the weight gradient.
 
 Weights are packed first, [group][row][m] with m in whole tiles, which turns them for the input gradient and
-makes their loads 16 bytes wide.  Where the tiles of the result fill less than a wave of the GPU, the rows are
-split; each split writes sums of its own, and a second kernel adds them, first to last, always alike.
+makes their loads 16 bytes wide.  Where the tiles of the result leave processors idle, the rows are split; each
+split writes sums of its own, and a second kernel adds them, always in the same order.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.correlation import AxisPass, Pass, pass_of
 from fastconv.algorithms.im2col import cuda_weight
 from fastconv.algorithms.im2col.implicit import MARKS, NEVER, OUTSIDE, Geometry, Traits, bits, correlation
-from fastconv.algorithms.im2col.splits import THREADS, SumGeometry, magic, sum_kernel
+from fastconv.algorithms.im2col.splits import THREADS, SumGeometry, add_up, magic
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
 from fastconv.cuda.language import DTYPES, cuda, int64
 from fastconv.gemm.cuda import BK, TILES, Tile
+from fastconv.gemm.cuda_share import Share, shared_out
 from fastconv.problem import ConvProblem, Direction
 
 LIMIT = 2**31  # offsets inside an image and numbers of positions have 32 bits; images have 64-bit addresses
-MOST_SPLITS, FEWEST_STAGES = 16, 8  # a split shorter than that is mostly its beginning and end
+MOST_SPLITS, FEWEST_STAGES = 64, 8  # a split shorter than that is mostly its beginning and end
 
 
 class PackGeometry(NamedTuple):
@@ -104,13 +105,12 @@ class Im2col(Algorithm):
         return plan(problem, direction, limit).workspace
 
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
-        # An H100 multiplies 60e12 times a second and copies 3e12 bytes; shares of those are guesses.
+        # An H100 copies 3e12 bytes a second; the share of that is a guess.
         if direction is Direction.WEIGHT_GRAD:
-            direction = Direction.FORWARD  # as many products; that the sum is split leaves no processor idle
-        p, tile = pass_of(problem, direction), TILES[problem.dtype][-1]
-        columns = -(-p.columns // tile.bn) * tile.bn
-        flops = 2 * p.groups * -(-p.m // tile.bm) * tile.bm * columns * p.reduction
-        return 1e-5 + flops * (1 if problem.dtype == "float32" else 2) / 30e12 + problem.bytes / 2e12
+            seconds = cuda_weight.share(problem, 2**62).seconds
+        else:
+            seconds = share(problem, pass_of(problem, direction)).seconds
+        return 1e-5 + max(seconds, problem.bytes / 2e12)
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         if direction is Direction.WEIGHT_GRAD:
@@ -135,8 +135,8 @@ def marks_of(axes: tuple[AxisPass, ...]) -> list[tuple[int, int]]:
     return marks if len(marks) <= MARKS else []
 
 
-def tables(p: Pass, tile: Tile, even: bool, last: bool) -> tuple[np.ndarray, np.ndarray, int, int]:
-    """Return the kernel's table, the taps of the packed rows, their number, and the most stages of a phase.
+def tables(p: Pass, tile: Tile, even: bool, last: bool) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the kernel's table, the taps of the packed rows, and their number.
 
     It has a line for each phase, (first row, stages, 0, 0), for each row, (source offset, bits of the tap, 0, 0), and
     for each bit, (axis, offset, 0, 0).  Where offsets are too many for bits, a row is (source offset, dz, dy, dx).
@@ -172,7 +172,7 @@ def tables(p: Pass, tile: Tile, even: bool, last: bool) -> tuple[np.ndarray, np.
     if not rows:  # no tap at all: something to point at
         rows, taps = [nowhere] * BK, [-1] * BK
     table = lines + rows + [(*mark, 0, 0) for mark in marks]
-    return np.array(table, np.int32), np.array(taps, np.int32), len(rows), max(line[1] for line in lines)
+    return np.array(table, np.int32), np.array(taps, np.int32), len(rows)
 
 
 def three(axes: tuple[AxisPass, ...]) -> tuple[AxisPass, ...]:
@@ -196,9 +196,17 @@ class Blocks(NamedTuple):
     workspace: int  # bytes
 
 
+def share(problem: ConvProblem, p: Pass) -> Share:
+    """Share out the product."""
+    steps = p.reduction // p.phases
+    most = min(MOST_SPLITS, steps // BK // FEWEST_STAGES)
+    batches = p.groups * p.phases
+    return shared_out(TILES[problem.dtype], batches, p.m, p.columns, steps, most, problem.itemsize)
+
+
 @functools.lru_cache(maxsize=256)
 def plan(problem: ConvProblem, direction: Direction, limit: int) -> Blocks:
-    """Choose tile and splits: the fewest waves of the GPU by area, then splits until a wave is full."""
+    """Choose tile and splits, and describe the problem."""
     p = pass_of(problem, direction)
     axes = three(p.axes)
     pixels = prod(a.outputs for a in axes)
@@ -212,23 +220,10 @@ def plan(problem: ConvProblem, direction: Direction, limit: int) -> Blocks:
         vector=p.m % 4 == 0 if last else p.phases == 1 and pixels % 4 == 0,
         last=last,
     )
-    processors = backend().processors()
-
-    def blocks(tile: Tile) -> int:
-        return p.groups * p.phases * -(-p.m // tile.bm) * -(-p.columns // tile.bn)
-
-    def area(tile: Tile) -> float:
-        resident = processors * tile.blocks
-        return (
-            -(-blocks(tile) // resident) * tile.blocks * tile.bm * tile.bn * (1 + 16 / tile.bm + 16 / tile.bn)
-        )
-
-    tile = min(TILES[problem.dtype], key=area)
-    table, taps, rows, stages = tables(p, tile, even, last)
+    tile, splits, _ = share(problem, p)
+    table, taps, rows = tables(p, tile, even, last)
     m_ld = -(-p.m // tile.bm) * tile.bm
     packed = p.groups * rows * m_ld
-    wanted = processors * tile.blocks // max(1, blocks(tile))
-    splits = max(1, min(MOST_SPLITS, wanted, stages // FEWEST_STAGES))
     padded = -(-p.results // 4) * 4
     if (packed + splits * padded) * problem.itemsize > limit:
         splits = 1
@@ -283,12 +278,9 @@ class Run(Execution):
         )
         kernel = gemm_kernel(dtype, b.tile, traits, name)
         arrays = (first, scratch, self.table)
-        if not b.partial:
-            engine.launch(
-                kernel, self.blocks, stream, *arrays, bias, residual, out, self.geometry._replace(**added)
-            )
-            return
-        engine.launch(kernel, self.blocks, stream, *arrays, None, None, partial, self.geometry)
-        summing = self.summing._replace(**added)
-        blocks = -(-summing.count // THREADS)
-        engine.launch(sum_kernel(dtype, activation), blocks, stream, partial, bias, residual, out, summing)
+        if b.partial:
+            engine.launch(kernel, self.blocks, stream, *arrays, None, None, partial, self.geometry)
+            add_up(partial, bias, residual, out, activation, self.summing._replace(**added))
+        else:
+            geometry = self.geometry._replace(**added)
+            engine.launch(kernel, self.blocks, stream, *arrays, bias, residual, out, geometry)

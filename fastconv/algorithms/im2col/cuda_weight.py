@@ -1,7 +1,7 @@
 """The weight gradient by an implicit GEMM on a GPU: `fastconv.algorithms.im2col.implicit_weight`.
 
-A small result is summed over a long batch, so the sum is split until the GPU is full; each split writes sums of
-its own, and a second kernel adds them, first to last, always alike.
+A small result is summed over a long batch, so the sum is split; each split writes sums of its own, and a second
+kernel adds them, always in the same order.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import numpy as np
 from fastconv.algorithms.base import Execution
 from fastconv.algorithms.im2col.implicit import MARKS, NEVER, OUTSIDE, bits
 from fastconv.algorithms.im2col.implicit_weight import STEPS, Geometry, Way, correlation
-from fastconv.algorithms.im2col.splits import THREADS, SumGeometry, magic, sum_kernel
+from fastconv.algorithms.im2col.splits import SumGeometry, add_up, magic
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
 from fastconv.gemm.cuda import TILES, Tile
+from fastconv.gemm.cuda_share import Share, shared_out
 from fastconv.problem import ConvProblem
 
-MOST_SPLITS, FEWEST_STAGES = 256, 8
+MOST_SPLITS, FEWEST_STAGES = 1024, 8
 MOST_LINES = 2**16  # a MB of tables
 
 
@@ -43,27 +44,27 @@ class Blocks(NamedTuple):
     workspace: int  # bytes
 
 
+def share(problem: ConvProblem, limit: int) -> Share:
+    """Share out the product, sums of splits within ``limit`` elements."""
+    m, columns = problem.k // problem.groups, problem.c // problem.groups * prod(problem.kernel)
+    steps = problem.n * prod(problem.output)
+    most = min(MOST_SPLITS, steps // STEPS // FEWEST_STAGES, limit // padded(problem))
+    tiles = TILES[problem.dtype]
+    tiles = tiles if marks_of(problem) else tiles[-4:]  # the largest spills without bits
+    return shared_out(tiles, problem.groups, m, columns, steps, most, problem.itemsize)
+
+
+def padded(problem: ConvProblem) -> int:
+    """Return the elements of one split's sums."""
+    return -(-prod(problem.weight_shape) // 4) * 4
+
+
 @functools.lru_cache(maxsize=256)
 def plan(problem: ConvProblem, limit: int) -> Blocks:
-    """Choose the tile that wastes least, and splits that fill the GPU twice."""
-    m, columns = problem.k // problem.groups, problem.c // problem.groups * prod(problem.kernel)
-
-    def area(tile: Tile) -> float:
-        return (
-            -(-m // tile.bm) * tile.bm * -(-columns // tile.bn) * tile.bn * (1 + 16 / tile.bm + 16 / tile.bn)
-        )
-
-    tiles = (
-        TILES[problem.dtype] if marks_of(problem) else TILES[problem.dtype][-4:]
-    )  # the largest spills without bits
-    tile = min(tiles, key=area)
-    blocks = problem.groups * -(-m // tile.bm) * -(-columns // tile.bn)
+    """Choose the tile and splits."""
+    tile, splits, _ = share(problem, limit // problem.itemsize)
+    partial = splits * padded(problem) if splits > 1 else 0
     stages = -(-problem.n * prod(problem.output) // STEPS)
-    padded = -(-prod(problem.weight_shape) // 4) * 4
-    wanted = 2 * backend().processors() * tile.blocks // blocks
-    splits = min(MOST_SPLITS, wanted, stages // FEWEST_STAGES, limit // (padded * problem.itemsize))
-    splits = max(1, splits)
-    partial = splits * padded if splits > 1 else 0
     return Blocks(tile, splits, stages, partial, partial * problem.itemsize)
 
 
@@ -168,5 +169,4 @@ class WeightRun(Execution):
         code = kernel(self.dtype, b.tile, way, self.vector and aligned[2] and not linked)
         engine.launch(code, self.blocks, stream, first, second, self.tables[linked], to, self.geometry)
         if b.partial:
-            blocks = -(-self.summing.count // THREADS)
-            engine.launch(sum_kernel(self.dtype, "none"), blocks, stream, to, None, None, out, self.summing)
+            add_up(to, None, None, out, "none", self.summing)

@@ -199,9 +199,9 @@ class Reference(Algorithm):
         return 0
 
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
-        # unmeasured: each product loads both factors, and a weight gradient has but a thread for each weight
-        results = prod(problem.weight_shape) if direction is Direction.WEIGHT_GRAD else 2**17
-        return 5e-6 + problem.flops / (2e12 * min(1, results / 2**17)) + problem.bytes / 1e12
+        # unmeasured: each product loads both factors, and each result has but one thread
+        busy = min(1, results(problem, direction) / 2**17)
+        return 5e-6 + problem.flops / (2e12 * max(busy, 1e-9)) + problem.bytes / 1e12
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         return Run(problem, direction)
@@ -220,17 +220,18 @@ def described(problem: ConvProblem) -> Geometry:
     )  # fmt: skip
 
 
+def results(problem: ConvProblem, direction: Direction) -> int:
+    """Return the elements of the result."""
+    *_, shape = direction.roles(problem.input_shape, problem.weight_shape, problem.output_shape)
+    return prod(shape)
+
+
 class Run(Execution):
     """One launch."""
 
     def __init__(self, problem: ConvProblem, direction: Direction) -> None:
-        shape = {
-            Direction.FORWARD: problem.output_shape,
-            Direction.INPUT_GRAD: problem.input_shape,
-            Direction.WEIGHT_GRAD: problem.weight_shape,
-        }[direction]
         self.direction, self.dtype = direction, problem.dtype
-        self.geometry = described(problem)._replace(count=prod(shape))
+        self.geometry = described(problem)._replace(count=results(problem, direction))
         self.blocks = -(-self.geometry.count // THREADS)
 
     def run(self, first, second, out, bias, activation, residual=None):

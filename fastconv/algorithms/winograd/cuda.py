@@ -19,13 +19,12 @@ from fastconv.algorithms.staged import (
     WeightGrad,
     correlated,
     pair,
-    seconds,
 )
 from fastconv.algorithms.winograd import Tiles, cuda_fused
 from fastconv.algorithms.winograd.cuda_transforms import THREADS, entering, leaving
 from fastconv.algorithms.winograd.phases import Counts
-from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
+from fastconv.gemm.cuda_share import busy
 from fastconv.problem import ConvProblem, Direction
 
 FUSED = ((2, 3), (2, 3))
@@ -124,9 +123,9 @@ class Fused(Staged):
             image_tiles, *magic(image_tiles), source.counts[1], *magic(source.counts[1]), *source.steps, *source.lo,
             *source.sizes, *source.strides, *result.sizes, *result.strides,
         )  # fmt: skip
-        waves = -(-self.blocks // backend().processors()) * backend().processors()
-        computed = 2 * cuda_fused.POINTS * cuda_fused.RESULTS * cuda_fused.TILES * channels * waves
-        self.seconds = seconds(problem, computed, 2 * self.elements, 2)
+        products = channels * cuda_fused.POINTS * cuda_fused.RESULTS * cuda_fused.TILES
+        computing = busy(self.blocks, products, cuda_fused.BESIDE, cuda_fused.THREADS, 1)
+        self.seconds = self.predicted(problem, computing, 2 * self.elements, 2)
 
     def run(self, first, second, out, bias, activation, residual=None):
         t, stream, (k, c) = self.transforms, out.stream(), self.padded

@@ -41,6 +41,7 @@ from fastconv.gemm.cuda import placer
 
 THREADS, CHANNELS, TILES, RESULTS = 256, 4, 32, SLAB
 POINTS = 16
+BESIDE = 1.37  # instructions of the main loop for one FFMA
 U_STAGE, V_STAGE = CHANNELS * POINTS * RESULTS, CHANNELS * POINTS * TILES
 SHARED = 2 * (U_STAGE + V_STAGE)
 ROW = 36  # of 32 tiles at the end: rows that meet begin in different banks

@@ -15,10 +15,18 @@ from fastconv.algorithms.direct.cuda import forward_pixels, weight
 from fastconv.algorithms.direct.cuda.forward import Rows, Tiling, row_of
 from fastconv.algorithms.direct.cuda.row import MOST, TX
 from fastconv.algorithms.im2col.cuda import three
+from fastconv.cuda import backend
 from fastconv.problem import ConvProblem, Direction
 
 LIMIT = 2**31  # coordinates, pixels of a map and numbers of threads have 32 bits; maps have 64-bit addresses
 MOST_PHASES = 16
+LATENCY = 2.3e-7  # seconds from one load of a thread to the next that waits for it
+RESIDENT = 512  # threads of a multiprocessor
+
+
+def rounds(threads: int) -> int:
+    """Return how often the GPU is full of so many threads."""
+    return -(-threads // (RESIDENT * backend().processors()))
 
 
 class Direct(Algorithm):
@@ -53,17 +61,24 @@ class Direct(Algorithm):
         slower = 1 if problem.dtype == "float32" else 2
         if direction is Direction.WEIGHT_GRAD:
             passes = weight.passes(problem)  # over both arrays, from the second-level cache
-            return 1e-5 + slower * problem.flops / 15e12 + problem.bytes * (1 / 2.4e12 + (passes - 1) / 6e12)
+            moving = problem.bytes * (1 / 2.4e12 + (passes - 1) / 6e12)
+            return 1e-5 + max(slower * problem.flops / 15e12, moving, LATENCY * weight.turns(problem))
         p = pass_of(problem, direction)
+        last = p.axes[-1]
+        turns = p.reduction / p.phases * last.step / max(1, sum(map(len, last.taps)))  # rows of the source
         if problem.layout == "nhwc":
-            flops = 2 * forward_pixels.threads(p) * TX * p.reduction / p.phases
-            return 1e-5 + slower * flops / 15e12 + problem.bytes / 2.4e12
+            threads = forward_pixels.threads(p)
+            flops = 2 * threads * TX * p.reduction / p.phases
+            return 1e-5 + max(
+                slower * flops / 15e12, problem.bytes / 2.4e12, LATENCY * turns * rounds(threads // 4)
+            )
         t = Tiling(p, problem.itemsize)
-        flops = 2 * t.threads * t.tm * t.ty * TX * p.axes[-1].step * p.reduction / p.phases
+        flops = 2 * t.threads * t.tm * t.ty * TX * last.step * p.reduction / p.phases
         again = (
             (t.tiles_m - 1) * problem.itemsize * p.n * p.groups * p.channels * prod(a.source for a in p.axes)
         )
-        return 5e-6 + slower * flops / 20e12 + problem.bytes / 2.4e12 + again / 6e12
+        moving = problem.bytes / 2.4e12 + again / 6e12
+        return 5e-6 + max(slower * flops / 20e12, moving, LATENCY * turns * rounds(t.threads))
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         if direction is Direction.WEIGHT_GRAD:

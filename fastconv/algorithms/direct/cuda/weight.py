@@ -10,8 +10,7 @@ from fastconv.algorithms.base import Execution
 from fastconv.algorithms.direct.cuda.row import LONGEST, SPAN, TX, equal_piece
 from fastconv.algorithms.direct.cuda.rows import THREADS
 from fastconv.algorithms.direct.cuda.weight_rows import Geometry, Taps, correlation
-from fastconv.algorithms.im2col import splits
-from fastconv.algorithms.im2col.splits import SumGeometry, magic, sum_kernel
+from fastconv.algorithms.im2col.splits import SumGeometry, add_up, magic
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
 from fastconv.problem import ConvProblem
@@ -88,6 +87,13 @@ def plan(problem: ConvProblem, limit: int) -> Split:
     return Split(count, share, partial, partial * problem.itemsize)
 
 
+def turns(problem: ConvProblem) -> int:
+    """Return how many tiles follow each other in a thread, of all blocks that a multiprocessor has in turn."""
+    split = plan(problem, 2**62)
+    rounds = -(-pairs(problem) * split.splits // (RESIDENT * backend().processors()))
+    return rounds * -(-split.share * lanes(problem) // THREADS)
+
+
 class WeightRows(Execution):
     """Multiply, and add the splits if there are any."""
 
@@ -118,5 +124,4 @@ class WeightRows(Execution):
         )
         engine.launch(kernel(self.dtype, taps), self.blocks, stream, first, second, to, self.geometry)
         if self.split.partial:
-            blocks = -(-self.summing.count // splits.THREADS)
-            engine.launch(sum_kernel(self.dtype, "none"), blocks, stream, to, None, None, out, self.summing)
+            add_up(to, None, None, out, "none", self.summing)
