@@ -90,8 +90,8 @@ def config(**changes: Any) -> Iterator[Settings]:
     precision : {"fast", "strict"}, optional
         "strict" admits only algorithms that add and multiply what they are given: no result has more error than
         naive summation of its own products, and a NaN or infinity in an image reaches those results alone that
-        read it.  One in a weight may also make NaN of results at an edge, where it meets a zero around the image; in an
-        input gradient, around ``grad_output``: of those pixels alone, or what repeats them, that its tap would reach from an output outside.
+        read it.  One in a weight may also make NaN of results at an edge, where it meets a zero around the image, but
+        of no pixel of an input gradient that its tap does not reach.
     workspace : int, optional
         Bytes of scratch memory that a call may take.
     threads : int or None, optional

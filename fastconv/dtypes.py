@@ -13,14 +13,15 @@ operands come conjugated, as in PyTorch.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from math import ceil, log2, prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from fastconv import borders
-from fastconv.algorithms.base import Algorithm, Around, Array, Execution
+from fastconv.algorithms.base import Around, Array, Execution
 from fastconv.problem import ConvProblem, Direction
 
 REAL = {"float16": "float32", "bfloat16": "float32", "int64": "float64"}
@@ -37,11 +38,14 @@ def carrier(problem: ConvProblem) -> ConvProblem:
     return problem
 
 
-def build(algorithm: Algorithm, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
+Build: TypeAlias = Callable[[ConvProblem, Direction, int], Execution]  # an algorithm's
+
+
+def build(make: Build, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
     """Make ready to run on operands of the problem's dtype."""
     if problem.dtype == "int64":
-        return Exact(algorithm, problem, direction, limit)
-    execution = algorithm.build(carrier(problem), direction, limit)
+        return Exact(make, problem, direction, limit)
+    execution = make(carrier(problem), direction, limit)
     if problem.dtype in REAL:
         return Widened(execution)
     return Planar(execution, direction) if problem.dtype in PARTS else execution
@@ -123,15 +127,10 @@ def _blocks(w: Array) -> Array:
 class Exact(Execution):
     """Integers: only sums that a float holds exactly are computed in one."""
 
-    def __init__(self, algorithm: Algorithm, problem: ConvProblem, direction: Direction, limit: int) -> None:
+    def __init__(self, make: Build, problem: ConvProblem, direction: Direction, limit: int) -> None:
         self.problem, self.direction = problem, direction
-
-        @functools.cache
-        def make(dtype: str) -> Execution:
-            return algorithm.build(replace(problem, dtype=dtype), direction, limit)
-
-        self.make = make
-        self.workspace = make("float64").workspace
+        self.make = functools.cache(lambda dtype: make(replace(problem, dtype=dtype), direction, limit))
+        self.workspace = self.make("float64").workspace
 
     def run(
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Hashable
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import arguments, dtypes, taps
+from fastconv import arguments, dtypes, strict, taps
 from fastconv.algorithms import find as find_algorithm
 from fastconv.algorithms.base import Array, Execution
 from fastconv.arguments import Walk
@@ -39,7 +40,10 @@ class Plan:
             served, names = decide(problem, direction, settings, device, prepared)
             for self.algorithm in names:
                 algorithm = find_algorithm(self.algorithm, device)
-                self.execution = dtypes.build(algorithm, served, direction, settings.workspace)
+                make = algorithm.build
+                if settings.precision == "strict" and direction is Direction.INPUT_GRAD and device == "cpu":
+                    make = functools.partial(strict.build, algorithm)
+                self.execution = dtypes.build(make, served, direction, settings.workspace)
                 if self.execution.workspace <= settings.workspace:
                     break
             if served.axes == problem.axes:

@@ -115,7 +115,9 @@ def measure(selection: Selection, settings: Settings) -> dict[str, float] | None
         with config(threads=None):
             if threads.count() != numba_config.NUMBA_NUM_THREADS:
                 return None
-            runs = {name: dtypes.build(find(name), p, direction, settings.workspace).run for name in names}
+            runs = {
+                name: dtypes.build(find(name).build, p, direction, settings.workspace).run for name in names
+            }
             calls = {
                 name: lambda run=run: run(first, second, np.empty_like(out), nothing, 0, nothing)
                 for name, run in runs.items()

@@ -97,7 +97,7 @@ def _run(job: Job) -> None:
     )
     first, second, out = direction.roles(x, w, y)
     nothing = np.empty(0, problem.dtype)
-    execution = dtypes.build(find(job.algorithm), problem, direction, current().workspace)
+    execution = dtypes.build(find(job.algorithm).build, problem, direction, current().workspace)
     for threads in (1, None):
         with config(threads=threads):
             execution.run(first, second, out, nothing, 0, nothing)

@@ -5,7 +5,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 import fastconv
-from fastconv import borders, testing
+from fastconv import testing
 from fastconv.config import Settings
 from fastconv.problem import ConvProblem, Direction
 from fastconv.select import select
@@ -83,35 +83,47 @@ def test_strict_keeps_each_result_as_exact_as_its_own_terms(direction):
 
 
 @each_exact
-@pytest.mark.parametrize("mode", ["", " reflect"])
-@pytest.mark.parametrize("walk", ["", " s2", " s3 d2", " g4"])
-def test_an_infinite_weight_meets_the_zeros_around_a_gradient_at_its_edges_alone(algorithm, walk, mode):
-    """A pixel, or one that repeats it, that a tap would reach from an output outside may be NaN; others are as defined."""
-    problem, direction = ConvProblem.parse(f"n1 c4 k4 i20x22 f3x3 p1{walk}{mode}"), Direction.INPUT_GRAD
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+@pytest.mark.parametrize("walk", ["p1", "p1 s2", "p0 s3 d2", "p1 g4", "p-1:-2"])
+def test_an_infinite_weight_meets_no_zeros_around_a_gradient(algorithm, walk, mode, layout):
+    """Strict mode: the definition has no products there, and kernels' would be NaN."""
+    cropped = "-" in walk and mode != "zeros"
+    problem = ConvProblem.parse(f"n1 c4 k4 i20x22 f3x3 {walk.replace('-', '') if cropped else walk} {mode}")
     first, second = (
-        testing.normals(s, "float32", i) for i, s in enumerate(testing.shapes(problem, direction)[:2])
+        testing.normals(s, "float32", i)
+        for i, s in enumerate(testing.shapes(problem, Direction.INPUT_GRAD)[:2])
     )
-    r, s, c = 0, 2, 0
-    second[1, c, r, s] = np.inf
-    c = 1 if problem.groups > 1 else c
+    second.reshape(-1)[[0, 20, -1]] = np.inf, np.nan, -np.inf
     with np.errstate(invalid="ignore"):
-        exact = testing.definition(problem, direction, first, second)
-        with fastconv.config(algorithm=algorithm):
+        exact = testing.definition(problem, Direction.INPUT_GRAD, first, second)
+        with fastconv.config(precision="strict", algorithm=algorithm):
+            last = layout == "NHWC"
             result = fastconv.conv2d_input(
-                problem.input_shape, second, first, stride=problem.axes[0].stride, padding=1,
-                dilation=problem.axes[0].dilation, groups=problem.groups, padding_mode=mode.strip() or "zeros",
+                to_last(exact).shape if last else exact.shape, second, to_last(first) if last else first,
+                stride=problem.axes[0].stride, padding=[a[-2:] for a in problem.axes],
+                dilation=problem.axes[0].dilation, groups=problem.groups, padding_mode=problem.padding_mode,
+                layout=layout,
             )  # fmt: skip
-    meant, inside = [], []
-    for axis, tap in zip(problem.axes, (r, s), strict=True):
-        place = np.arange(axis.lo + axis.size + axis.hi) - tap * axis.dilation
-        meant.append(place % axis.stride == 0)
-        inside.append((place >= 0) & (place < axis.stride * axis.output))
-    missed = np.logical_and.outer(*meant) & ~np.logical_and.outer(*inside)
-    rows, columns = (borders.pixels(axis, problem.padding_mode) for axis in problem.axes)
-    edge = np.zeros(exact.shape, bool)
-    np.logical_or.at(
-        edge[0, c], np.ix_(rows[rows >= 0], columns[columns >= 0]), missed[np.ix_(rows >= 0, columns >= 0)]
-    )
-    assert edge.any()
-    result = np.where(edge & np.isnan(result), exact, result)
-    np.testing.assert_allclose(result, exact, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(np.moveaxis(result, -1, 1) if last else result, exact, rtol=1e-4, atol=1e-4)
+    assert np.isfinite(result).any()
+
+
+def to_last(a):
+    return np.moveaxis(a, 1, -1)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "complex64"])
+def test_so_does_one_of_a_transposed_convolution(dtype):
+    """With bias and activation, in whatever carries the dtype."""
+    x, w, b = (testing.normals(s, "float32", i) for i, s in enumerate([(2, 3, 5, 6), (3, 4, 3, 3), (4,)]))
+    whole = fastconv.conv_transpose2d(x, w, b, stride=2)
+    w[0, 1, 0, 2] = np.inf
+    given = {} if dtype.startswith("complex") else {"activation": "leaky_relu"}
+    with fastconv.config(precision="strict"), np.errstate(invalid="ignore"):
+        y = fastconv.conv_transpose2d(*(a.astype(dtype) for a in (x, w, b)), stride=2, **given)
+    infinite = np.zeros(y.shape, bool)
+    infinite[:, 1, 0:9:2, 2:14:2] = True
+    np.testing.assert_array_equal(np.isfinite(y), ~infinite)
+    expected = np.maximum(whole, 0.01 * whole) if given else whole
+    np.testing.assert_allclose(y[~infinite], expected[~infinite], rtol=1e-2, atol=1e-2)

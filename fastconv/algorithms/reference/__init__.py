@@ -55,21 +55,20 @@ class _Run(Execution):
     def run(
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
-        result = DEFINITION[self.direction](self.problem, first, second)
-        if bias.size:
-            result += bias.reshape(-1, *[1] * len(self.problem.axes))
-        if residual.size:
-            result += residual
-        np.copyto(out, activate(result, activation))
+        finished(DEFINITION[self.direction](self.problem, first, second), out, bias, activation, residual)
 
 
-def activate(values: Array, activation: Any) -> Array:
-    """Apply an activation, by code or jitted function, through the kernels' own epilogue."""
+def finished(result: Array, out: Array, bias: Array, activation: Any, residual: Array) -> None:
+    """Add bias and residual, and apply an activation, by code or jitted function, through the kernels' own epilogue."""
     from fastconv.activations import finish
 
-    nothing = np.empty(0, values.dtype)
-    finish(values.reshape(-1), 0, values.size, nothing, 0, activation, nothing, 0)
-    return values
+    if bias.size:
+        result += bias.reshape(-1, *[1] * (result.ndim - 2))
+    if residual.size:
+        result += residual
+    nothing = np.empty(0, result.dtype)
+    finish(result.reshape(-1), 0, result.size, nothing, 0, activation, nothing, 0)
+    np.copyto(out, result)
 
 
 def forward(problem: ConvProblem, x: Array, w: Array) -> Array:
