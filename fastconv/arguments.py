@@ -60,10 +60,8 @@ def walk(
     Integers and tuples of them pass as they are, and are checked when a `problem` is made of them: a call
     with a known plan saves that.  (1.0, True) may not pass, since it equals (1, 1) and would find its plan.
     """
-    if mode != "zeros":
-        if mode not in PADDING_MODES:
-            raise ValueError(f"padding_mode must be one of {', '.join(PADDING_MODES)}, got {_shown(mode)}")
-        layout = "nchw"  # borders are added channel by channel
+    if mode not in PADDING_MODES:
+        raise ValueError(f"padding_mode must be one of {', '.join(PADDING_MODES)}, got {_shown(mode)}")
     if whole(stride, padding, dilation, groups):
         return Walk(rank, stride, padding, dilation, groups, layout, mode)
     return Walk(

@@ -29,10 +29,11 @@ def draw(rank):
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_forward_and_gradients(rank):
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+def test_forward_and_gradients(rank, mode):
     x, w, g = draw(rank)
     bias = np.arange(6, dtype="float32")
-    name, options = f"conv{rank}d", {"padding": 1}
+    name, options = f"conv{rank}d", {"padding": 1, "padding_mode": mode}
     forward, backward = getattr(fastconv, name), getattr(fastconv, f"{name}_backward")
     by_input, by_weight = getattr(fastconv, f"{name}_input"), getattr(fastconv, f"{name}_weight")
     y, grads = forward(x, w, bias, **options), backward(x, w, g, **options)

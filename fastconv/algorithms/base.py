@@ -23,7 +23,6 @@ Array = NDArray[Any]
 
 
 CHANNELS_FIRST = "reads images channel by channel (nchw), the problem has them pixel by pixel (nhwc)"
-ZEROS_AROUND = "pads with zeros, the problem's borders repeat the image"
 
 
 class Execution(ABC):

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from abc import abstractmethod
 from collections.abc import Iterator
 from math import prod
 from typing import Any, NamedTuple
@@ -247,7 +248,26 @@ def runs(line: Array) -> list[tuple[int, int, int]]:
 
 
 class Framed(Execution):
-    """The input gradient among zeros, and what the frame adds."""
+    """The input gradient among zeros, and what a frame around it adds."""
+
+    inner: Execution
+    view = staticmethod(flat)  # of the result, as kernels take it
+
+    @abstractmethod
+    def add(self, first: Array, second: Array, out: Array) -> None:
+        """Add the frame's gradient to ``out``."""
+
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
+        self.inner.run(first, second, out, bias, NONE, residual)
+        self.add(first, second, out)
+        if not isinstance(activation, int) or activation != NONE:
+            threads.launch(finish_all, float(out.size), self.view(out), activation, bias[:0])
+
+
+class FramedChannels(Framed):
+    """Of images channel by channel."""
 
     def __init__(self, inner: Execution, problem: ConvProblem, cache: int) -> None:
         self.inner, self.dtype, itemsize = inner, problem.dtype, problem.itemsize
@@ -279,7 +299,7 @@ class Framed(Execution):
             for *both, size in zip(batched, laid, sizes, strict=True)
         ]
         self.tables = np.array(tables, np.int64)
-        self.view, self.read = record(view), record(view._replace(packed=ahead))
+        self.as_given, self.read = record(view), record(view._replace(packed=ahead))
         self.batches = np.concatenate([record(d) for d in described]) if described else None
         self.geometry = record(
             Geometry(
@@ -288,23 +308,19 @@ class Framed(Execution):
             )
         )  # fmt: skip
 
-    def run(
-        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
-    ) -> None:
-        self.inner.run(first, second, out, bias, NONE, residual)
-        if self.batches is not None:
-            scratch = workspace.take(self.packed + threads.workers(self.flops) * self.scratch, self.dtype)
-            weight = flat(second)
-            if self.packed:
-                threads.launch(pack_weights, 4.0 * self.packed, weight, scratch, self.view)
-                weight = scratch
-            threads.share_out(
-                add_frame, self.flops, flat(first), weight,
-                self.read, flat(out), scratch[self.packed :],
-                self.geometry, self.batches, self.tables,
-            )  # fmt: skip
-        if not isinstance(activation, int) or activation != NONE:
-            threads.launch(finish_all, float(out.size), flat(out), activation, bias[:0])
+    def add(self, first: Array, second: Array, out: Array) -> None:
+        if self.batches is None:
+            return
+        scratch = workspace.take(self.packed + threads.workers(self.flops) * self.scratch, self.dtype)
+        weight = flat(second)
+        if self.packed:
+            threads.launch(pack_weights, 4.0 * self.packed, weight, scratch, self.as_given)
+            weight = scratch
+        threads.share_out(
+            add_frame, self.flops, flat(first), weight,
+            self.read, flat(out), scratch[self.packed :],
+            self.geometry, self.batches, self.tables,
+        )  # fmt: skip
 
 
 def wide(count: int, vl: int) -> int:
@@ -314,7 +330,11 @@ def wide(count: int, vl: int) -> int:
 
 def framed(inner: Execution, problem: ConvProblem, limit: int) -> Execution:
     """Add the frame's gradient to a gradient among zeros, if possible within ``limit`` bytes of scratch."""
-    return within(limit, functools.partial(Framed, inner, problem))
+    if problem.layout == "nhwc":
+        from fastconv.algorithms.direct.pixels.frame import FramedPixels as FramedImages
+    else:
+        FramedImages = FramedChannels
+    return within(limit, functools.partial(FramedImages, inner, problem))
 
 
 def _described(

@@ -45,15 +45,22 @@ def turn_area(to, to0, pitch, pixel, x, x0, channels, h, w, border, row, rows, p
 
 
 @jit.inner
-def copy_area(to, to0, pitch, pixel, x, x0, channels, apart, w, border, row, rows, column, columns):
+def copy_area(
+    to, to0, pitch, pixel, x, x0, channels, apart, w, border, row, rows, pairs, edges, column, columns
+):  # fmt: skip
     """Set ``to[to0 + i*pitch + j*pixel + c] = x[x0 + (border[row + i]*w + column + j)*apart + c]``: pixels are ``apart``.
 
-    Outside of the image stand zeros.
+    Outside of the image is what `turn_area` has there.
     """
     for i in range(rows):
+        at, line = to0 + i * pitch, x0 + border[row + i] * w * apart
         for j in range(columns):
-            at = to0 + i * pitch + j * pixel
             if border[row + i] >= 0 and 0 <= column + j < w:
-                write_row(to, at, x, x0 + (border[row + i] * w + column + j) * apart, channels)
+                write_row(to, at + j * pixel, x, line + (column + j) * apart, channels)
             else:
-                to[at : at + pixel] = 0
+                to[at + j * pixel : at + (j + 1) * pixel] = 0
+        if border[row + i] >= 0:
+            for pair in range(pairs, pairs + 2 * edges, 2):
+                j = border[pair] - column
+                if 0 <= j < columns:
+                    write_row(to, at + j * pixel, x, line + border[pair + 1] * apart, channels)

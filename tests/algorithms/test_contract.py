@@ -382,7 +382,9 @@ def test_images_pixel_by_pixel(name, direction, always_parallel):
         expected = np.maximum(out + bias.reshape(-1, *[1] * len(problem.axes)), 0)
         with config(threads=1):
             execution.run_prepared(a, execution.prepare(b), out, bias, activation, np.empty(0, problem.dtype))
-        np.testing.assert_array_equal(out, expected)
+        # what pixels that repeat others add comes after the bias
+        rounded = name not in EXACT and problem.padding_mode != "zeros"
+        np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5 if rounded else 0)
 
 
 @pytest.mark.parametrize("name", ["direct", "winograd"])

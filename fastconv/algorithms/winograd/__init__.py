@@ -21,7 +21,7 @@ from itertools import product
 from math import prod
 
 from fastconv import machine
-from fastconv.algorithms.base import ZEROS_AROUND, Algorithm, Execution
+from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.winograd.phases import Counts, counts
 from fastconv.algorithms.winograd.transforms import ROWS, Tiles
 from fastconv.gemm.blocking import within
@@ -62,8 +62,6 @@ class Winograd(Algorithm):
         return type(self)(given)
 
     def reject(self, problem, direction):
-        if problem.layout == "nhwc" and problem.padding_mode != "zeros":
-            return ZEROS_AROUND
         if len(problem.axes) > 2:
             return f"tiles have one or two axes, the problem has {len(problem.axes)}"
         if not problem.plain:
@@ -136,10 +134,9 @@ class Winograd(Algorithm):
 
             return within(limit, functools.partial(weight_grad, problem, tiles))
         if problem.layout == "nhwc":
-            from fastconv.algorithms.winograd.pixels import correlation as over_pixels
-
-            return over_pixels.correlation(problem, direction, tiles, limit)
-        from fastconv.algorithms.winograd.correlation import correlation
+            from fastconv.algorithms.winograd.pixels.correlation import correlation
+        else:
+            from fastconv.algorithms.winograd.correlation import correlation
 
         if direction is INPUT_GRAD and problem.padding_mode != "zeros":
             from fastconv.algorithms.frame import framed

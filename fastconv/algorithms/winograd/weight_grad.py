@@ -145,15 +145,17 @@ def _transform(to, to0, step, width, x, image, first, channels, of, h, w, border
                wide, area, geo, gradient, variant):  # fmt: skip
     """Turn the pixels of rows x columns tiles of one image and transform them, ``width`` apart."""
     high, wide = (rows - 1) * geo.mh + high, (columns - 1) * geo.mw + wide
-    pitch = wide * width
+    pitch, edges = wide * width, 0 if gradient else geo.edges
     if geo.planar:
-        plane, edges = (image * of + first) * h * w, 0 if gradient else geo.edges
+        plane = (image * of + first) * h * w
         turn_area(
             to, area, pitch, width, x, plane, channels, h, w, border, row, high, geo.edges_at, edges, column, wide,
         )  # fmt: skip
     else:
         begin = image * h * w * of + first
-        copy_area(to, area, pitch, width, x, begin, channels, of, w, border, row, high, column, wide)
+        copy_area(
+            to, area, pitch, width, x, begin, channels, of, w, border, row, high, geo.edges_at, edges, column, wide,
+        )  # fmt: skip
     for i in range(rows):
         for j in range(columns):
             at, place = area + i * geo.mh * pitch + j * geo.mw * width, to0 + (i * columns + j) * width

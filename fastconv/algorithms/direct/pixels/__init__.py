@@ -11,9 +11,10 @@ channels themselves (`depthwise.py`, `depthwise_weight_grad.py`).
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from math import prod
 
-from fastconv.algorithms.base import CHANNELS_FIRST, ZEROS_AROUND, Execution
+from fastconv.algorithms.base import CHANNELS_FIRST, Execution
 from fastconv.gemm.blocking import within
 from fastconv.problem import ConvProblem, Direction
 
@@ -22,8 +23,6 @@ TAPS = 49  # of a depthwise weight gradient: beyond, the transforms of `fft` win
 
 def reject(problem: ConvProblem, direction: Direction) -> str | None:
     """Return why these kernels cannot serve a problem, or None."""
-    if problem.padding_mode != "zeros" and direction is Direction.INPUT_GRAD:
-        return ZEROS_AROUND
     if len(problem.axes) > 2:
         return f"{len(problem.axes)} spatial axes {CHANNELS_FIRST}"
     if not problem.is_depthwise:
@@ -43,6 +42,10 @@ def build(problem: ConvProblem, direction: Direction, limit: int) -> Execution:
 @functools.lru_cache(maxsize=256)
 def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
     """Make ready to run with blocks for ``cache`` bytes."""
+    if direction is Direction.INPUT_GRAD and problem.padding_mode != "zeros":
+        from fastconv.algorithms.frame import framed
+
+        return framed(_make(replace(problem, padding_mode="zeros"), direction, cache), problem, cache)
     if direction is Direction.WEIGHT_GRAD and problem.is_depthwise:
         from fastconv.algorithms.direct.pixels.depthwise_weight_grad import DepthwiseWeightGrad
 

@@ -91,7 +91,7 @@ class Correlation(PackedPass):
         tile, cores = machine.tile(problem.itemsize), machine.machine().cores
         self.dtype, self.flops = problem.dtype, p.flops
         n = p.n
-        rows, last = (ONE_ROW, *p.axes)[-2:]
+        rows, last = (ONE_ROW, *(a.reaching for a in p.axes))[-2:]
         if len(p.axes) == 1 and max(last.offsets, default=0) - min(last.offsets, default=0) > last.outputs:
             rows, last = last, ONE_ROW  # most taps meet padding: rows of taps that do are left out
         elif len(p.axes) == 1 and last.is_identity:  # images are one row of pixels

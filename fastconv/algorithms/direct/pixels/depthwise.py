@@ -213,7 +213,8 @@ class Depthwise(PackedPass):
 
     def __init__(self, problem: ConvProblem, direction: Direction, cache: int) -> None:
         vl, cores = machine.tile(problem.itemsize).vl, machine.machine().cores
-        rows, last = (ONE_ROW, *(axis_pass(a, direction, problem.padding_mode) for a in problem.axes))[-2:]
+        axes = (axis_pass(a, direction, problem.padding_mode).reaching for a in problem.axes)
+        rows, last = (ONE_ROW, *axes)[-2:]
         c, across = problem.c, problem.kernel[-1]
         self.taps = across if len(problem.axes) == 1 else across * problem.kernel[0]
         self.groups, self.m, self.lanes, self.dtype, self.flops = 1, c, c, problem.dtype, problem.flops

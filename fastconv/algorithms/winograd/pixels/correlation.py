@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import machine, threads, workspace
+from fastconv import borders, machine, threads, workspace
 from fastconv.activations import NONE
 from fastconv.algorithms.base import Array, Execution, flat, pixels
 from fastconv.algorithms.winograd import Tiles
@@ -36,7 +36,7 @@ class Correlation(Execution):
         g = geometry(problem, direction, tiles, cache)
         self.dtype, self.flops, self.most = problem.dtype, problem.flops, g.most
         self.variant = tuple((0,) * length for axis in tiles for length in axis)
-        self.geometry, self.scratch = record(g), g.scratch
+        self.geometry, self.scratch, self.border = record(g), g.scratch, border_table(problem, direction, g)
         self.groups, self.k, self.lanes, self.zeros = g.groups, g.k, g.vectors * g.vl, g.m_row
         self.positions = np.arange(g.high * g.wide, dtype=np.int64) * g.v_step
         self.u_size = g.groups * g.panels * g.high * g.wide * g.u_step
@@ -84,7 +84,7 @@ class Correlation(Execution):
         plain = residual.size == 0 and isinstance(activation, int) and activation == NONE
         threads.share_out(
             convolve, self.flops, pixels(x), u, pixels(y), scratch, lists, self.positions,
-            start, plain, activation, pixels(residual) if residual.size else residual, self.geometry,
+            start, self.border, plain, activation, pixels(residual) if residual.size else residual, self.geometry,
             *self.variant,
         )  # fmt: skip
 
@@ -118,7 +118,16 @@ def geometry(problem: ConvProblem, direction: Direction, tiles: Tiles, cache: in
     t_start = patch + max(positions * v_row, mh * mw * width)
     scratch = -(-(t_start + taps * t_step) // 16) * 16
     return Geometry(
-        problem.groups, c, k, h, w, p, q, lo_h, lo_w, mh, mw, high, wide, tiles_h, tiles_w, total, taps,
+        problem.groups, c, k, h, w, p, q, (tiles_h - 1) * mh + high, lo_h, lo_w, mh, mw, high, wide, tiles_h, tiles_w, total, taps,
         prod(problem.weight_shape) // problem.groups, *strides, turned, blocks, most, vectors, panels,
         v_row, v_step, width, m_step, u_step, t_step, m_start, patch, t_start, scratch, unit.vl, machine.simd().registers,
     )  # fmt: skip
+
+
+def border_table(problem: ConvProblem, direction: Direction, g: Geometry) -> Array:
+    """Return where in the source each row, and each column, under the tiles is, or -1 for zeros."""
+    mode = problem.padding_mode if direction is Direction.FORWARD else "zeros"
+    beside, across = (borders.edges(a, mode) for a in problem.last_axes(2))
+    rows = borders.sources(np.arange(g.columns_at) - g.lo_h, g.h, beside)
+    columns = borders.sources(np.arange((g.tiles_w - 1) * g.mw + g.wide) - g.lo_w, g.w, across)
+    return np.concatenate((rows, columns))

@@ -33,6 +33,7 @@ class Geometry(NamedTuple):
     w: int
     p: int  #  result
     q: int
+    columns_at: int  # in the table of where padded rows lie, and columns behind them
     lo_h: int
     lo_w: int
     mh: int  # outputs of a tile
@@ -102,7 +103,8 @@ def _weight_panel(u, w, geo, group, panel, t, t0, variant):
 
 @jit.kernel
 def convolve(
-    workers, counters, x, u, y, scratch, lists, positions, start, plain, activation, residual, geos, mh, rh, mw, rw
+    workers, counters, x, u, y, scratch, lists, positions, start, border, plain, activation, residual, geos, mh, rh,
+    mw, rw,
 ):  # fmt: skip
     """Compute all; tasks are groups x blocks of tiles."""
     for worker in numba.prange(workers):
@@ -118,7 +120,7 @@ def convolve(
         while task < tasks:
             group, block = task // geo.blocks, task % geo.blocks
             t0, t1 = span(geo.tiles, geo.blocks, block)
-            _input_block(scratch, base, x, geo, group, t0, t1, (mh, rh, mw, rw))
+            _input_block(scratch, base, x, border, geo, group, t0, t1, (mh, rh, mw, rw))
             for panel in range(geo.panels):
                 _multiply(scratch, sources, targets, u, positions, start, geo, group, panel, t1 - t0)
                 _output_block(
@@ -136,12 +138,12 @@ def _tile_at(geo, t):
 
 
 @jit.inner
-def _input_block(scratch, base, x, geo, group, t0, t1, variant):
-    """Write V of some tiles."""
+def _input_block(scratch, base, x, border, geo, group, t0, t1, variant):
+    """Write V of some tiles; ``border`` has the row, and the column, where each of the padded image is, or -1."""
     channels, at = geo.groups * geo.c, base
     for t in range(t0, t1):
-        image, row, column = _tile_at(geo, t)
-        row, column = row - geo.lo_h, column - geo.lo_w
+        image, first_row, first_column = _tile_at(geo, t)
+        row, column = first_row - geo.lo_h, first_column - geo.lo_w
         inside = row >= 0 and row + geo.high <= geo.h and column >= 0 and column + geo.wide <= geo.w
         begin = ((image * geo.h + row) * geo.w + column) * channels + group * geo.c
         if inside and geo.c % geo.vl == 0:
@@ -151,10 +153,13 @@ def _input_block(scratch, base, x, geo, group, t0, t1, variant):
         else:
             patch = base + geo.patch
             for r in range(geo.high):
+                row = border[first_row + r]
                 for s in range(geo.wide):
                     to = patch + (r * geo.wide + s) * geo.v_row
-                    if 0 <= row + r < geo.h and 0 <= column + s < geo.w:
-                        write_row(scratch, to, x, begin + (r * geo.w + s) * channels, geo.c)
+                    column = border[geo.columns_at + first_column + s]
+                    if row >= 0 and column >= 0:
+                        pixel = (image * geo.h + row) * geo.w + column
+                        write_row(scratch, to, x, pixel * channels + group * geo.c, geo.c)
                     else:
                         scratch[to : to + geo.c] = 0
             transform_pixels(
