@@ -72,10 +72,10 @@ class AxisPass:
 
     @property
     def reaching(self) -> AxisPass:
-        """The same without taps that read beside the source at every position, unless all do."""
+        """The same without taps that read zeros beside the source at every position, unless all do."""
         first = -self.stride * (self.outputs - 1)
         taps = tuple(tuple(tap for tap in phase if first <= tap[1] < self.source) for phase in self.taps)
-        return replace(self, taps=taps) if any(taps) else self
+        return replace(self, taps=taps) if any(taps) and not self.border else self
 
     @property
     def is_read_in_place(self) -> bool:
