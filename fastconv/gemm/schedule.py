@@ -9,7 +9,6 @@ work.  Who computes a task changes no bit of it.
 from __future__ import annotations
 
 import numpy as np
-from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
@@ -17,6 +16,8 @@ from numpy.typing import NDArray
 from fastconv import jit
 from fastconv.gemm.tile import data
 
+RUNS = 8  # of units for each worker: short, so that all end together
+DONE = 7  # where in the first worker's line the tasks of the first stage are counted that are done
 LINE = 8  # integers of a cache line, so that no two workers count in the same
 
 
@@ -26,12 +27,23 @@ def counters(workers: int) -> NDArray[np.int64]:
 
 
 @intrinsic
-def _count(typing, counters, i):
-    """Return the number in ``counters[i]`` and count it up, atomically."""
+def _add(typing, counters, i, more):
+    """Return the number in ``counters[i]`` and add to it, atomically; what was written before can be seen by `_read`."""
 
     def codegen(context, builder, signature, arguments):
-        pointer = data(context, builder, signature.args[0], *arguments)
-        return builder.atomic_rmw("add", pointer, ir.IntType(64)(1), "monotonic")
+        *place, more = arguments
+        pointer = data(context, builder, signature.args[0], *place)
+        return builder.atomic_rmw("add", pointer, more, "release")
+
+    return types.int64(counters, types.int64, types.int64), codegen
+
+
+@intrinsic
+def _read(typing, counters, i):
+    """Return the number in ``counters[i]``, looking anew each time."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.load_atomic(data(context, builder, signature.args[0], *arguments), "acquire", 8)
 
     return types.int64(counters, types.int64), codegen
 
@@ -49,14 +61,35 @@ def span(total, parts, i):
 
 
 @jit.inner
-def next_task(counters, worker, tasks):
-    """Return a task that nobody has taken: of the worker's own share, else of those after it; ``tasks`` if none is left."""
+def next_task(counters, worker, tasks, stage=0):
+    """Return a task that nobody has taken: of the worker's own share, else of those after it; ``tasks`` if none is left.
+
+    A kernel whose tasks need what other tasks wrote has two stages, with `finish_stage` between.
+    """
     workers = counters.size // LINE
     for i in range(worker, worker + workers):
         owner = i % workers
         begin, end = span(tasks, workers, owner)
-        if begin + counters[owner * LINE] < end:
-            task = begin + _count(counters, owner * LINE)
+        if begin + counters[owner * LINE + stage] < end:
+            task = begin + _add(counters, owner * LINE + stage, 1)
             if task < end:
                 return task
     return tasks
+
+
+@jit.inner
+def finish_stage(counters, done, tasks):
+    """Wait until all tasks of the first stage are done; the worker did so many of them.
+
+    Tasks are taken by workers that run, so it matters not how many threads there are for them.
+    """
+    _add(counters, DONE, done)
+    while _read(counters, DONE) < tasks:
+        pass
+
+
+@jit.inner
+def next_run(counters, worker, units):
+    """Return where a task of several units that follow each other begins and ends; both are ``units`` or more if none is left."""
+    tasks = min(units, RUNS * (counters.size // LINE))
+    return span(units, tasks, next_task(counters, worker, tasks))

@@ -16,7 +16,7 @@ import math
 import numba
 
 from fastconv import jit
-from fastconv.gemm.schedule import part
+from fastconv.gemm.schedule import next_task, span
 from fastconv.nn.pointwise import total
 
 PAGE = 1024  # numbers
@@ -24,7 +24,7 @@ PAGE = 1024  # numbers
 
 @jit.kernel
 def normalise(
-    workers, x, y, other, weight, bias, running_means, running_variances, momentum, means, variances,
+    workers, counters, x, y, other, weight, bias, running_means, running_variances, momentum, means, variances,
     scales, eps, floor, estimate, sums,
 ):  # fmt: skip
     """Write y, with another array added unless that is empty; means and variances are estimated from x, or the running.
@@ -33,9 +33,10 @@ def normalise(
     """
     count = len(x) * x.shape[2]
     for worker in numba.prange(workers):
-        end, together = part(x.shape[1], workers, worker + 1), sums.shape[2]
-        for first in range(part(x.shape[1], workers, worker), end, together):
-            last = min(first + together, end)
+        tasks = -(-x.shape[1] // sums.shape[2])
+        task = next_task(counters, worker, tasks)
+        while task < tasks:
+            first, last = span(x.shape[1], tasks, task)
             if estimate:
                 _estimate(x, first, last, means, variances, sums[worker])
             for channel in range(first, last):
@@ -48,6 +49,7 @@ def normalise(
                     means[channel], variances[channel] = mean, variance
                 scales[channel] = 1 / math.sqrt(variances[channel] + eps)
             _normalise(x, y, other, first, last, weight, bias, means, scales, floor)
+            task = next_task(counters, worker, tasks)
 
 
 @jit.inner
@@ -90,15 +92,19 @@ def _normalise(x, y, other, first, last, weight, bias, means, scales, floor):
 
 
 @jit.kernel
-def gradient(workers, gy, x, gx, weight, bias, means, scales, floor, by_bias, by_weight, estimated, sums):
+def gradient(
+    workers, counters, gy, x, gx, weight, bias, means, scales, floor, by_bias, by_weight, estimated, sums
+):
     """Write by_bias = sum(gy), by_weight = sum(gy * u), and from them gx."""
     for worker in numba.prange(workers):
-        end, together = part(x.shape[1], workers, worker + 1), sums.shape[2]
-        for first in range(part(x.shape[1], workers, worker), end, together):
-            last = min(first + together, end)
+        tasks = -(-x.shape[1] // sums.shape[2])
+        task = next_task(counters, worker, tasks)
+        while task < tasks:
+            first, last = span(x.shape[1], tasks, task)
             line = (weight, bias, means, scales, x.dtype.type(floor))
             _sum(gy, x, first, last, line, by_bias, by_weight, sums[worker])
             _gradient(gy, x, gx, first, last, line, by_bias, by_weight, estimated)
+            task = next_task(counters, worker, tasks)
 
 
 @jit.inner

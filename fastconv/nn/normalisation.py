@@ -61,7 +61,7 @@ class _BatchNorm(Module):
         (self.mean, variance), self.scale = np.empty((2, x.shape[1])), np.empty(x.shape[1], dtype)
         y = empty(self.x.shape, dtype)
         more = np.empty((0, 0, 0), dtype) if other is None else np.ascontiguousarray(other, dtype)
-        threads.launch(
+        threads.share_out(
             channels.normalise, 10.0 * x.size, self.x, y, more.reshape(*more.shape[:2], y.shape[2]), *self._line(),
             self.running_mean, self.running_var, self.momentum, self.mean, variance, self.scale, self.eps, floor,
             self.training, _sums(self.x),
@@ -73,7 +73,7 @@ class _BatchNorm(Module):
         gx = empty(g.shape, g.dtype)
         floor = 0.0 if self.activation_name else -np.inf
         by_bias, by_weight = np.empty(len(self.mean)), np.empty(len(self.mean))
-        threads.launch(
+        threads.share_out(
             channels.gradient, 10.0 * g.size, g, self.x, gx, *self._line(), self.mean, self.scale, floor,
             by_bias, by_weight, self.training, _sums(g),
         )  # fmt: skip

@@ -32,6 +32,7 @@ from fastconv.algorithms.fft.tile2d import (
     spectrum_sum,
     write,
 )
+from fastconv.gemm.schedule import next_task
 from fastconv.gemm.tile import tile
 
 
@@ -57,7 +58,7 @@ class Geometry(NamedTuple):
     tw: int
     skip_h: int  # first valid result in a tile
     skip_w: int
-    sign: float  # of the imaginary part of a kernel's spectrum
+    sign: int  # of the imaginary part of a kernel's spectrum
     r: int  # kernel
     s: int
     w_group: int  # strides of the weight
@@ -84,15 +85,17 @@ def place_kernels(table, at, stride, count, g):
 
 
 @jit.kernel
-def dense_weights(workers, w, u, scratch, maps, g):
+def dense_weights(workers, counters, w, u, scratch, maps, geos):
     """Fill U from the weights; a unit is a vector of results k and every c."""
-    vectors = (g.k + g.lanes - 1) // g.lanes
-    size, units = scratch.size // workers, g.groups * vectors
-    scale, sign = u.dtype.type(1.0 / (g.ah * g.aw)), u.dtype.type(g.sign / (g.ah * g.aw))
     for worker in numba.prange(workers):
+        g = geos[0]
+        vectors = (g.k + g.lanes - 1) // g.lanes
+        size, units = scratch.size // workers, g.groups * vectors
+        scale, sign = u.dtype.type(1.0 / (g.ah * g.aw)), u.dtype.type(g.sign / (g.ah * g.aw))
         own = scratch[worker * size : (worker + 1) * size]
         table = np.empty(g.table, np.int64)
-        for unit in range(units * worker // workers, units * (worker + 1) // workers):
+        unit = next_task(counters, worker, units)
+        while unit < units:
             group, k0 = unit // vectors, unit % vectors * g.lanes
             place_kernels(table, 0, g.w_k, min(g.lanes, g.k - k0), g)
             for c in range(g.c):
@@ -103,6 +106,7 @@ def dense_weights(workers, w, u, scratch, maps, g):
                 u0 = group * g.frequencies * 3 * (g.k * g.c + g.lanes)
                 count = min(g.lanes, g.k - k0)
                 pack(own, g.tile_scratch, u, u0, k0, count, c, g.c, scale, sign, g)
+            unit = next_task(counters, worker, units)
 
 
 @jit.inner
@@ -174,17 +178,19 @@ def _products(u, u0, v, m, g):
 
 
 @jit.kernel
-def dense(workers, x, u, y, bias, activation, residual, scratch, maps, g):
+def dense(workers, counters, x, u, y, bias, activation, residual, scratch, maps, geos):
     """Source, spectra of kernels -> result; a unit is a block of tiles."""
-    total, block = g.n * g.th * g.tw, g.vectors * g.lanes
-    units, size = (total + block - 1) // block, scratch.size // workers
-    v_row, m_row = 3 * g.c * block + g.lanes, 3 * g.k * block + g.lanes
     for worker in numba.prange(workers):
+        g = geos[0]
+        total, block = g.n * g.th * g.tw, g.vectors * g.lanes
+        units, size = (total + block - 1) // block, scratch.size // workers
+        v_row, m_row = 3 * g.c * block + g.lanes, 3 * g.k * block + g.lanes
         own = scratch[worker * size : (worker + 1) * size]
         v = own[g.tile_scratch : g.tile_scratch + g.frequencies * v_row]
         m = own[g.tile_scratch + g.frequencies * v_row :]
         tables = np.empty((2 * g.vectors, g.table), np.int64)
-        for unit in range(units * worker // workers, units * (worker + 1) // workers):
+        unit = next_task(counters, worker, units)
+        while unit < units:
             for i in range(g.vectors):
                 _place_block(tables[2 * i], tables[2 * i + 1], unit * block + i * g.lanes, total, maps, g)
             for group in range(g.groups):
@@ -208,17 +214,20 @@ def dense(workers, x, u, y, bias, activation, residual, scratch, maps, g):
                         _finish_tiles(
                             y, maps, tables[2 * i + 1], first, total, channel, bias, activation, residual, g
                         )
+            unit = next_task(counters, worker, units)
 
 
 @jit.kernel
-def depthwise_weights(workers, w, u, scratch, maps, g):
+def depthwise_weights(workers, counters, w, u, scratch, maps, geos):
     """Fill U from the weights; a unit is a vector of channels."""
-    units, size = (g.groups * g.k + g.lanes - 1) // g.lanes, scratch.size // workers
-    scale, sign = u.dtype.type(1.0 / (g.ah * g.aw)), u.dtype.type(g.sign / (g.ah * g.aw))
     for worker in numba.prange(workers):
+        g = geos[0]
+        units, size = (g.groups * g.k + g.lanes - 1) // g.lanes, scratch.size // workers
+        scale, sign = u.dtype.type(1.0 / (g.ah * g.aw)), u.dtype.type(g.sign / (g.ah * g.aw))
         own = scratch[worker * size : (worker + 1) * size]
         table = np.empty(g.table, np.int64)
-        for unit in range(units * worker // workers, units * (worker + 1) // workers):
+        unit = next_task(counters, worker, units)
+        while unit < units:
             first, u0 = unit * g.lanes, unit * g.frequencies * 2 * g.lanes
             count = min(g.lanes, g.groups * g.k - first)
             pixels = g.r * g.s
@@ -228,6 +237,7 @@ def depthwise_weights(workers, w, u, scratch, maps, g):
                 for j in range(g.lanes):
                     u[i + j] *= scale
                     u[i + g.lanes + j] *= sign
+            unit = next_task(counters, worker, units)
 
 
 @jit.inner
@@ -264,15 +274,17 @@ def _finish_channels(y, table_out, first, row, columns, bias, activation, residu
 
 
 @jit.kernel
-def depthwise(workers, x, u, y, bias, activation, residual, scratch, maps, g):
+def depthwise(workers, counters, x, u, y, bias, activation, residual, scratch, maps, geos):
     """Source, spectra of kernels -> result; a unit is a tile of VL channels."""
-    channels, tiles = (g.groups * g.k + g.lanes - 1) // g.lanes, g.th * g.tw
-    units, size, gap = g.n * channels * tiles, scratch.size // workers, g.lanes
     for worker in numba.prange(workers):
+        g = geos[0]
+        channels, tiles = (g.groups * g.k + g.lanes - 1) // g.lanes, g.th * g.tw
+        units, size, gap = g.n * channels * tiles, scratch.size // workers, g.lanes
         own = scratch[worker * size : (worker + 1) * size]
         v = own[g.tile_scratch :]
         table_in, table_out = np.empty(g.table, np.int64), np.empty(g.table, np.int64)
-        for unit in range(units * worker // workers, units * (worker + 1) // workers):
+        unit = next_task(counters, worker, units)
+        while unit < units:
             block, n, t = unit // tiles // g.n, unit // tiles % g.n, unit % tiles
             u0 = block * g.frequencies * 2 * g.lanes
             i, j = t // g.tw, t % g.tw
@@ -285,3 +297,4 @@ def depthwise(workers, x, u, y, bias, activation, residual, scratch, maps, g):
             )  # fmt: skip
             columns = min(g.q - j * g.mw, g.mw)
             _finish_channels(y, table_out, block * g.lanes, i * g.mh, columns, bias, activation, residual, g)
+            unit = next_task(counters, worker, units)

@@ -24,6 +24,7 @@ from fastconv.algorithms.fft.lanes import clear, place, scatter, table_size
 from fastconv.algorithms.fft.tile2d import samples_times, spectrum
 from fastconv.algorithms.fft.tiles import Spectral, rows, with_maps
 from fastconv.gemm.move import add_row
+from fastconv.gemm.schedule import next_task
 from fastconv.problem import ConvProblem, Direction
 
 
@@ -62,18 +63,20 @@ def _fold(plane, edges_h, edges_w, lo_h, height, g):
 
 @jit.kernel
 def folded(
-    workers, gy, u, gx, bias, activation, residual, scratch, maps, g, lo_h, lo_w, height, width, entries,
+    workers, counters, gy, u, gx, bias, activation, residual, scratch, maps, geos, lo_h, lo_w, height, width, entries,
     edges_h, edges_w,
 ):  # fmt: skip
     """Gradient of the output, spectra of kernels -> gradient of the input; a unit is VL channels of an image."""
-    vectors, gap = (g.groups + g.lanes - 1) // g.lanes, g.lanes
-    size, spectra = scratch.size // workers, g.frequencies * 2 * g.lanes
     for worker in numba.prange(workers):
+        g = geos[0]
+        vectors, gap = (g.groups + g.lanes - 1) // g.lanes, g.lanes
+        units, size, spectra = g.n * vectors, scratch.size // workers, g.frequencies * 2 * g.lanes
         own = scratch[worker * size : (worker + 1) * size]
         v, plane = own[g.tile_scratch :], own[g.tile_scratch + spectra :]
         table_in = np.empty(g.table, np.int64)
         table_out = np.empty(entries, np.int64)
-        for unit in range(g.n * vectors * worker // workers, g.n * vectors * (worker + 1) // workers):
+        unit = next_task(counters, worker, units)
+        while unit < units:
             first, image = unit // g.n * g.lanes, unit % g.n
             u0 = unit // g.n * spectra
             plane[: g.p * g.q * g.lanes] = 0
@@ -93,6 +96,7 @@ def folded(
             for lane in range(min(g.lanes, g.groups - first)):
                 at = (image * g.groups + first + lane) * height * width
                 finish(gx, at, height * width, bias, first + lane, activation, residual, at)
+            unit = next_task(counters, worker, units)
 
 
 class Folded(Spectral):
@@ -116,7 +120,7 @@ class Folded(Spectral):
     def _multiply(
         self, x: Array, u: Array, out: Array, bias: Array, activation: Any, residual: Array, scratch: Array
     ) -> None:
-        threads.launch(
+        threads.share_out(
             folded, self.choice.flops, flat(x), u, flat(out), bias, activation, flat(residual), scratch,
-            self.maps, self.geometry, *self.ends, *self.edges,
+            self.maps, self.described, *self.ends, *self.edges,
         )  # fmt: skip

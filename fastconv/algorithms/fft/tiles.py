@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from fastconv.algorithms.fft import cpu, weight_grad
 from fastconv.algorithms.fft.cut import Choice, Cut, gradient_parts
 from fastconv.algorithms.fft.lanes import table_size
 from fastconv.algorithms.fft.tiling import whole
+from fastconv.gemm.record import record
 from fastconv.problem import Axis, ConvProblem, Direction
 
 
@@ -31,7 +33,7 @@ def geometry(problem: ConvProblem, direction: Direction, cut: Cut) -> tuple[cpu.
     g = cpu.Geometry(
         n=problem.n, groups=cut.groups, c=c, k=k, h=h, w=w, p=p, q=q, first_h=first, last_h=end, lo_w=lo_w, ah=ah, aw=aw,
         mh=mh, mw=mw, th=th, tw=tw, skip_h=skip_h, skip_w=skip_w,
-        sign=1.0 if turn else -1.0, r=r, s=s, w_group=k * c * taps, w_k=taps if turn else c * taps,
+        sign=1 if turn else -1, r=r, s=s, w_group=k * c * taps, w_k=taps if turn else c * taps,
         w_c=k * taps if turn else taps, frequencies=cut.bins, lanes=cut.lanes, vectors=cut.vectors, mr=unit.mr,
         nr=unit.nr, tile_scratch=cut.scratch, table=0, of_result=0, of_kernel=0, border=0,
     )  # fmt: skip
@@ -102,6 +104,11 @@ class _Tiles(Execution):
         self.geometry, self.maps = geometry(problem, direction, choice.cut)
         self.workspace = choice.bytes(problem.itemsize)
 
+    @functools.cached_property
+    def described(self) -> Array:
+        """The geometry, as kernels take it."""
+        return record(self.geometry)
+
     def _scratch(self, before: int) -> Array:
         size = before + threads.count() * self.choice.worker
         return workspace.take(size, self.dtype)[:size]  # kernels divide it among workers
@@ -130,15 +137,15 @@ class Spectral(_Tiles):
 
     def _transform(self, weight: Array, u: Array, scratch: Array) -> None:
         kernel = cpu.depthwise_weights if self.choice.cut.per_channel else cpu.dense_weights
-        threads.launch(kernel, self.choice.flops, flat(weight), u, scratch, self.maps, self.geometry)
+        threads.share_out(kernel, self.choice.flops, flat(weight), u, scratch, self.maps, self.described)
 
     def _multiply(
         self, x: Array, u: Array, out: Array, bias: Array, activation: Any, residual: Array, scratch: Array
     ) -> None:
         kernel = cpu.depthwise if self.choice.cut.per_channel else cpu.dense
-        threads.launch(
+        threads.share_out(
             kernel, self.choice.flops, flat(x), u, flat(out), bias, activation, flat(residual), scratch,
-            self.maps, self.geometry,
+            self.maps, self.described,
         )  # fmt: skip
 
 
@@ -148,15 +155,15 @@ class WeightGrad(_Tiles):
     def run(
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
-        g, flops = self.geometry, self.choice.flops
+        flops, tables = self.choice.flops, (self.maps, self.described)
         operands = flat(first), flat(second), flat(out)
         scratch = self._scratch(self.choice.shared)
         if self.choice.cut.per_channel:
-            threads.launch(weight_grad.depthwise_weight_grad, flops, *operands, scratch, self.maps, g)
+            threads.share_out(weight_grad.depthwise_weight_grad, flops, *operands, scratch, *tables)
             return
         ends = np.cumsum(gradient_parts(self.choice.cut))
         a, v, m, rest = np.split(scratch, ends)
-        threads.launch(weight_grad.dense_weight_grad, flops, *operands, a, v, m, rest, self.maps, g)
+        threads.launch(weight_grad.dense_weight_grad, flops, *operands, a, v, m, rest, *tables)
 
 
 def build(problem: ConvProblem, direction: Direction, choice: Choice) -> Execution:

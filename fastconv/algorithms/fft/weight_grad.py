@@ -18,6 +18,7 @@ from fastconv import jit
 from fastconv.algorithms.fft.cpu import pack, place_channels, place_kernels, place_result, place_source
 from fastconv.algorithms.fft.lanes import add_product, clear, place_border
 from fastconv.algorithms.fft.tile2d import samples_gauss, samples_times, spectrum, spectrum_sum, write
+from fastconv.gemm.schedule import next_task
 from fastconv.gemm.tile import tile
 
 
@@ -82,24 +83,28 @@ def _store_gradient(unit, m, gw, group, table, own, maps, g):
 
 
 @jit.kernel
-def dense_weight_grad(workers, x, gy, gw, a, v, m, scratch, maps, g):
+def dense_weight_grad(workers, x, gy, gw, a, v, m, scratch, maps, geos):
     """Input, gradient of the output -> gradient of the weight, block of tiles by block of tiles."""
-    tiles, size = g.n * g.th * g.tw, scratch.size // workers
-    vectors = (g.c + g.lanes - 1) // g.lanes
-    units = vectors + (g.k + g.lanes - 1) // g.lanes
-    for group in range(g.groups):
-        for first in range(0, tiles, g.vectors):
-            count = min(g.vectors, tiles - first)
+    geo = geos[0]  # read again by each loop over workers: Numba passes no structure to one
+    tiles, size = geo.n * geo.th * geo.tw, scratch.size // workers
+    vectors = (geo.c + geo.lanes - 1) // geo.lanes
+    units = vectors + (geo.k + geo.lanes - 1) // geo.lanes
+    for group in range(geo.groups):
+        for first in range(0, tiles, geo.vectors):
+            count = min(geo.vectors, tiles - first)
             for worker in numba.prange(workers):
+                g = geos[0]
                 own = scratch[worker * size : (worker + 1) * size]
                 table = np.empty(g.table, np.int64)
                 for unit in range(count * units * worker // workers, count * units * (worker + 1) // workers):
                     _transform_unit(unit, x, gy, group, first, count, a, v, table, own, maps, g)
             for worker in numba.prange(workers):
+                g = geos[0]
                 bins = g.frequencies
                 for f in range(bins * worker // workers, bins * (worker + 1) // workers):
                     _accumulate_products(f, a, v, m, count, first > 0, g)
         for worker in numba.prange(workers):
+            g = geos[0]
             own = scratch[worker * size : (worker + 1) * size]
             table = np.empty(g.table, np.int64)
             for unit in range(g.k * vectors * worker // workers, g.k * vectors * (worker + 1) // workers):
@@ -107,15 +112,16 @@ def dense_weight_grad(workers, x, gy, gw, a, v, m, scratch, maps, g):
 
 
 @jit.kernel
-def depthwise_weight_grad(workers, x, gy, gw, scratch, maps, g):
+def depthwise_weight_grad(workers, counters, x, gy, gw, scratch, maps, geos):
     """Input, gradient of the output -> gradient of the weight; a unit is VL channels.
 
     Spectra ``conj(GY) X`` are summed over images and tiles, in this order.
     """
-    units, size = (g.groups * g.k + g.lanes - 1) // g.lanes, scratch.size // workers
-    length, gap = g.frequencies * 2 * g.lanes, g.lanes
-    scale = gw.dtype.type(1.0 / (g.ah * g.aw))
     for worker in numba.prange(workers):
+        g = geos[0]
+        units, size = (g.groups * g.k + g.lanes - 1) // g.lanes, scratch.size // workers
+        length, gap = g.frequencies * 2 * g.lanes, g.lanes
+        scale = gw.dtype.type(1.0 / (g.ah * g.aw))
         own = scratch[worker * size : (worker + 1) * size]
         v = own[g.tile_scratch : g.tile_scratch + length]
         z = own[g.tile_scratch + length : g.tile_scratch + 2 * length]
@@ -123,7 +129,8 @@ def depthwise_weight_grad(workers, x, gy, gw, scratch, maps, g):
         one = np.zeros(2 * g.lanes, gw.dtype)
         one[: g.lanes] = 1
         table_in, table_out = np.empty(g.table, np.int64), np.empty(g.table, np.int64)
-        for unit in range(units * worker // workers, units * (worker + 1) // workers):
+        unit = next_task(counters, worker, units)
+        while unit < units:
             first = unit * g.lanes
             total[:] = 0
             for t in range(g.n * g.th * g.tw):
@@ -138,3 +145,4 @@ def depthwise_weight_grad(workers, x, gy, gw, scratch, maps, g):
             place_kernels(table_out, first * pixels, pixels, min(g.lanes, g.groups * g.k - first), g)
             samples_times(total, 0, 2 * gap, gap, one, 0, 0, gap, g.ah, g.aw, g.lanes, own)
             write(gw, 0, maps, table_out, g.ah, g.aw, g.lanes, own, (0, 0), g.s)
+            unit = next_task(counters, worker, units)

@@ -20,6 +20,7 @@ from fastconv.algorithms.direct.depthwise.pointer import pointer
 from fastconv.algorithms.direct.depthwise.schedule import Rows, Schedule, row_blocks
 from fastconv.algorithms.direct.depthwise.shape import Image, apart, parts, plane_axes, take
 from fastconv.algorithms.direct.depthwise.taps import ROWS, STEP, each, most_taps, second
+from fastconv.gemm.schedule import next_run
 from fastconv.problem import ConvProblem, Direction
 
 FIELDS, GROUP = len(STEP), 8
@@ -27,7 +28,7 @@ FIELDS, GROUP = len(STEP), 8
 
 @jit.kernel
 def forward(
-    workers, x, w, y, bias, activation, residual, finishing, scratch, geometry,
+    workers, counters, x, w, y, bias, activation, residual, finishing, scratch, geometry,
     steps, rows, blocks, columns, groups, copied, pixels,
 ):  # fmt: skip
     """Write y; the tables are those of `Forward`."""
@@ -37,34 +38,37 @@ def forward(
     for worker in numba.prange(workers):
         place = pointer(scratch, worker * per_worker)
         r, b, c = pointer(rows, 0), pointer(blocks, 0), pointer(columns, 0)
-        begin, end = planes * n_parts * worker // workers, planes * n_parts * (worker + 1) // workers
-        plane, part = begin // n_parts, begin % n_parts
-        channel = plane % k
-        for _ in range(begin, end):
-            plane_of_x = pointer(x, (plane if multiplier == 1 else plane // multiplier) * image)
-            source = place if per_worker else plane_of_x
-            out, weight = pointer(y, plane * map_size), pointer(w, channel * taps)
-            first = n_groups * part // n_parts
-            for group in range(first, n_groups * (part + 1) // n_parts):
-                g = pointer(groups, GROUP * group)
-                for i in range(g[5] + (g[7] if first == 0 else 0), g[5] + g[6]):
-                    row = pointer(plane_of_x, copied[2 * i])
-                    copy_row(pointer(place, copied[2 * i + 1]), row, pointer(pixels, 0), runs, singles)
-                for i in range(g[0], g[1]):
-                    if twice:
-                        second(out, source, weight, pointer(steps, FIELDS * i), r, b, c)
-                    else:
-                        each(out, source, weight, pointer(steps, FIELDS * i), r, b, c)
-                if finishing:
-                    together = g[4] if g[3] == 1 else 1
-                    for i in range(0, g[4], together):
-                        at = plane * map_size + (g[2] + g[3] * i) * q
-                        finish(y, at, together * q, bias, channel, activation, residual, at)
-            part += 1
-            if part == n_parts:
-                part = 0
-                plane += 1
-                channel = channel + 1 if channel + 1 < k else 0
+        tasks = planes * n_parts
+        begin, end = next_run(counters, worker, tasks)
+        while begin < tasks:
+            plane, part = begin // n_parts, begin % n_parts
+            channel = plane % k
+            for _ in range(begin, end):
+                plane_of_x = pointer(x, (plane if multiplier == 1 else plane // multiplier) * image)
+                source = place if per_worker else plane_of_x
+                out, weight = pointer(y, plane * map_size), pointer(w, channel * taps)
+                first = n_groups * part // n_parts
+                for group in range(first, n_groups * (part + 1) // n_parts):
+                    g = pointer(groups, GROUP * group)
+                    for i in range(g[5] + (g[7] if first == 0 else 0), g[5] + g[6]):
+                        row = pointer(plane_of_x, copied[2 * i])
+                        copy_row(pointer(place, copied[2 * i + 1]), row, pointer(pixels, 0), runs, singles)
+                    for i in range(g[0], g[1]):
+                        if twice:
+                            second(out, source, weight, pointer(steps, FIELDS * i), r, b, c)
+                        else:
+                            each(out, source, weight, pointer(steps, FIELDS * i), r, b, c)
+                    if finishing:
+                        together = g[4] if g[3] == 1 else 1
+                        for i in range(0, g[4], together):
+                            at = plane * map_size + (g[2] + g[3] * i) * q
+                            finish(y, at, together * q, bias, channel, activation, residual, at)
+                part += 1
+                if part == n_parts:
+                    part = 0
+                    plane += 1
+                    channel = channel + 1 if channel + 1 < k else 0
+            begin, end = next_run(counters, worker, tasks)
 
 
 class Forward(Execution):
@@ -105,7 +109,7 @@ class Forward(Execution):
     ) -> None:
         scratch = take(self.per_worker, self.flops, self.dtype)
         finishing = bias.size + residual.size > 0 or activation != activations.NONE
-        threads.launch(
+        threads.share_out(
             forward, self.flops, flat(first), flat(second), flat(out), bias, activation, flat(residual), finishing,
             scratch, self.geometry, *self.tables,
         )  # fmt: skip

@@ -38,6 +38,7 @@ from fastconv.algorithms.direct.depthwise.shape import (
     take,
 )
 from fastconv.algorithms.direct.depthwise.taps import STEP, each, most_rows, most_taps, pairs
+from fastconv.gemm.schedule import next_run
 from fastconv.problem import Axis, ConvProblem, Direction
 
 FIELDS, GROUP = len(STEP), 5
@@ -69,7 +70,7 @@ def _phase(axis: Axis, start: int, count: int) -> Phase:
 
 @jit.kernel
 def input_grad(
-    workers, gy, w, gx, bias, activation, residual, finishing, scratch, geometry,
+    workers, counters, gy, w, gx, bias, activation, residual, finishing, scratch, geometry,
     steps, rows, blocks, columns, groups, frame,
 ):  # fmt: skip
     """Write gx; the tables are those of `InputGrad`."""
@@ -79,44 +80,47 @@ def input_grad(
     for worker in numba.prange(workers):
         turn = pointer(scratch, worker * per_worker)
         r, b, c = pointer(rows, 0), pointer(blocks, 0), pointer(columns, 0)
-        begin, end = planes * n_parts * worker // workers, planes * n_parts * (worker + 1) // workers
-        plane, part = begin // n_parts, begin % n_parts
-        channel = plane % channels
-        for _ in range(begin, end):
-            source, weight = pointer(gy, plane * sources), pointer(w, channel * weights)
-            result = pointer(gx, plane * map_size)
-            out = turn if per_worker else result
-            for group in range(n_groups * part // n_parts, n_groups * (part + 1) // n_parts):
-                g = pointer(groups, GROUP * group)
-                for i in range(g[0], g[1]):
-                    if twice:
-                        pairs(out, source, weight, pointer(steps, FIELDS * i), r, b, c)
-                    else:
-                        each(out, source, weight, pointer(steps, FIELDS * i), r, b, c)
-                for i in range(g[4] if per_worker else 0):
-                    row, line = pointer(result, (g[2] + g[3] * i) * width), pointer(turn, i * ldb)
-                    plain = frame.size == 0 and group < inside
-                    if stride > 1 and not twice:
-                        whole = row if plain else pointer(turn, per_worker - padded)
-                        interleave(whole, line, between, stride, padded)
-                        line = whole
-                    if not plain:
-                        fold(row, pointer(line, left), width, group >= inside)
-                        for j in range(0, frame.size, 2):
-                            row[frame[j + 1]] += line[frame[j]]
-                if finishing and inside == n_groups:
-                    together = g[4] if g[3] == 1 else 1
-                    for i in range(0, g[4], together):
-                        at = plane * map_size + (g[2] + g[3] * i) * width
-                        finish(gx, at, together * width, bias, channel, activation, residual, at)
-            if finishing and inside < n_groups:
-                at = plane * map_size
-                finish(gx, at, map_size, bias, channel, activation, residual, at)
-            part += 1
-            if part == n_parts:
-                part = 0
-                plane += 1
-                channel = channel + 1 if channel + 1 < channels else 0
+        tasks = planes * n_parts
+        begin, end = next_run(counters, worker, tasks)
+        while begin < tasks:
+            plane, part = begin // n_parts, begin % n_parts
+            channel = plane % channels
+            for _ in range(begin, end):
+                source, weight = pointer(gy, plane * sources), pointer(w, channel * weights)
+                result = pointer(gx, plane * map_size)
+                out = turn if per_worker else result
+                for group in range(n_groups * part // n_parts, n_groups * (part + 1) // n_parts):
+                    g = pointer(groups, GROUP * group)
+                    for i in range(g[0], g[1]):
+                        if twice:
+                            pairs(out, source, weight, pointer(steps, FIELDS * i), r, b, c)
+                        else:
+                            each(out, source, weight, pointer(steps, FIELDS * i), r, b, c)
+                    for i in range(g[4] if per_worker else 0):
+                        row, line = pointer(result, (g[2] + g[3] * i) * width), pointer(turn, i * ldb)
+                        plain = frame.size == 0 and group < inside
+                        if stride > 1 and not twice:
+                            whole = row if plain else pointer(turn, per_worker - padded)
+                            interleave(whole, line, between, stride, padded)
+                            line = whole
+                        if not plain:
+                            fold(row, pointer(line, left), width, group >= inside)
+                            for j in range(0, frame.size, 2):
+                                row[frame[j + 1]] += line[frame[j]]
+                    if finishing and inside == n_groups:
+                        together = g[4] if g[3] == 1 else 1
+                        for i in range(0, g[4], together):
+                            at = plane * map_size + (g[2] + g[3] * i) * width
+                            finish(gx, at, together * width, bias, channel, activation, residual, at)
+                if finishing and inside < n_groups:
+                    at = plane * map_size
+                    finish(gx, at, map_size, bias, channel, activation, residual, at)
+                part += 1
+                if part == n_parts:
+                    part = 0
+                    plane += 1
+                    channel = channel + 1 if channel + 1 < channels else 0
+            begin, end = next_run(counters, worker, tasks)
 
 
 class InputGrad(Execution):
@@ -170,7 +174,7 @@ class InputGrad(Execution):
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
         scratch = take(self.per_worker, self.flops, self.dtype)
-        threads.launch(
+        threads.share_out(
             input_grad, self.flops, flat(first), flat(second), flat(out), bias, activation, flat(residual),
             bias.size + residual.size > 0 or activation != activations.NONE, scratch, self.geometry, *self.tables,
         )  # fmt: skip

@@ -30,6 +30,7 @@ from fastconv.algorithms.direct.depthwise.schedule import (
     row_blocks,
 )
 from fastconv.algorithms.direct.depthwise.shape import Image, apart, plane_axes, stripe, take
+from fastconv.gemm.schedule import next_task
 from fastconv.problem import ConvProblem, Direction
 
 FIELDS, GROUP = len(OUTER), 5
@@ -37,7 +38,7 @@ FIELDS, GROUP = len(OUTER), 5
 
 @jit.kernel
 def weight_grad(
-    workers, x, gy, gw, scratch, geometry, steps, rows, blocks, columns, groups, copied, pixels, places
+    workers, counters, x, gy, gw, scratch, geometry, steps, rows, blocks, columns, groups, copied, pixels, places
 ):  # fmt: skip
     """Write gw; the tables are those of `WeightGrad`."""
     n, k, multiplier, image, map_size, taps, twice, per_worker, vl = geometry[:9]
@@ -47,7 +48,8 @@ def weight_grad(
         sums = pointer(scratch, worker * per_worker)
         place = pointer(sums, places.size * vl)
         r, b, c = pointer(rows, 0), pointer(blocks, 0), pointer(columns, 0)
-        for channel in range(k * worker // workers, k * (worker + 1) // workers):
+        channel = next_task(counters, worker, k)
+        while channel < k:
             clear(sums, 0, places.size * vl)
             clear(gw, channel * taps, taps)
             for i in range(n):
@@ -66,6 +68,7 @@ def weight_grad(
                             outer_each(sums, plane_of_gy, source, pointer(steps, FIELDS * j), r, b, c)
             for i in range(places.size):
                 gw[channel * taps + places[i]] += total(pointer(sums, i * vl))
+            channel = next_task(counters, worker, k)
 
 
 class WeightGrad(Execution):
@@ -125,7 +128,7 @@ class WeightGrad(Execution):
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
         scratch = take(self.per_worker, self.flops, self.dtype)
-        threads.launch(
+        threads.share_out(
             weight_grad, self.flops, flat(first), flat(second), flat(out), scratch, self.geometry,
             *self.tables,
         )  # fmt: skip
