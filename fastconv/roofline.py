@@ -103,14 +103,6 @@ CYCLES: dict[str, dict[str, float]] = {
         "launches": 1,
         "memory": 0.124,
     },
-    "im2col in place": {
-        "products": 1.2,
-        "lower": 0,
-        "segments": 0,
-        "store woven": 0,
-        "launches": 1,
-        "memory": 0.124,
-    },
     "im2col taps": {
         "products": 1.4,
         "lower": 4,
@@ -136,7 +128,7 @@ CYCLES: dict[str, dict[str, float]] = {
         "result": 8.04,
         "filters": 4.64,
         "filters in memory": 5.9,
-        "launches": 2,
+        "launches": 1,
         "memory": 0.496,
     },
     "winograd phases": {
@@ -145,7 +137,7 @@ CYCLES: dict[str, dict[str, float]] = {
         "result": 6.13,
         "filters": 6.06,
         "filters in memory": 13.3,
-        "launches": 2,
+        "launches": 1,
         "memory": 0.403,
     },
     "winograd pixels": {

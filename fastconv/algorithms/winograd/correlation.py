@@ -1,4 +1,4 @@
-"""Forward and input gradient, ready to run: the blocks, and the order of the launches."""
+"""Forward and input gradient, ready to run: the blocks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from fastconv.algorithms.winograd.cpu import (
     UNPACKED,
     Geometry,
     convolve,
-    transform_tiles,
     transform_weights,
 )
 from fastconv.algorithms.winograd.lanes import SPLITS
@@ -25,6 +24,7 @@ from fastconv.algorithms.winograd.phases import TileAxis, counts, tile_axes
 from fastconv.algorithms.winograd.strips import Row, Strips, results, row_of_tiles, sources
 from fastconv.algorithms.winograd.transforms import ROWS, Tiles
 from fastconv.gemm.move import SLACK
+from fastconv.gemm.record import record
 from fastconv.problem import ConvProblem, Direction
 
 
@@ -55,6 +55,9 @@ def _ways(problem: ConvProblem, direction: Direction, tiles: Tiles) -> Iterator[
         yield by_tiles, 1, 0
 
 
+CHUNKS = 8  # of filters for each core, that no core waits long for another, where V is near that streams by for each; else 2
+
+
 class Correlation(Execution):
     """Forward, or the input gradient as the correlation of grad_output with turned filters."""
 
@@ -67,7 +70,7 @@ class Correlation(Execution):
         self.geometry = g = geometry(problem, direction, tiles, by_tiles, most, chunk, strips)
         lengths = (*tiles[0], *tiles[1], columns.split, columns.steps)
         self.variant = tuple((0,) * length for length in lengths)
-        self.places = places(problem, direction)
+        self.described, self.places = record(g), places(problem, direction)
         self.u_size = problem.groups * g.panels * g.steps_h * g.steps_w * g.positions * g.u_step
         self.v_size = 0 if by_tiles else problem.groups * g.blocks * g.positions * g.v_step
         self.shared = self.u_size if by_tiles else self.v_size
@@ -75,7 +78,10 @@ class Correlation(Execution):
 
     def prepare(self, weight: Array) -> Array:
         u = workspace.aligned(self.u_size, self.dtype)
-        self._weights(weight, u, workspace.take(threads.count() * self.geometry.scratch, self.dtype))
+        scratch = workspace.take(threads.count() * self.geometry.scratch, self.dtype)
+        threads.share_out(
+            transform_weights, 4.0 * self.u_size, flat(weight), u, self.places, scratch, self.described, *self.variant[:4]
+        )  # fmt: skip
         return u
 
     def run(
@@ -83,38 +89,24 @@ class Correlation(Execution):
     ) -> None:
         scratch = workspace.take(self.shared + threads.count() * self.geometry.scratch, self.dtype)
         shared, scratch = scratch[: self.shared], scratch[self.shared :]
-        by_tiles = self.geometry.by_tiles
-        if by_tiles:
-            self._weights(second, shared, scratch)
-        self._convolve(first, second, shared, shared, out, scratch, bias, activation, residual, not by_tiles)
+        self._convolve(first, second, shared, shared, out, scratch, bias, activation, residual, False)
 
     def run_prepared(
         self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
         scratch = workspace.take(self.v_size + threads.count() * self.geometry.scratch, self.dtype)
         v, scratch = scratch[: self.v_size], scratch[self.v_size :]
-        self._convolve(first, prepared, prepared, v, out, scratch, bias, activation, residual, False)
-
-    def _weights(self, w: Array, u: Array, scratch: Array) -> None:
-        threads.share_out(
-            transform_weights, 4.0 * self.u_size, flat(w), u, self.places, scratch,
-            self.geometry, *self.variant[:4],
-        )  # fmt: skip
+        self._convolve(first, prepared, prepared, v, out, scratch, bias, activation, residual, True)
 
     def _convolve(
         self, x: Array, w: Array, u: Array, v: Array, y: Array, scratch: Array, bias: Array, activation: Any,
-        residual: Array, fused: bool,
+        residual: Array, given: bool,
     ) -> None:  # fmt: skip
         x, w, y = flat(x), flat(w), flat(y)
-        if not self.geometry.by_tiles:
-            threads.share_out(
-                transform_tiles, 4.0 * self.v_size, x, v, self.border, self.geometry,
-                *self.variant[:5],
-            )  # fmt: skip
         plain = bias.size == residual.size == 0 and isinstance(activation, int) and activation == NONE
         threads.share_out(
             convolve, self.flops, x, w, u, v, y, self.places, scratch, self.border, bias, activation, flat(residual),
-            plain, fused, self.geometry, *self.variant,
+            plain, given, self.described, *self.variant,
         )  # fmt: skip
 
 
@@ -148,12 +140,14 @@ def geometry(
     # one vector more than needed: positions a multiple of 4 KB apart would share 8 lines of L1
     u_step = (-(-c * sources * rows // unit.vl) + 1) * unit.vl
     chunk_panels = max(1, chunk // (steps * positions * u_step * problem.itemsize))
+    v_step = sources * c * ld + unit.vl
     if by_tiles and chunk:
         chunks = 1
     else:
-        chunks = max(-(-panels // chunk_panels), 1 if by_tiles else min(panels, 2 * cores))
+        near = blocks * positions * v_step * problem.itemsize < 2 * machine.machine().l2 // 3
+        least = 1 if by_tiles else min(panels, (CHUNKS if near else 2) * cores)
+        chunks = max(-(-panels // chunk_panels), least)
     chunk_panels = -(-panels // chunks)
-    v_step = sources * c * ld + unit.vl
     m_phase = chunk_panels * rows * ld
     m_step = steps * m_phase + unit.vl
     t_step = UNPACKED * rows + SLACK

@@ -27,7 +27,7 @@ from fastconv.activations import finish
 from fastconv.algorithms.winograd.filters import unpack_taps
 from fastconv.algorithms.winograd.lanes import transform_input, transform_output
 from fastconv.algorithms.winograd.pixels.lanes import transform_filters
-from fastconv.gemm.schedule import next_task, part, span
+from fastconv.gemm.schedule import finish_stage, next_task, part, span
 from fastconv.gemm.tile import tile
 
 
@@ -87,9 +87,10 @@ UNPACKED = 32  # channels of unpacked filters: 9 taps x 32 x 8 floats are 9 KB o
 
 
 @jit.kernel
-def transform_weights(workers, counters, w, u, places, scratch, geo, mh, rh, mw, rw):
+def transform_weights(workers, counters, w, u, places, scratch, geos, mh, rh, mw, rw):
     """Transform all filters; tasks are panels."""
     for worker in numba.prange(workers):
+        geo = geos[0]
         tasks = geo.groups * geo.panels
         task = next_task(counters, worker, tasks)
         while task < tasks:
@@ -102,39 +103,41 @@ def transform_weights(workers, counters, w, u, places, scratch, geo, mh, rh, mw,
 
 
 @jit.kernel
-def transform_tiles(workers, counters, x, v, border, geo, mh, rh, mw, rw, split):
-    """Transform all tiles; tasks are groups x blocks x parts of the channels."""
-    for worker in numba.prange(workers):
-        tasks = geo.groups * geo.blocks * geo.channel_parts
-        task = next_task(counters, worker, tasks)
-        while task < tasks:
-            block, channels = task // geo.channel_parts, task % geo.channel_parts
-            first, last = span(geo.c, geo.channel_parts, channels)
-            v0 = block * geo.positions * geo.v_step
-            input_block(
-                v, v0, x, border, geo, block // geo.blocks, block % geo.blocks, first, last,
-                (mh, rh, mw, rw, split),
-            )  # fmt: skip
-            task = next_task(counters, worker, tasks)
-
-
-@jit.kernel
 def convolve(
-    workers, counters, x, w, u, v, y, places, scratch, border, bias, activation, residual, plain, fused, geo, mh,
+    workers, counters, x, w, u, v, y, places, scratch, border, bias, activation, residual, plain, given, geos, mh,
     rh, mw, rw, split, woven,
 ):  # fmt: skip
-    """Multiply and transform back; V (by tiles) or U (by outputs, if ``fused``) is made on the way.
+    """Transform, multiply and transform back; U may be ``given``.
 
-    Its parts are compiled once more for every function that they are called through, so there is none between.
+    What all tasks read, U by tiles and V by outputs, is made first, in tasks that are panels of filters, or parts of
+    the channels of a block.  One launch: Python between two of them, cold, takes 30 us.  Parts of a kernel are compiled
+    once more for every function that they are called through, so there is none between.
     """
     for worker in numba.prange(workers):
+        geo = geos[0]
         base = worker * geo.scratch
         m0, u0, t0 = base + geo.m_start, base + geo.u_start, base + geo.t_start
         panel_size = geo.steps_h * geo.steps_w * geo.positions * geo.u_step
         v_size = geo.positions * geo.v_step
+        shared = geo.panels if geo.by_tiles else geo.blocks * geo.channel_parts
+        tasks = 0 if geo.by_tiles and given else geo.groups * shared
+        task, done = next_task(counters, worker, tasks), 0
+        while task < tasks:
+            if geo.by_tiles:
+                at = task * panel_size
+                group, panel = task // geo.panels, task % geo.panels
+                weight_panel(u, at, w, places, geo, group, panel, scratch, t0, (mh, rh, mw, rw))
+            else:
+                block, channels = task // geo.channel_parts, task % geo.channel_parts
+                c0, c1 = span(geo.c, geo.channel_parts, channels)
+                group, number = block // geo.blocks, block % geo.blocks
+                input_block(v, block * v_size, x, border, geo, group, number, c0, c1, (mh, rh, mw, rw, split))
+            task, done = next_task(counters, worker, tasks), done + 1
+        finish_stage(counters, done, tasks)
+        fused = not given and not geo.by_tiles
         per_group = geo.blocks if geo.by_tiles else geo.chunks
         tasks = geo.groups * per_group
-        task = next_task(counters, worker, tasks)
+        task = next_task(counters, worker, tasks, 1)
         while task < tasks:
             group, number = task // per_group, task % per_group
             chunk, last_chunk = (0, geo.chunks) if geo.by_tiles else (number, number + 1)
@@ -155,7 +158,7 @@ def convolve(
                         y, scratch, m0, border, geo, group, j, p0, p1, bias, activation, residual, plain,
                         (mh, rh, mw, rw, split, woven),
                     )  # fmt: skip
-            task = next_task(counters, worker, tasks)
+            task = next_task(counters, worker, tasks, 1)
 
 
 @jit.inner
