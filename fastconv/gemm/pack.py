@@ -46,7 +46,7 @@ class WeightView(NamedTuple):
 
 @jit.kernel
 def pack_weights(workers, w, packed, views):
-    """Pack all panels; every worker reads its share of the weight array from end to end."""
+    """Pack all panels; every worker packs some of them whole, so that tasks by rows find theirs in its cache."""
     for worker in numba.prange(workers):
         _pack_share(worker, workers, w, packed, views[0])
 
@@ -54,17 +54,15 @@ def pack_weights(workers, w, packed, views):
 @jit.inner
 def _pack_share(worker, workers, w, packed, view):
     panels = -(-view.m // view.mr)
-    blocks = 1 if by_rows(view) else -(-view.channels // CHANNELS)
-    strips = panels if by_rows(view) else 1
-    total = view.groups * blocks * strips
-    for i in range(part(total, workers, worker), part(total, workers, worker + 1)):
-        group, block, strip = i // (blocks * strips), i // strips % blocks, i % strips
-        c0, c1 = span(view.channels, blocks, block)
-        for panel in range(part(panels, strips, strip), part(panels, strips, strip + 1)):
-            m0, m1 = span(view.m, panels, panel)
-            to = (group * view.m + m0) * view.channels + c0 * (m1 - m0)
-            to *= 1 if view.apart else view.taps
-            load_panel(packed, to, w, view, group, panel, panels, c0, c1)
+    step = max(1, view.channels) if by_rows(view) else CHANNELS
+    first, last = span(view.groups * panels, workers, worker)
+    for group in range(first // panels, -(-last // panels)):
+        for c in range(0, view.channels, step):
+            for panel in range(max(0, first - group * panels), min(panels, last - group * panels)):
+                m0, m1 = span(view.m, panels, panel)
+                to = (group * view.m + m0) * view.channels + c * (m1 - m0)
+                to *= 1 if view.apart else view.taps
+                load_panel(packed, to, w, view, group, panel, panels, c, min(c + step, view.channels))
 
 
 @jit.inner

@@ -89,9 +89,9 @@ def _work(worker, counters, x, packed, out, scratch, lists, geo, tables, bias, a
     tasks = geo.groups * geo.line_blocks * geo.row_blocks
     task = next_task(counters, worker, tasks)
     while task < tasks:
-        block = task // geo.row_blocks
-        group, block = block // geo.line_blocks, block % geo.line_blocks
-        p0, p1 = span(panels, geo.row_blocks, task % geo.row_blocks)
+        # tasks that follow each other share their weights
+        rows, block = task // geo.line_blocks, task % geo.line_blocks
+        group, p0, p1 = rows // geo.row_blocks, *span(panels, geo.row_blocks, rows % geo.row_blocks)
         m0, m1 = part(geo.m, panels, p0), part(geo.m, panels, p1)
         first, last = span(geo.lines, geo.line_blocks, block)
         for m in range(m0, m1):
