@@ -103,6 +103,14 @@ CYCLES: dict[str, dict[str, float]] = {
         "launches": 1,
         "memory": 0.124,
     },
+    "im2col in place": {
+        "products": 1.2,
+        "lower": 0,
+        "segments": 0,
+        "store woven": 0,
+        "launches": 1,
+        "memory": 0.124,
+    },
     "im2col taps": {
         "products": 1.4,
         "lower": 4,

@@ -28,7 +28,7 @@ from fastconv.algorithms.correlation import (
     source_rows,
 )
 from fastconv.algorithms.im2col.by_tap import TapPass
-from fastconv.algorithms.im2col.cost import by_tap, cost, share
+from fastconv.algorithms.im2col.cost import by_tap, cost, kind, share
 from fastconv.algorithms.im2col.cpu import Geometry, correlate
 from fastconv.gemm.blocking import streams, within
 from fastconv.gemm.move import SLACK
@@ -58,11 +58,10 @@ class Im2col(Algorithm):
         return cost(problem, direction)
 
     def floor(self, problem: ConvProblem, direction: Direction) -> float:
-        kind = "im2col weight_grad" if direction is WEIGHT_GRAD else "im2col"
         part = 1.0 if direction is WEIGHT_GRAD else share(problem, direction)
         if problem.groups == problem.c == problem.k:
             part *= ALONE
-        return least(kind, problem, part)
+        return least(kind(problem, direction), problem, part)
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         return within(limit, functools.partial(_make, problem, direction))

@@ -22,17 +22,25 @@ def cost(problem: ConvProblem, direction: Direction) -> float:
     """Predict seconds."""
     if direction is WEIGHT_GRAD:
         s = sizes(problem, direction)
-        return seconds("im2col weight_grad", problem, weight_grad(s, problem.itemsize))
+        return seconds(kind(problem, direction), problem, weight_grad(s, problem.itemsize))
     return min(ways(problem, direction))
 
 
 def ways(problem: ConvProblem, direction: Direction) -> tuple[float, ...]:
     """Predict seconds with all taps lowered together, and one by one where that leaves out products."""
     s, part = sizes(problem, direction), share(problem, direction)
-    lowered = seconds("im2col", problem, correlation(s, problem.itemsize))
+    lowered = seconds(kind(problem, direction), problem, correlation(s, problem.itemsize))
     if part == 1.0:
         return (lowered,)
     return lowered, seconds("im2col taps", problem, taps(s, part, problem.itemsize))
+
+
+def kind(problem: ConvProblem, direction: Direction) -> str:
+    """Name a pass by what it costs: in place, where tiles lower the source as they read it."""
+    if direction is WEIGHT_GRAD:
+        return "im2col weight_grad"
+    s = sizes(problem, direction)
+    return "im2col in place" if s.taps == s.p == s.stride_w == 1 else "im2col"
 
 
 def by_tap(problem: ConvProblem, direction: Direction) -> bool:
