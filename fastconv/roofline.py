@@ -154,7 +154,7 @@ CYCLES: dict[str, dict[str, float]] = {
         "result": 8.91,
         "filters": 7.71,
         "filters in memory": 30,
-        "launches": 2,
+        "launches": 1,
         "memory": 0.844,
     },
     "winograd weight_grad": {

@@ -48,7 +48,10 @@ class Correlation(Execution):
 
     def prepare(self, weight: Array) -> Array:
         u = workspace.aligned(self.u_size, self.dtype)
-        self._weights(weight, u, workspace.take(threads.count() * self.scratch, self.dtype))
+        scratch = workspace.take(threads.count() * self.scratch, self.dtype)
+        threads.share_out(
+            transform_weights, 4.0 * self.u_size, flat(weight), u, scratch, self.geometry, *self.variant
+        )
         return u
 
     def run(
@@ -56,24 +59,18 @@ class Correlation(Execution):
     ) -> None:
         scratch = workspace.take(self.u_size + self.start + threads.count() * self.scratch, self.dtype)
         u, scratch = scratch[: self.u_size], scratch[self.u_size :]
-        self._weights(second, u, scratch[self.start :])
-        self._convolve(first, u, out, scratch, bias, activation, residual)
+        self._convolve(first, second, u, out, scratch, bias, activation, residual, False)
 
     def run_prepared(
         self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
         scratch = workspace.take(self.start + threads.count() * self.scratch, self.dtype)
-        self._convolve(first, prepared, out, scratch, bias, activation, residual)
-
-    def _weights(self, w: Array, u: Array, scratch: Array) -> None:
-        threads.share_out(
-            transform_weights, 4.0 * self.u_size, flat(w), u, scratch,
-            self.geometry, *self.variant,
-        )  # fmt: skip
+        self._convolve(first, prepared, prepared, out, scratch, bias, activation, residual, True)
 
     def _convolve(
-        self, x: Array, u: Array, y: Array, scratch: Array, bias: Array, activation: Any, residual: Array
-    ) -> None:
+        self, x: Array, w: Array, u: Array, y: Array, scratch: Array, bias: Array, activation: Any, residual: Array,
+        given: bool,
+    ) -> None:  # fmt: skip
         start, scratch = scratch[: self.start], scratch[self.start :]
         start.fill(0)
         if bias.size:
@@ -83,8 +80,8 @@ class Correlation(Execution):
         lists = np.empty(2 * threads.workers(self.flops) * self.most, np.int64)
         plain = residual.size == 0 and isinstance(activation, int) and activation == NONE
         threads.share_out(
-            convolve, self.flops, pixels(x), u, pixels(y), scratch, lists, self.positions,
-            start, self.border, plain, activation, pixels(residual) if residual.size else residual, self.geometry,
+            convolve, self.flops, pixels(x), flat(w), u, pixels(y), scratch, lists, self.positions,
+            start, self.border, plain, activation, pixels(residual) if residual.size else residual, given, self.geometry,
             *self.variant,
         )  # fmt: skip
 

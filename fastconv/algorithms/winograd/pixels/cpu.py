@@ -20,7 +20,7 @@ from fastconv.algorithms.winograd.pixels.lanes import transform_filters, transfo
 from fastconv.algorithms.winograd.transforms import ROWS
 from fastconv.gemm.gathered import pixel_rows, tile_gathered
 from fastconv.gemm.move import write_row
-from fastconv.gemm.schedule import next_task, part, span
+from fastconv.gemm.schedule import finish_stage, next_task, part, span
 
 
 class Geometry(NamedTuple):
@@ -103,10 +103,10 @@ def _weight_panel(u, w, geo, group, panel, t, t0, variant):
 
 @jit.kernel
 def convolve(
-    workers, counters, x, u, y, scratch, lists, positions, start, border, plain, activation, residual, geos, mh, rh,
-    mw, rw,
+    workers, counters, x, w, u, y, scratch, lists, positions, start, border, plain, activation, residual, given, geos,
+    mh, rh, mw, rw,
 ):  # fmt: skip
-    """Compute all; tasks are groups x blocks of tiles."""
+    """Transform all filters, unless U is ``given``, then compute all; tasks are panels, then groups x blocks of tiles."""
     for worker in numba.prange(workers):
         geo = geos[0]
         base = worker * geo.scratch
@@ -115,8 +115,15 @@ def convolve(
         for i in range(geo.most):
             sources[i] = base + i * geo.v_row
             targets[i] = base + geo.m_start + i * geo.m_row
+        tasks = 0 if given else geo.groups * geo.panels
+        task, done = next_task(counters, worker, tasks), 0
+        while task < tasks:
+            group, panel = task // geo.panels, task % geo.panels
+            _weight_panel(u, w, geo, group, panel, scratch, base + geo.t_start, (mh, rh, mw, rw))
+            task, done = next_task(counters, worker, tasks), done + 1
+        finish_stage(counters, done, tasks)
         tasks = geo.groups * geo.blocks
-        task = next_task(counters, worker, tasks)
+        task = next_task(counters, worker, tasks, 1)
         while task < tasks:
             group, block = task // geo.blocks, task % geo.blocks
             t0, t1 = span(geo.tiles, geo.blocks, block)
@@ -127,7 +134,7 @@ def convolve(
                     y, scratch, base, start, geo, group, panel, t0, t1, plain, activation, residual,
                     (mh, rh, mw, rw),
                 )  # fmt: skip
-            task = next_task(counters, worker, tasks)
+            task = next_task(counters, worker, tasks, 1)
 
 
 @jit.inner
