@@ -10,7 +10,8 @@ import pytest
 
 from fastconv import activations, testing
 from fastconv.algorithms.winograd import CHOICES, GROWTH, STRIDED_CHOICES, Winograd
-from fastconv.algorithms.winograd.correlation import Correlation, correlation
+from fastconv.algorithms.winograd.correlation import Correlation, correlation, reached
+from fastconv.algorithms.winograd.phases import share, tile_axes
 from fastconv.algorithms.winograd.strips import Strips, row_of_tiles
 from fastconv.algorithms.winograd.transforms import POINTS, matrices
 from fastconv.algorithms.winograd.weight_grad import WeightGrad
@@ -163,6 +164,29 @@ def test_stride_two_is_exact_on_small_integers(direction, line):
             first, prepared, again := np.empty_like(out), nothing, activations.NONE, nothing
         )
         np.testing.assert_array_equal(again, out)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "f3x3 s2 p1",
+        "f3x3 s2",
+        "f5x5 s2 p2",
+        "f4x6 s2 p1",
+        "f4x6 s2",
+        "f5x3 s2x1 p1",
+        "f3x3 s2 d2 p1",
+        "f3x3 p1",
+    ],
+)
+@pytest.mark.parametrize("direction", [Direction.FORWARD, Direction.INPUT_GRAD], ids=str)
+def test_products_that_are_left_out_are_counted(direction, rest):
+    problem = ConvProblem.parse(f"n1 c1 k1 i40x41 {rest}")
+    rows, columns = tile_axes(problem, direction)
+    tiles = tuple((3, axis.taps) for axis in (rows, columns))
+    bits = reached(problem, direction, tiles)
+    phases = sum(rows.filled) * sum(columns.filled)
+    assert sum(int(b).bit_count() for b in bits) == pytest.approx(share(problem, tiles) * len(bits) * phases)
 
 
 @pytest.mark.slow

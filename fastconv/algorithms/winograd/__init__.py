@@ -22,7 +22,7 @@ from math import prod
 
 from fastconv import machine
 from fastconv.algorithms.base import Algorithm, Execution
-from fastconv.algorithms.winograd.phases import Counts, counts
+from fastconv.algorithms.winograd.phases import Counts, counts, share
 from fastconv.algorithms.winograd.transforms import ROWS, Tiles
 from fastconv.gemm.blocking import within
 from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
@@ -31,7 +31,7 @@ from fastconv.roofline import multiply, rates, seconds, without
 # Outputs of a tile that 'winograd' chooses from, by kernel size.  alpha = m + r - 1 is 4 or 6, as F(6, 3)
 # and the like err four times as much; only kernels of 6 and 7 have to take 8, which others do by name.
 CHOICES = {1: (1,), 2: (3,), 3: (2, 4), 4: (3,), 5: (2,), 6: (3,), 7: (2,)}
-STRIDED_CHOICES = CHOICES | {2: (3, 4)}
+STRIDED_CHOICES = CHOICES | {2: (2, 4)}
 LONG_CHOICES = {2: (3, 5), 3: (2, 4, 6), 4: (3, 5), 5: (2, 4), 6: (3,), 7: (2,)}  # along one axis alone
 
 TRANSFORM = 6  # cycles to transform a vector of any operand at one position of a tile, at the least
@@ -39,7 +39,7 @@ TRANSFORM = 6  # cycles to transform a vector of any operand at one position of 
 # rms error over that of naive summation with 32 channels of normal numbers, measured along one axis;
 # those of two axes multiply.  First as F(m, r), then as F(r, m) in the weight gradient.
 GROWTH = {
-    (1, 1): (1.0, 1.0), (4, 2): (1.8, 1.3), (3, 2): (1.0, 0.85), (2, 3): (0.85, 1.0), (5, 2): (2.0, 1.2), (4, 3): (1.5, 1.3),
+    (1, 1): (1.0, 1.0), (2, 2): (1.1, 1.1), (4, 2): (1.8, 1.3), (3, 2): (1.0, 0.85), (2, 3): (0.85, 1.0), (5, 2): (2.0, 1.2), (4, 3): (1.5, 1.3),
     (3, 4): (1.4, 1.5), (2, 5): (1.3, 1.9), (1, 6): (1.4, 3.0), (7, 2): (4.0, 2.3), (6, 3): (3.3, 2.2),
     (5, 4): (3.0, 2.3), (4, 5): (2.4, 2.6), (3, 6): (2.5, 3.0), (2, 7): (2.6, 5.0),
 }  # fmt: skip
@@ -94,10 +94,12 @@ class Winograd(Algorithm):
     def weighing(self, problem: ConvProblem, direction: Direction, found: Counts) -> Callable[[Tiles], float]:
         """Return what weighs tiles against each other: transforms, products and filters of each position, roughly."""
         c, k, _, _, (p, q) = found
-        each, filters = problem.n * (8 * (c + k) + 0.7 * c * k), 15 * c * k
+        transforms, products = problem.n * 8 * (c + k), problem.n * 0.7 * c * k
+        filters = (15 if problem.plain else 30) * c * k
 
         def weigh(tiles: Tiles) -> float:
             (mh, rh), (mw, rw) = tiles
+            each = transforms + products * share(problem, tiles)
             return (mh + rh - 1) * (mw + rw - 1) * (-(-p // mh) * -(-q // mw) * each + filters)
 
         return weigh
@@ -202,7 +204,7 @@ def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, 
         }
     strips = -(-count // vl)
     return {
-        "products": positions * multiply(result, strips, source, itemsize),
+        "products": share(problem, tiles) * positions * multiply(result, strips, source, itemsize),
         "source": positions * strips * source,
         "result": positions * strips * result,
         "filters": filters * (positions + g * rh * rw),
@@ -213,15 +215,15 @@ def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, 
 MADE = 3  # between 2 (128 -> 256 channels, 2 x 56 x 56: U first) and 5 (512 -> 512, 2 x 14 x 14: V first), measured
 
 
-def filters_first(count: int, source: int, result: int, positions: int, itemsize: int) -> bool:
+def filters_first(count: int, source: int, result: int, positions: int, most: int, itemsize: int) -> bool:
     """Tell whether U of all filters, rather than V of all tiles, is made beforehand and streams by.
 
-    U streams once for each block of NR vectors of tiles, V once for each chunk of U that fits L2; what is made
-    beforehand goes to memory and back as well, which counts as MADE of these passes.
+    U streams once for each block of tiles, of at ``most`` so many vectors, V once for each chunk of U that fits L2; what is
+    made beforehand goes to memory and back as well, which counts as MADE of these passes.
     """
     unit, m = machine.tile(itemsize), machine.machine()
     vectors, rows = -(-count // unit.vl), min(unit.mr, ROWS)
-    blocks = max(-(-vectors // unit.nr), min(vectors, m.cores))
+    blocks = max(-(-vectors // most), min(vectors, m.cores))
     chunk = max(1, m.l2 // 2 // (positions * source * rows * itemsize)) * rows
     chunks = max(-(-result // chunk), min(-(-result // rows), 2 * m.cores))
     return (blocks + MADE) * result < (chunks + MADE) * vectors * unit.vl

@@ -27,6 +27,8 @@ from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import record
 from fastconv.problem import ConvProblem, Direction
 
+KC = 160  # rows of V in a chunk: NR vectors of them take 30 KB of L1
+
 
 def correlation(problem: ConvProblem, direction: Direction, tiles: Tiles, limit: int) -> Correlation:
     """Return the first way that stays within the limit, or the one that takes the least."""
@@ -47,10 +49,11 @@ def _ways(problem: ConvProblem, direction: Direction, tiles: Tiles) -> Iterator[
     (mh, rh), (mw, rw) = tiles
     count = problem.n * -(-p // mh) * -(-q // mw)
     positions = (mh + rh - 1) * (mw + rw - 1)
-    preferred = filters_first(count, source, results, positions, problem.itemsize)
-    # A block of NR vectors lets U stream at 4 / (2 * 48) bytes a flop: 5 GB/s beside 120 GFLOP/s.
+    # A block of NR vectors lets U stream at 4 / (2 * 48) bytes a flop: 5 GB/s beside 120 GFLOP/s; of phases U is several times the weights.
+    most = unit.nr if problem.plain else 2 * unit.nr
+    preferred = filters_first(count, source, results, positions, most, problem.itemsize)
     for by_tiles in (preferred, not preferred):
-        yield by_tiles, unit.nr if by_tiles else 2 * unit.nr, l2 // 2
+        yield by_tiles, most if by_tiles else 2 * unit.nr, l2 // 2
     for by_tiles in (preferred, not preferred):
         yield by_tiles, 1, 0
 
@@ -70,7 +73,8 @@ class Correlation(Execution):
         self.geometry = g = geometry(problem, direction, tiles, by_tiles, most, chunk, strips)
         lengths = (*tiles[0], *tiles[1], columns.split, columns.steps)
         self.variant = tuple((0,) * length for length in lengths)
-        self.described, self.places = record(g), places(problem, direction)
+        self.described = record(g)
+        self.places = np.concatenate([places(problem, direction), reached(problem, direction, tiles)])
         self.u_size = problem.groups * g.panels * g.steps_h * g.steps_w * g.positions * g.u_step
         self.v_size = 0 if by_tiles else problem.groups * g.blocks * g.positions * g.v_step
         self.shared = self.u_size if by_tiles else self.v_size
@@ -159,7 +163,7 @@ def geometry(
     filled = sum(1 << phase for phase, taps_reach_it in enumerate(both) if taps_reach_it)
     return Geometry(
         problem.groups, c, k, h, w, p, q, rows_of.stride, rows_of.sources, columns_of.sources, rows_of.steps,
-        columns_of.steps, filled, mh, mw, tiles_h, tiles_w, problem.n * tiles_h, vectors, period,
+        columns_of.steps, filled, places(problem, direction).size, 1 if problem.plain else -(-c // KC), mh, mw, tiles_h, tiles_w, problem.n * tiles_h, vectors, period,
         positions, taps, rh * rw,
         c * k * taps, *strides, by_tiles, blocks, ld, panels, chunks, -(-c // 8),
         v_step, m_step, m_phase, u_step, t_step, m_start, u_start, t_start, scratch,
@@ -184,6 +188,13 @@ def places(problem: ConvProblem, direction: Direction) -> Array:
             (i, a), (j, b) = rows.places[r], columns.places[s]
             table[tap] = (i * columns.phases + j) * tile + a * columns.taps + b
     return table
+
+
+def reached(problem: ConvProblem, direction: Direction, tiles: Tiles) -> Array:
+    """Return [position] -> which phases' transformed taps are not zero there, a bit each."""
+    axes = tile_axes(problem, direction)
+    both = np.kron(*(axis.reached(m + r - 1) for axis, (m, r) in zip(axes, tiles, strict=True)))
+    return (1 << np.arange(len(both))) @ both
 
 
 def border_table(

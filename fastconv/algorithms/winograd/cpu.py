@@ -4,7 +4,8 @@
 
 Of a strided convolution c runs over the phases of the source as well, or k over those of the result (`phases.py`):
 V[position][phase, c][tile], U[panel][phase of the result][position][phase of the source, c][mr],
-M[position][phase][k][tile]; phases are in turn for every `UNPACKED` channels, as filters are transformed.
+M[position][phase][k][tile].  Where a phase lacks the last tap or the first, U is zero at infinity or at the point 0
+of that axis: such products are left out.
 
 Tiles are numbered through rows and images, so that vectors of M and V are full however small a map is.
 A transform takes a strip of them at a time, a vector (`strips.py`); strips are cut into blocks of at most ``ld`` tiles.
@@ -47,6 +48,8 @@ class Geometry(NamedTuple):
     steps_h: int  # phases of the result,
     steps_w: int
     filled: int  #  and which of all phases have taps, a bit each
+    reached_at: int  # behind the places of taps: [position] -> which phases are not zero there, a bit each
+    c_chunks: int  #   of source channels, that V's rows of one stay in L1
     mh: int  # outputs of a tile
     mw: int
     tiles_h: int
@@ -153,7 +156,7 @@ def convolve(
                 a, a0 = (scratch, u0) if fused else (u, (group * geo.panels + p0) * panel_size)
                 for j in range(block, last_block):
                     b, b0 = (scratch, base) if geo.by_tiles else (v, (group * geo.blocks + j) * v_size)
-                    multiply(scratch, m0, a, a0, b, b0, geo, j, p0, p1)
+                    multiply(scratch, m0, a, a0, b, b0, places, geo, j, p0, p1)
                     output_block(
                         y, scratch, m0, border, geo, group, j, p0, p1, bias, activation, residual, plain,
                         (mh, rh, mw, rw, split, woven),
@@ -171,7 +174,8 @@ def weight_panel(u, u0, w, places, geo, group, panel, t, t0, variant):
     phases = geo.steps_h * geo.steps_w * sources
     if phases > 1:  # taps that a phase lacks stay zeros
         t[t0 : t0 + phases * geo.tile_taps * geo.t_step] = 0
-    for c in range(0, geo.c, UNPACKED):
+    # From the last channels to the first: whole vectors are stored, and those of a phase's end reach into the next phase.
+    for c in range((geo.c - 1) // UNPACKED * UNPACKED, -1, -UNPACKED):
         channels = min(UNPACKED, geo.c - c)
         for i in range(channels):
             at = w0 + (c + i) * geo.w_channel
@@ -179,8 +183,7 @@ def weight_panel(u, u0, w, places, geo, group, panel, t, t0, variant):
         for phase in range(phases):
             if not geo.filled >> phase & 1:
                 continue
-            step = c * sources + phase % sources * channels
-            to = phase // sources * geo.positions * geo.u_step + step * rows
+            to = phase // sources * geo.positions * geo.u_step + (phase % sources * geo.c + c) * rows
             taps = t0 + phase * geo.tile_taps * geo.t_step
             transform_filters(u, u0 + to, geo.u_step, t, taps, geo.t_step, channels * rows, variant)
 
@@ -192,14 +195,12 @@ def input_block(v, v0, x, border, geo, group, block, c0, c1, variant):
     image_step = geo.groups * geo.c * geo.h * geo.w
     for number in range(geo.sources_h * (c1 - c0)):
         phase, c = number // (c1 - c0), c0 + number % (c1 - c0)
-        first = c // UNPACKED * UNPACKED
-        channels = min(UNPACKED, geo.c - first)
-        row = first * geo.sources_h * geo.sources_w + phase * geo.sources_w * channels + c - first
+        row = phase * geo.sources_w * geo.c + c
         plane = (group * geo.c + c) * geo.h * geo.w
         for s in range(strip, last):
             i = s * geo.vl // geo.tiles_w
             transform_input(
-                v, v0 + row * geo.ld + (s - strip) * geo.vl, geo.v_step, channels * geo.ld,
+                v, v0 + row * geo.ld + (s - strip) * geo.vl, geo.v_step, geo.c * geo.ld,
                 x, plane + i // geo.tiles_h * image_step, image_step, border, phase, geo.stride_h,
                 geo.mh * geo.stride_h, geo.rows - i, geo.tiles_h, i % geo.tiles_h, geo.zeros_at,
                 border[geo.sources_at + s % geo.period], variant,
@@ -207,28 +208,38 @@ def input_block(v, v0, x, border, geo, group, block, c0, c1, variant):
 
 
 @jit.inner
-def multiply(m, m0, u, u0, v, v0, geo, block, p0, p1):
-    """M = U V for panels p0..p1 and a block of tiles, position by position."""
+def multiply(m, m0, u, u0, v, v0, places, geo, block, p0, p1):
+    """M = U V for panels p0..p1 and a block of tiles, position by position.
+
+    Some channels of a phase at a time, whose rows of V stay in L1 from panel to panel, and their U in L2 from column to column.
+    """
     begin, end = span(geo.strips, geo.blocks, block)
     vectors = end - begin
     columns = -(-vectors // geo.nr)
-    first = part(geo.k, geo.panels, p0)
-    phases, depth = geo.steps_h * geo.steps_w, geo.sources_h * geo.sources_w * geo.c
+    top = part(geo.k, geo.panels, p0)
+    sources, phases = geo.sources_h * geo.sources_w, geo.steps_h * geo.steps_w
     for position in range(geo.positions):
-        for i in range((p1 - p0) * phases):
-            p, phase = p0 + i // phases, i % phases
-            row = part(geo.k, geo.panels, p)
-            rows = part(geo.k, geo.panels, p + 1) - row
-            length = depth if phases == 1 or geo.filled >> phase & 1 else 0  # then zeros are written
-            to = m0 + position * geo.m_step + phase * geo.m_phase + (row - first) * geo.ld
+        reached = places[geo.reached_at + position]
+        for chunk in range(sources * geo.c_chunks):
+            source = chunk // geo.c_chunks
+            c0, c1 = span(geo.c, geo.c_chunks, chunk % geo.c_chunks)
+            c = source * geo.c + c0
             for column in range(columns):
-                j = part(vectors, columns, column)
-                tile(
-                    m, to + j * geo.vl, geo.ld,
-                    u, u0 + (i * geo.positions + position) * geo.u_step,
-                    v, v0 + position * geo.v_step + j * geo.vl, geo.ld,
-                    length, rows, part(vectors, columns, column + 1) - j, False,
-                )  # fmt: skip
+                j, j1 = span(vectors, columns, column)
+                row1 = top
+                for p in range(p0, p1):
+                    row, row1 = row1, part(geo.k, geo.panels, p + 1)
+                    for phase in range(phases):
+                        there = reached >> phase * sources + source & 1
+                        if chunk > 0 and not there:  # of the first, zeros are written
+                            continue
+                        panel = ((p - p0) * phases + phase) * geo.positions + position
+                        tile(
+                            m, m0 + position * geo.m_step + phase * geo.m_phase + (row - top) * geo.ld + j * geo.vl, geo.ld,
+                            u, u0 + panel * geo.u_step + c * (row1 - row),
+                            v, v0 + position * geo.v_step + c * geo.ld + j * geo.vl, geo.ld,
+                            c1 - c0 if there else 0, row1 - row, j1 - j, chunk > 0,
+                        )  # fmt: skip
 
 
 @jit.inner

@@ -6,9 +6,10 @@ kernel's taps.  Each phase of the source meets its taps at stride 1, and phases 
     y[k, p] = sum over c and phases i, j  of  (x[c, 2p + i] * w[k, c, i::2])[p]        3 taps: 2 and 1, 5: 3 and 2
 
 The input gradient is the transpose: all phases of the result read the same tiles of grad_output, each by its
-own taps, and are woven together as they are stored.  Tiles of all phases have the taps of the largest; those
-that a smaller one lacks are zeros.  F(4x4, 3x3) then multiplies 4 * 36 times for 16 results of a 5x5 kernel
-instead of 400 times; 3x3 by F(4x4, 2x2) 100 times instead of 144, by F(5x5, 2x2) 144 times for 25 instead of 225.
+own taps, and are woven together as they are stored.  Tiles of all phases have the taps of the largest; where
+a smaller one lacks the last tap, or the first, its transform is zero at infinity, or at the point 0, and nothing is multiplied there.
+F(4x4, 3x3) then multiplies 11 * 11 times for 16 results of a 5x5 kernel instead of 400 times; 3x3 by F(4x4, 2x2) 9 * 9 times
+instead of 144, by F(2x2, 2x2) 25 times for 4 instead of 36.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fastconv.algorithms.correlation import AxisPass, axis_pass
+from fastconv.algorithms.winograd.transforms import Tiles
 from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, Axis, ConvProblem, Direction, told
 
 
@@ -55,6 +57,12 @@ class TileAxis:
     def filled(self) -> list[bool]:
         """Of each phase, whether taps reach it: of a dilated input gradient some results are zeros."""
         return [any(phase == i for phase, _ in self.places.values()) for i in range(self.phases)]
+
+    def reached(self, alpha: int) -> list[list[bool]]:
+        """Return [phase][position]: whether transformed taps are not zero there; the point 0 sees the first tap alone, infinity the last."""
+        taken = set(self.places.values())
+        seen = ([0], *[range(self.taps)] * (alpha - 2), [self.taps - 1])[-alpha:]
+        return [[any((phase, tap) in taken for tap in taps) for taps in seen] for phase in range(self.phases)]
 
     @property
     def split(self) -> int:
@@ -98,6 +106,17 @@ def counts(problem: ConvProblem, direction: Direction) -> Counts:
     if backward:
         return Counts(result, source * i * j, i * j, (r, s), (p, q))
     return Counts(source * i * j, result, i * j, (r, s), (p, q))
+
+
+def share(problem: ConvProblem, tiles: Tiles) -> float:
+    """Return which part of the products of all phases is not with zeros, by a closed form of `TileAxis.reached`."""
+    if problem.plain:
+        return 1.0
+    part = 1.0
+    for axis, (m, r) in zip(problem.axes, tiles[-len(problem.axes) :], strict=True):
+        phases = min(axis.kernel, axis.stride) if axis.dilation % axis.stride else 1
+        part *= 1 - (phases * r - axis.kernel) / (phases * (m + r - 1))
+    return part
 
 
 def count(axis: Axis, output: int, backward: bool) -> tuple[int, int, int]:

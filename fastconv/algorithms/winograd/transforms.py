@@ -32,6 +32,7 @@ F = Fraction
 # (exact in binary) up to alpha = 8.
 POINTS: dict[int, tuple[Fraction, ...]] = {
     1: (),
+    3: (F(0), F(1)),
     4: (F(0), F(1), F(-1)),
     5: (F(0), F(3, 2), F(-3, 2), F(1, 2)),
     6: (F(0), F(5, 8), F(-5, 8), F(3, 2), F(-3, 2)),
