@@ -109,8 +109,8 @@ WAYS = {
     "many taps": Way(False, False, False),
     "channels last": Way(True, False, True),
 }
-# Share of FFMA in the main loop: of the largest tile, of which many problems are, and of the others.
-SHARE, SMALLER, FEWEST = 0.85, 0.80, 0.75
+# Share of FFMA in the main loop: of the largest tile, of which many problems are, and of the others; of four rows a thread.
+SHARE, SMALLER, FEWEST, LEAST = 0.85, 0.80, 0.75, 0.72
 LARGE, *SMALL = TILES["float32"]
 
 
@@ -133,6 +133,7 @@ def check_main_loop(kernel, tile, share, tmp_path, target=(9, 0)):
     [
         *((variant, LARGE, SHARE if traits.marked else FEWEST, (9, 0)) for variant, traits in VARIANTS.items()),
         *(("any", tile, SMALLER, (9, 0)) for tile in SMALL[:3]),
+        ("any", SMALL[3], LEAST, (9, 0)),
         *((variant, LARGE, SHARE, (8, 0)) for variant in ("even", "channels last")),
     ],
     ids=str,
@@ -151,6 +152,7 @@ def test_machine_code_of_the_implicit_gemm(variant, tile, share, target, tmp_pat
     [
         *((way, *((LARGE, SHARE) if w.marked else (SMALL[0], FEWEST)), (9, 0)) for way, w in WAYS.items()),
         *(("pairs", tile, SMALLER, (9, 0)) for tile in SMALL[:3]),
+        ("pairs", SMALL[3], LEAST, (9, 0)),
         *((way, LARGE, SHARE, (8, 0)) for way in ("pairs", "channels last")),
     ],
     ids=str,
