@@ -6,7 +6,7 @@ Kernels that copy the input into a stripe, a block or a tile read the rows of it
 a table, and fetch the few pixels left and right of a row one by one (`edges`), or, where a tile has them in vectors, by
 one move for all its lanes (`fft/lanes.py`): forward and weight gradient.
 The input gradient is the adjoint: what the padded pixels would receive is added to those that they repeat
-(`algorithms/frame.py`; depthwise by taps of single columns, `direct/depthwise/schedule.py`, or of FFT's tiles added up,
+(`algorithms/frame.py`; depthwise by weights of single columns, `direct/depthwise/schedule.py`, or of FFT's tiles added up,
 `fft/folded.py`).
 """
 

@@ -43,9 +43,13 @@ CASES = [
     "n1 c3 k3 i5x35 f3x7 p9:4x30:20 g3 circular",  # borders that do not come from one vector
     "n2 c3 k3 i50 f5 p2 g3 reflect",
     "n1 c3 k6 i20x19 f5x4 s3x4 p4x3 d1x2 g3 circular",
-    "n1 c3 k3 i28x27 f31x31 p15 g3 reflect",  # rows go through scratch
+    "n1 c3 k3 i28x27 f31x31 p15 g3 reflect",
     "n1 c2 k4 i20x21 f9x9 s2 p4 g2 replicate",
     "n1 c2 k2 i20x23 f7x7 s2 p3 g2 reflect",
+    "n1 c2 k2 i20x40 f7x7 p3 g2 replicate",  # rows of the padding that repeat one row
+    "n1 c2 k2 i56x56 f5x5 s2 p2 g2 circular",
+    "n1 c2 k2 i7x7 f5x5 p2 g2 circular",  # both ends in a vector
+    "n1 c2 k2 i20x70 f3x35 p1x17 g2 circular",  # rows go through scratch
     "n1 c2 k2 i9x40 f11x3 p20x1 g2 reflect",  # rows around that repeat the image there and back
 ]
 

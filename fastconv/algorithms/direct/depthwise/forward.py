@@ -18,10 +18,10 @@ from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.direct.depthwise.move import copy_row
 from fastconv.algorithms.direct.depthwise.pointer import pointer
 from fastconv.algorithms.direct.depthwise.schedule import Rows, Schedule, row_blocks
-from fastconv.algorithms.direct.depthwise.shape import Image, apart, parts, plane_axes, take
+from fastconv.algorithms.direct.depthwise.shape import Image, apart, parts, plane_axes, repeats, take
 from fastconv.algorithms.direct.depthwise.taps import ROWS, STEP, each, most_taps, second
 from fastconv.gemm.schedule import next_run
-from fastconv.problem import ConvProblem, Direction
+from fastconv.problem import ConvProblem
 
 FIELDS, GROUP = len(STEP), 8
 
@@ -29,7 +29,7 @@ FIELDS, GROUP = len(STEP), 8
 @jit.kernel
 def forward(
     workers, counters, x, w, y, bias, activation, residual, finishing, scratch, geometry,
-    steps, rows, blocks, columns, groups, copied, pixels,
+    steps, rows, blocks, columns, bordered, groups, copied, pixels,
 ):  # fmt: skip
     """Write y; the tables are those of `Forward`."""
     planes, n_parts, k, multiplier, image, map_size, q, taps, twice, per_worker = geometry[:10]
@@ -55,9 +55,9 @@ def forward(
                         copy_row(pointer(place, copied[2 * i + 1]), row, pointer(pixels, 0), runs, singles)
                     for i in range(g[0], g[1]):
                         if twice:
-                            second(out, source, weight, pointer(steps, FIELDS * i), r, b, c)
+                            second(out, source, weight, pointer(steps, FIELDS * i), r, b, c, bordered)
                         else:
-                            each(out, source, weight, pointer(steps, FIELDS * i), r, b, c)
+                            each(out, source, weight, pointer(steps, FIELDS * i), r, b, c, bordered)
                     if finishing:
                         together = g[4] if g[3] == 1 else 1
                         for i in range(0, g[4], together):
@@ -76,7 +76,7 @@ class Forward(Execution):
 
     def __init__(self, problem: ConvProblem) -> None:
         v, h = plane_axes(problem)
-        image = Image(problem, Direction.FORWARD)
+        image = Image(problem)
         schedule = Schedule(machine.lanes(problem.dtype), image.stride, image.pitch, h.kernel)
         walk = Rows(v.output, v.kernel, 0, v.stride, v.dilation)
         found = sorted(
@@ -84,7 +84,7 @@ class Forward(Execution):
             key=lambda b: b.row,
         )
         once = all(len(block.met) == 1 for block in found)
-        band = schedule.band(image.columns, image.columns.vectors(schedule.vl, overlap=once))
+        band = schedule.band(image.columns, image.columns.groups(schedule.vl, overlap=once))
         groups: list[int] = []
         for block in found:
             first = schedule.length
@@ -100,7 +100,11 @@ class Forward(Execution):
             runs, singles,
         ]  # fmt: skip
         self.geometry = np.array(counts, np.int64)
-        self.tables = schedule.tables() + [np.array(t, np.int64) for t in (groups, image.copied, pieces)]
+        self.tables = [
+            *schedule.tables(),
+            repeats(problem),
+            *(np.array(t, np.int64) for t in (groups, image.copied, pieces)),
+        ]
         self.dtype, self.flops = problem.dtype, problem.flops
         self.workspace = self.per_worker * problem.itemsize * machine.machine().cores
 

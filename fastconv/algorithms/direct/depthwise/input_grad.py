@@ -7,8 +7,8 @@ m = stride / g, g = gcd(stride, dilation), and each t reads gy another e = dilat
 round, u = T - 1 - t, they are a convolution of stride 1 and dilation e over gy.  Each phase fills its own
 pixels; columns of several phases are interleaved on their way out.
 
-Where borders repeat the image, a pixel also gets the gradient of the padded ones that repeat it.  Along a row that is
-a tap of its column alone for each (see `schedule`), or where these would be many, whole padded rows are computed in
+Where borders repeat the image, a pixel also gets the gradient of the padded ones that repeat it.  Along a row these
+are further weights of its column (see `schedule`), or where they would be many, whole padded rows are computed in
 scratch and folded.  Rows of the padding are blocks that are added to the rows they repeat, when these are written.
 """
 
@@ -35,11 +35,12 @@ from fastconv.algorithms.direct.depthwise.shape import (
     pitch,
     plane_axes,
     repeated,
+    repeats,
     take,
 )
 from fastconv.algorithms.direct.depthwise.taps import STEP, each, most_rows, most_taps, pairs
 from fastconv.gemm.schedule import next_run
-from fastconv.problem import Axis, ConvProblem, Direction
+from fastconv.problem import Axis, ConvProblem
 
 FIELDS, GROUP = len(STEP), 5
 
@@ -71,7 +72,7 @@ def _phase(axis: Axis, start: int, count: int) -> Phase:
 @jit.kernel
 def input_grad(
     workers, counters, gy, w, gx, bias, activation, residual, finishing, scratch, geometry,
-    steps, rows, blocks, columns, groups, frame,
+    steps, rows, blocks, columns, bordered, groups, frame,
 ):  # fmt: skip
     """Write gx; the tables are those of `InputGrad`."""
     planes, n_parts, channels, sources, weights, map_size, width, twice, per_worker = geometry[:9]
@@ -93,9 +94,9 @@ def input_grad(
                     g = pointer(groups, GROUP * group)
                     for i in range(g[0], g[1]):
                         if twice:
-                            pairs(out, source, weight, pointer(steps, FIELDS * i), r, b, c)
+                            pairs(out, source, weight, pointer(steps, FIELDS * i), r, b, c, bordered)
                         else:
-                            each(out, source, weight, pointer(steps, FIELDS * i), r, b, c)
+                            each(out, source, weight, pointer(steps, FIELDS * i), r, b, c, bordered)
                     for i in range(g[4] if per_worker else 0):
                         row, line = pointer(result, (g[2] + g[3] * i) * width), pointer(turn, i * ldb)
                         plain = frame.size == 0 and group < inside
@@ -129,7 +130,7 @@ class InputGrad(Execution):
     def __init__(self, problem: ConvProblem) -> None:
         vl, mode = machine.lanes(problem.dtype), problem.padding_mode
         v, h = plane_axes(problem)
-        wide = len(repeated(h, mode)) > MOST_REPEATED[Direction.INPUT_GRAD] * h.kernel
+        wide = len(repeated(h, mode)) > MOST_REPEATED * h.kernel
         across = h._replace(size=h.lo + h.size + h.hi, lo=0, hi=0) if wide else h
         multiplier = problem.k // problem.c
         self.dtype, self.flops = problem.dtype, problem.flops
@@ -144,7 +145,7 @@ class InputGrad(Execution):
             both = tuple(phase.taps[0] for phase in columns)
             columns = [Columns(across.size, h.output, 1, both + ((),) * (2 - len(both)))]
         once = all(len(block.met) == 1 for block in image + around)
-        writing, adding = ([schedule.band(c, c.vectors(vl, some)) for c in columns] for some in (once, False))
+        writing, adding = ([schedule.band(c, c.groups(vl, some)) for c in columns] for some in (once, False))
         ldb = pitch(columns[0].width, vl) if woven or wide else 0
         between = most_rows(1) * ldb
         groups: list[int] = []
@@ -167,7 +168,11 @@ class InputGrad(Execution):
         ]  # fmt: skip
         self.geometry = np.array(counts, np.int64)
         frame = [n for at, to in borders.edges(h, mode) for n in (at + h.lo, to)] if wide else []
-        self.tables = [*schedule.tables(), *(np.array(t, np.int64) for t in (groups, frame))]
+        self.tables = [
+            *schedule.tables(),
+            repeats(problem),
+            *(np.array(t, np.int64) for t in (groups, frame)),
+        ]
         self.workspace = self.per_worker * problem.itemsize * machine.machine().cores
 
     def run(
@@ -192,15 +197,13 @@ def _blocks(axis: Axis, phase: Phase, n_phases: int, start: int = -1, spacing: i
 
 
 def _rows_around(axis: Axis, mode: str, n_phases: int) -> Iterator[Block]:
-    """Return the blocks of rows of the padding that some tap reaches: side by side, as the rows they repeat are."""
+    """Return the blocks of rows of the padding that some tap reaches: side by side, as the rows they repeat are, or of one row."""
     for residue in range(axis.stride):
         rows = [edge for edge in borders.edges(axis, mode) if edge[0] % axis.stride == residue]
         while rows:
             (at, to), spacing = rows[0], rows[min(1, len(rows) - 1)][1] - rows[0][1]
             alike = [(at + axis.stride * i, to + spacing * i) for i in range(len(rows))]
-            count = next(
-                (i for i, pair in enumerate(rows) if spacing == 0 < i or pair != alike[i]), len(rows)
-            )
+            count = next((i for i, pair in enumerate(rows) if pair != alike[i]), len(rows))
             for block in _blocks(axis, _phase(axis, at, count), n_phases, to, spacing):
                 if max(read for chunk in block.chunks for read in chunk.reads) >= 0:
                     yield block

@@ -17,13 +17,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import machine
 from fastconv.algorithms.direct.depthwise.lanes import lanes_of, load_lanes
 from fastconv.algorithms.direct.depthwise.pointer import out_of_line, scalar_type
-from fastconv.algorithms.direct.depthwise.taps import ENTRY
+from fastconv.algorithms.direct.depthwise.taps import ENTRY, TAP
+from fastconv.gemm.move import I1
 from fastconv.gemm.tile import I64, cases, fma, load, prefetch, store
 
 # A step: taps T x S over ``height`` rows and a list of blocks of columns; ``ahead`` is where the next rows lie.
@@ -46,7 +47,7 @@ def _walk(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType, s
     q = builder.load(p.entry)
     corner = builder.gep(p.x, [builder.mul(q, I64(p.step))])
     taps = builder.gep(p.columns, [builder.load(builder.gep(p.entry, [I64(2)]))])
-    columns = [builder.gep(corner, [builder.load(builder.gep(taps, [I64(2 * s)]))]) for s in range(wide)]
+    columns = [builder.gep(corner, [builder.load(builder.gep(taps, [I64(TAP * s)]))]) for s in range(wide)]
     gy_column = builder.gep(p.gy, [q])
     zero = ir.Constant(vector, [0.0] * vector.count)
 
@@ -175,12 +176,23 @@ outer_second = _family("second", 2)
 
 
 @intrinsic
-def total(typing, sums):
-    """Return the sum of a vector's lanes, by halves."""
+def total(typing, sums, parts, begin, end):
+    """Return the sum of the lanes of some vectors; ``parts`` are pairs of (where a vector begins, lanes)."""
 
     def codegen(context, builder, signature, arguments):
         scalar, itemsize = scalar_type(signature.args[0])
-        value = load(builder, arguments[0], 0, ir.VectorType(scalar, machine.tile(itemsize).vl), itemsize)
+        sums, parts, begin, end = arguments
+        vector = ir.VectorType(scalar, machine.tile(itemsize).vl)
+        zero = ir.Constant(vector, [0.0] * vector.count)
+        held = cgutils.alloca_once_value(builder, zero)
+        with cgutils.for_range_slice(builder, begin, end, I64(1), I64) as (i, _):
+            pair = builder.gep(parts, [builder.shl(i, I64(1))])
+            value = load(builder, builder.gep(sums, [builder.load(pair)]), 0, vector, itemsize)
+            lanes = lanes_of(builder, builder.load(builder.gep(pair, [I64(1)])), vector.count)
+            lanes = builder.bitcast(lanes, ir.VectorType(I1, vector.count))
+            some = builder.select(lanes, value, zero)
+            builder.store(builder.fadd(builder.load(held), some), held)
+        value = builder.load(held)
         while value.type.count > 1:
             half = value.type.count // 2
             numbers = ir.VectorType(ir.IntType(32), half)
@@ -188,4 +200,4 @@ def total(typing, sums):
             value = builder.fadd(*(builder.shuffle_vector(value, value, part) for part in (low, high)))
         return builder.extract_element(value, ir.IntType(32)(0))
 
-    return sums.dtype(sums), codegen
+    return sums.dtype(sums, parts, begin, end), codegen

@@ -11,9 +11,11 @@ A stride of 2 has a family of its own, where row j and tap t read row 2*j + t an
 Columns need no lattice.  Each tap is an offset from the column of the output, in the image itself where its
 stride is that of the family, else in a copy of the block's rows (see `Copy`).
 
-Where borders repeat the image, a column near them reads pixels that are not its neighbours: each by a tap of that
-column alone.  Every vector of columns has its own list of taps, so that those in the middle of a row have none of
-these: on rows of 56 pixels, 14 products of a vector and a tap of a row of 3 instead of 12.
+Where borders repeat the image, a column near them reads pixels by taps that are not those that lie there among
+zeros, mostly of its own neighbours: reflected at the left, the first column reads its right neighbour by the first
+tap and by the last.  So a vector's taps are offsets, of which lanes may have weights of several taps, which are
+added before they multiply.  An offset that is no tap's, as from the other end of a row (circular), is a tap of these lanes alone.
+Every vector has its own list of taps.
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
+from typing import NamedTuple
 
 import numpy as np
 
 from fastconv.algorithms.base import Array, equalised
-from fastconv.algorithms.direct.depthwise.taps import ENTRY, STEP, most_rows
+from fastconv.algorithms.direct.depthwise.taps import ENTRY, SEVERAL, STEP, TAP, most_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,19 @@ class Tap:
     only: int | None = None  # the one column of its phase that reads by it
 
 
-Read = tuple[int, int | None]  # what tells the lanes of taps apart: their offset and their only column
+class Read(NamedTuple):
+    """What a vector of columns reads at an offset: lanes to load, as kernels take them, and (weight, lanes of columns)."""
+
+    offset: int
+    lanes: int
+    weights: tuple[tuple[int, int], ...]
+
+
+class Group(NamedTuple):
+    """Vectors that read alike, each by its first column, and what they read for each phase."""
+
+    vectors: list[int]
+    reads: list[list[Read]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +153,6 @@ class Columns:
     stride: int
     taps: tuple[tuple[Tap, ...], ...]
 
-    def table(self) -> list[int]:
-        """Return offsets in memory and places of weights, of all phases in a row."""
-        return [n for phase in self.taps for tap in phase for n in (tap.plane + tap.offset, tap.weight)]
-
     def vectors(self, vl: int, overlap: bool) -> list[int]:
         """Return the first column of each vector, counted within a phase.
 
@@ -155,28 +166,55 @@ class Columns:
         """Columns of the first phase, which has the most."""
         return -(-self.width // len(self.taps))
 
-    def of(self, q: int, vl: int) -> Columns:
-        """Return the columns with those taps alone by which some of q .. q + vl - 1 read."""
-        met = (tuple(t for t in phase if t.only is None or q <= t.only < q + vl) for phase in self.taps)
-        return replace(self, taps=tuple(met))
+    def groups(self, vl: int, overlap: bool) -> list[Group]:
+        """Return all vectors with what they read: those inside the image together, each of the others alone."""
+        single = {tap.only for phase in self.taps for tap in phase if tap.only is not None}
+        offsets = [tap.offset for phase in self.taps for tap in phase if tap.only is None] or [0]
+        first, last = min(offsets), max(offsets) + self.stride * (vl - 1)
+        found: dict[int, list[int]] = {}
+        for q in self.vectors(vl, overlap):
+            inside = (
+                len(self.taps) * (q + vl) <= self.width and single.isdisjoint(range(q, q + vl))
+                and self.stride * q + first >= 0 and self.stride * q + last < self.source
+            )  # fmt: skip
+            found.setdefault(-1 if inside else q, []).append(q)
+        return [Group(alike, self._reads(alike[0], vl)) for alike in found.values()]
 
-    def reads(self) -> list[Read]:
-        """Return what each tap reads."""
-        return [(tap.offset, tap.only) for phase in self.taps for tap in phase]
+    def _reads(self, q: int, vl: int) -> list[list[Read]]:
+        """Return what columns q .. q + vl - 1 of each phase read; weights of one offset are together."""
+        return [self._of_phase(phase, q, min(vl, self.count - q)) for phase in self.taps]
 
-    def entry(self, q: int, vl: int, table: int, taps: Sequence[Read]) -> list[int]:
-        """Return what kernels read for a vector: ENTRY, then for each of ``taps`` the lanes to load."""
+    def _of_phase(self, phase: tuple[Tap, ...], q: int, lanes: int) -> list[Read]:
+        loaded: dict[tuple[int, ...], int] = {}
+        weights: dict[tuple[int, ...], dict[int, int]] = {}
+        for tap in phase:
+            key: tuple[int, ...] = tap.plane, tap.offset
+            first = self.stride * q + tap.offset
+            if tap.only is None:
+                loaded[key] = _bits(self.stride * (lanes - 1) + 1, -first, self.source - first)
+                met = _bits(lanes, -(first // self.stride), -((first - self.source) // self.stride))
+            elif q <= tap.only < q + lanes:
+                met = 1 << tap.only - q
+                if key not in loaded:  # no tap of all columns
+                    key = *key, tap.weight
+                    loaded[key] = loaded.get(key, 0) | 1 << self.stride * (tap.only - q)
+            else:
+                continue
+            of_lanes = weights.setdefault(key, {})
+            of_lanes[tap.weight] = of_lanes.get(tap.weight, 0) | met
+        return [
+            Read(key[0] + key[1], loaded[key], tuple(of_lanes.items())) for key, of_lanes in weights.items()
+        ]
+
+    def entry(self, q: int, vl: int, table: int, reads: Sequence[Sequence[Read]]) -> list[int]:
+        """Return what kernels read for a vector: ENTRY, then for each of ``reads`` the lanes to load."""
         phases, lanes = len(self.taps), min(vl, self.count - q)
-        numbers = [q, _bits(phases * lanes, 0, self.width - phases * q), table, len(self.taps[0])]
-        masks = {}
-        for offset, only in set(taps):  # those of other channels are the same
-            first = self.stride * q + offset
-            mask = _bits(self.stride * (lanes - 1) + 1, -first, self.source - first)
-            met = _bits(lanes, -(first // self.stride), -((first - self.source) // self.stride))
-            if only is not None:
-                mask, met = mask & 1 << self.stride * (only - q), met & 1 << only - q
-            masks[offset, only] = mask | (met << 32 if self.stride > 1 else 0)
-        return [*numbers, len(taps), *(masks[tap] for tap in taps)]
+        masks = [
+            read.lanes | (read.weights[0][1] << 32 if self.stride > 1 else 0) | -(len(read.weights) > 1) & SEVERAL
+            for phase in reads for read in phase
+        ]  # fmt: skip
+        stored = _bits(phases * lanes, 0, self.width - phases * q)
+        return [q, stored, table, len(reads[0]), len(masks), *masks]
 
 
 def _bits(count: int, lo: int, hi: int) -> int:
@@ -220,24 +258,32 @@ class Schedule:
         self.blocks: list[int] = []
         self.columns: list[int] = []
 
-    def band(self, columns: Columns, vectors: Sequence[int]) -> Band:
-        """Add the tables of the vectors of columns that begin at these."""
-        single = [tap.only for phase in columns.taps for tap in phase if tap.only is not None]
-        places: dict[tuple[int, ...], tuple[Columns, int, Sequence[Read]]] = {}
+    def band(self, columns: Columns, groups: Sequence[Group], some: slice = slice(None)) -> Band:
+        """Add the tables of some vectors of columns, or of ``some`` of what they read."""
+        places: dict[tuple[object, ...], int] = {}
         entries = []
-        for q in vectors:
-            met = tuple([i for i, only in enumerate(single) if q <= only < q + self.vl])
-            if met not in places:
-                read = columns.of(q, self.vl)
-                places[met] = read, len(self.columns), read.reads()
-                self.columns += read.table()
-            read, place, reads = places[met]
-            entries.append(read.entry(q, self.vl, place, reads))
+        for vectors, all_reads in groups:
+            reads = [phase[some] for phase in all_reads]
+            taps = tuple([(r.offset, r.weights[0][0], r.weights[1:]) for phase in reads for r in phase])
+            if taps not in places:
+                places[taps] = len(self.columns)
+                self._list(taps)
+            entry = columns.entry(vectors[0], self.vl, places[taps], reads)
+            entries += [[q, *entry[1:]] for q in vectors]
         size = max(map(len, entries), default=0)
         band = Band(columns, entries, len(self.blocks), size)
         for entry in entries:
             self.blocks += entry + [0] * (size - len(entry))
         return band
+
+    def _list(self, taps: Sequence[tuple[int, int, Sequence[tuple[int, int]]]]) -> None:
+        """Add a table of taps, each with the place of the further weights of some lanes, their number first."""
+        further: list[int] = []
+        at = len(self.columns) + TAP * len(taps)
+        for offset, weight, weights in taps:
+            self.columns += [offset, weight, at + len(further)]
+            further += [len(weights), *(n for pair in weights for n in pair)] if weights else []
+        self.columns += further
 
     def add(self, block: Block, band: Band, out: int, ldo: int, more: bool = False) -> None:
         """Add the steps that complete a block of rows, at ``out`` of the result and ``ldo`` apart, or add ``more``."""

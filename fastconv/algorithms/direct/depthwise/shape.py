@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from fastconv import borders, machine, threads, workspace
 from fastconv.algorithms.base import Array
 from fastconv.algorithms.direct.depthwise.schedule import Block, Columns, Tap
-from fastconv.problem import Axis, ConvProblem, Direction
+from fastconv.problem import Axis, ConvProblem
 
-# Taps of one column, for each tap of a row, that borders may bring; were there more, rows go through scratch: copied
-# with their borders, or padded rows of the input gradient, which are folded.  Time beside zeros in place and by way of
-# scratch: forward 0.96 and 1.43 at 3x3, 1.17 and 1.26 at 5x5, 1.35 and 1.22 at 7x7 (which bring 2, 6 and 12 taps a row of
-# 56); input gradient 1.07 and 1.68, 1.31 and 1.49, 1.45 and 1.30.  The weight gradient always copies: in place all of gy
-# is multiplied by the zeros of a masked pixel, and NaN is what comes of infinite ones.
-MOST_REPEATED = {Direction.FORWARD: 1.5, Direction.INPUT_GRAD: 1.5, Direction.WEIGHT_GRAD: 0.0}
+# Pixels of the border that a row of results reads, for each tap of a row, in place at the most: their weights are listed
+# one by one, as many as the square of the padding (15 for kernels of 31: 7.7).  Were there more, rows go through scratch:
+# copied with their borders, or padded rows of the input gradient, which are folded.
+MOST_REPEATED = 8
+# Offsets that are no tap's (circular) at the most in forward and weight gradient, whose rows are copied else.  Time beside
+# zeros of the weight gradient in place and with copies: 3x3 (2) 1.08 and 1.28, 5x5 (4) 1.38 and 1.21, at stride 2 (3) 1.32
+# and 1.44, 7x7 (6) 1.16 and 1.06.
+MOST_FAR = 3
 SINGLE = 3  # pixels side by side that are copied one by one
 
 
@@ -50,12 +54,15 @@ def repeated(axis: Axis, mode: str) -> list[tuple[int, int, int]]:
     pixel = dict(borders.edges(axis, mode))
     if not pixel:
         return []
-    reads = (
-        (q, s, q * axis.stride + s * axis.dilation - axis.lo)
-        for q in range(axis.output)
-        for s in range(axis.kernel)
-    )
+    first = np.arange(axis.output) * axis.stride - axis.lo
+    near = np.flatnonzero((first < 0) | (first + axis.dilation * (axis.kernel - 1) >= axis.size)).tolist()
+    reads = ((q, s, q * axis.stride + s * axis.dilation - axis.lo) for q in near for s in range(axis.kernel))
     return [(q, s, pixel[at]) for q, s, at in reads if at in pixel]
+
+
+def repeats(problem: ConvProblem) -> int | None:
+    """Return None unless borders repeat the image: kernels compiled for None have no code for that."""
+    return None if problem.padding_mode == "zeros" else 1
 
 
 class Image:
@@ -65,7 +72,7 @@ class Image:
     stride in a run of their own (polyphase), where each tap is an offset again.
     """
 
-    def __init__(self, problem: ConvProblem, direction: Direction) -> None:
+    def __init__(self, problem: ConvProblem) -> None:
         v, h = plane_axes(problem)
         self.axis, self.rows = h, borders.pixels(v, problem.padding_mode).tolist()
         self.itemsize, self.height = problem.itemsize, v.size
@@ -77,7 +84,9 @@ class Image:
         self.stride, self.pitch = family(v, h), h.size
         self.offsets = [s * h.dilation - h.lo for s in range(h.kernel)]
         self.repeated = repeated(h, problem.padding_mode)
-        self.in_place = self.stride > 0 and len(self.repeated) <= MOST_REPEATED[direction] * h.kernel
+        far = {pixel - h.stride * q for q, _, pixel in self.repeated}.difference(self.offsets)
+        few = len(far) <= MOST_FAR and len(self.repeated) <= MOST_REPEATED * h.kernel
+        self.in_place = self.stride > 0 and few
         if self.in_place:
             return
         self.repeated = []

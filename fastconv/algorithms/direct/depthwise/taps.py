@@ -10,6 +10,9 @@ Images are read where they lie.  A row outside the image is an offset of -1 in `
 outside are lanes that a mask leaves zero, and the masks, one for each vector of outputs and each s, are made
 with the tables (see `schedule`); so are each vector's taps.  Memory behind a masked lane is not touched.
 
+Where borders repeat the image, lanes may have further weights of a tap, which are added to it once for all rows of a
+step, and rows of a step may all be added to one row.  Kernels for padding with zeros are compiled without either.
+
 A family is one of
 
     ======= ====== ====== =============================================================================
@@ -26,6 +29,7 @@ A family is one of
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,6 +54,8 @@ STEP = (
 # Of a vector of columns: its first, the lanes to store, where its taps are in the table, how many the first phase
 # has, and all; then the lanes that each loads, and at a stride, from bit 32 on, the lanes of results that have a pixel.
 ENTRY = 5
+TAP = 3  # numbers of a tap in the table: offset, weight, and where further weights of some lanes are listed,
+SEVERAL = -(1 << 63)  # if this bit of the lanes that it loads is set
 
 
 def most_taps(stride: int = 1, phases: int = 1) -> int:
@@ -66,6 +72,47 @@ def most_rows(phases: int) -> int:
     return ROWS if phases == 1 or machine.simd().registers >= 32 else ROWS // 2
 
 
+def _weights(builder: Any, p: Any, at: Any, lanes: Any, vector: ir.VectorType, tall: int) -> list[Any]:
+    """Load the weights of a column of taps into some lanes; zeros into the others."""
+    none = ir.Constant(vector, [0.0] * vector.count)
+    rows = [builder.gep(at, [builder.mul(p.row_step, I64(t))]) for t in range(tall)]
+    return [builder.select(lanes, splat(builder, builder.load(row), vector), none) for row in rows]
+
+
+def _further(builder: Any, p: Any, entry: Any, bits: Any, weights: list[Any]) -> list[Any]:
+    """Add the further weights that some lanes have."""
+    vector, before = weights[0].type, builder.block
+    names = ("further", "further_weight", "further_done")
+    head, body, done = (builder.append_basic_block(name) for name in names)
+    builder.cbranch(builder.icmp_signed("<", bits, I64(0)), head, done)
+    builder.position_at_end(head)
+    table = builder.gep(p.table, [builder.load(builder.gep(entry, [I64(2)]))])
+    count = builder.load(table)
+    builder.branch(body)
+    builder.position_at_end(body)
+    i = builder.phi(I64)
+    held = [builder.phi(vector) for _ in weights]
+    pair = builder.gep(table, [builder.add(builder.shl(i, I64(1)), I64(1))])
+    at = builder.gep(p.taps, [builder.load(pair)])
+    lanes = lanes_of(builder, builder.load(builder.gep(pair, [I64(1)])), vector.count)
+    lanes = builder.bitcast(lanes, ir.VectorType(I1, vector.count))
+    added = _weights(builder, p, at, lanes, vector, len(weights))
+    added = [builder.fadd(a, b) for a, b in zip(held, added, strict=True)]
+    after = builder.add(i, I64(1))
+    i.add_incoming(I64(0), head)
+    i.add_incoming(after, body)
+    for phi, begin, value in zip(held, weights, added, strict=True):
+        phi.add_incoming(begin, head)
+        phi.add_incoming(value, body)
+    builder.cbranch(builder.icmp_signed("<", after, count), body, done)
+    builder.position_at_end(done)
+    results = [builder.phi(vector) for _ in weights]
+    for phi, begin, value in zip(results, weights, added, strict=True):
+        phi.add_incoming(begin, before)
+        phi.add_incoming(value, body)
+    return results
+
+
 def _sum(builder: Any, p: Any, first: Any, end: Any, start: list[Any], shape: tuple[int, int]) -> list[Any]:
     """Emit the loop over columns of taps ``first <= s < end``; return the sums."""
     height, tall = shape
@@ -79,23 +126,17 @@ def _sum(builder: Any, p: Any, first: Any, end: Any, start: list[Any], shape: tu
     builder.cbranch(builder.icmp_signed("<", s, end), body, done)
 
     builder.position_at_end(body)
-    entry = builder.gep(p.columns, [builder.shl(s, I64(1))])
+    entry = builder.gep(p.columns, [builder.mul(s, I64(TAP))])
     at = builder.gep(p.pixels, [builder.load(entry)])
-    weight = builder.gep(p.taps, [builder.load(builder.gep(entry, [I64(1)]))])
+    at_weight = builder.gep(p.taps, [builder.load(builder.gep(entry, [I64(1)]))])
     bits = builder.load(builder.gep(p.masks, [s]))
     lanes = lanes_of(builder, bits, p.stride * vector.count)
     # a weight is zero, too, where no pixel is: were it infinite, its product with a zero would be NaN
     met = lanes_of(builder, builder.lshr(bits, I64(32)) if p.stride > 1 else bits, vector.count)
     met = builder.bitcast(met, ir.VectorType(I1, vector.count))
-    none = ir.Constant(vector, [0.0] * vector.count)
-    scalars = [
-        builder.select(
-            met,
-            splat(builder, builder.load(builder.gep(weight, [builder.mul(p.row_step, I64(t))])), vector),
-            none,
-        )
-        for t in range(tall)
-    ]
+    weights = _weights(builder, p, at_weight, met, vector, tall)
+    if p.bordered:
+        weights = _further(builder, p, entry, bits, weights)
     new: list[Any] = list(sums)
     for i in range(p.step * (height - 1) + tall):
         users = [(j, i - p.step * j) for j in range(height) if 0 <= i - p.step * j < tall]
@@ -107,7 +148,7 @@ def _sum(builder: Any, p: Any, first: Any, end: Any, start: list[Any], shape: tu
         builder.cbranch(builder.icmp_signed(">=", offset, I64(0)), inside, below)
         builder.position_at_end(inside)
         pixels = load_lanes(builder, builder.gep(at, [offset]), lanes, vector, p.stride, p.itemsize)
-        added = {j: fma(builder, scalars[t], pixels, new[j]) for j, t in users}
+        added = {j: fma(builder, weights[t], pixels, new[j]) for j, t in users}
         inside = builder.block
         builder.branch(below)
         builder.position_at_end(below)
@@ -157,6 +198,8 @@ def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType) -
             builder.cbranch(p.more, again, begin)
             builder.position_at_end(again)
             old = [load_lanes(builder, out, mask, vector, 1, p.itemsize) for out in outs]
+            if p.bordered:  # once for rows that are added to one
+                old = [old[0], *(builder.select(p.one_row, zeros[0], value) for value in old[1:])]
             again = builder.block
             builder.branch(begin)
             builder.position_at_end(begin)
@@ -164,7 +207,7 @@ def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType) -
             for phi, zero, value in zip(start, zeros, old, strict=True):
                 phi.add_incoming(zero, fresh)
                 phi.add_incoming(value, again)
-            results = _sum(builder, p, I64(0), p.end, start, shape)
+            results = _together(builder, p, _sum(builder, p, I64(0), p.end, start, shape))
         else:
             even = _sum(builder, p, I64(0), p.middle, zeros, shape)
             odd = _sum(builder, p, p.middle, p.end, zeros, shape)
@@ -172,8 +215,23 @@ def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType) -
                 ir.VectorType(I32, wide.count), [e // 2 + vector.count * (e % 2) for e in range(wide.count)]
             )
             results = [builder.shuffle_vector(a, b, turns) for a, b in zip(even, odd, strict=True)]
-            results = _added(builder, p, results, outs, mask)
+            results = _added(builder, p, _together(builder, p, results), outs, mask)
         store_lanes(builder, results, outs, mask, p.itemsize)
+
+
+def _together(builder: Any, p: Any, values: list[Any]) -> list[Any]:
+    """Emit the sum of all rows as the last of them, if they are stored where the last one is."""
+    if not p.bordered or len(values) == 1:
+        return values
+    before = builder.block
+    with builder.if_then(p.one_row):
+        sums = list(itertools.accumulate(values, builder.fadd))
+        inside = builder.block
+    results = [builder.phi(value.type) for value in values]
+    for phi, value, total in zip(results, values, sums, strict=True):
+        phi.add_incoming(value, before)
+        phi.add_incoming(total, inside)
+    return results
 
 
 def _added(builder: Any, p: Any, values: list[Any], outs: list[Any], mask: Any) -> list[Any]:
@@ -194,11 +252,13 @@ def _family(name: str, stride: int, phases: int) -> Any:
     """Make the intrinsic of one family."""
 
     @intrinsic
-    def taps(typing, out, source, weight, step, rows, blocks, columns):
+    def taps(typing, out, source, weight, step, rows, blocks, columns, bordered):
         """Take one step of the tables."""
 
         def codegen(context, builder, signature, arguments):
             scalar, itemsize = scalar_type(signature.args[0])
+            repeats = bordered != types.none
+            *arguments, _ = arguments
 
             def emit(builder, out, source, weight, step, rows, blocks, columns):
                 field = {key: builder.load(builder.gep(step, [I64(i)])) for i, key in enumerate(STEP)}
@@ -207,6 +267,7 @@ def _family(name: str, stride: int, phases: int) -> Any:
                 p.source, p.table = source, columns
                 p.rows, p.block = builder.gep(rows, [p.rows]), builder.gep(blocks, [p.block])
                 p.more = builder.icmp_signed("!=", p.more, I64(0))
+                p.bordered, p.one_row = repeats, builder.icmp_signed("==", p.ldo, I64(0))
                 most, vl = most_taps(stride, phases), machine.tile(itemsize).vl
                 done = builder.append_basic_block("done")
                 # the lanes that a block stores tell how wide the map is
@@ -230,10 +291,10 @@ def _family(name: str, stride: int, phases: int) -> Any:
                     builder.branch(done)
                 builder.position_at_end(done)
 
-            out_of_line(builder, f"fastconv_depthwise_{name}_{itemsize}", arguments, emit)
+            out_of_line(builder, f"fastconv_depthwise_{name}_{itemsize}_{repeats:d}", arguments, emit)
             return context.get_dummy_value()
 
-        return types.void(out, source, weight, step, rows, blocks, columns), codegen
+        return types.void(out, source, weight, step, rows, blocks, columns, bordered), codegen
 
     return taps
 

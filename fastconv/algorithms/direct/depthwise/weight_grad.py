@@ -8,8 +8,8 @@ pass (see `schedule`): a stripe is a block of rows, a chunk a few rows of taps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+import bisect
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numba
@@ -25,33 +25,35 @@ from fastconv.algorithms.direct.depthwise.schedule import (
     Block,
     Chunk,
     Columns,
+    Read,
     Rows,
     Schedule,
     row_blocks,
 )
 from fastconv.algorithms.direct.depthwise.shape import Image, apart, plane_axes, stripe, take
 from fastconv.gemm.schedule import next_task
-from fastconv.problem import ConvProblem, Direction
+from fastconv.problem import ConvProblem
 
 FIELDS, GROUP = len(OUTER), 5
+ALL = -1  # lanes
 
 
 @jit.kernel
 def weight_grad(
-    workers, counters, x, gy, gw, scratch, geometry, steps, rows, blocks, columns, groups, copied, pixels, places
+    workers, counters, x, gy, gw, scratch, geometry, steps, rows, blocks, columns, groups, copied, pixels,
+    first, parts,
 ):  # fmt: skip
     """Write gw; the tables are those of `WeightGrad`."""
     n, k, multiplier, image, map_size, taps, twice, per_worker, vl = geometry[:9]
-    runs, singles, in_place = geometry[9:12]
+    runs, singles, in_place, n_sums = geometry[9:13]
     n_groups = groups.size // GROUP
     for worker in numba.prange(workers):
         sums = pointer(scratch, worker * per_worker)
-        place = pointer(sums, places.size * vl)
+        place = pointer(sums, n_sums * vl)
         r, b, c = pointer(rows, 0), pointer(blocks, 0), pointer(columns, 0)
         channel = next_task(counters, worker, k)
         while channel < k:
-            clear(sums, 0, places.size * vl)
-            clear(gw, channel * taps, taps)
+            clear(sums, 0, n_sums * vl)
             for i in range(n):
                 plane_of_x = pointer(x, (i * k + channel) // multiplier * image)
                 plane_of_gy = pointer(gy, (i * k + channel) * map_size)
@@ -66,8 +68,8 @@ def weight_grad(
                             outer_second(sums, plane_of_gy, source, pointer(steps, FIELDS * j), r, b, c)
                         else:
                             outer_each(sums, plane_of_gy, source, pointer(steps, FIELDS * j), r, b, c)
-            for i in range(places.size):
-                gw[channel * taps + places[i]] += total(pointer(sums, i * vl))
+            for i in range(taps):
+                gw[channel * taps + i] = total(sums, pointer(parts, 0), first[i], first[i + 1])
             channel = next_task(counters, worker, k)
 
 
@@ -77,7 +79,7 @@ class WeightGrad(Execution):
     def __init__(self, problem: ConvProblem) -> None:
         v, h = plane_axes(problem)
         vl = machine.lanes(problem.dtype)
-        image = Image(problem, Direction.WEIGHT_GRAD)
+        image = Image(problem)
         tall, wide = most()
         schedule = Schedule(vl, image.stride, image.pitch, h.kernel)
         bands = list(_bands(schedule, image.columns, wide))
@@ -93,29 +95,28 @@ class WeightGrad(Execution):
             ahead = _ahead(problem, block, image.in_place)
             block, *copies = image.read(block)
             for chunk in block.chunks:
-                for band in bands:
-                    weights = [tap.weight for tap in band.columns.taps[0]]
-                    at = sums.place(chunk, weights)
+                for band, reads in bands:
+                    at = sums.place(chunk, band, reads)
                     if max(chunk.reads) < 0:
                         continue
-                    for run, reads in schedule.runs(block, chunk, band, 2**62):
+                    for run, place in schedule.runs(block, chunk, band, 2**62):
                         fields = {
                             "gy": block.row * h.output, "ldg": vl if run.along else block.spacing * h.output,
-                            "height": run.height, "tall": chunk.tall, "wide": len(weights), "rows": reads, "block": run.block,
+                            "height": run.height, "tall": chunk.tall, "wide": len(reads), "rows": place, "block": run.block,
                             "blocks": run.blocks, "sums": at * vl,
                             "ahead_x": ahead[0], "ahead_gy": ahead[1],
                         }  # fmt: skip
                         steps += [fields[name] for name in OUTER]
             groups += [first, len(steps) // FIELDS, *copies]
-        self.per_worker = apart(len(sums.taps) * vl + image.scratch, problem.itemsize)
+        self.per_worker = apart(sums.count * vl + image.scratch, problem.itemsize)
         pieces, runs, singles = image.pieces
         counts = [
             problem.n, problem.k, problem.k // problem.c, v.size * h.size, v.output * h.output,
             v.kernel * h.kernel, image.stride - 1, self.per_worker, vl,
-            runs, singles, int(image.in_place),
+            runs, singles, int(image.in_place), sums.count,
         ]  # fmt: skip
         self.geometry = np.array(counts, np.int64)
-        tables = (groups, image.copied, pieces, sums.taps)
+        tables = (groups, image.copied, pieces, *sums.tables(v.kernel * h.kernel, vl))
         self.tables = [
             np.array(steps, np.int64),
             *schedule.tables()[1:],
@@ -134,28 +135,45 @@ class WeightGrad(Execution):
         )  # fmt: skip
 
 
-def _bands(schedule: Schedule, columns: Columns, wide: int) -> Iterator[Band]:
-    """Add columns, by ``wide`` of their taps at a time."""
-    vectors = columns.vectors(schedule.vl, overlap=False)
-    for start, count in equalised(len(columns.taps[0]), wide):
-        yield schedule.band(replace(columns, taps=(columns.taps[0][start : start + count],)), vectors)
+def _bands(schedule: Schedule, columns: Columns, wide: int) -> Iterator[tuple[Band, Sequence[Read]]]:
+    """Add columns, by ``wide`` of their reads at a time: vectors of which lanes have weights of their own are apart."""
+    taps = sum(tap.only is None for tap in columns.taps[0])
+    groups = columns.groups(schedule.vl, overlap=False)
+    moved = [group for group in groups if sum(len(read.weights) for read in group.reads[0]) > taps]
+    plain = [group for group in groups if group not in moved]
+    for together in [plain] * bool(plain) + [[group] for group in moved]:
+        reads = together[0].reads[0]
+        if together is plain:  # all lanes are parts of one weight, those outside zeros
+            reads = [read._replace(weights=((read.weights[0][0], ALL),)) for read in reads]
+        for start, count in equalised(len(reads), wide):
+            some = slice(start, start + count)
+            yield schedule.band(columns, together, some), reads[some]
 
 
 class Sums:
-    """Where the sums of each chunk's taps are, and of which taps they are."""
+    """Where the sums of each chunk's taps are, and of which weights their lanes are parts."""
 
     def __init__(self, kernel: int) -> None:
-        self.kernel = kernel
-        self.taps: list[int] = []
+        self.kernel, self.count = kernel, 0
+        self.parts: list[tuple[int, int, int]] = []  # (weight, sum, lanes)
         self.first: dict[tuple[int, ...], int] = {}
 
-    def place(self, chunk: Chunk, weights: list[int]) -> int:
-        """Return the first of the sums of rows of taps by these columns of them."""
-        key = chunk.tap, chunk.tall, *weights
+    def tables(self, weights: int, vl: int) -> tuple[list[int], list[int]]:
+        """Return where the parts of each weight begin, and all of them."""
+        order = sorted(self.parts)
+        first = [bisect.bisect_left(order, (weight,)) for weight in range(weights + 1)]
+        return first, [n for _, place, lanes in order for n in (place * vl, lanes)]
+
+    def place(self, chunk: Chunk, band: Band, reads: Sequence[Read]) -> int:
+        """Return the first of the sums of rows of taps by what columns read."""
+        key = chunk.tap, chunk.tall, band.first
         if key not in self.first:
-            self.first[key] = len(self.taps)
-            rows = [chunk.tap + chunk.step * t for t in range(chunk.tall)]
-            self.taps += [r * self.kernel + s for r in rows for s in weights]
+            self.first[key] = self.count
+            for t in range(chunk.tall):
+                row = (chunk.tap + chunk.step * t) * self.kernel
+                for read in reads:
+                    self.parts += [(row + s, self.count, lanes) for s, lanes in read.weights]
+                    self.count += 1
         return self.first[key]
 
 
