@@ -134,6 +134,8 @@ class TestRatios:
         assert regressions(results(row(fastconv=1.9, peak=1e11)), before) == []
         (change,) = regressions(results(row(fastconv=1.5, peak=2e11)), before)
         assert change.slower == 1.5
+        with pytest.raises(ValueError, match="none of these layers"):
+            regressions(results(row("n1 c3 k3 i8x8 f3x3", fastconv=1.0)), before)
 
 
 class TestCheck:

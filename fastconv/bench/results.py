@@ -222,6 +222,8 @@ def regressions(now: Results, before: Results, allowed: float = 1.1) -> list[Cha
         return seconds and seconds * (row.peak or 1.0)
 
     old = {(row.line, row.direction): work(row) for row in before.rows}
+    if now.rows and old.keys().isdisjoint((row.line, row.direction) for row in now.rows):
+        raise ValueError("the run to compare with holds none of these layers")
     changes = []
     for row in now.rows:
         a, b = work(row), old.get((row.line, row.direction))
