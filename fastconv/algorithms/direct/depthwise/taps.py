@@ -30,6 +30,7 @@ A family is one of
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -223,28 +224,29 @@ def _together(builder: Any, p: Any, values: list[Any]) -> list[Any]:
     """Emit the sum of all rows as the last of them, if they are stored where the last one is."""
     if not p.bordered or len(values) == 1:
         return values
-    before = builder.block
-    with builder.if_then(p.one_row):
-        sums = list(itertools.accumulate(values, builder.fadd))
-        inside = builder.block
-    results = [builder.phi(value.type) for value in values]
-    for phi, value, total in zip(results, values, sums, strict=True):
-        phi.add_incoming(value, before)
-        phi.add_incoming(total, inside)
-    return results
+    return _changed(builder, p.one_row, values, lambda: list(itertools.accumulate(values, builder.fadd)))
 
 
 def _added(builder: Any, p: Any, values: list[Any], outs: list[Any], mask: Any) -> list[Any]:
     """Emit the sums with what is there already, if a step adds to it."""
-    before = builder.block
-    with builder.if_then(p.more):
+
+    def sums() -> list[Any]:
         old = [load_lanes(builder, out, mask, values[0].type, 1, p.itemsize) for out in outs]
-        sums = [builder.fadd(a, b) for a, b in zip(old, values, strict=True)]
+        return [builder.fadd(a, b) for a, b in zip(old, values, strict=True)]
+
+    return _changed(builder, p.more, values, sums)
+
+
+def _changed(builder: Any, condition: Any, values: list[Any], emit: Callable[[], list[Any]]) -> list[Any]:
+    """Emit what the values become if the condition holds."""
+    before = builder.block
+    with builder.if_then(condition):
+        others = emit()
         inside = builder.block
     results = [builder.phi(value.type) for value in values]
-    for phi, value, total in zip(results, values, sums, strict=True):
+    for phi, value, other in zip(results, values, others, strict=True):
         phi.add_incoming(value, before)
-        phi.add_incoming(total, inside)
+        phi.add_incoming(other, inside)
     return results
 
 
