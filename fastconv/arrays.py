@@ -20,6 +20,7 @@ Array: TypeAlias = NDArray[Any]
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 FLOATS = frozenset((FLOAT32, FLOAT64))
 CUDA = (2, 13)  # DLPack's device types of a GPU's memory and of memory shared with it
+TURNED = 4096, 8  # elements, and channels, of images in the other layout that are worth a kernel
 INTEGER = "int64"  # of every result of integers and booleans
 
 
@@ -88,12 +89,23 @@ def contiguous(array: Array, dtype: np.dtype[Any], layout: str = "nchw") -> Arra
 
     Integers stay of their own type, which `fastconv.dtypes` converts when it has seen how large they are.
     """
-    if layout == "nhwc":
-        return to_second(contiguous(to_last(array), dtype))
-    if (array.dtype is dtype and array.flags.carray) or dtype.kind == "i":
+    last = layout == "nhwc"
+    held = to_last(array) if last else array
+    if (held.dtype is dtype and held.flags.carray) or dtype.kind == "i":
         return array
-    array = np.require(array, dtype, ("C_CONTIGUOUS", "ALIGNED"))
-    return array if array.flags.writeable else np.asarray(_Unlocked(array))
+    worth = array.ndim > 2 and array.size >= TURNED[0] and array.shape[1] >= TURNED[1]
+    if (
+        worth
+        and array.dtype is dtype
+        and dtype in FLOATS
+        and (array if last else to_last(array)).flags.carray
+    ):
+        from fastconv.reorder import turned  # imports Numba
+
+        return turned(array, last)
+    held = np.require(held, dtype, ("C_CONTIGUOUS", "ALIGNED"))
+    held = held if held.flags.writeable else np.asarray(_Unlocked(held))
+    return to_second(held) if last else held
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any], layout: str = "nchw") -> Array:

@@ -170,7 +170,9 @@ def run(
         activation,
         p.nothing if residual is None else contiguous(residual, dtype, images),
     )
-    return form.given(y) if out is None else delivered(y, form, out)
+    if out is not None:
+        return delivered(y, form, out)
+    return form.given(y if weights else contiguous(y, dtype, p.layout))
 
 
 def check_residual(residual: Array, form: Form, shape: tuple[int, ...]) -> Array:
@@ -271,10 +273,11 @@ def backward(
     asked = x.shape, w.shape, dtype, walk, algorithm, workspace
     to_input = plan.find("input_grad", *asked) if "input" in wanted else None
     to_weight = plan.find("weight_grad", *asked) if "weight" in wanted else None
-    either = to_input or to_weight
-    problem = either.problem if either else arguments.problem(x.shape, w.shape, dtype.name, walk)
+    plans = [p for p in (to_input, to_weight) if p]
+    problem = plans[0].problem if plans else arguments.problem(x.shape, w.shape, dtype.name, walk)
     check_grad_output(given, problem, form)
-    gy = contiguous(gy, dtype, problem.layout)
+    layouts = {p.problem.layout for p in plans}
+    gy = contiguous(gy, dtype, layouts.pop() if len(layouts) == 1 else walk.layout)
     return Grads(
         run(to_input, form, dtype, gy, w, residual=added) if to_input else None,
         run(to_weight, form, dtype, x, gy) if to_weight else None,

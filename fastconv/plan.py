@@ -25,7 +25,17 @@ KEPT = 512  # plans; the layers of several networks in three directions
 class Plan:
     """One problem in one direction by one algorithm; ``run`` is its execution's."""
 
-    __slots__ = ("algorithm", "direction", "execution", "nothing", "problem", "run", "shape", "used")
+    __slots__ = (
+        "algorithm",
+        "direction",
+        "execution",
+        "layout",
+        "nothing",
+        "problem",
+        "run",
+        "shape",
+        "used",
+    )
 
     def __init__(
         self,
@@ -35,7 +45,7 @@ class Plan:
         device: str = "cpu",
         prepared: bool = False,
     ) -> None:
-        self.direction = direction
+        self.direction, self.layout = direction, problem.layout  # as asked for
         if problem.n:
             served, names = decide(problem, direction, settings, device, prepared)
             for self.algorithm in names:

@@ -273,6 +273,16 @@ def seconds(kind: str, problem: ConvProblem, parts: dict[str, float]) -> float:
     return cycles["launches"] * r.launch + total / clock + cycles["memory"] * problem.bytes / r.bandwidth
 
 
+TURNED = 2  # cycles of an element that goes from one layout to the other
+
+
+def turning(problem: ConvProblem) -> float:
+    """Predict how long it takes to turn the images of a problem channels first, and the result back."""
+    r = rates()
+    elements = prod(problem.input_shape) + prod(problem.output_shape)
+    return 2 * r.launch + TURNED * elements / (r.clock * machine.machine().cores)
+
+
 def without(kind: str, problem: ConvProblem, parts: dict[str, float]) -> float:
     """Return how many seconds less it takes without some parts."""
     return seconds(kind, problem, parts) - seconds(kind, problem, {})

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import inf
 
+from fastconv import machine
 from fastconv.algorithms import find, on_gpu, registry
 from fastconv.algorithms.base import Algorithm
 from fastconv.config import Settings
 from fastconv.dtypes import carrier
 from fastconv.errors import AlgorithmError, WorkspaceError
-from fastconv.problem import ConvProblem, Direction
+from fastconv.problem import FORWARD, WEIGHT_GRAD, ConvProblem, Direction
 from fastconv.taps import without_padded
 
 
@@ -76,7 +77,7 @@ def ranked(
     if settings.algorithm != "auto":
         selection = select(problem, direction, settings, device)
         return selection.problem, iter((selection.algorithm,))
-    problem = _as_served(problem, direction, "auto", device)
+    problem = _as_served(problem, direction, settings, device)
     return problem, _cheapest_first(problem, direction, settings, device, prepared)
 
 
@@ -112,7 +113,7 @@ def _cheapest_first(
 def select(problem: ConvProblem, direction: Direction, settings: Settings, device: str = "cpu") -> Selection:
     """Ask every algorithm everything; choose the one that the settings name, or the cheapest within them."""
     named = settings.algorithm
-    problem = _as_served(problem, direction, named, device)
+    problem = _as_served(problem, direction, settings, device)
     asked = dict(registry() if device == "cpu" else on_gpu())
     if named != "auto":
         asked[named] = find(named, device)
@@ -124,15 +125,36 @@ def select(problem: ConvProblem, direction: Direction, settings: Settings, devic
     return Selection(problem, direction, best.name, candidates)
 
 
-def _as_served(problem: ConvProblem, direction: Direction, named: str, device: str) -> ConvProblem:
-    """Return the problem without taps in the padding, and channels first where what serves it reads no other."""
+def _as_served(problem: ConvProblem, direction: Direction, settings: Settings, device: str) -> ConvProblem:
+    """Return the problem without taps in the padding, and channels first where that serves it, or serves it better."""
     if device == "cpu":
         problem = without_padded(problem)
-    if problem.layout == "nhwc":
-        serving = named if named != "auto" else "direct" if device == "cpu" else "reference"
-        if find(serving, device).reject(problem, direction):
-            return replace(problem, layout="nchw")
+    if problem.layout != "nhwc":
+        return problem
+    planar, named = replace(problem, layout="nchw"), settings.algorithm
+    serving = named if named != "auto" else "direct" if device == "cpu" else "reference"
+    if find(serving, device).reject(problem, direction):
+        return planar
+    if device == "cpu" and named == "auto" and _leaves_lanes(problem, direction):
+        from fastconv.roofline import turning  # imports Numba
+
+        others = find("direct", device).cost(planar, direction) + turning(problem)
+        carried, exact = carrier(problem), _inexact(problem, settings) is not None
+        if all(
+            others < a.cost(carried, direction)
+            for a in registry().values()
+            if not (exact and not a.exact) and not a.reject(carried, direction)
+        ):
+            return planar
     return problem
+
+
+def _leaves_lanes(problem: ConvProblem, direction: Direction) -> bool:
+    """Tell whether result channels, which are the lanes of images pixel by pixel, fill half of a vector at the most."""
+    if direction is WEIGHT_GRAD or problem.is_depthwise:
+        return False
+    results = (problem.k if direction is FORWARD else problem.c) // problem.groups
+    return 2 * results <= machine.tile(problem.itemsize).vl
 
 
 def admitted(algorithm: Algorithm, problem: ConvProblem, direction: Direction, settings: Settings) -> bool:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import testing
-from fastconv.problem import ConvProblem
+from fastconv import arrays, testing
+from fastconv.config import Settings
+from fastconv.plan import Plan
+from fastconv.problem import ConvProblem, Direction
 
 LAST = {1: "NLC", 2: "NHWC", 3: "NDHWC"}
 
@@ -41,8 +43,7 @@ def test_forward_and_gradients(rank, mode):
 
     strided = forward(seen(x), w, bias, **options)
     np.testing.assert_allclose(strided, y, **close)
-    if rank < 3:
-        assert np.moveaxis(strided, 1, -1).flags.c_contiguous
+    assert np.moveaxis(strided, 1, -1).flags.c_contiguous
     for a, b in zip(backward(seen(x), w, seen(g), **options), grads, strict=True):
         np.testing.assert_allclose(a, b, **close)
 
@@ -64,6 +65,33 @@ def test_one_channel_is_in_both_layouts():
     y = fastconv.conv2d(x, w, layout="NHWC")
     assert y.flags.c_contiguous
     np.testing.assert_allclose(y, to_last(fastconv.conv2d(x[:, None, :, :, 0], w)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("line", ["n2 c3 k24 i41x38 f7x7 p3 s2", "n1 c40 k40 i17x19 f5x5 p2 g20 float64"])
+def test_few_results_a_group_are_computed_channels_first(line):
+    """And what is given, and handed back, is like the images of the call."""
+    p = ConvProblem.parse(line)
+    last = replace(p, layout="nhwc")
+    assert Plan(last, Direction.INPUT_GRAD, Settings()).problem == p
+    shapes = p.input_shape, p.weight_shape, p.output_shape
+    x, w, gy = (testing.normals(shape, p.dtype, i) for i, shape in enumerate(shapes))
+    options = {"stride": p.axes[0].stride, "padding": p.axes[0].lo, "groups": p.groups}
+    grads = fastconv.conv2d_backward(x, w, gy, **options)
+    for a, b in zip(fastconv.conv2d_backward(seen(x), w, seen(gy), **options), grads, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+    gx = fastconv.conv2d_input(to_last(x).shape, w, to_last(gy), layout="NHWC", **options)
+    assert gx.flags.c_contiguous
+    np.testing.assert_allclose(gx, to_last(grads.input), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 60, 61), (1, 70, 9, 13), (3, 16, 128, 1), (1, 5, 1, 1000)])
+@pytest.mark.parametrize("dtype", [np.dtype("float32"), np.dtype("float64")])
+def test_turned(shape, dtype):
+    x = testing.normals(shape, dtype.name, 1)
+    for images, layout in ((seen(x), "nchw"), (x, "nhwc")):
+        copy = arrays.contiguous(images, dtype, layout)
+        assert (arrays.to_last(copy) if layout == "nhwc" else copy).flags.carray
+        np.testing.assert_array_equal(copy, x)
 
 
 def test_transposed():
