@@ -29,6 +29,24 @@ def masked_load(
     return builder.call(function, [address, I32(itemsize), mask, zeros if others is None else others])
 
 
+def masked_gather(
+    builder: Any, pointer: Any, apart: Any, mask: Any, vector: ir.VectorType, itemsize: int
+) -> Any:  # fmt: skip
+    """Load elements that are ``apart``, which is within 2**26, into the lanes under the mask; zeros elsewhere."""
+    pointers = splat(builder, pointer, ir.VectorType(ir.PointerType(), vector.count))
+    numbers = ir.VectorType(I32, vector.count)
+    steps = ir.Constant(numbers, list(range(vector.count)))
+    steps = builder.mul(steps, splat(builder, builder.trunc(apart, I32), numbers))
+    places = builder.gep(pointers, [steps], source_etype=vector.element)
+    letter = f"v{vector.count}f{8 * itemsize}"
+    kind = ir.FunctionType(vector, [places.type, I32, mask.type, vector])
+    function = cgutils.get_or_insert_function(
+        builder.module, kind, f"llvm.masked.gather.{letter}.v{vector.count}p0"
+    )
+    zeros = ir.Constant(vector, [0.0] * vector.count)
+    return builder.call(function, [places, I32(itemsize), mask, zeros])
+
+
 def masked_store(builder: Any, value: Any, pointer: Any, mask: Any, itemsize: int) -> None:
     """Store the lanes under the mask."""
     vector = value.type

@@ -25,7 +25,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import jit, machine
-from fastconv.gemm.move import I1, lanes_between, masked_load, masked_store
+from fastconv.gemm.move import I1, lanes_between, masked_gather, masked_load, masked_store
 from fastconv.gemm.tile import I64, data, element, load, shuffled, store
 
 SEGMENT = 5  # numbers of a segment: to, from, count, lo, hi
@@ -43,10 +43,16 @@ def add_segment(segments, n, to, source, count, lo, hi):
 
 
 def _pixels(
-    builder: Any, at: Any, first: Any, bounds: Any, vector: ir.VectorType, itemsize: int, stride: int, phases: int
+    builder: Any, at: Any, first: Any, bounds: Any, vector: ir.VectorType, itemsize: int, stride: int | None,
+    phases: int, apart: Any,
 ) -> list[Any]:  # fmt: skip
-    """Load ``stride`` vectors side by side, masked where bounds are given."""
+    """Load a vector of each phase, of pixels between bounds if those are given; strides other than 1 and 2 are ``apart``."""
     vl, parts = vector.count, []
+    if stride is None:
+        mask = ir.Constant(ir.VectorType(I1, vl), [1] * vl)
+        if bounds is not None:
+            mask = lanes_between(builder, first, *bounds, list(range(vl)))
+        return [masked_gather(builder, at, apart, mask, vector, itemsize)]
     for part in range(stride):
         where = builder.gep(at, [I64(part * vl)])
         if bounds is None:
@@ -58,11 +64,13 @@ def _pixels(
             even = ir.Constant(ir.VectorType(I1, vl), [int(e % 2 == 0) for e in range(vl)])
             mask = builder.and_(mask, even)
         parts.append(masked_load(builder, where, mask, vector, itemsize))
-    return parts
+    if stride == 1:
+        return parts
+    return [shuffled(builder, *parts, [2 * e + phase for e in range(vl)]) for phase in range(phases)]
 
 
-def _copy(stride: int, phases: int) -> Any:
-    """Make the intrinsic that copies a list of segments by stride 1 or 2, of one or both phases."""
+def _copy(stride: int | None, phases: int) -> Any:
+    """Make the intrinsic that copies a list of segments by stride 1 or 2, of one or both phases, or by any stride."""
 
     @intrinsic
     def copy(typing, dst, d, src, s, segments, n, apart):
@@ -86,17 +94,16 @@ def _copy(stride: int, phases: int) -> Any:
                     past = builder.add(first, I64(vl * phases))
                     inside = builder.and_(
                         builder.icmp_signed(">=", first, lo),
-                        builder.icmp_signed("<=" if stride == phases else "<", past, hi),
+                        builder.icmp_signed("<=" if stride in (phases, None) else "<", past, hi),
                     )
-                    at = builder.gep(row, [builder.mul(v, I64(stride))])
+                    at = builder.gep(row, [builder.mul(v, I64(stride) if stride else apart)])
                     with builder.if_else(inside) as (whole, edge):
                         for branch, bounds in ((whole, None), (edge, (lo, hi))):
                             with branch:
-                                parts = _pixels(builder, at, first, bounds, vector, itemsize, stride, phases)
-                                for phase in range(phases):
-                                    value = parts[0]
-                                    if stride == 2:
-                                        value = shuffled(builder, *parts, [2 * e + phase for e in range(vl)])
+                                values = _pixels(
+                                    builder, at, first, bounds, vector, itemsize, stride, phases, apart
+                                )
+                                for phase, value in enumerate(values):
                                     result = builder.gep(out, [builder.mul(apart, I64(phase))])
                                     store(builder, value, builder.gep(result, [v]), 0, itemsize)
             return context.get_dummy_value()
@@ -110,6 +117,7 @@ def _copy(stride: int, phases: int) -> Any:
 _copy_unit = _copy(1, 1)
 _copy_second = _copy(2, 1)
 _copy_split = _copy(2, 2)
+_copy_any = _copy(None, 1)
 
 
 @jit.inner
@@ -165,14 +173,11 @@ def copy_segments(dst, d, src, s, segments, n, stride, apart=0):
     elif stride == 2:
         _copy_second(dst, d, src, s, segments, n, 0)
     else:
-        for i in range(0, SEGMENT * n, SEGMENT):
-            to, source, lo, hi = d + segments[i], s + segments[i + 1], segments[i + 3], segments[i + 4]
-            for j in range(segments[i + 2]):
-                dst[to + j] = src[source + j * stride] if lo <= j < hi else 0
+        _copy_any(dst, d, src, s, segments, n, stride)
 
 
-def _copy_all(stride: int, phases: int) -> Any:
-    """Make the intrinsic that copies a list of segments of many channels by stride 1 or 2, of one or both phases."""
+def _copy_all(stride: int | None, phases: int) -> Any:
+    """Make the intrinsic that copies a list of segments of many channels, as `_copy` does those of one."""
 
     @intrinsic
     def copy(typing, dst, d, dst_step, src, s, src_step, channels, segments, n, apart):
@@ -195,14 +200,12 @@ def _copy_all(stride: int, phases: int) -> Any:
                     at = builder.gep(row, [builder.mul(loop.index, src_step)])
                     place = builder.gep(out, [builder.mul(loop.index, dst_step)])
                     for i in range(vectors):
-                        pixel = builder.gep(at, [I64(i * vl * stride)])
-                        parts = _pixels(
-                            builder, pixel, first, bounds and bounds[:2], vector, itemsize, stride, phases
-                        )
-                        for phase in range(phases):
-                            value = parts[0]
-                            if stride == 2:
-                                value = shuffled(builder, *parts, [2 * e + phase for e in range(vl)])
+                        far = I64(i * vl * stride) if stride else builder.mul(apart, I64(i * vl))
+                        values = _pixels(
+                            builder, builder.gep(at, [far]), first, bounds and bounds[:2], vector, itemsize, stride,
+                            phases, apart,
+                        )  # fmt: skip
+                        for phase, value in enumerate(values):
                             result = builder.gep(place, [builder.mul(apart, I64(phase))])
                             if bounds:
                                 masked_store(builder, value, result, mask, itemsize)
@@ -220,7 +223,7 @@ def _copy_all(stride: int, phases: int) -> Any:
                     """Tell whether so many vectors from position v on are whole, and pixels all that is read."""
                     past = builder.add(v, I64(vectors * vl))
                     read = builder.icmp_signed(
-                        "<=" if stride == phases else "<", builder.mul(past, I64(phases)), hi
+                        "<=" if stride in (phases, None) else "<", builder.mul(past, I64(phases)), hi
                     )
                     read = builder.and_(read, builder.icmp_signed(">=", builder.mul(v, I64(phases)), lo))
                     return builder.and_(read, builder.icmp_signed("<=", past, count))
@@ -230,7 +233,8 @@ def _copy_all(stride: int, phases: int) -> Any:
                     with whole:
                         copy_vectors(out, row, I64(0), None, nr)
                     with pieces, cgutils.for_range_slice(builder, I64(0), count, I64(vl), I64) as (v, _):
-                        place, at = builder.gep(out, [v]), builder.gep(row, [builder.mul(v, I64(stride))])
+                        place = builder.gep(out, [v])
+                        at = builder.gep(row, [builder.mul(v, I64(stride) if stride else apart)])
                         with builder.if_else(inside(v, 1)) as (all_lanes, edge):
                             with all_lanes:
                                 copy_vectors(place, at, v, None, 1)
@@ -247,6 +251,7 @@ def _copy_all(stride: int, phases: int) -> Any:
 _copy_all_unit = _copy_all(1, 1)
 _copy_all_second = _copy_all(2, 1)
 _copy_all_split = _copy_all(2, 2)
+_copy_all_any = _copy_all(None, 1)
 
 
 @jit.inner
@@ -263,5 +268,4 @@ def copy_channels(dst, d, dst_step, src, s, src_step, channels, segments, n, str
     elif stride == 2:
         _copy_all_second(dst, d, dst_step, src, s, src_step, channels, segments, n, 0)
     else:
-        for c in range(channels):
-            copy_segments(dst, d + c * dst_step, src, s + c * src_step, segments, n, stride)
+        _copy_all_any(dst, d, dst_step, src, s, src_step, channels, segments, n, stride)
