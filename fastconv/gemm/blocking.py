@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil
+from math import ceil, gcd
 
 from fastconv import machine
 from fastconv.algorithms.base import Execution
 
+WAY, WAYS = 4096, 8  # bytes of L1 that share no set, and how many there are at the least
+PIECE = 256  # bytes of a row of B that a slice reads
 SMALLEST = 2**14  # bytes of cache: blocks below half of L1 are mostly edges
 
 
@@ -42,6 +44,12 @@ def odd_lines(length: int, vl: int) -> int:
     """
     vectors = -(-length // vl)
     return (vectors | 1) * vl
+
+
+def stays_in_l1(rows: int, apart: int) -> bool:
+    """Tell whether a slice of so many rows, ``apart`` bytes from each other, stays in L1: a power of two apart they share sets."""
+    pieces = WAY // PIECE
+    return rows * max(1, gcd(apart, WAY) // PIECE) <= WAYS * pieces
 
 
 EVEN = 4  # workers that tasks are shared out to evenly, whatever their number: it decides where sums are cut

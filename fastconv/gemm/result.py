@@ -63,7 +63,7 @@ def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_cac
 
     Bias and C are left out unless ``biased`` and ``accumulate``.  Past the caches only where ``columns`` are
     whole vectors and rows of out begin at vectors of memory.  A NaN stays one.  Step t fetches the cache line of
-    ``following[n0 + t*apart]``, which somebody is going to read.
+    ``following[n0 + t*apart]``, which somebody is going to read; that ``n0`` after its row of B if following is None.
 
     If ``s0`` is not negative, nr is NR and B is not there yet: step t takes its row from ``source[s0 + t*apart]``, and
     copies it to its place.  Where the source is None this is left out.
@@ -84,11 +84,16 @@ def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_cac
             builder, data(context, builder, kinds[13], a, a0), data(context, builder, kinds[15], b, b0),
             data(context, builder, kinds[17], steps, begin), lda, scale,
         )  # fmt: skip
-        following = data(context, builder, kinds[22], following, n0)
+        if not isinstance(kinds[22], types.NoneType):
+            following = data(context, builder, kinds[22], following, n0)
 
         def operands(t: Any, mr: int) -> tuple[Any, Any, None]:
-            prefetch(builder, builder.gep(following, [builder.mul(t, apart)]))
-            return find(t, mr)
+            scalar_at, b, _ = find(t, mr)
+            if isinstance(kinds[22], types.NoneType):
+                prefetch(builder, builder.gep(b, [n0]))
+            else:
+                prefetch(builder, builder.gep(following, [builder.mul(t, apart)]))
+            return scalar_at, b, None
 
         def copying(t: Any, mr: int) -> tuple[Any, Any, Any]:
             scalar_at, b, _ = operands(t, mr)
@@ -145,17 +150,17 @@ def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_cac
 
 @jit.inner
 def multiply_panels(
-    x, ahead, ahead_step, source, s0, w, view, out, scratch, panels_at, b0, c0, geo, tables, group, chunk, p0, p1, columns,
-    straight, place, bias, activation, residual,
+    x, ahead, ahead_step, source, s0, w, view, out, scratch, panels_at, b, b0, c0, geo, phases_at, tables, group, chunk, p0, p1,
+    columns, straight, place, bias, activation, residual,
 ):  # fmt: skip
-    """Multiply panels p0..p1 of a chunk with a slice of B, ``columns`` wide, that begins at ``b0``.
+    """Multiply panels p0..p1 of a chunk with a slice of B, ``columns`` wide, that begins at ``b[b0]``.
 
     Sums of each panel row and phase are kept at ``c0``, in rows of ``geo.ld``, until the last chunk; there
     results as well, unless a channel's are one run of the result: they are written ``straight`` to it, from
     ``place`` on for the first channel.  Tell whether all is done then, and nothing left to store or to finish.
 
-    Tiles fetch the source of the next slice: rows ``ahead_step`` apart from ``x[ahead]`` on, a line with each panel
-    until it is there.  If ``s0`` is not negative, the first tile copies B from there, rows as far apart.
+    Tiles fetch the source of the next slice: rows ``ahead_step`` apart from ``x[ahead]`` on, or ``ahead`` of those of B
+    if x is None, a line with each panel until it is there.  If ``s0`` is not negative, the first tile copies B from there, rows as far apart.
     """
     panels, apart = -(-geo.m // geo.mr), geo.phases * geo.ld
     ch0, ch1 = span(geo.channels, geo.chunks, chunk)
@@ -173,7 +178,7 @@ def multiply_panels(
         c = c0 + (m0 - top) * apart
         line = (p - p0) * geo.vl
         for phase in range(geo.phases):
-            taps, begin = tables[geo.phases_at + 2 * phase], tables[geo.phases_at + 2 * phase + 1]
+            taps, begin = tables[phases_at + 2 * phase], tables[phases_at + 2 * phase + 1]
             if taps == 0 and not last:
                 continue
             fresh = first or taps == 0  # without sums of earlier chunks
@@ -181,7 +186,7 @@ def multiply_panels(
             tile_result(
                 out if straight else scratch, to, geo.result_size if straight else apart, width, past_caches,
                 scratch, c + phase * geo.ld, apart, not fresh, bias, group * geo.m + m0, fresh and bias.size > 0,
-                floor, scratch if loaded(view) else w, a0, scratch, b0, tables, begin, (ch1 - ch0) * taps, m1 - m0, vectors,
+                floor, scratch if loaded(view) else w, a0, b, b0, tables, begin, (ch1 - ch0) * taps, m1 - m0, vectors,
                 x, ahead + min(line, geo.ld - 1), ahead_step if line < geo.ld + geo.vl else 0, lda, scale, source, s0,
             )  # fmt: skip
             s0 = s0 if taps == 0 else -1  # now B is there

@@ -35,6 +35,7 @@ def correlation(s: Sizes, itemsize: int) -> dict[str, float]:
     """Count a pass: rows filled, multiplied, and woven where they are phases."""
     n, g, c, m, taps, phases, p, q, stride_h, stride_w, _, reach_w, width, lines = s
     vl = machine.tile(itemsize).vl
+    in_place = p == stride_w == phases == 1  # a signal, nearly all of it
     # where positions share pixels of several phases, what a slice reads of all of them leaves L1
     apart = phases > 1 or reach_w >= stride_w > 1
     return {
@@ -42,7 +43,7 @@ def correlation(s: Sizes, itemsize: int) -> dict[str, float]:
             g * n * multiply(m, p * -(-q // vl), c * taps, itemsize)
         ),
         "fill strided" if stride_w > 1 else "fill": (
-            g * n * c * p * stride_h * -(-(q * stride_w + reach_w) // vl)
+            0 if in_place else g * n * c * p * stride_h * -(-(q * stride_w + reach_w) // vl)
         ),
         "store woven": n * g * m * lines * -(-width // vl) if phases > 1 else 0,
     }

@@ -6,6 +6,7 @@ copies the source rows it needs into scratch once, with the padding and split by
     stripe[channel][row phase][column phase][row][pitch]     source pixel of (phase, i) = i*stride + phase + first
 
 A result of a volume reads several sheets of the source: the row phases of all of them count as row phases.
+Where a block of results reads no padding and at stride 1, that is the source itself, which is then read in place.
 Nothing is lowered: the rows of matrix B are these views, found through a table of steps for each phase of
 the result (`correlation`).  A tile's columns run on from row to row where that wastes fewer lanes (``runs = 1``: the pitch - q pixels
 between rows are computed and dropped), else each row is a run of its own.  Each slice of a run, as wide as the
@@ -68,13 +69,14 @@ class Geometry(NamedTuple):
     scratch: int
     segments: int  #  numbers in a worker's list,
     pixels: int  #    and where their number and the pixels of the border begin in it
-    phases_at: int  # where tables begin: [phase of the result] -> (taps, where its steps begin)
+    phases_at: int  # where tables begin: [phase of the result, or in place] -> (taps, where its steps begin)
     phase_h_at: int  # [phase in use] -> where its rows begin in a sheet's table
     phase_w_at: int
     source_row_at: int  # [sheet of results][row of each sheet that it reads] -> row of the source, or -1
     sheet_rows: int  # of a sheet of results in this table
     edges_at: int  #      what `add_edges` reads, by column phase
     result_row_at: int  # [phase, sheet and row] -> row of the result, or -1
+    near: bool  #    whether blocks within the source read it in place
     stream: bool  #  whether the result is written past the caches
     vl: int
     mr: int
@@ -109,16 +111,25 @@ def _work(worker, counters, x, w, view, out, scratch, lists, geo, tables, bias, 
         runs, width = runs_of(geo, area)
         vectors = -(-(width + lead) // geo.vl)
         slices = -(-vectors // geo.nr)
-        n = plan_stripe(segments, area, geo, tables)
+        near = geo.near > 0 and is_within(geo, area, width)
+        n = 0 if near else plan_stripe(segments, area, geo, tables)
         for chunk in range(geo.chunks):
             ch0, ch1 = span(geo.channels, geo.chunks, chunk)
             source = (image * geo.groups + group) * geo.channels + ch0
-            fill(scratch, b0, x, source, ch1 - ch0, geo, segments, n)
+            if near:
+                begin = (source * geo.source_h + area[0] + geo.first_h) * geo.source_w + area[2] + geo.first_w
+            else:
+                begin = b0
+                fill(scratch, b0, x, source, ch1 - ch0, geo, segments, n)
             load_panels(scratch, b0 + geo.panel, w, view, group, p0, p1, panels, ch0, ch1)
             for i in range(runs * slices):
                 run, j = i // slices, i % slices
                 j0 = max(0, part(vectors, slices, j) * geo.vl - lead)
                 columns = min(width, part(vectors, slices, j + 1) * geo.vl - lead) - j0
+                beyond = j0 + -(-columns // geo.vl) * geo.vl - width
+                if near and beyond > 0:  # again what is before, so that whole vectors end with the source
+                    j0 -= beyond
+                    columns += beyond
                 row, q = (j0 // geo.pitch, j0 % geo.pitch) if geo.flattened else (run, j0)
                 straight = chunk == geo.chunks - 1 and geo.phases == 1 and q + columns <= area[3]
                 channel = (image * geo.groups + group) * geo.m + m0
@@ -126,8 +137,9 @@ def _work(worker, counters, x, w, view, out, scratch, lists, geo, tables, bias, 
                 kept = i if geo.chunks > 1 or geo.phases > 1 else 0
                 c0 = b0 + geo.c_start + kept * (m1 - m0) * geo.phases * geo.ld
                 done = multiply_panels(
-                    x, 0, 0, None, 0, w, view, out, scratch, b0 + geo.panel, b0 + run * geo.pitch + j0, c0, geo, tables, group,
-                    chunk, p0, p1, columns, straight, place, bias, activation, residual,
+                    None, geo.ld if near else 0, 0, None, 0, w, view, out, scratch, b0 + geo.panel, x if near else scratch,
+                    begin + run * geo.pitch + j0, c0, geo, geo.phases_at + 2 * near, tables, group, chunk, p0, p1, columns,
+                    straight, place, bias, activation, residual,
                 )  # fmt: skip
                 if not done and geo.phases == 1:
                     store(
@@ -159,6 +171,15 @@ def area_of(geo, block):
     rows = part(geo.p, geo.row_blocks, row_block + 1) - p0
     q0 = q_block * geo.block_q
     return sheet * geo.p + p0, rows, q0, min(geo.block_q, geo.q - q0)
+
+
+@jit.inner
+def is_within(geo, area, width):
+    """Tell whether an area reads source pixels alone, in rows as far apart as the stripe's; runs are whole vectors wide."""
+    top, left = area[0] + geo.first_h, area[2] + geo.first_w
+    bottom, right = top + area[1] + geo.stripe_rows - geo.block_rows, left + area[3] + geo.pitch - geo.block_q
+    inside = min(top, left) >= 0 and bottom <= geo.source_h and right <= geo.source_w
+    return inside and width >= geo.nr * geo.vl and (bottom - top == 1 or geo.pitch == geo.source_w)
 
 
 @jit.inner

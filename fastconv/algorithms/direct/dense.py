@@ -12,7 +12,7 @@ from fastconv import machine
 from fastconv.algorithms.base import Array
 from fastconv.algorithms.correlation import ONE_ROW, AxisPass, BlockedPass, Pass, combined, phase_tables
 from fastconv.algorithms.direct.cpu import Geometry, correlate
-from fastconv.gemm.blocking import odd_lines, streams
+from fastconv.gemm.blocking import odd_lines, stays_in_l1, streams
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import joined, record
 from fastconv.gemm.segments import SEGMENT
@@ -121,6 +121,13 @@ class Stripe:
             rows, width = 1, (rows - 1) * self.pitch + width
         return rows * -(-(width + tile.vl - 1) // (tile.vl * tile.nr))
 
+    def near(self, p: Pass, channels: int, itemsize: int) -> bool:
+        """Tell whether blocks that lie within the source can read it in place, so many channels from L1."""
+        if len(p.axes) > 2 or p.phases > 1 or any(a.stride > 1 for a in p.axes):
+            return False
+        size = prod(a.source for a in p.axes)
+        return stays_in_l1(channels * (1 + self.h.extra), size * itemsize)
+
     def views(self, p: Pass) -> dict[tuple[int, ...], int]:
         """Return where the view of a channel begins that a tap with these source offsets has."""
         found = {}
@@ -216,13 +223,20 @@ class DensePass(BlockedPass):
         self.segments = s.segments
 
         def described() -> tuple[Array, Array]:
+            steps = phase_tables(p, s.views(p), per_chunk, s.channel_size)
+            near = s.near(p, per_chunk, itemsize)
+            if near:  # the same views of a channel of the source
+                size = prod(a.source for a in p.axes)
+                in_place = phase_tables(p, s.views(p), per_chunk, size)
+                steps["phases"] += [(taps, steps["steps"].size + at) for taps, at in in_place["phases"]]
+                steps["steps"] = np.concatenate([steps["steps"], in_place["steps"]])
             tables, starts = joined(
-                **phase_tables(p, s.views(p), per_chunk, s.channel_size),
+                **steps,
                 **tables_of(s),
                 result_row=combined(s.sheets.pixels, s.rows.pixels, s.rows.result),
             )
             geometry = describe(
-                p, s, itemsize, starts, m_blocks=m_blocks, chunks=chunks, ld=ld, panel=panel, c_start=c_start,
+                p, s, itemsize, starts, near=near, m_blocks=m_blocks, chunks=chunks, ld=ld, panel=panel, c_start=c_start,
                 scratch=self.scratch,
             )  # fmt: skip
             return geometry, tables

@@ -125,8 +125,8 @@ def _work(worker, counters, x, w, view, out, scratch, lists, geo, tables, bias, 
                     ahead = source_at(geo, group, j0, ch0)
                 done = multiply_panels(
                     x, ahead, pixels if geo.near else 0, x, source, w, view, out, scratch,
-                    b0 + geo.panel, b0, c0, geo, tables, group, chunk, p0, p1, j1 - j0, straight, place, bias,
-                    activation, residual,
+                    b0 + geo.panel, scratch, b0, c0, geo, geo.phases_at, tables, group, chunk, p0, p1, j1 - j0, straight,
+                    place, bias, activation, residual,
                 )  # fmt: skip
                 if not done and geo.phases == 1:
                     store(
