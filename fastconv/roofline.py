@@ -107,7 +107,7 @@ CYCLES: dict[str, dict[str, float]] = {
         "products": 1.2,
         "lower": 0,
         "segments": 0,
-        "store woven": 0,
+        "store woven": 12.7,
         "launches": 1,
         "memory": 0.124,
     },
@@ -239,7 +239,7 @@ def sizes(problem: ConvProblem, direction: Direction) -> Sizes:
         c, k = k, c
     if taps == 1 and prod(problem.input_shape[2:]) == prod(out):  # a row of pixels
         return Sizes(n, g, c, k, 1, 1, 1, prod(out), 1, 1, 0, 0, prod(out), 1)
-    (_, r, down, dilation, _, _), (width, s, right, along, _, _) = problem.last_axes(2)
+    (_, r, down, dilation, top, _), (width, s, right, along, left, _) = problem.last_axes(2)
     high, wide = dilation * (r - 1), along * (s - 1)
     if direction is not INPUT_GRAD:
         p, q = prod(out[:-1]), out[-1]
@@ -249,7 +249,11 @@ def sizes(problem: ConvProblem, direction: Direction) -> Sizes:
     for a in axes[:-1]:
         step = min(a.stride, a.size)
         phases, p, lines = phases * step, p * -(-a.size // step), lines * a.size
-    return Sizes(n, g, c, k, taps, phases, p, q, 1, 1, -(-high // down), -(-wide // right), width, lines)
+    reach_h, reach_w = (
+        (down - 1 + top) // down + (high - top) // down,
+        (right - 1 + left) // right + (wide - left) // right,
+    )
+    return Sizes(n, g, c, k, taps, phases, p, q, 1, 1, reach_h, reach_w, width, lines)
 
 
 def multiply(m: float, vectors: float, steps: float, itemsize: int) -> float:

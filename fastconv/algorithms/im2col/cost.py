@@ -39,8 +39,13 @@ def kind(problem: ConvProblem, direction: Direction) -> str:
     """Name a pass by what it costs: in place, where tiles lower the source as they read it."""
     if direction is WEIGHT_GRAD:
         return "im2col weight_grad"
-    s = sizes(problem, direction)
-    return "im2col in place" if s.taps == s.p == s.stride_w == 1 else "im2col"
+    return "im2col in place" if in_place(sizes(problem, direction)) else "im2col"
+
+
+def in_place(s: Sizes) -> bool:
+    """Tell whether rows of B are those of the source: 1x1, and the input gradient of kernels no larger than their stride."""
+    beside = s.reach_h or s.reach_w or s.taps > s.phases
+    return s.stride_w == 1 and not beside and (s.p == 1 or s.phases > 1)
 
 
 def by_tap(problem: ConvProblem, direction: Direction) -> bool:
@@ -88,8 +93,8 @@ def correlation(s: Sizes, itemsize: int) -> dict[str, float]:
     rows = -(-taps // phases)  # of B for a channel: taps of one phase, and what other phases read besides
     # blocks of columns fill a third of L2, and their results a half: those of more rows lower again
     again = -(-2 * m * phases // (3 * (min(KC, c * rows))))
-    if taps == stride_w == 1 and (p == 1 or phases > 1):
-        again = slices = 0  # rows of B are those of the source
+    if in_place(s):
+        again = slices = 0
     return {
         "products": g * multiply(m, -(-n * p * q // vl), c * taps, itemsize),
         "lower strided" if stride_w > 1 else "lower": g * again * c * rows * n * p * -(-q // vl),
