@@ -155,14 +155,14 @@ def multiply_panels(
 ):  # fmt: skip
     """Multiply panels p0..p1 of a chunk with a slice of B, ``columns`` wide, that begins at ``b[b0]``.
 
-    Sums of each panel row and phase are kept at ``c0``, in rows of ``geo.ld``, until the last chunk; there
+    Sums of each panel row and phase are kept at ``c0``, in rows of ``geo.ldc``, until the last chunk; there
     results as well, unless a channel's are one run of the result: they are written ``straight`` to it, from
     ``place`` on for the first channel.  Tell whether all is done then, and nothing left to store or to finish.
 
     Tiles fetch the source of the next slice: rows ``ahead_step`` apart from ``x[ahead]`` on, or ``ahead`` of those of B
     if x is None, a line with each panel until it is there.  If ``s0`` is not negative, the first tile copies B from there, rows as far apart.
     """
-    panels, apart = -(-geo.m // geo.mr), geo.phases * geo.ld
+    panels, apart = -(-geo.m // geo.mr), geo.phases * geo.ldc
     ch0, ch1 = span(geo.channels, geo.chunks, chunk)
     first, last = chunk == 0, chunk == geo.chunks - 1
     plain = is_plain(activation, residual)
@@ -182,10 +182,10 @@ def multiply_panels(
             if taps == 0 and not last:
                 continue
             fresh = first or taps == 0  # without sums of earlier chunks
-            to = place + (m0 - top) * geo.result_size if straight else c + phase * geo.ld
+            to = place + (m0 - top) * geo.result_size if straight else c + phase * geo.ldc
             tile_result(
                 out if straight else scratch, to, geo.result_size if straight else apart, width, past_caches,
-                scratch, c + phase * geo.ld, apart, not fresh, bias, group * geo.m + m0, fresh and bias.size > 0,
+                scratch, c + phase * geo.ldc, apart, not fresh, bias, group * geo.m + m0, fresh and bias.size > 0,
                 floor, scratch if loaded(view) else w, a0, b, b0, tables, begin, (ch1 - ch0) * taps, m1 - m0, vectors,
                 x, ahead + min(line, geo.ld - 1), ahead_step if line < geo.ld + geo.vl else 0, lda, scale, source, s0,
             )  # fmt: skip

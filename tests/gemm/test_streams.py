@@ -13,24 +13,26 @@ MAKERS = {"im2col": (im2col, im2col, im2col.Im2col), "direct": (dense, direct, d
 
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize(
-    "line", ["n3 c5 k20 i8x16 f1x1", "n2 c4 k9 i16x32 f3x3 p1", "n1 c400 k8 i16x16 f1x1"]
+    "line",
+    ["n3 c5 k20 i8x16 f1x1", "n2 c4 k9 i16x32 f3x3 p1", "n1 c400 k8 i16x16 f1x1", "n2 c9 k5 i16x66 f2x2 s2"],
 )
-def test_large_results(name, line, monkeypatch):
+@pytest.mark.parametrize("direction", [Direction.FORWARD, Direction.INPUT_GRAD], ids=str)
+def test_large_results(name, line, direction, monkeypatch):
     deciding, making, kind = MAKERS[name]
     monkeypatch.setattr(deciding, "streams", lambda *_: True)
     problem = ConvProblem.parse(line)
-    x, w, _ = testing.shapes(problem, Direction.FORWARD)
-    first, second = testing.integers(x, problem.dtype, 1), testing.integers(w, problem.dtype, 2)
+    one, other, result = testing.shapes(problem, direction)
+    first, second = testing.integers(one, problem.dtype, 1), testing.integers(other, problem.dtype, 2)
     making._make.cache_clear()
     try:
-        execution = kind().build(problem, Direction.FORWARD, 2**40)
+        execution = kind().build(problem, direction, 2**40)
     finally:
         making._make.cache_clear()
-    size, nothing = np.prod(problem.output_shape), np.empty(0, problem.dtype)
+    size, nothing = np.prod(result), np.empty(0, problem.dtype)
     for offset in (0, 4, 7):  # NumPy's large arrays begin 16 bytes after a line
         around = workspace.aligned(size + 32, problem.dtype)
         around[:] = 77
-        out = around[offset : offset + size].reshape(problem.output_shape)
+        out = around[offset : offset + size].reshape(result)
         execution.run(first, second, out, nothing, activations.NONE, nothing)
-        testing.assert_exact(problem, Direction.FORWARD, first, second, out)
+        testing.assert_exact(problem, direction, first, second, out)
         assert (np.delete(around, slice(offset, offset + size)) == 77).all()

@@ -63,7 +63,8 @@ class Geometry(NamedTuple):
     result_w: int
     result_size: int
     phases: int
-    ld: int  #        row length of C for one phase
+    ld: int  #        columns of a slice
+    ldc: int  #       row length of C for one phase: a slice, or of phases all that are woven
     panel: int  #     where panels of weights begin in a worker's scratch
     c_start: int  #   and C
     scratch: int
@@ -77,7 +78,8 @@ class Geometry(NamedTuple):
     edges_at: int  #      what `add_edges` reads, by column phase
     result_row_at: int  # [phase, sheet and row] -> row of the result, or -1
     near: bool  #    whether blocks within the source read it in place
-    stream: bool  #  whether the result is written past the caches
+    stream: bool  #  whether the result is written past the caches by tiles,
+    past_caches: bool  # and when it is woven
     vl: int
     mr: int
     nr: int
@@ -110,6 +112,7 @@ def _work(worker, counters, x, w, view, out, scratch, lists, geo, tables, bias, 
         m0, m1 = part(geo.m, panels, p0), part(geo.m, panels, p1)
         runs, width = runs_of(geo, area)
         vectors = -(-(width + lead) // geo.vl)
+        whole = vectors * geo.vl
         slices = -(-vectors // geo.nr)
         near = geo.near > 0 and is_within(geo, area, width)
         n = 0 if near else plan_stripe(segments, area, geo, tables)
@@ -134,8 +137,8 @@ def _work(worker, counters, x, w, view, out, scratch, lists, geo, tables, bias, 
                 straight = chunk == geo.chunks - 1 and geo.phases == 1 and q + columns <= area[3]
                 channel = (image * geo.groups + group) * geo.m + m0
                 place = channel * geo.result_size + (area[0] + row) * geo.result_w + area[2] + q
-                kept = i if geo.chunks > 1 or geo.phases > 1 else 0
-                c0 = b0 + geo.c_start + kept * (m1 - m0) * geo.phases * geo.ld
+                kept = i if geo.chunks > 1 else 0
+                c0 = b0 + geo.c_start + (run * whole + j0 if geo.phases > 1 else kept * (m1 - m0) * geo.ldc)
                 done = multiply_panels(
                     None, geo.ld if near else 0, 0, None, 0, w, view, out, scratch, b0 + geo.panel, x if near else scratch,
                     begin + run * geo.pitch + j0, c0, geo, geo.phases_at + 2 * near, tables, group, chunk, p0, p1, columns,
@@ -146,17 +149,13 @@ def _work(worker, counters, x, w, view, out, scratch, lists, geo, tables, bias, 
                         scratch, c0, out, geo, tables, channel, m1 - m0, area, row, q, columns, straight,
                         activation, residual,
                     )  # fmt: skip
-        # some channels at a time: of each what follows in memory, for two rows at a time take three times as long
+        # some channels at a time: of each what follows in memory, for pieces of rows take three times as long
         for p in range(p0, p1 if geo.phases > 1 else p0):
             k0, k1 = span(geo.m, panels, p)
-            for i in range(runs * slices):
-                run, j = i // slices, i % slices
-                j0 = part(vectors, slices, j) * geo.vl
-                columns = min(width, part(vectors, slices, j + 1) * geo.vl) - j0
-                row, q = (j0 // geo.pitch, j0 % geo.pitch) if geo.flattened else (run, j0)
-                c = b0 + geo.c_start + (i * (m1 - m0) + k0 - m0) * geo.phases * geo.ld
+            for run in range(runs):
+                c = b0 + geo.c_start + (k0 - m0) * geo.phases * geo.ldc + run * whole
                 store(
-                    scratch, c, out, geo, tables, (image * geo.groups + group) * geo.m + k0, k1 - k0, area, row, q, columns,
+                    scratch, c, out, geo, tables, (image * geo.groups + group) * geo.m + k0, k1 - k0, area, run, 0, width,
                     False, activation, residual,
                 )  # fmt: skip
         task = next_task(counters, worker, tasks)
@@ -250,11 +249,23 @@ def store(c, c0, out, geo, tables, channel, channels, area, row, q, columns, str
         for phase in range(geo.steps_h if wide > 0 else 0):
             result_row = tables[geo.result_row_at + phase * geo.sheets * geo.p + area[0] + row]
             to = channel * geo.result_size + result_row * geo.result_w + to_w
-            at = c0 + phase * geo.steps_w * geo.ld + done
+            at = c0 + phase * geo.steps_w * geo.ldc + done
             some = channels if result_row >= 0 else 0
             if not straight:
-                lds = geo.phases * geo.ld
-                weave_rows(out, to, geo.result_size, c, at, lds, geo.ld, geo.steps_w, some, wide)
+                lds = geo.phases * geo.ldc
+                weave_rows(
+                    out,
+                    to,
+                    geo.result_size,
+                    c,
+                    at,
+                    lds,
+                    geo.ldc,
+                    geo.steps_w,
+                    some,
+                    wide,
+                    geo.past_caches > 0,
+                )
             if not plain:
                 for _ in range(some):
                     finish(out, to, wide, residual[:0], 0, activation, residual, to)

@@ -156,7 +156,7 @@ def tables_of(s: Stripe) -> dict[str, Any]:
 
 def describe(p: Pass, s: Stripe, itemsize: int, starts: dict[str, int], **blocks: int) -> Array:
     """Put a pass and its stripe into numbers; ``blocks`` are those that the caller has chosen."""
-    tile, last = machine.tile(itemsize), p.axes[-1]
+    tile, last, far = machine.tile(itemsize), p.axes[-1], streams(p.results, itemsize)
     geometry = Geometry(
         n=p.n, groups=p.groups, channels=p.channels, m=p.m,
         sheets=s.sheets.outputs, p=s.rows.outputs, q=last.outputs, source_h=s.sheets.source * s.rows.source,
@@ -168,7 +168,7 @@ def describe(p: Pass, s: Stripe, itemsize: int, starts: dict[str, int], **blocks
         phases=p.phases,
         result_w=last.result, result_size=prod(a.result for a in p.axes), vl=tile.vl, mr=tile.mr, nr=tile.nr,
         segments=s.segments, pixels=s.pixels, source_row_at=starts["source_row"], edges_at=starts["edges"], phases_at=starts.get("phases", 0), phase_h_at=starts["phase_h"], phase_w_at=starts["phase_w"],
-        result_row_at=starts.get("result_row", 0), stream=s.stream(p, tile.vl) and streams(p.results, itemsize),
+        result_row_at=starts.get("result_row", 0), stream=s.stream(p, tile.vl) and far, past_caches=p.phases > 1 and far,
         **blocks,
     )  # fmt: skip
     return record(geometry)
@@ -213,11 +213,12 @@ class DensePass(BlockedPass):
         )
         m_blocks = min(panels, m_blocks)
         rows = -(-panels // m_blocks) * tile.mr
+        ldc = odd_lines(kept * ld, tile.vl) if phases > 1 else ld
         self.column_blocks = tasks // max(1, p.groups)
         sizes = (
             per_chunk * s.channel_size + ld + SLACK,
             rows * per_chunk * taps + SLACK if self.loads else 0,
-            kept * rows * phases * ld + SLACK,
+            (rows * phases * ldc if phases > 1 else kept * rows * ld) + SLACK,
         )
         panel, c_start, self.scratch = np.cumsum([-(-size // 16) * 16 for size in sizes]).tolist()
         self.segments = s.segments
@@ -236,7 +237,7 @@ class DensePass(BlockedPass):
                 result_row=combined(s.sheets.pixels, s.rows.pixels, s.rows.result),
             )
             geometry = describe(
-                p, s, itemsize, starts, near=near, m_blocks=m_blocks, chunks=chunks, ld=ld, panel=panel, c_start=c_start,
+                p, s, itemsize, starts, near=near, m_blocks=m_blocks, chunks=chunks, ld=ld, ldc=ldc, panel=panel, c_start=c_start,
                 scratch=self.scratch,
             )  # fmt: skip
             return geometry, tables

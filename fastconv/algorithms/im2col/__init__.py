@@ -30,7 +30,7 @@ from fastconv.algorithms.correlation import (
 from fastconv.algorithms.im2col.by_tap import TapPass
 from fastconv.algorithms.im2col.cost import by_tap, cost, kind, share
 from fastconv.algorithms.im2col.cpu import Geometry, correlate
-from fastconv.gemm.blocking import streams, within
+from fastconv.gemm.blocking import odd_lines, streams, within
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import joined, record
 from fastconv.gemm.segments import SEGMENT
@@ -115,11 +115,12 @@ class LoweredPass(BlockedPass):
         row_blocks, column_blocks = self._divide(p, itemsize, cache, lowered, chunks)
         slices = -(-(p.columns + (tile.vl - 1) * stream) // width)
         slices = -(-slices // column_blocks)
-        sums = -(-panels // row_blocks) * tile.mr * phases * width
+        ldc = odd_lines(slices * width, tile.vl) if phases > 1 else width
+        sums = -(-panels // row_blocks) * tile.mr * phases * ldc
         sizes = {
             "b": per_chunk * lowered * width + SLACK,
             "panel": -(-panels // row_blocks) * tile.mr * per_chunk * prod(p.kernel) + SLACK if self.loads else 0,
-            "c_start": (slices if chunks > 1 or phases > 1 else 1) * sums + SLACK,
+            "c_start": (slices if chunks > 1 and phases == 1 else 1) * sums + SLACK,
         }  # fmt: skip
         starts = np.cumsum([0] + [-(-size // 16) * 16 for size in sizes.values()])
         places = dict(zip(sizes, starts.tolist(), strict=False))
@@ -142,11 +143,11 @@ class LoweredPass(BlockedPass):
                 source_rows=prod(a.source for a in outer), source_width=last.source, stride=last.stride,
                 outer_steps=phases // last.step, step=last.step, result_width=last.result,
                 result_size=prod(a.result for a in p.axes), column_blocks=column_blocks,
-                row_blocks=row_blocks, chunks=chunks, phases=phases, ld=width, panel=places["panel"],
+                row_blocks=row_blocks, chunks=chunks, phases=phases, ld=width, ldc=ldc, panel=places["panel"],
                 c_start=places["c_start"], scratch=self.scratch, segments=listed, pixels=pixels, lists=kept, phases_at=starts["phases"], source_row_at=starts["source_row"],
                 result_row_at=starts["result_row"], offset_at=starts["offset"],
                 together_at=starts["together"], lo_at=starts["lo"],
-                hi_at=starts["hi"], edges_at=starts["edges"], near=all(a.is_read_in_place for a in p.axes), stream=stream,
+                hi_at=starts["hi"], edges_at=starts["edges"], near=all(a.is_read_in_place for a in p.axes), stream=stream, past_caches=phases > 1 and streams(p.results, itemsize),
                 vl=tile.vl, mr=tile.mr, nr=tile.nr,
             )  # fmt: skip
             return geometry, tables

@@ -25,6 +25,7 @@ from fastconv.algorithms.base import Array
 from fastconv.algorithms.correlation import BlockedPass, Pass, result_rows, source_rows
 from fastconv.algorithms.im2col.cost import TAP_KC
 from fastconv.algorithms.im2col.cpu import store
+from fastconv.gemm.blocking import streams
 from fastconv.gemm.move import BLOCK, SLACK, add_rows
 from fastconv.gemm.record import joined, record
 from fastconv.gemm.schedule import next_task, part, span
@@ -55,7 +56,7 @@ class Geometry(NamedTuple):
     row_blocks: int
     chunks: int  #    of source channels
     width: int  #     row length of B, and of the product of a panel, in scratch
-    ld: int  #        and of the sums, for one phase
+    ldc: int  #       and of the sums, for one phase
     product: int  #   where in a worker's scratch that product begins,
     sums: int  #      and the sums
     scratch: int  #   elements of a worker
@@ -66,6 +67,7 @@ class Geometry(NamedTuple):
     offset_at: int  # [inner] -> source offset
     lo_at: int  #     [inner] -> first position that reads inside the source
     hi_at: int  #     [inner] -> one past the last
+    past_caches: bool  # whether the result is written past the caches
     vl: int
     mr: int
     nr: int
@@ -84,7 +86,7 @@ def correlate(
 def _work(worker, counters, x, packed, out, scratch, lists, geo, tables, bias, activation, residual):
     segments = lists[worker * geo.segments : (worker + 1) * geo.segments]
     b0 = worker * geo.scratch
-    c0, apart = b0 + geo.sums, geo.phases * geo.ld
+    c0, apart = b0 + geo.sums, geo.phases * geo.ldc
     panels = -(-geo.m // geo.mr)
     tasks = geo.groups * geo.line_blocks * geo.row_blocks
     task = next_task(counters, worker, tasks)
@@ -118,7 +120,7 @@ def add_tap(scratch, b0, c0, x, packed, segments, geo, tables, group, tap, first
     met = 0
     for line in range(first, last):
         met += source_rows[line % geo.rows] >= 0
-    columns, apart, size = met * (hi - lo), geo.phases * geo.ld, geo.source_rows * geo.source_width
+    columns, apart, size = met * (hi - lo), geo.phases * geo.ldc, geo.source_rows * geo.source_width
     top, source, product = part(geo.m, panels, p0), group * geo.channels * size, b0 + geo.product
     vectors = -(-columns // geo.vl)
     slices = -(-vectors // geo.nr)
@@ -138,7 +140,7 @@ def add_tap(scratch, b0, c0, x, packed, segments, geo, tables, group, tap, first
             for p in range(p0, p1):
                 m0, m1 = m1, part(geo.m, panels, p + 1)
                 a0 = ((index * geo.groups + group) * geo.m + m0) * geo.channels + ch0 * (m1 - m0)
-                c = c0 + (m0 - top) * apart + phase * geo.ld
+                c = c0 + (m0 - top) * apart + phase * geo.ldc
                 tile(
                     scratch, product, geo.width, packed, a0, scratch, b0, geo.width, ch1 - ch0, m1 - m0, nr, False
                 )  # fmt: skip
@@ -192,13 +194,13 @@ class TapPass(BlockedPass):
         row_blocks, self.column_blocks = self._divide(p, itemsize, cache, mr)
         chunks = -(-p.channels // TAP_KC)
         width = unit.nr * unit.vl
-        ld = -(-(-(-p.n * rows // self.column_blocks) * last.outputs) // unit.vl) * unit.vl
+        ldc = -(-(-(-p.n * rows // self.column_blocks) * last.outputs) // unit.vl) * unit.vl
         panels = -(-p.m // mr)
         high = -(-panels // row_blocks) * mr
         sizes = {
             "b": -(-p.channels // chunks) * width + SLACK,
             "product": mr * width + SLACK,
-            "sums": high * p.phases * ld + SLACK,
+            "sums": high * p.phases * ldc + SLACK,
         }  # fmt: skip
         starts = np.cumsum([0] + [-(-size // 16) * 16 for size in sizes.values()]).tolist()
         self.scratch, self.segments = starts[-1], (SEGMENT + 1) * width
@@ -221,7 +223,7 @@ class TapPass(BlockedPass):
                 lines=p.n * rows, source_rows=prod(a.source for a in outer), source_width=last.source,
                 stride=last.stride, outer_steps=p.phases // last.step, step=last.step, phases=p.phases,
                 result_width=last.result, result_size=prod(a.result for a in p.axes),
-                line_blocks=self.column_blocks, row_blocks=row_blocks, chunks=chunks, width=width, ld=ld,
+                line_blocks=self.column_blocks, row_blocks=row_blocks, chunks=chunks, width=width, ldc=ldc, past_caches=p.phases > 1 and streams(p.results, itemsize),
                 product=starts[1], sums=starts[2], scratch=self.scratch, segments=self.segments,
                 tap_at=at["tap"], source_row_at=at["source_row"], result_row_at=at["result_row"],
                 offset_at=at["offset"], lo_at=at["lo"], hi_at=at["hi"], vl=unit.vl, mr=mr, nr=unit.nr,

@@ -48,7 +48,8 @@ class Geometry(NamedTuple):
     row_blocks: int
     chunks: int  #    of source channels
     phases: int
-    ld: int  #        row length of B, and of C for one phase, in scratch
+    ld: int  #        row length of B in scratch: a slice
+    ldc: int  #       and of C for one phase: a slice, or of phases all that are woven
     panel: int  #     where in a worker's scratch panels of weights begin
     c_start: int  #   and C
     scratch: int  #   elements of a worker
@@ -64,7 +65,8 @@ class Geometry(NamedTuple):
     hi_at: int  #     [inner] -> one past the last
     edges_at: int  #  what `add_edges` reads, by inner
     near: bool  #    whether rows of B are those of x
-    stream: bool  #  whether the result is written past the caches
+    stream: bool  #  whether the result is written past the caches by tiles,
+    past_caches: bool  # and when it is woven
     vl: int
     mr: int
     nr: int
@@ -96,6 +98,7 @@ def _work(worker, counters, x, w, view, out, scratch, lists, geo, tables, bias, 
         p0, p1 = span(panels, geo.row_blocks, task % geo.row_blocks)
         first, last = span(slices, geo.column_blocks, block)
         m0, m1 = part(geo.m, panels, p0), part(geo.m, panels, p1)
+        begin, end = part(vectors, slices, first) * geo.vl, part(vectors, slices, last) * geo.vl  # if woven
         for chunk in range(geo.chunks):
             ch0, ch1 = span(geo.channels, geo.chunks, chunk)
             load_panels(scratch, b0 + geo.panel, w, view, group, p0, p1, panels, ch0, ch1)
@@ -114,8 +117,8 @@ def _work(worker, counters, x, w, view, out, scratch, lists, geo, tables, bias, 
                     lower_channels(scratch, b0, x, geo, group, j0, ch0, ch1, segments)
                 straight = chunk == geo.chunks - 1 and geo.phases == 1 and within
                 place = (image * geo.groups * geo.m + group * geo.m + m0) * geo.result_size + pixel
-                kept = i - first if geo.chunks > 1 or geo.phases > 1 else 0
-                c0 = b0 + geo.c_start + kept * (m1 - m0) * geo.phases * geo.ld
+                kept = i - first if geo.chunks > 1 else 0
+                c0 = b0 + geo.c_start + (j0 - begin if geo.phases > 1 else kept * (m1 - m0) * geo.ldc)
                 ahead = 0
                 if geo.near and i + 1 < last:
                     ahead = source_at(geo, group, j1, ch0)
@@ -134,11 +137,9 @@ def _work(worker, counters, x, w, view, out, scratch, lists, geo, tables, bias, 
                     )  # fmt: skip
         for p in range(p0, p1 if geo.phases > 1 else p0):
             k0, k1 = span(geo.m, panels, p)
-            for i in range(first, last):
-                j0 = part(vectors, slices, i) * geo.vl
-                columns = min(geo.columns, part(vectors, slices, i + 1) * geo.vl) - j0
-                c = b0 + geo.c_start + ((i - first) * (m1 - m0) + k0 - m0) * geo.phases * geo.ld
-                store(scratch, c, out, geo, tables, group, j0, columns, k0, k1, False, activation, residual)
+            c = b0 + geo.c_start + (k0 - m0) * geo.phases * geo.ldc
+            columns = min(geo.columns, end) - begin
+            store(scratch, c, out, geo, tables, group, begin, columns, k0, k1, False, activation, residual)
         task = next_task(counters, worker, tasks)
 
 
@@ -270,9 +271,11 @@ def store(c, c0, out, geo, tables, group, j0, columns, m0, m1, straight, activat
                 to += result_row * geo.result_width
             to += (image * geo.groups * geo.m + group * geo.m + m0) * geo.result_size
             if not straight:
-                from_c = c0 + outer * geo.step * geo.ld + done
-                lds = geo.phases * geo.ld
-                weave_rows(out, to, geo.result_size, c, from_c, lds, geo.ld, geo.step, channels, wide)
+                from_c = c0 + outer * geo.step * geo.ldc + done
+                lds = geo.phases * geo.ldc
+                weave_rows(
+                    out, to, geo.result_size, c, from_c, lds, geo.ldc, geo.step, channels, wide, geo.past_caches > 0
+                )  # fmt: skip
             if not plain:
                 for m in range(channels):
                     at = to + m * geo.result_size
