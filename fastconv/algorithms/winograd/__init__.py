@@ -31,7 +31,8 @@ from fastconv.roofline import multiply, rates, seconds, without
 # Outputs of a tile that 'winograd' chooses from, by kernel size.  alpha = m + r - 1 is 4 or 6, as F(6, 3)
 # and the like err four times as much; only kernels of 6 and 7 have to take 8, which others do by name.
 CHOICES = {1: (1,), 2: (3,), 3: (2, 4), 4: (3,), 5: (2,), 6: (3,), 7: (2,)}
-STRIDED_CHOICES = CHOICES | {2: (2, 4)}
+# forward at stride 2 V has four times the channels: of F(4x4, 2x2) it leaves L2
+STRIDED_CHOICES = {FORWARD: CHOICES | {2: (2,)}, INPUT_GRAD: CHOICES | {2: (2, 4)}}
 LONG_CHOICES = {2: (3, 5), 3: (2, 4, 6), 4: (3, 5), 5: (2, 4), 6: (3,), 7: (2,)}  # along one axis alone
 
 TRANSFORM = 6  # cycles to transform a vector of any operand at one position of a tile, at the least
@@ -88,7 +89,7 @@ class Winograd(Algorithm):
     def tiles(self, problem: ConvProblem, direction: Direction) -> Tiles:
         """Return the cheapest admissible tiles."""
         found = counts(problem, direction)
-        pairs = _pairs(found.taps, self.given, problem.plain)
+        pairs = _pairs(found.taps, self.given, None if problem.plain else direction)
         return pairs[0] if len(pairs) == 1 else min(pairs, key=self.weighing(problem, direction, found))
 
     def weighing(self, problem: ConvProblem, direction: Direction, found: Counts) -> Callable[[Tiles], float]:
@@ -149,9 +150,9 @@ class Winograd(Algorithm):
 
 
 @functools.cache
-def _pairs(kernel: tuple[int, int], given: tuple[int, int] | None, unit_stride: bool) -> list[Tiles]:
+def _pairs(kernel: tuple[int, int], given: tuple[int, int] | None, strided: Direction | None) -> list[Tiles]:
     """Return the tiles that 'winograd' chooses from; those of a square kernel are square."""
-    table = LONG_CHOICES if 1 in kernel else CHOICES if unit_stride else STRIDED_CHOICES
+    table = LONG_CHOICES if 1 in kernel else STRIDED_CHOICES[strided] if strided else CHOICES
 
     def choices(r: int) -> tuple[tuple[int, int], ...]:
         if r == 1:
@@ -202,10 +203,10 @@ def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, 
             "filters": filters * (positions + g * rh * rw),
             "filters in memory": filters * positions if beyond else 0,
         }
-    strips = -(-count // vl)
+    strips, reached = -(-count // vl), share(problem, tiles)
     return {
-        "products": share(problem, tiles) * positions * multiply(result, strips, source, itemsize),
-        "source": positions * strips * source,
+        "products": reached * positions * multiply(result, strips, source, itemsize),
+        "source": (reached if direction is FORWARD else 1) * positions * strips * source,
         "result": positions * strips * result,
         "filters": filters * (positions + g * rh * rw),
         "filters in memory": filters * positions,

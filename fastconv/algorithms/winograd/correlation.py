@@ -68,10 +68,15 @@ class Correlation(Execution):
         self, problem: ConvProblem, direction: Direction, tiles: Tiles, by_tiles: bool, most: int, chunk: int
     ) -> None:
         self.dtype, self.flops = problem.dtype, problem.flops
-        columns = tile_axes(problem, direction)[1]
+        axes = tile_axes(problem, direction)
         self.border, strips = border_table(problem, direction, tiles)
         self.geometry = g = geometry(problem, direction, tiles, by_tiles, most, chunk, strips)
-        lengths = (*tiles[0], *tiles[1], columns.split, columns.steps)
+        lengths = (
+            *tiles[0],
+            *tiles[1],
+            *(SPLITS.index((a.stride, a.lacking)) + 1 for a in axes),
+            axes[1].steps,
+        )
         self.variant = tuple((0,) * length for length in lengths)
         self.described = record(g)
         self.places = np.concatenate([places(problem, direction), reached(problem, direction, tiles)])
@@ -213,9 +218,10 @@ def border_table(
     lines = borders.sources(lines, height, edges[0])
     columns = np.arange((tiles_w * mw + rw - 1) * along.stride) + along.first
     columns = borders.sources(columns, width, edges[1])
-    row = Row(mw, rw, along.stride, SPLITS[along.split][1])
+    row = Row(mw, rw, along.stride, along.lacking)
     size = along.steps * mw, problem.axes[-1].output if forward else problem.axes[-1].size
-    described = [*sources(strips, row, mh + rh - 1, columns), *results(strips, *size)]
+    high = down.sources * (mh + rh - 1) - sum(down.lacking)
+    described = [*sources(strips, row, high, columns), *results(strips, *size)]
 
     zeros_at = len(lines)
     at = zeros_at + -(-width * problem.itemsize // 8)

@@ -108,7 +108,7 @@ def transform_weights(workers, counters, w, u, places, scratch, geos, mh, rh, mw
 @jit.kernel
 def convolve(
     workers, counters, x, w, u, v, y, places, scratch, border, bias, activation, residual, plain, given, geos, mh,
-    rh, mw, rw, split, woven,
+    rh, mw, rw, down, along, woven,
 ):  # fmt: skip
     """Transform, multiply and transform back; U may be ``given``.
 
@@ -134,7 +134,9 @@ def convolve(
                 block, channels = task // geo.channel_parts, task % geo.channel_parts
                 c0, c1 = span(geo.c, geo.channel_parts, channels)
                 group, number = block // geo.blocks, block % geo.blocks
-                input_block(v, block * v_size, x, border, geo, group, number, c0, c1, (mh, rh, mw, rw, split))
+                input_block(
+                    v, block * v_size, x, border, geo, group, number, c0, c1, (mh, rh, mw, rw, down, along)
+                )
             task, done = next_task(counters, worker, tasks), done + 1
         finish_stage(counters, done, tasks)
         fused = not given and not geo.by_tiles
@@ -146,7 +148,9 @@ def convolve(
             chunk, last_chunk = (0, geo.chunks) if geo.by_tiles else (number, number + 1)
             block, last_block = (number, number + 1) if geo.by_tiles else (0, geo.blocks)
             if geo.by_tiles:
-                input_block(scratch, base, x, border, geo, group, number, 0, geo.c, (mh, rh, mw, rw, split))
+                input_block(
+                    scratch, base, x, border, geo, group, number, 0, geo.c, (mh, rh, mw, rw, down, along)
+                )
             for i in range(chunk, last_chunk):
                 p0, p1 = span(geo.panels, geo.chunks, i)
                 if fused:
@@ -159,7 +163,7 @@ def convolve(
                     multiply(scratch, m0, a, a0, b, b0, places, geo, j, p0, p1)
                     output_block(
                         y, scratch, m0, border, geo, group, j, p0, p1, bias, activation, residual, plain,
-                        (mh, rh, mw, rw, split, woven),
+                        (mh, rh, mw, rw, down, along, woven),
                     )  # fmt: skip
             task = next_task(counters, worker, tasks, 1)
 
@@ -193,15 +197,13 @@ def input_block(v, v0, x, border, geo, group, block, c0, c1, variant):
     """Write channels c0..c1 of a block of V."""
     strip, last = span(geo.strips, geo.blocks, block)
     image_step = geo.groups * geo.c * geo.h * geo.w
-    for number in range(geo.sources_h * (c1 - c0)):
-        phase, c = number // (c1 - c0), c0 + number % (c1 - c0)
-        row = phase * geo.sources_w * geo.c + c
+    for c in range(c0, c1):
         plane = (group * geo.c + c) * geo.h * geo.w
         for s in range(strip, last):
             i = s * geo.vl // geo.tiles_w
             transform_input(
-                v, v0 + row * geo.ld + (s - strip) * geo.vl, geo.v_step, geo.c * geo.ld,
-                x, plane + i // geo.tiles_h * image_step, image_step, border, phase, geo.stride_h,
+                v, v0 + c * geo.ld + (s - strip) * geo.vl, geo.v_step, geo.c * geo.ld,
+                x, plane + i // geo.tiles_h * image_step, image_step, border,
                 geo.mh * geo.stride_h, geo.rows - i, geo.tiles_h, i % geo.tiles_h, geo.zeros_at,
                 border[geo.sources_at + s % geo.period], variant,
             )  # fmt: skip

@@ -11,13 +11,14 @@ Of a strided convolution (`phases.py`) the even and the odd pixels of a row are 
 loaded, or woven together as they are stored.
 
 F(m, r) of both axes is known when code is generated: it travels in the *type* of ``variant``, a tuple of tuples
-whose lengths are (m, r) of the rows, (m, r) of the columns, and how columns are split (`SPLITS`) and woven.  One
-kernel thus serves all variants, and its cache entry is keyed by them.
+whose lengths are (m, r) of the rows, (m, r) of the columns, how rows and columns of the source are split (`SPLITS`), and how
+columns of the result are woven.  One kernel thus serves all variants, and its cache entry is keyed by them.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 from llvmlite import ir
@@ -26,12 +27,12 @@ from numba.extending import intrinsic
 
 from fastconv import machine
 from fastconv.algorithms.straight import Vectors
-from fastconv.algorithms.winograd.transforms import apply, matrices
+from fastconv.algorithms.winograd.transforms import Matrix, apply, matrices
 from fastconv.gemm.move import I1, masked_load, masked_store
 from fastconv.gemm.tile import I64, data, element, load, shuffled, store
 
-# (stride, phases of it that are read) by a variant's fifth length
-SPLITS = {1: (1, 1), 2: (2, 2), 3: (2, 1)}
+# (stride, of each of its phases that are read how many taps it lacks at the end) by a variant's fifth and sixth length less one
+SPLITS = ((1, (0,)), (2, (0,)), (2, (0, 0)), (2, (0, 1)))
 
 
 def _mr(variant: Any) -> list[int]:
@@ -114,40 +115,45 @@ class _Reader:
 
 @intrinsic
 def transform_input(
-    typing, v, v0, step, apart, x, x0, image, table, line, stride, tile_lines, rows, tiles_h, first,
-    zeros, pieces, variant,
+    typing, v, v0, step, apart, x, x0, image, table, tile_lines, rows, tiles_h, first, zeros, pieces, variant,
 ):  # fmt: skip
-    """Set ``v[v0 + position*step + tile] = (B d B^T)[position]`` for the tiles of a strip.
+    """Set ``v[v0 + phase*apart + position*step + tile] = (B d B^T)[position]`` for the tiles of a strip.
 
     Its first row of tiles is the ``first`` of ``tiles_h`` of the image whose plane is at ``x[x0]``; the next image's is
-    ``image`` after it.  ``rows`` rows are left.  Line i of row j begins in the plane at
-    ``table[line + j*tile_lines + i*stride]``, or is one of zeros, as there are at ``table[zeros]``; vectors of pixels are put
-    together as ``table[pieces]`` tells.
-    What comes of the odd columns is stored ``apart`` from the even ones'.
+    ``image`` after it.  ``rows`` rows are left.  Line i of row j begins in the plane at ``table[j*tile_lines + i]``, or
+    is one of zeros, as there are at ``table[zeros]``; vectors of pixels are put together as ``table[pieces]`` tells.
+    Phases are even and odd lines, and of each even and odd columns.  At infinity, where a phase that lacks the last tap is
+    multiplied by zeros, nothing is stored, nor is the pixel read that matters there alone.
     """
     mh, rh, mw, rw = _mr(variant)
-    across, phases = SPLITS[variant.types[4].count]
-    left, right = matrices(mh, rh)[2], matrices(mw, rw)[2]
-    high, dense = len(left[0]), mw * across
-    vectors = dense + (rw - 1) * phases
+    (down, lines_lack), (across, columns_lack) = (SPLITS[t.count - 1] for t in variant.types[4:6])
+    left = [_without_last(matrices(mh, rh)[2], lack) for lack in lines_lack]
+    right = [_without_last(matrices(mw, rw)[2], lack) for lack in columns_lack]
+    starts = list(accumulate(map(len, left), initial=0))
+    high, wide, dense = starts[-1], mw + rw - 1, mw * across
+    shared = [
+        (i, phase) for i in range(rw - 1) for phase, lack in enumerate(columns_lack) if i < rw - 1 - lack
+    ]
+    vectors = dense + len(shared)
 
     def codegen(context, builder, signature, arguments):
         v, v0, step, apart, x, x0, image, table, *rest = arguments
-        line, stride, tile_lines, rows, tiles_h, first, zeros, pieces, _ = rest
+        tile_lines, rows, tiles_h, first, zeros, pieces, _ = rest
         itemsize = signature.args[0].dtype.bitwidth // 8
         vector = ir.VectorType(element(signature.args[0]), machine.tile(itemsize).vl)
         to = data(context, builder, signature.args[0], v, v0)
         plane = data(context, builder, signature.args[4], x, x0)
         lines, nothing, held = (
-            data(context, builder, signature.args[7], table, i) for i in (line, zeros, pieces)
+            data(context, builder, signature.args[7], table, i) for i in (I64(0), zeros, pieces)
         )
         places = _table(builder, plane.type, machine.tile(itemsize).vl * high)
         nothing = builder.bitcast(nothing, plane.type)
         reader = _Reader(builder, held)
         with _each_row(builder, plane, image, first, tiles_h, rows, reader.next()) as (r, own, i, there):
             at = builder.gep(lines, [builder.mul(i, tile_lines)])
-            for h in range(high):
-                begin = builder.load(builder.gep(at, [builder.mul(stride, I64(h))]))
+            tile_lines_read = [down * i + phase for phase, b in enumerate(left) for i in range(len(b))]
+            for h, line in enumerate(tile_lines_read):
+                begin = builder.load(builder.gep(at, [I64(line)]))
                 inside = builder.and_(there, builder.icmp_signed(">=", begin, I64(0)))
                 place = builder.select(inside, builder.gep(own, [begin]), nothing)
                 builder.store(place, places(builder.add(builder.mul(r, I64(high)), I64(h))))
@@ -159,38 +165,48 @@ def transform_input(
         ):
             with some:
                 pixels = _put_together(builder, reader, count, places, high, vector, itemsize)
-                values = apply(Vectors(builder, vector), left, pixels)
-                for i, value in enumerate(values):
-                    builder.store(value, entry(builder.add(loop.index, I64(i * vectors))))
+                for start, b in zip(starts, left, strict=False):
+                    values = apply(Vectors(builder, vector), b, pixels[start : start + len(b)])
+                    for i, value in enumerate(values, start):
+                        builder.store(value, entry(builder.add(loop.index, I64(i * vectors))))
             with none:
                 for i in range(high):
                     zero = ir.Constant(vector, [0.0] * vector.count)
                     builder.store(zero, entry(builder.add(loop.index, I64(i * vectors))))
-        wide = len(right)
-        for phase in range(phases):
-            place = builder.gep(to, [builder.mul(apart, I64(phase))])
-            with cgutils.for_range(builder, I64(len(left))) as loop:
+        for phase, b in enumerate(right):
+            with cgutils.for_range(builder, I64(high)) as loop:
                 base = builder.mul(loop.index, I64(vectors))
                 own = [builder.load(entry(builder.add(base, I64(i)))) for i in range(vectors)]
-                begin, beyond = own[:dense], own[dense + phase :: phases]
+                begin = own[:dense]
                 if across == 2:
                     picks = list(range(phase, 2 * vector.count, 2))
                     begin = [shuffled(builder, *begin[i : i + 2], picks) for i in range(0, dense, 2)]
                 inputs = _split(builder, begin)
-                for value in beyond:
+                for value in (v for v, (_, of) in zip(own[dense:], shared, strict=True) if of == phase):
                     following = inputs[len(inputs) - mw]
                     picks = [*range(1, vector.count), 0]
                     following = shuffled(builder, following, following, picks)
                     inputs.append(builder.select(ends, value, following))
-                outputs = apply(Vectors(builder, vector), right, inputs)
-                at = builder.gep(place, [builder.mul(step, builder.mul(loop.index, I64(wide)))])
+                outputs = apply(Vectors(builder, vector), b, inputs)
+                odd = builder.icmp_signed(">=", loop.index, I64(starts[1]))
+                line = builder.select(odd, builder.sub(loop.index, I64(starts[1])), loop.index)
+                place = builder.add(
+                    builder.mul(apart, builder.select(odd, I64(len(right) + phase), I64(phase))),
+                    builder.mul(step, builder.mul(line, I64(wide))),
+                )
+                at = builder.gep(to, [place])
                 for j, value in enumerate(outputs):
                     store(builder, value, builder.gep(at, [builder.mul(step, I64(j))]), 0, itemsize)
         return context.get_dummy_value()
 
     i = types.int64
-    numbers = (i, i, i, i, i, i, i, i)
-    return types.void(v, i, i, i, x, i, i, table, *numbers, variant), codegen
+    return types.void(v, i, i, i, x, i, i, table, i, i, i, i, i, i, variant), codegen
+
+
+def _without_last(matrix: Matrix, lack: int) -> Matrix:
+    """Return B of a phase that lacks so many taps at the end: without infinity, and the pixel that it alone sees."""
+    size = len(matrix) - lack
+    return tuple(row[:size] for row in matrix[:size])
 
 
 @contextmanager
@@ -240,7 +256,7 @@ def transform_output(
     Where columns are woven, those of the tiles at v0 and of the tiles ``apart`` from them take turns.
     """
     mh, rh, mw, rw = _mr(variant)
-    woven = variant.types[5].count
+    woven = variant.types[6].count
     high, wide = mh + rh - 1, mw + rw - 1
     a_high, a_wide = matrices(mh, rh)[0], matrices(mw, rw)[0]
 

@@ -65,9 +65,11 @@ class TileAxis:
         return [[any((phase, tap) in taken for tap in taps) for taps in seen] for phase in range(self.phases)]
 
     @property
-    def split(self) -> int:
-        """How a row of the source is split, as `lanes.SPLITS` has it."""
-        return 1 if self.stride == 1 else 1 + 2 // self.sources
+    def lacking(self) -> tuple[int, ...]:
+        """Of each phase of the source, how many taps it lacks at the end."""
+        taken = set(self.places.values())
+        last = self.taps - 1
+        return tuple(int(self.sources > 1 and (i, last) not in taken) for i in range(self.sources))
 
 
 POINT = TileAxis(1, 0, 1, 1, 1, 1, {0: (0, 0)})  # the axis that a row of pixels lacks

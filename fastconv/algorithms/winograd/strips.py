@@ -57,11 +57,13 @@ class Row(NamedTuple):
     m: int  #      positions of a tile
     taps: int
     stride: int  # pixels from position to position
-    read: int  #   and how many of them from the first on are read, as lines of their own
+    lacking: tuple[
+        int, ...
+    ]  # of each of them that is read, as a line of its own, how many taps it lacks at the end
 
 
 def sources(strips: Strips, row: Row, high: int, columns: Array) -> list[list[int]]:
-    """Return the table of each strip: rows, ``ends`` as bits, the vectors of pixels; tiles have ``high`` lines.
+    """Return the table of each strip: rows, ``ends`` as bits, the vectors of pixels; of tiles ``high`` lines are read.
 
     ``columns`` tells of each pixel of a padded line its column in the image, or -1.  First come the pixels in
     which tiles begin, ``m * stride`` of each; then those that the tiles at ``ends`` would share with a next one.
@@ -71,7 +73,8 @@ def sources(strips: Strips, row: Row, high: int, columns: Array) -> list[list[in
     next_tile = [
         (strips.places + 1) * step + beyond * row.stride + phase
         for beyond in range(row.taps - 1)
-        for phase in range(row.read)
+        for phase, lack in enumerate(row.lacking)
+        if beyond < row.taps - 1 - lack
     ]
     found = [columns[pixels]] + [np.where(strips.ends, columns[p], -1)[:, None] for p in next_tile]
     rows = np.concatenate([rows] + [strips.rows[:, None]] * len(next_tile), axis=1)
