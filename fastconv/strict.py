@@ -23,6 +23,16 @@ class Strict(Execution):
 
     def __init__(self, inner: Execution, problem: ConvProblem, limit: int) -> None:
         self.inner, self.problem, self.limit, self.workspace = inner, problem, limit, inner.workspace
+        self.written = borders.written_out(problem)
+
+    @functools.cached_property
+    def again(self) -> Execution:
+        """The same tap by tap, on the padded image; built when first needed."""
+        from fastconv.algorithms.correlation import Correlation
+        from fastconv.algorithms.im2col.by_tap import TapPass
+        from fastconv.gemm.blocking import within
+
+        return within(self.limit, functools.partial(Correlation, self.written, Direction.INPUT_GRAD, TapPass))
 
     def run(
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
@@ -35,14 +45,10 @@ class Strict(Execution):
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
         from fastconv.algorithms import reference
-        from fastconv.algorithms.correlation import Correlation
-        from fastconv.algorithms.im2col.by_tap import TapPass
-        from fastconv.gemm.blocking import within
 
-        written, nothing = borders.written_out(self.problem), np.empty(0, out.dtype)
-        padded = np.empty(written.input_shape, out.dtype)
-        execution = within(self.limit, functools.partial(Correlation, written, Direction.INPUT_GRAD, TapPass))
-        execution.run(np.ascontiguousarray(first), second, padded, nothing, 0, nothing)
+        nothing = np.empty(0, out.dtype)
+        padded = np.empty(self.written.input_shape, out.dtype)
+        self.again.run(np.ascontiguousarray(first), second, padded, nothing, 0, nothing)
         reference.finished(reference.unpadded(self.problem, padded), out, bias, activation, residual)
 
 

@@ -109,6 +109,27 @@ def test_an_infinite_weight_meets_no_zeros_around_a_gradient(algorithm, walk, mo
     assert np.isfinite(result).any()
 
 
+def test_what_computes_again_is_kept_with_the_plan(monkeypatch):
+    """A gradient that is not finite step after step, as where a training diverges."""
+    from fastconv.algorithms.im2col.by_tap import TapPass
+
+    built = []
+    monkeypatch.setattr(TapPass, "__init__", counted(TapPass.__init__, built))
+    g, w = testing.normals((1, 4, 9, 7), "float32"), np.full((4, 3, 3, 3), np.inf, "float32")
+    with fastconv.config(precision="strict", algorithm="im2col"), np.errstate(invalid="ignore"):
+        results = [fastconv.conv2d_input((1, 3, 11, 9), w, g) for _ in range(3)]
+    np.testing.assert_array_equal(results[0], results[2])
+    assert len(built) == 1
+
+
+def counted(function, calls):
+    def wrapper(*arguments):
+        calls.append(arguments)
+        function(*arguments)
+
+    return wrapper
+
+
 def to_last(a):
     return np.moveaxis(a, 1, -1)
 
