@@ -137,15 +137,16 @@ class Exact(Execution):
     ) -> None:
         bound = _largest(first) * self._sums(second) * SAFE
         if bound < 2**53:
-            out[...] = self._carried(first, second, out.shape, "float32" if bound < 2**24 else "float64")
+            float_of_all = "float32" if bound < 2**24 else "float64"
+            total = self._carried(first, second, out.shape, float_of_all).astype(np.int64)
         else:
-            self._in_pieces(first, second, out)
+            total = self._in_pieces(first, second, out.shape)
         if bias.size:
-            _add(out, bias.reshape(-1, *[1] * (out.ndim - 2)))
+            _add(total, bias.reshape(-1, *[1] * (out.ndim - 2)))
         if residual.size:
-            _add(out, residual)
-        if activation:  # relu: `activation_code` admits no other
-            np.maximum(out, 0, out=out)
+            _add(total, residual)
+        # relu: `activation_code` admits no other.  A caller's array is written when every sum is known to fit
+        np.copyto(out, np.maximum(total, 0) if activation else total)
 
     def _carried(self, first: Array, second: Array, shape: tuple[int, ...], dtype: str) -> Array:
         """Return the result in a float that holds every sum."""
@@ -165,19 +166,19 @@ class Exact(Execution):
             return float(largest) * borders.repeats(self.problem)
         return float(sizes.sum(axis=(0, *range(2, sizes.ndim))).max())
 
-    def _in_pieces(self, first: Array, second: Array, out: Array) -> None:
+    def _in_pieces(self, first: Array, second: Array, shape: tuple[int, ...]) -> Array:
         """Sum the products of all pieces, modulo 2**64 in integers and roughly in floats, which must agree."""
         bits = (52 - ceil(log2(terms(self.problem, self.direction)))) // 2
-        rough, size = np.zeros(out.shape), np.zeros(out.shape)
-        out[...] = 0
+        total, rough, size = np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape)
         for i, a in enumerate(_pieces(first, bits)):
             for j, b in enumerate(_pieces(second, bits)):
-                part = self._carried(a, b, out.shape, "float64")
+                part = self._carried(a, b, shape, "float64")
                 if bits * (i + j) < 64:
-                    out += part.astype(np.int64) << (bits * (i + j))
+                    total += part.astype(np.int64) << (bits * (i + j))
                 rough += part * 2.0 ** (bits * (i + j))
                 size += np.abs(part) * 2.0 ** (bits * (i + j))
         _refuse_beyond(np.abs(rough) + size * 2.0**-50)
+        return total
 
 
 def terms(problem: ConvProblem, direction: Direction) -> int:
@@ -203,11 +204,11 @@ def _pieces(array: Array, bits: int) -> list[Array]:
     return [*pieces, rest.astype(np.int64)]
 
 
-def _add(out: Array, more: Array) -> None:
+def _add(total: Array, more: Array) -> None:
     """Add in place; a sum beyond int64 is refused."""
-    if _largest(out) + _largest(more) >= 2**62:
-        _refuse_beyond(np.abs(out.astype(np.float64) + more.astype(np.float64)))
-    out += more.astype(np.int64)
+    if _largest(total) + _largest(more) >= 2**62:
+        _refuse_beyond(np.abs(total.astype(np.float64) + more.astype(np.float64)))
+    total += more.astype(np.int64)
 
 
 def _refuse_beyond(size: Array) -> None:

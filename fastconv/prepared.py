@@ -56,6 +56,10 @@ class Prepared:
         if residual is not None:
             added = arrays.operand(residual, "residual")
             added = convolve.check_residual(added, self._form, self.problem.output_shape)
+            if arrays.common(x, added) != self._dtype:
+                raise TypeError(
+                    f"residual must be held by the dtype {self._dtype} prepared for, got {added.dtype}"
+                )
             added = arrays.contiguous(added, self._dtype, memory)
         y = arrays.result(out, self._form, self.problem.output_shape, self._dtype, memory, x, added)
         self._run(

@@ -47,6 +47,11 @@ def problem_of(
     n, c, *sizes = input_shape if len(input_shape) == rank + 2 else (1, *input_shape)
     if weight_shape[0] != c:
         raise ValueError(f"weight expects {weight_shape[0]} input channels, input has {c} channels")
+    groups = integer(groups, "groups", 1)
+    if c % groups:
+        raise ValueError(f"input channels must be divisible by groups: {c} % {groups} != 0")
+    if weight_shape[1] < 1:
+        raise ValueError(f"output channels must be at least 1, got {weight_shape[1] * groups}")
     strides = arguments.per_axis(stride, rank, "stride")
     dilations = arguments.per_axis(dilation, rank, "dilation")
     pads = arguments.padding_pairs(padding, rank)
@@ -56,7 +61,6 @@ def problem_of(
             f"size of the output; conv{rank}d_input takes it with that size"
         )
     extras = arguments.per_axis(output_padding, rank, "output_padding", 0)
-    groups = integer(groups, "groups", 1)
     output, walked = [], []
     for i, (size, kernel, s, d, (lo, hi), extra) in enumerate(
         zip(sizes, weight_shape[2:], strides, dilations, pads, extras, strict=True)

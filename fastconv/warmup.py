@@ -55,7 +55,7 @@ def warmup(problems: Iterable[ConvProblem | str] | None = None) -> int:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         A line can't be read.
 
     Examples
@@ -82,9 +82,9 @@ def _all_jobs() -> list[Job]:
 
 
 def _chosen_jobs(problems: Iterable[ConvProblem | str]) -> list[Job]:
-    if isinstance(problems, str | ConvProblem):
+    if isinstance(problems, str | ConvProblem) or not isinstance(problems, Iterable):
         raise TypeError(f"problems must be a sequence of problems, got {problems!r}")
-    read = [ConvProblem.parse(p) if isinstance(p, str) else p.checked() for p in problems]
+    read = [p.checked() if isinstance(p, ConvProblem) else ConvProblem.parse(p) for p in problems]
     return [Job(p, d, choose(p, d, current()).algorithm) for p in read if p.n for d in Direction]
 
 

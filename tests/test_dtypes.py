@@ -93,6 +93,11 @@ def test_no_sum_wraps():
         fastconv.conv1d(x, np.array([[[1]]]), np.array([2**15]))
     with pytest.raises(OverflowError, match="int64"):
         fastconv.conv1d(np.full((1, 1, 2), 2**64 - 1, np.uint64), np.ones((1, 1, 1), np.uint64))
+    out = np.full((1, 1, 4), 7)
+    for weight, more in ([[[2]]], {}), ([[[1]]], {"bias": [2**15]}), ([[[1]]], {"residual": x}):
+        with pytest.raises(OverflowError, match="int64"):
+            fastconv.conv1d(x, np.array(weight), **more, out=out)
+        assert (out == 7).all(), "partly written"
     with pytest.raises(OverflowError, match="bias gradient may exceed int64"):
         fastconv.conv1d_backward(x, np.array([[[1]]]), x, need=("bias",))
 

@@ -350,6 +350,9 @@ def test_prepared_refuses():
         layer(integers(1, 4, 9, 9))
     with pytest.raises(TypeError, match="dtype float32 prepared for, got float64"):
         layer(np.zeros((2, 4, 9, 9)))
+    for dtype in (np.float64, np.complex64, np.int64):
+        with pytest.raises(TypeError, match="residual must be held by the dtype float32 prepared for, got"):
+            layer(integers(2, 4, 9, 9), residual=np.zeros(layer.output_shape, dtype))
     with pytest.raises(ValueError, match="out must have the result's shape"):
         layer(integers(2, 4, 9, 9), out=integers(2, 6, 9, 9))
     with pytest.raises(ValueError, match="weight must be"):

@@ -127,8 +127,12 @@ def test_warmup_of_given_problems(capfd):
 def test_warmup_refuses():
     with pytest.raises(ValueError, match="cannot read 'x'"):
         fastconv.warmup(["x"])
-    with pytest.raises(TypeError, match="sequence of problems"):
-        fastconv.warmup("n1 c3 k8 i8x8 f3x3")
+    for problems in ("n1 c3 k8 i8x8 f3x3", 3, fastconv.ConvProblem.parse("n1 c3 i8 f3")):
+        with pytest.raises(TypeError, match="problems must be a sequence of problems, got"):
+            fastconv.warmup(problems)
+    for problem in (None, 3, b"n1 c3 i8 f3"):
+        with pytest.raises(TypeError, match="problem line must be text, got"):
+            fastconv.warmup([problem])
 
 
 def test_explain_command(capsys):

@@ -152,6 +152,7 @@ POOLS = [
     ({"kernel_size": 2, "padding": 2}, "at most half of kernel_size"),
     ({"kernel_size": 2, "padding": -1}, "padding must be at least 0"),
     ({"kernel_size": 2, "padding": HUGE}, "padding|too large"),
+    ({"kernel_size": 2**64, "padding": 2**63}, "problem too large: spatial axis 0 has"),
 ]
 
 
@@ -191,6 +192,22 @@ def test_places_outside(monkeypatch, index):
     monkeypatch.undo()
     with pytest.raises(ValueError, match="indices must be from 0 to 15"):
         fastconv.max_unpool2d(zeros(1, 2, 2), np.full((1, 2, 2), index), 2)
+
+
+def test_columns_and_places_too_many():
+    with pytest.raises(
+        ValueError, match=r"problem too large: the padded image has \[2199023255559, 2199023255558\]"
+    ):
+        fastconv.unfold(X[2], 2, padding=2**40)
+    for more in ({"kernel_size": 2**40}, {"kernel_size": (1, 2**63)}, {"kernel_size": 2, "padding": 2**40}):
+        with pytest.raises(ValueError, match=r"is no size: .* for .* windows, stride"):
+            fastconv.max_unpool2d(X[2], zeros(*X[2].shape, dtype="int64"), **more)
+
+
+@pytest.mark.parametrize("norm", ["x", None, float("nan"), 1j, [2]])
+def test_norms(norm):
+    with pytest.raises(TypeError, match="norm_type must be a number, got"):
+        fastconv.lp_pool2d(X[2], norm, 2)
 
 
 @pytest.mark.parametrize("size", [(-1, 2), (0, 2), (2, 2.5), "12", (1, 2, 3)])

@@ -128,7 +128,7 @@ def test_need_leaves_out():
             ValueError,
             r"\(4 - 1\) \* 1 - 3 - 3 \+ 1 \* \(2 - 1\) \+ 0 \+ 1 = -1 on spatial axis 0",
         ),
-        ({"groups": 2}, ValueError, "output channels must be divisible by groups: 3 % 2"),
+        ({"groups": 2}, ValueError, "input channels must be divisible by groups: 3 % 2"),
         ({"stride": 0}, ValueError, "stride must be at least 1"),
     ],
 )
@@ -144,6 +144,8 @@ def test_errors_of_shapes():
         fastconv.conv_transpose2d(np.ones((4, 4)), np.ones((4, 2, 2, 2)))
     with pytest.raises(ValueError, match=r"weight must be \(C, K/groups, L\), got 4 dimensions"):
         fastconv.conv_transpose1d(np.ones((1, 4, 4)), np.ones((4, 2, 2, 2)))
+    with pytest.raises(ValueError, match="output channels must be at least 1, got 0"):
+        fastconv.conv_transpose2d(np.ones((1, 3, 4, 4)), np.ones((3, 0, 2, 2)))
     with pytest.raises(ValueError, match="bias must have one element for each of 2 output channels"):
         fastconv.conv_transpose2d(np.ones((1, 3, 4, 4)), np.ones((3, 2, 2, 2)), np.ones(3))
     with pytest.raises(

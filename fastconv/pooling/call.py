@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -190,6 +191,11 @@ def unpool(
     size = tuple(
         (n - 1) * s - 2 * p + k for n, s, p, k in zip(x.shape[-rank:], strides, pads, kernels, strict=True)
     )
+    if min(size) < 1 or prod(size) >= arguments.HUGE:
+        raise ValueError(
+            f"(P - 1) * stride - 2 * padding + kernel_size is no size: {size} for {x.shape[-rank:]} windows, "
+            f"stride {strides}, padding {pads}, kernel_size {kernels}"
+        )
     if output_size is not None:
         wanted = arguments.shape(output_size, "output_size")[-rank:]
         if len(wanted) != rank or any(abs(w - n) >= s for w, n, s in zip(wanted, size, strides, strict=True)):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import inf, prod
+from math import inf, isnan, prod
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -86,6 +87,8 @@ def _norms(
     rank: int, input: ArrayLike, norm_type: float, kernel_size: arguments.PerAxis,
     stride: arguments.PerAxis | None, ceil_mode: bool,
 ) -> Array:  # fmt: skip
+    if not isinstance(norm_type, Real) or isnan(norm_type):
+        raise TypeError(f"norm_type must be a number, got {norm_type!r}")
     if norm_type == 0:
         raise ValueError("norm_type must not be 0: there is no zeroth root")
     x = call.images(input, "input")
@@ -94,7 +97,7 @@ def _norms(
     if not isinstance(x, np.ndarray):
         from fastconv.pooling import cuda_norms
 
-        return cuda_norms.norms(x, axes, rank, norm_type, taps)  # type: ignore[no-any-return]
+        return cuda_norms.norms(x, axes, rank, norm_type, taps)
     if norm_type == 2 and (write := call.kernels(axes, common(x)).norms):
         norms = empty((*x.shape[:-rank], *axes.outputs), common(x))
         write(axes, contiguous(x, norms.dtype), norms, taps)
@@ -103,8 +106,9 @@ def _norms(
         sign = 1 if norm_type > 0 else -1
         y, _ = call.max_forward(rank, sign * np.abs(x), kernel_size, stride, 0, 1, ceil_mode, False)
         return sign * y
-    powers = x * x if norm_type == 2 else x**norm_type
-    y = call.means(powers, axes, rank)
-    y *= taps
-    root: Array = np.sqrt(y) if norm_type == 2 else y ** (1 / norm_type)
+    with np.errstate(all="ignore"):  # what is too large becomes infinite, as in any float
+        powers = x * x if norm_type == 2 else x**norm_type
+        y = call.means(powers, axes, rank)
+        y *= taps
+        root: Array = np.sqrt(y) if norm_type == 2 else y ** (1 / norm_type)
     return root

@@ -138,6 +138,10 @@ class _Walk:
         padded = [n + 2 * p for n, p in zip(size, self.padding, strict=True)]
         if any(e > n for e, n in zip(extents, padded, strict=True)):
             raise ValueError(f"the kernel spans {extents} pixels, the padded image has {padded}")
+        if prod(padded) * prod(self.kernel) >= arguments.HUGE:
+            raise ValueError(
+                f"problem too large: the padded image has {padded} pixels, the kernel {self.kernel}"
+            )
         self.output = tuple((n - e) // s + 1 for n, e, s in zip(padded, extents, self.stride, strict=True))
 
     @property

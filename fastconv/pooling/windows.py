@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv import arguments
-from fastconv.arguments import LETTERS
+from fastconv.arguments import HUGE, LETTERS
 from fastconv.arrays import Array
 
 
@@ -136,7 +136,12 @@ def _read(
     for i, (size, kernel, s, pad, d) in enumerate(
         zip(shape[-rank:], kernels, strides, pads, dilations, strict=True)
     ):
+        d = d if kernel > 1 else 1  # a single pixel has no gaps
         extent = d * (kernel - 1) + 1
+        if size + 2 * pad >= HUGE:
+            raise ValueError(
+                f"problem too large: spatial axis {i} has {pad} + {size} + {pad} pixels when padded"
+            )
         if 2 * pad > kernel:
             raise ValueError(
                 f"padding must be at most half of kernel_size, got {pad} and {kernel} on spatial axis {i}"
@@ -150,7 +155,7 @@ def _read(
                 f"no window fits on spatial axis {i}: it spans {extent} pixels, the input has "
                 f"{pad} + {size} + {pad} = {size + 2 * pad}"
             )
-        axes.append(Axis(size, output, kernel, s, pad, d))
+        axes.append(Axis(size, output, kernel, min(s, size + 2 * pad), pad, d))  # further is as far
     return Axes.of(axes)
 
 
