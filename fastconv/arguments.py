@@ -13,7 +13,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from fastconv.problem import PADDING_MODES, Axis, ConvProblem
@@ -31,6 +32,7 @@ Pairs: TypeAlias = tuple[tuple[int, int], ...]
 RULES = ("valid", "same", "same_lower", "full")
 LETTERS = {1: "L", 2: "HW", 3: "DHW"}  # spatial axes in messages
 LAYOUTS = {1: ("NCL", "NLC"), 2: ("NCHW", "NHWC"), 3: ("NCDHW", "NDHWC")}
+WIDEST = 2**20  # pixels of a border that repeats the image: each has a line in tables
 HUGE = 2**48  # pixels along a padded axis; below it no product with an array's size leaves 64 bits
 
 
@@ -60,7 +62,7 @@ def walk(
     Integers and tuples of them pass as they are, and are checked when a `problem` is made of them: a call
     with a known plan saves that.  (1.0, True) may not pass, since it equals (1, 1) and would find its plan.
     """
-    if mode not in PADDING_MODES:
+    if not named(mode, PADDING_MODES):
         raise ValueError(f"padding_mode must be one of {', '.join(PADDING_MODES)}, got {_shown(mode)}")
     if whole(stride, padding, dilation, groups):
         return Walk(rank, stride, padding, dilation, groups, layout, mode)
@@ -117,10 +119,15 @@ def per_axis(value: Any, rank: int, name: str, least: int = 1) -> tuple[int, ...
     return (integer(value, name, least),) * rank
 
 
+def named(value: Any, names: Collection[str]) -> bool:
+    """Return whether a value is one of the names; an array, which compares element by element, is none."""
+    return isinstance(value, str) and value in names
+
+
 def channels_last(layout: Any, rank: int) -> bool:
     """Read the name of a layout."""
     names = LAYOUTS[rank]
-    if layout not in names:
+    if not named(layout, names):
         raise ValueError(f"layout must be {' or '.join(map(repr, names))}, got {_shown(layout)}")
     return bool(layout == names[1])
 
@@ -198,10 +205,17 @@ def problem(
             raise ValueError(
                 f"problem too large: spatial axis {i} has {lo} + {size} + {hi} pixels when padded"
             )
+        if walk.padding_mode != "zeros" and max(lo, hi) > WIDEST:
+            raise ValueError(
+                f"padding must be at most {WIDEST} where padding_mode is {walk.padding_mode!r}, got ({lo}, {hi}) "
+                f"on spatial axis {i}"
+            )
         axes.append(
             Axis(size, kernel, min(s, max(padded, 1)), d, lo, hi)
         )  # further than all pixels is as far
-    return ConvProblem(n, c, k, tuple(axes), groups, dtype, walk.padding_mode, walk.layout).checked()
+    p = ConvProblem(n, c, k, tuple(axes), groups, dtype, walk.padding_mode, walk.layout).checked()
+    near = p.axes if p.padding_mode != "zeros" else tuple([a.near for a in p.axes])
+    return p if near == p.axes else replace(p, axes=near)
 
 
 def _resolved(rule: str, size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:

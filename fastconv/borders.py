@@ -47,9 +47,20 @@ def edges(axis: Axis, mode: str) -> tuple[tuple[int, int], ...]:
 def sources(at: Array, size: int, edges: tuple[tuple[int, int], ...]) -> Array:
     """Return the pixel of an axis that stands at each coordinate, or -1 for a zero."""
     found = np.where((at >= 0) & (at < size), at, -1)
-    for coordinate, pixel in edges:
-        found[at == coordinate] = pixel
+    if edges:
+        beside, pixels = np.array(edges, np.int64).T
+        place = np.searchsorted(beside, at).clip(max=len(beside) - 1)
+        found = np.where(beside[place] == at, pixels[place], found)
     return found
+
+
+def reached(axis: Axis) -> list[int]:
+    """Return which pixels of each stride's, counted from the start of the padding, some tap reads.
+
+    >>> reached(Axis(9, 2, stride=4))
+    [0, 1]
+    """
+    return sorted({axis.dilation * tap % axis.stride for tap in range(axis.kernel)})
 
 
 def repeats(problem: ConvProblem) -> int:

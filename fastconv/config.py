@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from fastconv.arguments import integer
+from fastconv.arguments import integer, named
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,11 @@ class Settings:
     def __post_init__(self) -> None:
         if not isinstance(self.algorithm, str):
             raise TypeError(f"algorithm must be a name, got {type(self.algorithm).__name__}")
-        if self.precision not in ("fast", "strict"):
+        if not named(self.precision, ("fast", "strict")):
             raise ValueError(f"precision must be 'fast' or 'strict', got {self.precision!r}")
-        if self.tune not in ("off", "on", "force"):
+        if not named(self.tune, ("off", "on", "force")):
             raise ValueError(f"tune must be 'off', 'on' or 'force', got {self.tune!r}")
-        if self.device not in ("cpu", "cuda"):
+        if not named(self.device, ("cpu", "cuda")):
             raise ValueError(f"device must be 'cpu' or 'cuda', got {self.device!r}")
         if not isinstance(self.reuse, bool):
             raise TypeError(f"reuse must be True or False, got {self.reuse!r}")
@@ -91,7 +91,8 @@ def config(**changes: Any) -> Iterator[Settings]:
         "strict" admits only algorithms that add and multiply what they are given: no result has more error than
         naive summation of its own products, and a NaN or infinity in an image reaches those results alone that
         read it.  One in a weight may also make NaN of results at an edge, where it meets a zero around the image, but
-        of no pixel of an input gradient that its tap does not reach.
+        of no pixel of an input gradient that its tap does not reach.  Depthwise layers multiply a pixel that a border
+        repeats by the sum of the weights it meets: infinite times weights of two signs is infinite there, and not NaN.
     workspace : int, optional
         Bytes of scratch memory that a call may take.
     threads : int or None, optional

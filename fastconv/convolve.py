@@ -84,6 +84,7 @@ def at_once(
         ready(images, other)
         and images.ndim == rank + 2
         and arguments.whole(stride, padding, dilation, groups)
+        and type(layout) is type(padding_mode) is str
         and layout == arguments.LAYOUTS[rank][0]
         and padding_mode == "zeros"
     ):

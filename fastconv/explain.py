@@ -73,7 +73,7 @@ def explain(
     >>> print(str(selection).splitlines()[0])
     forward n1 c3 k8 i8x8 f3x3 float64
     """
-    if direction not in tuple(Direction):
+    if not arguments.named(direction, tuple(Direction)):
         raise ValueError(f"direction must be one of {', '.join(Direction)}, got {direction!r}")
     x, w = arrays.operand(input, "input"), arrays.operand(weight, "weight")
     rank = arguments.rank_of(w.shape)

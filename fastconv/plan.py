@@ -116,7 +116,7 @@ def find(
     `Walk`, and needs to be one as little.  ``prepared``: the choice is for calls whose weights are prepared.
     """
     settings = current()
-    if algorithm != "auto" or workspace is not None:
+    if type(algorithm) is not str or algorithm != "auto" or workspace is not None:
         settings = override(settings, algorithm, workspace)
     key = (
         direction, input_shape, weight_shape, dtype, walk,

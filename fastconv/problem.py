@@ -107,6 +107,25 @@ class Axis(NamedTuple):  # hashed and made in half the time of a dataclass: a ch
         size, kernel, stride, dilation, lo, hi = self
         return (lo + size + hi - dilation * (kernel - 1) - 1) // stride + 1
 
+    @property
+    def near(self) -> Axis:
+        """The same with a shorter stride, where it steps over the whole image: zeros beside it are alike.
+
+        One position at most meets the image then, and the others stay beside it, so that tables over the padded
+        pixels are as long as the result, and not as the padding.
+
+        >>> Axis(5, 3, stride=2**40, lo=2**40 + 1, hi=2**40).near
+        Axis(size=5, kernel=3, stride=8, dilation=1, lo=9, hi=7)
+        """
+        size, extent, stride, outputs = self.size, self.extent, self.size + self.extent, self.output
+        if self.stride <= stride:
+            return self
+        # the first position that is not before the image, and the pixel where it begins
+        one = min(max(0, (self.lo - extent) // self.stride + 1), outputs)
+        at = min(one * self.stride - self.lo, size) if one < outputs else size
+        lo = one * stride - at
+        return self._replace(stride=stride, lo=lo, hi=max(0, (outputs - 1) * stride + extent - size - lo))
+
 
 POINT = Axis(1, 1)  # the axis that a row of pixels lacks
 
@@ -244,6 +263,8 @@ class ConvProblem:
         Left out: n and g are 1, k is c, s and d are 1, p is 0.  One value stands for all axes and ``p1`` for
         ``p1:1``.
         """
+        if not isinstance(line, str):
+            raise TypeError(f"problem line must be text, got {type(line).__name__}")
         fields: dict[str, str] = {}
         dtype = layout = mode = ""
         for word in line.split():

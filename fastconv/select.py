@@ -74,10 +74,11 @@ def ranked(
     What a call asks for: whether an algorithm keeps the workspace limit is known when it has been built.
     ``prepared`` weights cost nothing; there is time to ask everyone then.
     """
-    if settings.algorithm != "auto":
-        selection = select(problem, direction, settings, device)
-        return selection.problem, iter((selection.algorithm,))
+    named = settings.algorithm
     problem = _as_served(problem, direction, settings, device)
+    if named != "auto":
+        _require(_ask(named, find(named, device), problem, direction, settings), problem, direction, settings)
+        return problem, iter((named,))
     return problem, _cheapest_first(problem, direction, settings, device, prepared)
 
 

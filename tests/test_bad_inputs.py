@@ -89,6 +89,7 @@ def test_stride_and_dilation(call, name, value, error, message):
         (((0, 0), (-HUGE, 0)), ValueError, "padding must be at least"),
         (((-4, -4), (0, 0)), ValueError, "does not fit"),
         (((-8, 9), (0, 0)), ValueError, r"padding \(-8, 9\) crops more than the 7 pixels"),
+        (((-8, 999), (0, 0)), ValueError, r"padding \(-8, 999\) crops more than the 7 pixels"),
         (1.0, TypeError, r"padding must be an integer, got 1\.0"),
         (True, TypeError, "padding must be an integer, got True"),
         (None, TypeError, "padding must be an integer, got None"),
@@ -110,6 +111,11 @@ def test_stride_and_dilation(call, name, value, error, message):
 def test_padding(call, value, error, message):
     with pytest.raises(error, match=message):
         every(padding=value)[call]()
+
+
+def test_crops_under_strides_over_the_image():
+    with pytest.raises(ValueError, match=r"padding \(-8, 999\) crops more than the 7 pixels"):
+        fastconv.conv2d(X, W, stride=100, padding=((-8, 999), (0, 0)))
 
 
 def test_padding_pair_of_one_axis_is_ambiguous():
@@ -426,3 +432,34 @@ def test_huge_strides_are_right(monkeypatch):
         assert gx[0, 0, 3:].sum() == 0
     y = fastconv.conv2d(x, w[:, :, :1, :1], dilation=2**70)  # one tap has no gaps
     np.testing.assert_array_equal(y, x)
+
+
+@pytest.mark.parametrize("far", [8, 2**20, 2**46])
+@pytest.mark.parametrize("algorithm", ["auto", "direct"])
+def test_huge_paddings_under_huge_strides_are_right(monkeypatch, far, algorithm):
+    """Nine results, of which one meets the image: nothing is as long as the padding."""
+    monkeypatch.undo()
+    plan.clear()
+    x, w = np.ones((1, 1, 5, 5), np.float32), np.ones((1, 1, 3, 3), np.float32)
+    given = {"stride": far, "padding": far, "algorithm": algorithm}
+    y = fastconv.conv2d(x, w, **given)
+    expected = np.zeros((1, 1, 3, 3))
+    expected[0, 0, 1, 1] = 9
+    np.testing.assert_array_equal(y, expected)
+    grads = fastconv.conv2d_backward(x, w, y + 1, **given)
+    assert grads.input.sum() == 90
+    assert grads.input[0, 0, 3:].sum() == 0
+    np.testing.assert_array_equal(grads.weight, np.full(w.shape, 10))
+    for direction in ("forward", "input_grad", "weight_grad"):
+        fastconv.explain(x, w, direction=direction, **given)
+
+
+@pytest.mark.parametrize("name", ["padding_mode", "layout", "direction", "algorithm"])
+def test_arrays_are_no_names(name):
+    """They compare element by element."""
+    for value in (np.zeros(3), np.array(["zeros", "NCHW"]), ["zeros"]):
+        with pytest.raises((TypeError, ValueError), match=f"{name} must be .*, (got|not) "):
+            fastconv.explain(X, W, **{name: value})
+        if name != "direction":
+            with pytest.raises((TypeError, ValueError), match=f"{name} must be "):
+                fastconv.conv2d(X, W, **{name: value})

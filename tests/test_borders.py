@@ -127,6 +127,21 @@ def test_what_is_refused():
     np.testing.assert_array_equal(
         fastconv.conv2d(x, w, padding_mode="circular", algorithm="im2col"), np.full((1, 1, 3, 3), 9)
     )
+    with pytest.raises(
+        ValueError,
+        match=r"padding must be at most 1048576 where padding_mode is 'circular', got \(1048577, 1048577\)",
+    ):
+        fastconv.conv2d(x, w, stride=2**21, padding=2**20 + 1, padding_mode="circular")
+
+
+@each_mode
+def test_strides_over_most_of_a_wide_border(mode):
+    """Only what some tap reads is looked at: eight padded pixels of 8197 a row."""
+    x, w = np.ones((1, 2, 5, 5), "float32"), np.ones((2, 2, 3, 3), "float32")
+    selection = fastconv.explain(
+        x, w, stride=2**12, padding=2**12, padding_mode=mode, direction="input_grad", algorithm="im2col"
+    )
+    assert selection.algorithm == "im2col"
 
 
 @pytest.mark.parametrize("line", ["f3x3 p1", "f5x5 p2", "f5x5 p2 s2", "f3x3 p1 s3", "f15x15 p7"])

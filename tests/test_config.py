@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 import fastconv
@@ -62,6 +63,9 @@ def test_arguments_win_but_auto_leaves():
         ({"threads": True}, TypeError, "threads must be an integer"),
         ({"device": "gpu"}, ValueError, "device must be 'cpu' or 'cuda', got 'gpu'"),
         ({"algorithm": None}, TypeError, "algorithm must be a name, got NoneType"),
+        ({"precision": np.zeros(2)}, ValueError, "precision must be 'fast' or 'strict', got array"),
+        ({"tune": np.zeros(2)}, ValueError, "tune must be 'off', 'on' or 'force', got array"),
+        ({"device": np.zeros(2)}, ValueError, "device must be 'cpu' or 'cuda', got array"),
     ],
 )
 def test_bad_settings(changes, error, message):

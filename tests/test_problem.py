@@ -27,6 +27,30 @@ def test_output_size(axis, output):
     assert axis.output == output == len(positions)
 
 
+def meets(axis):
+    """Return which pixel each tap meets at each position."""
+    at = [
+        p * axis.stride - axis.lo + r * axis.dilation for p in range(axis.output) for r in range(axis.kernel)
+    ]
+    return axis.output, [pixel if 0 <= pixel < axis.size else None for pixel in at]
+
+
+@given(
+    st.builds(
+        Axis, st.integers(1, 6), st.integers(1, 4), st.integers(1, 99), st.integers(1, 4),
+        st.integers(-1, 200), st.integers(-1, 200),
+    )
+)  # fmt: skip
+def test_near(axis):
+    near = axis.near
+    assert near.stride == min(axis.stride, axis.size + axis.extent)
+    if axis.output > 0:
+        assert meets(near) == meets(axis)
+        assert near.lo + near.size + near.hi <= max(
+            axis.lo + axis.size + axis.hi, (near.output + 1) * near.stride
+        )
+
+
 def test_derived_sizes():
     p = ConvProblem.parse("n2 c4 k6 i5x7 f3x2 s2x1 p1:0x0:2 g2 float64")
     assert p.input_shape == (2, 4, 5, 7)

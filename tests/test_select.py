@@ -111,12 +111,18 @@ def test_prints_a_table():
     ]
 
 
-def test_ranked_by_cost_without_what_is_out():
+def test_ranked_by_cost_without_what_is_out(stand_ins, monkeypatch):
     def names(**settings):
         return list(ranked(PROBLEM, Direction.FORWARD, Settings(**settings))[1])
 
     assert names() == ["rough", "greedy", "plain", "slow"]
     assert names(algorithm="slow") == ["slow"]
+    with monkeypatch.context() as alone:
+        for name in ("rough", "greedy", "plain"):
+            alone.setattr(
+                stand_ins[name], "workspace", lambda *_: pytest.fail("asked, though another is named")
+            )
+        assert names(algorithm="slow") == ["slow"]
     assert names(precision="strict") == ["greedy", "plain", "slow"]
 
 

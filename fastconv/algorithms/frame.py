@@ -175,9 +175,17 @@ def pieces(problem: ConvProblem) -> Iterator[Piece]:
     """
     for i, axis in enumerate(problem.axes):
         apart = [1 if j == i else a.stride for j, a in enumerate(problem.axes)]
-        for (at, pixel), phases in itertools.product(
-            borders.edges(axis, problem.padding_mode), itertools.product(*map(range, apart))
-        ):
+        first = [  # of the image's pixels, of the padded ones
+            [0] if j == i else sorted((p - a.lo * (j < i)) % a.stride for p in borders.reached(a))
+            for j, a in enumerate(problem.axes)
+        ]
+        met = borders.reached(axis)
+        strips = [
+            edge
+            for edge in borders.edges(axis, problem.padding_mode)
+            if (edge[0] + axis.lo) % axis.stride in met
+        ]
+        for (at, pixel), phases in itertools.product(strips, itertools.product(*first)):
             taps, targets, sources = np.zeros(1, int), np.zeros(1, int), np.zeros((1, 1), int)
             for j, a in enumerate(problem.axes):
                 if j == i:
@@ -225,15 +233,17 @@ def lines(sources: Array) -> tuple[Array, Array]:
     count = sources.shape[1]
     found: list[Array] = [sources[0]]
     begin = [0]
+    at = 0  # where the last line begins
     for row in sources[1:]:
-        line, at = found[-1], sum(map(len, found[:-1]))
+        line = found[-1]
         for shift in range(1, min(count, MOST_SHIFTED)):
             if begin[-1] == at and np.array_equal(row[shift:], line[: count - shift]):
                 found[-1] = np.r_[row[:shift], line]
                 begin = [b + shift if b >= at else b for b in begin] + [at]
                 break
         else:
-            begin.append(at + len(line))
+            at += len(line)
+            begin.append(at)
             found.append(row)
     return np.concatenate(found), np.array(begin)
 

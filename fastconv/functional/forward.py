@@ -54,7 +54,7 @@ def conv2d(
         Blocks of channels that do not mix; `C` of them make a depthwise convolution.
     padding_mode : {"zeros", "reflect", "replicate", "circular"}, default "zeros"
         What fills the padding: zeros; the image mirrored at its outermost pixels; these repeated; or the
-        image again from its other end.  Widths of any size, as in `numpy.pad`; none negative.
+        image again from its other end.  Wider than the image, too, as in `numpy.pad`, up to 2**20; none negative.
     activation : str or jitted function, optional
         'relu', 'leaky_relu' (slope 0.01), 'sigmoid', 'tanh', 'silu', 'gelu' (by erf), or a scalar function
         under ``numba.njit``; applied to the result while it is in cache.

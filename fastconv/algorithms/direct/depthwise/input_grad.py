@@ -198,7 +198,7 @@ def _blocks(axis: Axis, phase: Phase, n_phases: int, start: int = -1, spacing: i
 
 def _rows_around(axis: Axis, mode: str, n_phases: int) -> Iterator[Block]:
     """Return the blocks of rows of the padding that some tap reaches: side by side, as the rows they repeat are, or of one row."""
-    for residue in range(axis.stride):
+    for residue in sorted((p - axis.lo) % axis.stride for p in borders.reached(axis)):
         rows = [edge for edge in borders.edges(axis, mode) if edge[0] % axis.stride == residue]
         while rows:
             (at, to), spacing = rows[0], rows[min(1, len(rows) - 1)][1] - rows[0][1]
