@@ -12,17 +12,38 @@ import fastconv
 FUNCTIONS = [name for name in fastconv.__all__ if inspect.isfunction(getattr(fastconv, name))]
 
 
+def documentation(name):
+    return inspect.getdoc(getattr(fastconv, name)) or ""
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_docstring(name):
     """Parameters, returns and errors, its own or those of the function that it names; examples run as doctests."""
-    text = inspect.getdoc(getattr(fastconv, name)) or ""
+    text = documentation(name)
     assert ">>> " in text
     if not inspect.signature(getattr(fastconv, name)).parameters:
         return
     while "Parameters" not in text and (see := re.search(r"[Ss]ee `(\w+)`", text)):
-        text = inspect.getdoc(getattr(fastconv, see[1])) or ""
+        text = documentation(see[1])
     for section in ("Parameters", "Returns", "Raises"):
         assert f"{section}\n---" in text, section
+    if name not in ("config", "warmup"):  # take no arrays
+        assert re.search(r"^\w+ : (sequence of int\n.*)?\([NCK](/groups|\*R\*S)?, ", text, re.MULTILINE), (
+            "no shapes"
+        )
+
+
+@pytest.mark.parametrize("name", [n for n in FUNCTIONS if n not in ("algorithms", "config", "warmup")])
+def test_sources(name):
+    """What a function computes is defined in a publication, its own or that of a function it names."""
+    met, names = set(), {name}
+    while names:
+        met |= names
+        text = "".join(map(documentation, names))
+        if "References\n---" in text:
+            return
+        names = set(re.findall(r"`(\w+)`", text)) & set(FUNCTIONS) - met
+    pytest.fail("no References")
 
 
 def test_readme():

@@ -34,6 +34,11 @@ def adaptive_avg_pool2d(input: ArrayLike, output_size: Sizes) -> Array:
     TypeError, ValueError
         An argument is not served; the message gives the rule and the numbers.
 
+    References
+    ----------
+    K. He, X. Zhang, S. Ren, J. Sun: Spatial pyramid pooling in deep convolutional networks for visual recognition,
+    arXiv:1406.4729, section 2.2: windows from floor to ceil.
+
     Examples
     --------
     >>> import numpy as np

@@ -53,6 +53,10 @@ def max_pool2d(
     --------
     max_pool2d_backward
 
+    References
+    ----------
+    V. Dumoulin, F. Visin: A guide to convolution arithmetic for deep learning, arXiv:1603.07285, section 3.
+
     Examples
     --------
     >>> import numpy as np
@@ -247,6 +251,10 @@ def avg_pool2d(
     See Also
     --------
     avg_pool2d_backward
+
+    References
+    ----------
+    V. Dumoulin, F. Visin: A guide to convolution arithmetic for deep learning, arXiv:1603.07285, section 3.
 
     Examples
     --------

@@ -41,6 +41,11 @@ def lp_pool2d(
     TypeError, ValueError
         An argument is not served, or no window fits; the message gives the rule and the numbers.
 
+    References
+    ----------
+    P. Sermanet, S. Chintala, Y. LeCun: Convolutional neural networks applied to house numbers digit classification,
+    arXiv:1204.3968, section 2.2.
+
     Examples
     --------
     >>> import numpy as np

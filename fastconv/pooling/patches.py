@@ -43,6 +43,10 @@ def unfold(
     --------
     fold : its transpose, and so its gradient.
 
+    References
+    ----------
+    K. Chellapilla, S. Puri, P. Simard: High performance convolutional neural networks for document processing, IWFHR 2006.
+
     Examples
     --------
     >>> import numpy as np

@@ -36,6 +36,10 @@ def max_unpool2d(
     TypeError, ValueError
         An argument is not served or a place lies outside; the message gives the rule and the numbers.
 
+    References
+    ----------
+    M. D. Zeiler, R. Fergus: Visualizing and understanding convolutional networks, arXiv:1311.2901, section 2.1.
+
     Examples
     --------
     >>> import numpy as np
