@@ -253,19 +253,8 @@ def store(c, c0, out, geo, tables, channel, channels, area, row, q, columns, str
             some = channels if result_row >= 0 else 0
             if not straight:
                 lds = geo.phases * geo.ldc
-                weave_rows(
-                    out,
-                    to,
-                    geo.result_size,
-                    c,
-                    at,
-                    lds,
-                    geo.ldc,
-                    geo.steps_w,
-                    some,
-                    wide,
-                    geo.past_caches > 0,
-                )
+                past = plain and geo.past_caches > 0
+                weave_rows(out, to, geo.result_size, c, at, lds, geo.ldc, geo.steps_w, some, wide, past)
             if not plain:
                 for _ in range(some):
                     finish(out, to, wide, residual[:0], 0, activation, residual, to)

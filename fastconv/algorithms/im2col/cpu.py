@@ -273,9 +273,8 @@ def store(c, c0, out, geo, tables, group, j0, columns, m0, m1, straight, activat
             if not straight:
                 from_c = c0 + outer * geo.step * geo.ldc + done
                 lds = geo.phases * geo.ldc
-                weave_rows(
-                    out, to, geo.result_size, c, from_c, lds, geo.ldc, geo.step, channels, wide, geo.past_caches > 0
-                )  # fmt: skip
+                past = plain and geo.past_caches > 0
+                weave_rows(out, to, geo.result_size, c, from_c, lds, geo.ldc, geo.step, channels, wide, past)
             if not plain:
                 for m in range(channels):
                     at = to + m * geo.result_size
