@@ -262,4 +262,4 @@ def on_gpu(value: Any) -> bool:
 
 def goes_to_gpu(value: Any) -> bool:
     """Return whether a call with this operand is computed on a GPU."""
-    return on_gpu(value) or current().device == "cuda"
+    return (type(value) is not np.ndarray and on_gpu(value)) or current().device == "cuda"

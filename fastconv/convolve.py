@@ -133,7 +133,7 @@ def forward(
             check_bias(bias, p)
         if p.problem.layout == known[5]:
             y = empty(p.shape, dtype, known[5])
-            code = activation_code(activation, dtype)
+            code = 0 if activation is None else activation_code(activation, dtype)
             p.run(input, weight, y, p.nothing if bias is None else bias, code, p.nothing)
             return y
     x, w = operand(input, "input"), operand(weight, "weight")

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numba
+from numba.core import config as numba_config
 from numba.core.compiler_lock import global_compiler_lock
 from numba.np.ufunc import parallel
 
@@ -48,20 +49,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def count() -> int:
-    """Return the threads a call in this context may use."""
+    """Return the workers a call in this context may have; Numba shares them out among as many threads as it may use."""
     if _orphaned:
         return 1
-    wanted = current().threads
-    available = _available()
-    return available if wanted is None else min(wanted, available)
-
-
-def _available() -> int:
-    """Return what `numba.get_num_threads` does, without the locks by which it sees that the threads run: 0.9 us a call."""
-    try:
-        return parallel._get_num_threads()  # type: ignore[no-any-return, attr-defined]
-    except AttributeError:  # they have not been started
-        return int(numba.get_num_threads())
+    wanted, started = current().threads, numba_config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    return started if wanted is None or wanted > started else wanted
 
 
 def workers(flops: float) -> int:
@@ -69,18 +61,19 @@ def workers(flops: float) -> int:
     return count() if flops > SERIAL_FLOPS else 1
 
 
-def launch(kernel: Kernel, flops: float, *arguments: Any) -> None:
+def launch(kernel: Kernel | Typed, flops: float, *arguments: Any) -> None:
     """Run ``kernel(workers, *arguments)`` on as many workers as are safe and worth their start."""
-    _start(kernel, workers(flops), *arguments)
+    start(kernel, workers(flops), *arguments)
 
 
-def share_out(kernel: Kernel, flops: float, *arguments: Any) -> None:
+def share_out(kernel: Kernel | Typed, flops: float, *arguments: Any) -> None:
     """Run ``kernel(workers, counters, *arguments)``, whose workers take their tasks by `gemm.schedule`."""
     used = workers(flops)
-    _start(kernel, used, counters(used), *arguments)
+    start(kernel, used, counters(used), *arguments)
 
 
-def _start(kernel: Kernel, used: int, *arguments: Any) -> None:
+def start(kernel: Kernel | Typed, used: int, *arguments: Any) -> None:
+    """Run a kernel on so many workers, or on one where more are not safe."""
     if used == 1:
         kernel.serial(1, *arguments)
     elif _layer() in ("omp", "tbb"):
@@ -95,7 +88,38 @@ def _start(kernel: Kernel, used: int, *arguments: Any) -> None:
 
 
 def _layer() -> str | None:
-    try:
-        return str(numba.threading_layer())  # type: ignore[attr-defined]
-    except ValueError:  # its threads have not been started, so it has not been chosen
-        return None
+    """Return what `numba.threading_layer` does; None before it has been chosen, as its threads start."""
+    return parallel._threading_layer
+
+
+class Typed:
+    """A kernel that one execution calls: with arguments of the same types every time, but for the activation.
+
+    Numba's dispatcher finds out the types in each call.  A layer's data put the interpreter out of cache, and then that
+    takes 4 to 12 us; so after the first call the machine code that it found is called.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        names = kernel.__wrapped__.__code__.co_varnames  # type: ignore[attr-defined]
+        place = names.index("activation") if "activation" in names else None
+        self.serial, self.parallel = _Twin(kernel.serial, place), _Twin(kernel.parallel, place)
+
+
+class _Twin:
+    """One twin of such a kernel."""
+
+    __slots__ = ("code", "dispatcher", "place")
+
+    def __init__(self, dispatcher: Any, place: int | None) -> None:
+        self.dispatcher, self.place = dispatcher, place
+        self.code: Callable[..., None] | None = None
+
+    def __call__(self, *arguments: Any) -> None:
+        if self.place is not None and type(arguments[self.place]) is not int:  # a function: a type of its own
+            self.dispatcher(*arguments)
+        elif self.code is not None:
+            self.code(*arguments)
+        else:
+            self.dispatcher(*arguments)
+            types = tuple(map(self.dispatcher.typeof_pyval, arguments))
+            self.code = self.dispatcher.overloads[types].entry_point

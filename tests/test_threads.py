@@ -10,9 +10,12 @@ import threading
 from importlib.util import find_spec
 
 import numba
+import numpy as np
 import pytest
 
-from fastconv import config, threads
+import fastconv
+from fastconv import config, testing, threads
+from fastconv.problem import ConvProblem
 
 LAYERS = ["omp", "workqueue", *(["tbb"] if find_spec("tbb") else [])]
 
@@ -174,26 +177,60 @@ wait(child)
     assert result.returncode == 0, result.stderr[-3000:]
 
 
-def test_count_keeps_the_settings_and_numbas_own():
-    available = numba.get_num_threads()
+def test_count_keeps_the_settings():
+    available = numba.config.NUMBA_NUM_THREADS
     assert threads.count() == available
     with config(threads=1):
         assert threads.count() == 1
     with config(threads=1000):
         assert threads.count() == available
 
+
+def test_numbas_own_limit_changes_no_result():
+    x, w = testing.integers((2, 16, 20, 20), "float32", 1), testing.integers((16, 16, 1, 1), "float32", 2)
     seen = []
 
     def masked():
         numba.set_num_threads(1)
-        with config(threads=2):
-            seen.append(threads.count())
+        seen.append(fastconv.conv2d(x, w))
 
     thread = threading.Thread(target=masked)
     thread.start()
     thread.join()
-    assert seen == [1], "the limit that Numba keeps for each thread holds"
-    assert threads.count() == available
+    assert np.array_equal(seen[0], fastconv.conv2d(x, w))
+
+
+@numba.njit
+def twice(value):
+    return value + value
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(("algorithm", "layout"), [("im2col", "NCHW"), ("direct", "NHWC")])
+def test_one_plan_takes_whatever_follows(algorithm, layout, count):
+    """Only its first call finds out types, so nothing that later ones may bring can have another."""
+    problem = ConvProblem.parse("n1 c16 k16 i32x32 f1x1")  # 0.5 MFLOP: worth two threads
+    assert problem.flops > threads.SERIAL_FLOPS
+    shape = (0, 2, 3, 1) if layout == "NHWC" else (0, 1, 2, 3)
+    x = testing.integers(problem.input_shape, "float32", 1).transpose(shape).copy()
+    w = testing.integers(problem.weight_shape, "float32", 2)
+    bias = testing.integers((problem.k,), "float32", 3)
+    residual = testing.integers(problem.output_shape, "float32", 4).transpose(shape).copy()
+    kept = [a.copy() for a in (x, w, bias, residual)]
+    for a in kept:
+        a.flags.writeable = False
+    for images, weight, *terms in (
+        (x, w, None, None),
+        (x, w, bias, None),
+        (x, w, bias, residual),
+        kept,
+        (x, w, None, residual),
+    ):
+        for activation, of in ((None, lambda y: y), (twice, lambda y: 2 * y), ("relu", lambda y: y.clip(0))):
+            given = dict(zip(("bias", "residual"), terms, strict=True), layout=layout)
+            with config(threads=count):
+                y = fastconv.conv2d(images, weight, algorithm=algorithm, activation=activation, **given)
+            assert np.array_equal(y, of(fastconv.conv2d(images, weight, algorithm="reference", **given)))
 
 
 class _Spy:

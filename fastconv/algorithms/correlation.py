@@ -31,6 +31,7 @@ from fastconv import borders, machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.gemm.pack import WeightView, pack_weights
 from fastconv.gemm.record import record
+from fastconv.gemm.schedule import counters
 from fastconv.jit import Kernel
 from fastconv.problem import Axis, ConvProblem, Direction
 
@@ -237,6 +238,7 @@ class BlockedPass:
     def __init__(self, p: Pass, itemsize: int) -> None:
         taps = prod(p.kernel)
         self.flops = p.flops
+        self.typed = threads.Typed(self.kernel)
         self.packed = p.groups * p.m * p.channels * taps  # elements of the packed weights
         view = p.weights(itemsize)
         self.in_place = view.channel_stride == view.taps  # as `gemm.pack` reads them
@@ -257,18 +259,15 @@ class BlockedPass:
         """Write the packed weights; both arrays are flat."""
         threads.launch(pack_weights, 4.0 * self.packed, weight, packed, self.view)
 
-    def lists(self) -> Array:
-        """Return memory for the lists of segments of all workers."""
-        return np.empty(threads.workers(self.flops) * self.segments, np.int64)
-
     def correlate(
-        self, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any,
+        self, used: int, x: Array, w: Array, view: Array, out: Array, scratch: Array, bias: Array, activation: Any,
         residual: Array,
     ) -> None:  # fmt: skip
-        """Run the kernel on flat arrays; ``view`` describes the weights."""
-        threads.share_out(
-            self.kernel, self.flops, x, w, view, out, scratch, self.lists(),
-            *self.described, bias, activation, residual,
+        """Run the kernel on flat arrays with so many workers; ``view`` describes the weights."""
+        lists = np.empty(used * self.segments, np.int64)
+        threads.start(
+            self.typed, used, counters(used), x, w, view, out, scratch,
+            lists, *self.described, bias, activation, residual,
         )  # fmt: skip
 
 
@@ -343,18 +342,20 @@ class Correlation(Execution):
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
         b, weight = self.blocked, flat(second)
-        scratch = workspace.take(self.packed + threads.workers(b.flops) * b.scratch, self.dtype)
+        used = threads.workers(b.flops)
+        scratch = workspace.take(self.packed + used * b.scratch, self.dtype)
         view = b.view
-        if b.pack_ahead:
+        if self.packed:
             b.pack(weight, scratch)
             weight, view, scratch = scratch, b.packed_view, scratch[self.packed :]
-        b.correlate(flat(first), weight, view, flat(out), scratch, bias, activation, flat(residual))
+        b.correlate(used, flat(first), weight, view, flat(out), scratch, bias, activation, flat(residual))
 
     def run_prepared(
         self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
         b = self.blocked
-        scratch = workspace.take(threads.workers(b.flops) * b.scratch, self.dtype)
+        used = threads.workers(b.flops)
+        scratch = workspace.take(used * b.scratch, self.dtype)
         b.correlate(
-            flat(first), prepared, b.packed_view, flat(out), scratch, bias, activation, flat(residual)
-        )
+            used, flat(first), prepared, b.packed_view, flat(out), scratch, bias, activation, flat(residual)
+        )  # fmt: skip

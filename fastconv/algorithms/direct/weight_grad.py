@@ -273,6 +273,7 @@ class WeightGrad(Execution):
         self.walk = p = pass_of(problem, Direction.FORWARD)
         self.geometry = g = geometry(problem, p, cache)
         self.dtype, self.flops, cores = problem.dtype, p.flops, machine.machine().cores
+        self.typed = threads.Typed(accumulate)
         weights = p.groups * p.m * p.channels * prod(p.kernel)
         self.partial = 0 if g.splits == 1 else -(-g.splits * weights // 16) * 16
         self.workspace = (self.partial + cores * g.scratch) * problem.itemsize + 16 * cores * g.rows
@@ -301,7 +302,7 @@ class WeightGrad(Execution):
         scratch = workspace.take(self.partial + workers * geo.scratch, self.dtype)
         partial = scratch[: self.partial] if self.partial else flat(out)
         threads.share_out(
-            accumulate, self.flops, view(first), view(second), partial,
+            self.typed, self.flops, view(first), view(second), partial,
             scratch[self.partial :], np.empty(2 * workers * geo.rows, np.int64), *self.described,
         )  # fmt: skip
         if self.partial:

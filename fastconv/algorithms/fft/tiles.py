@@ -103,6 +103,9 @@ class _Tiles(Execution):
         self.dtype, self.choice = problem.dtype, choice
         self.geometry, self.maps = geometry(problem, direction, choice.cut)
         self.workspace = choice.bytes(problem.itemsize)
+        per_channel = choice.cut.per_channel
+        self.weights = threads.Typed(cpu.depthwise_weights if per_channel else cpu.dense_weights)
+        self.typed = threads.Typed(cpu.depthwise if per_channel else cpu.dense)
 
     @functools.cached_property
     def described(self) -> Array:
@@ -136,15 +139,15 @@ class Spectral(_Tiles):
         self._multiply(first, prepared, out, bias, activation, residual, self._scratch(0))
 
     def _transform(self, weight: Array, u: Array, scratch: Array) -> None:
-        kernel = cpu.depthwise_weights if self.choice.cut.per_channel else cpu.dense_weights
-        threads.share_out(kernel, self.choice.flops, flat(weight), u, scratch, self.maps, self.described)
+        threads.share_out(
+            self.weights, self.choice.flops, flat(weight), u, scratch, self.maps, self.described
+        )
 
     def _multiply(
         self, x: Array, u: Array, out: Array, bias: Array, activation: Any, residual: Array, scratch: Array
     ) -> None:
-        kernel = cpu.depthwise if self.choice.cut.per_channel else cpu.dense
         threads.share_out(
-            kernel, self.choice.flops, flat(x), u, flat(out), bias, activation, flat(residual), scratch,
+            self.typed, self.choice.flops, flat(x), u, flat(out), bias, activation, flat(residual), scratch,
             self.maps, self.described,
         )  # fmt: skip
 

@@ -149,7 +149,7 @@ class WeightGrad(Execution):
         p = pass_of(problem, Direction.FORWARD)
         geometry, self.tables = LoweredPass(p, problem.itemsize, cache).values()
         unit = machine.tile(problem.itemsize)
-        self.problem = problem
+        self.problem, self.typed = problem, threads.Typed(accumulate)
         self.flops = p.flops
         identity = len(p.axes) == 1 and p.axes[0].is_identity
         self.turned = turned = identity and turns_gradient(p.channels, p.m, p.columns)
@@ -186,13 +186,13 @@ class WeightGrad(Execution):
     def run(
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
-        size = self.partial + threads.workers(self.flops) * self.scratch
-        scratch = workspace.take(size, self.problem.dtype)
+        workers = threads.workers(self.flops)
+        scratch = workspace.take(self.partial + workers * self.scratch, self.problem.dtype)
         partial = scratch[: self.partial] if self.partial else flat(out)
         a, b = (first, second) if self.turned else (second, first)
         threads.share_out(
-            accumulate, self.flops, flat(a), flat(b), partial,
-            scratch[self.partial :], np.empty(threads.workers(self.flops) * self.segments, np.int64),
+            self.typed, self.flops, flat(a), flat(b), partial,
+            scratch[self.partial :], np.empty(workers * self.segments, np.int64),
             self.geometry, self.tables, self.blocks,
         )  # fmt: skip
         if self.partial:

@@ -83,6 +83,7 @@ class Correlation(Execution):
         self.u_size = problem.groups * g.panels * g.steps_h * g.steps_w * g.positions * g.u_step
         self.v_size = 0 if by_tiles else problem.groups * g.blocks * g.positions * g.v_step
         self.shared = self.u_size if by_tiles else self.v_size
+        self.typed = threads.Typed(convolve)
         self.workspace = (self.shared + machine.machine().cores * g.scratch) * problem.itemsize
 
     def prepare(self, weight: Array) -> Array:
@@ -114,8 +115,8 @@ class Correlation(Execution):
         x, w, y = flat(x), flat(w), flat(y)
         plain = bias.size == residual.size == 0 and isinstance(activation, int) and activation == NONE
         threads.share_out(
-            convolve, self.flops, x, w, u, v, y, self.places, scratch, self.border, bias, activation, flat(residual),
-            plain, given, self.described, *self.variant,
+            self.typed, self.flops, x, w, u, v, y, self.places, scratch,
+            self.border, bias, activation, flat(residual), plain, given, self.described, *self.variant,
         )  # fmt: skip
 
 

@@ -317,6 +317,7 @@ class WeightGrad(Execution):
         self.variant = tuple((0,) * length for axis in tiles for length in axis)
         self.geometry = g = geometry(problem, tiles, cache)
         weights = problem.groups * g.k * g.c * g.taps
+        self.typed = threads.Typed(accumulate)
         self.partial = 0 if g.splits == 1 else -(-g.splits * weights // 16) * 16
         self.workspace = (self.partial + machine.machine().cores * g.scratch) * problem.itemsize
 
@@ -336,7 +337,7 @@ class WeightGrad(Execution):
         scratch = workspace.take(self.partial + threads.workers(flops) * geo.scratch, self.problem.dtype)
         partial = scratch[: self.partial] if self.partial else flat(out)
         threads.share_out(
-            accumulate, flops, view(first), view(second), partial,
+            self.typed, flops, view(first), view(second), partial,
             scratch[self.partial :], *self.described, *self.variant,
         )  # fmt: skip
         if self.partial:

@@ -105,7 +105,7 @@ class Forward(Execution):
             repeats(problem),
             *(np.array(t, np.int64) for t in (groups, image.copied, pieces)),
         ]
-        self.dtype, self.flops = problem.dtype, problem.flops
+        self.dtype, self.flops, self.typed = problem.dtype, problem.flops, threads.Typed(forward)
         self.workspace = self.per_worker * problem.itemsize * machine.machine().cores
 
     def run(
@@ -114,6 +114,7 @@ class Forward(Execution):
         scratch = take(self.per_worker, self.flops, self.dtype)
         finishing = bias.size + residual.size > 0 or activation != activations.NONE
         threads.share_out(
-            forward, self.flops, flat(first), flat(second), flat(out), bias, activation, flat(residual), finishing,
+            self.typed, self.flops,
+            flat(first), flat(second), flat(out), bias, activation, flat(residual), finishing,
             scratch, self.geometry, *self.tables,
         )  # fmt: skip

@@ -133,7 +133,7 @@ class InputGrad(Execution):
         wide = len(repeated(h, mode)) > MOST_REPEATED * h.kernel
         across = h._replace(size=h.lo + h.size + h.hi, lo=0, hi=0) if wide else h
         multiplier = problem.k // problem.c
-        self.dtype, self.flops = problem.dtype, problem.flops
+        self.dtype, self.flops, self.typed = problem.dtype, problem.flops, threads.Typed(input_grad)
         schedule = Schedule(vl, 1, h.output, h.kernel)
         twice = h.stride == 2 and max(f.taps for f in phases(v)) <= most_taps(phases=2)
         image = sorted((b for f in phases(v) for b in _blocks(v, f, 1 + twice)), key=lambda b: b.row)
@@ -180,7 +180,8 @@ class InputGrad(Execution):
     ) -> None:
         scratch = take(self.per_worker, self.flops, self.dtype)
         threads.share_out(
-            input_grad, self.flops, flat(first), flat(second), flat(out), bias, activation, flat(residual),
+            self.typed, self.flops,
+            flat(first), flat(second), flat(out), bias, activation, flat(residual),
             bias.size + residual.size > 0 or activation != activations.NONE, scratch, self.geometry, *self.tables,
         )  # fmt: skip
 

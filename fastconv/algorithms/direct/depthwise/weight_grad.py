@@ -122,7 +122,7 @@ class WeightGrad(Execution):
             *schedule.tables()[1:],
             *(np.array(t, np.int64) for t in tables),
         ]
-        self.dtype, self.flops = problem.dtype, problem.flops
+        self.dtype, self.flops, self.typed = problem.dtype, problem.flops, threads.Typed(weight_grad)
         self.workspace = self.per_worker * problem.itemsize * machine.machine().cores
 
     def run(
@@ -130,7 +130,7 @@ class WeightGrad(Execution):
     ) -> None:
         scratch = take(self.per_worker, self.flops, self.dtype)
         threads.share_out(
-            weight_grad, self.flops, flat(first), flat(second), flat(out), scratch, self.geometry,
+            self.typed, self.flops, flat(first), flat(second), flat(out), scratch, self.geometry,
             *self.tables,
         )  # fmt: skip
 

@@ -89,7 +89,7 @@ class Correlation(PackedPass):
     def __init__(self, problem: ConvProblem, direction: Direction, cache: int) -> None:
         p = pass_of(problem, direction)
         tile, cores = machine.tile(problem.itemsize), machine.machine().cores
-        self.dtype, self.flops = problem.dtype, p.flops
+        self.dtype, self.flops, self.typed = problem.dtype, p.flops, threads.Typed(correlate)
         n = p.n
         rows, last = (ONE_ROW, *(a.reaching for a in p.axes))[-2:]
         if len(p.axes) == 1 and max(last.offsets, default=0) - min(last.offsets, default=0) > last.outputs:
@@ -163,6 +163,6 @@ class Correlation(PackedPass):
         activation: Any, residual: Array,
     ) -> None:  # fmt: skip
         threads.share_out(
-            correlate, self.flops, x, packed, self.packing, out, scratch, lists,
+            self.typed, self.flops, x, packed, self.packing, out, scratch, lists,
             self.geometry, self.tables, start, plain, activation, residual,
         )  # fmt: skip

@@ -218,6 +218,7 @@ class Depthwise(PackedPass):
         c, across = problem.c, problem.kernel[-1]
         self.taps = across if len(problem.axes) == 1 else across * problem.kernel[0]
         self.groups, self.m, self.lanes, self.dtype, self.flops = 1, c, c, problem.dtype, problem.flops
+        self.typed = threads.Typed(correlate)
         self.packed = -(-c * self.taps // 16) * 16
         self.narrow = None if c >= vl else True
 
@@ -250,6 +251,6 @@ class Depthwise(PackedPass):
         activation: Any, residual: Array,
     ) -> None:  # fmt: skip
         threads.share_out(
-            correlate, self.flops, x, packed, out, lists, self.geometry, self.tables, start,
-            plain, activation, residual, self.narrow,
+            self.typed, self.flops, x, packed, out, lists, self.geometry,
+            self.tables, start, plain, activation, residual, self.narrow,
         )  # fmt: skip

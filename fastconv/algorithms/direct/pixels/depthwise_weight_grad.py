@@ -156,6 +156,7 @@ class DepthwiseWeightGrad(Execution):
         )
         self.offsets, at = with_borders(offsets, rows, last)
         self.splits, self.flops, self.dtype = splits, problem.flops, problem.dtype
+        self.typed = threads.Typed(accumulate)
         self.geometry = record(
             Geometry(
                 groups=1, channels=c, taps=taps, p=rows.outputs, q=last.outputs, source_h=rows.source,
@@ -175,7 +176,7 @@ class DepthwiseWeightGrad(Execution):
         scratch = workspace.take(self.partial + workers * self.scratch, self.dtype)
         partial = scratch[: self.partial] if self.partial else flat(out)
         threads.share_out(
-            accumulate, self.flops, pixels(first), pixels(second), partial,
+            self.typed, self.flops, pixels(first), pixels(second), partial,
             scratch[self.partial :], self.geometry, self.offsets,
         )  # fmt: skip
         if self.partial:

@@ -41,6 +41,7 @@ class Correlation(Execution):
         self.positions = np.arange(g.high * g.wide, dtype=np.int64) * g.v_step
         self.u_size = g.groups * g.panels * g.high * g.wide * g.u_step
         self.start = self.zeros + self.groups * self.lanes
+        self.typed = threads.Typed(convolve)
         cores = machine.machine().cores
         self.workspace = (
             self.u_size + self.start + cores * g.scratch
@@ -80,8 +81,8 @@ class Correlation(Execution):
         lists = np.empty(2 * threads.workers(self.flops) * self.most, np.int64)
         plain = residual.size == 0 and isinstance(activation, int) and activation == NONE
         threads.share_out(
-            convolve, self.flops, pixels(x), flat(w), u, pixels(y), scratch, lists, self.positions,
-            start, self.border, plain, activation, pixels(residual) if residual.size else residual, given, self.geometry,
+            self.typed, self.flops, pixels(x), flat(w), u, pixels(y), scratch,
+            lists, self.positions, start, self.border, plain, activation, pixels(residual) if residual.size else residual, given, self.geometry,
             *self.variant,
         )  # fmt: skip
 
