@@ -237,6 +237,20 @@ def stream_row(dst, d, src, s, count):
     write_row(dst, d + head + body, src, s + head + body, count - head - body)
 
 
+@jit.inner
+def write_lines(dst, d, src, s, count, opens, closes):
+    """Write ``src[s : s + count]`` to ``dst[d:]`` as far as that fills vectors of memory, past the caches.
+
+    What is left waits before s for the next call, which goes on where this one ends; unless the row ``opens`` here,
+    or ``closes``.
+    """
+    vl = lanes(dst)
+    before = 0 if opens else -to_boundary(dst, d) % vl
+    after = 0 if closes else -to_boundary(dst, d + count) % vl
+    stream_row(dst, d - before, src, s - before, before + count - after)
+    write_row(src, s - vl, src, s + count - vl, vl)
+
+
 @intrinsic
 def lanes(typing, array):
     """Return the elements of a vector, a constant."""

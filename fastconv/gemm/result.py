@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 
 from fastconv import jit, machine
 from fastconv.activations import RELU, code_of, is_plain
-from fastconv.gemm.move import lanes_between, masked_store, store_past, to_boundary
+from fastconv.gemm.move import lanes_between, masked_store, store_past, to_boundary, write_lines
 from fastconv.gemm.pack import loaded, panel_at
 from fastconv.gemm.schedule import part, span
 from fastconv.gemm.tile import (
@@ -151,7 +151,7 @@ def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_cac
 @jit.inner
 def multiply_panels(
     x, ahead, ahead_step, source, s0, w, view, out, scratch, panels_at, b, b0, c0, geo, phases_at, tables, group, chunk, p0, p1,
-    columns, straight, place, bias, activation, residual,
+    columns, straight, place, lines, opens, closes, bias, activation, residual,
 ):  # fmt: skip
     """Multiply panels p0..p1 of a chunk with a slice of B, ``columns`` wide, that begins at ``b[b0]``.
 
@@ -161,6 +161,9 @@ def multiply_panels(
 
     Tiles fetch the source of the next slice: rows ``ahead_step`` apart from ``x[ahead]`` on, or ``ahead`` of those of B
     if x is None, a line with each panel until it is there.  If ``s0`` is not negative, the first tile copies B from there, rows as far apart.
+
+    Rows that begin anywhere in a line of memory wait at ``scratch[lines]``, if that is not negative, until lines are
+    full: see `write_lines`.
     """
     panels, apart = -(-geo.m // geo.mr), geo.phases * geo.ldc
     ch0, ch1 = span(geo.channels, geo.chunks, chunk)
@@ -168,10 +171,11 @@ def multiply_panels(
     plain = is_plain(activation, residual)
     floor = out.dtype.type(0 if last and plain and code_of(activation) == RELU else -np.inf)
     vectors = -(-columns // geo.vl)
-    width = columns if straight else vectors * geo.vl
+    by_lines, pitch = lines >= 0, geo.ld + geo.vl
+    width = columns if straight and not by_lines else vectors * geo.vl
     past_caches = geo.stream > 0 and straight and plain and columns == vectors * geo.vl
     past_caches = past_caches and to_boundary(out, place) == 0
-    top = m1 = part(geo.m, panels, p0)
+    top = m1 = written = part(geo.m, panels, p0)
     for p in range(p0, p1):
         m0, m1 = m1, part(geo.m, panels, p + 1)
         a0, lda, scale = panel_at(view, panels_at, group, top, m0, m1 - m0, ch0, ch1)
@@ -182,12 +186,21 @@ def multiply_panels(
             if taps == 0 and not last:
                 continue
             fresh = first or taps == 0  # without sums of earlier chunks
-            to = place + (m0 - top) * geo.result_size if straight else c + phase * geo.ldc
+            to, step = c + phase * geo.ldc, apart
+            if by_lines:
+                to, step = lines + (m0 - top) * pitch + geo.vl, pitch
+            elif straight:
+                to, step = place + (m0 - top) * geo.result_size, geo.result_size
             tile_result(
-                out if straight else scratch, to, geo.result_size if straight else apart, width, past_caches,
+                out if straight and not by_lines else scratch, to, step, width, past_caches,
                 scratch, c + phase * geo.ldc, apart, not fresh, bias, group * geo.m + m0, fresh and bias.size > 0,
                 floor, scratch if loaded(view) else w, a0, b, b0, tables, begin, (ch1 - ch0) * taps, m1 - m0, vectors,
                 x, ahead + min(line, geo.ld - 1), ahead_step if line < geo.ld + geo.vl else 0, lda, scale, source, s0,
             )  # fmt: skip
             s0 = s0 if taps == 0 else -1  # now B is there
+        if by_lines:  # the panel before: what the tile stored just now cannot be loaded yet
+            for m in range(written - top, (m0 if p + 1 < p1 else m1) - top):
+                at = lines + m * pitch + geo.vl
+                write_lines(out, place + m * geo.result_size, scratch, at, columns, opens, closes)
+            written = m0
     return not last or (straight and plain)

@@ -14,7 +14,15 @@ MAKERS = {"im2col": (im2col, im2col, im2col.Im2col), "direct": (dense, direct, d
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize(
     "line",
-    ["n3 c5 k20 i8x16 f1x1", "n2 c4 k9 i16x32 f3x3 p1", "n1 c400 k8 i16x16 f1x1", "n2 c9 k5 i16x66 f2x2 s2"],
+    [
+        "n3 c5 k20 i8x16 f1x1",
+        "n2 c4 k9 i16x32 f3x3 p1",
+        "n1 c400 k8 i16x16 f1x1",
+        "n2 c9 k5 i16x66 f2x2 s2",
+        "n1 c5 k20 i25x37 f1x1",
+        "n2 c400 k40 i15x29 f1x1 g2",
+        "n2 c4 k9 i33x35 f3x3 s2",
+    ],
 )
 @pytest.mark.parametrize("direction", [Direction.FORWARD, Direction.INPUT_GRAD], ids=str)
 def test_large_results(name, line, direction, monkeypatch):

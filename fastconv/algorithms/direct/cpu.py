@@ -142,7 +142,7 @@ def _work(worker, counters, x, w, view, out, scratch, lists, geo, tables, bias, 
                 done = multiply_panels(
                     None, geo.ld if near else 0, 0, None, 0, w, view, out, scratch, b0 + geo.panel, x if near else scratch,
                     begin + run * geo.pitch + j0, c0, geo, geo.phases_at + 2 * near, tables, group, chunk, p0, p1, columns,
-                    straight, place, bias, activation, residual,
+                    straight, place, -1, True, True, bias, activation, residual,
                 )  # fmt: skip
                 if not done and geo.phases == 1:
                     store(

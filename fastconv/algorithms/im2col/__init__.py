@@ -107,9 +107,9 @@ class LoweredPass(BlockedPass):
         lowered, phases = len(views), p.phases
         chunks = max(1, min(p.channels, -(-p.channels * lowered // KC)))
         per_chunk = -(-p.channels // chunks)
-        stream = (
-            phases == 1 and prod(a.result for a in p.axes) % tile.vl == 0 and streams(p.results, itemsize)
-        )
+        past = streams(p.results, itemsize)  # the caches
+        stream = phases == 1 and past and prod(a.result for a in p.axes) % tile.vl == 0
+        by_lines = phases == 1 and past and not stream
         width = tile.nr * tile.vl
         panels = -(-p.m // tile.mr)
         row_blocks, column_blocks = self._divide(p, itemsize, cache, lowered, chunks)
@@ -121,6 +121,7 @@ class LoweredPass(BlockedPass):
             "b": per_chunk * lowered * width + SLACK,
             "panel": -(-panels // row_blocks) * tile.mr * per_chunk * prod(p.kernel) + SLACK if self.loads else 0,
             "c_start": (slices if chunks > 1 and phases == 1 else 1) * sums + SLACK,
+            "lines": -(-panels // row_blocks) * tile.mr * (width + tile.vl) if by_lines else 0,
         }  # fmt: skip
         starts = np.cumsum([0] + [-(-size // 16) * 16 for size in sizes.values()])
         places = dict(zip(sizes, starts.tolist(), strict=False))
@@ -147,7 +148,7 @@ class LoweredPass(BlockedPass):
                 c_start=places["c_start"], scratch=self.scratch, segments=listed, pixels=pixels, lists=kept, phases_at=starts["phases"], source_row_at=starts["source_row"],
                 result_row_at=starts["result_row"], offset_at=starts["offset"],
                 together_at=starts["together"], lo_at=starts["lo"],
-                hi_at=starts["hi"], edges_at=starts["edges"], near=all(a.is_read_in_place for a in p.axes), stream=stream, past_caches=phases > 1 and streams(p.results, itemsize),
+                hi_at=starts["hi"], edges_at=starts["edges"], near=all(a.is_read_in_place for a in p.axes), stream=stream, past_caches=phases > 1 and past, lines=places["lines"] if by_lines else 0,
                 vl=tile.vl, mr=tile.mr, nr=tile.nr,
             )  # fmt: skip
             return geometry, tables

@@ -67,6 +67,7 @@ class Geometry(NamedTuple):
     near: bool  #    whether rows of B are those of x
     stream: bool  #  whether the result is written past the caches by tiles,
     past_caches: bool  # and when it is woven
+    lines: int  #     where rows that begin anywhere in a line of memory wait until lines are full, for that; or 0
     vl: int
     mr: int
     nr: int
@@ -102,6 +103,7 @@ def _work(worker, counters, x, w, view, out, scratch, lists, geo, tables, bias, 
         for chunk in range(geo.chunks):
             ch0, ch1 = span(geo.channels, geo.chunks, chunk)
             load_panels(scratch, b0 + geo.panel, w, view, group, p0, p1, panels, ch0, ch1)
+            waits = False  # whether the end of a slice does
             for i in range(first, last):
                 j0 = max(0, part(vectors, slices, i) * geo.vl - lead)
                 j1 = min(geo.columns, part(vectors, slices, i + 1) * geo.vl - lead)
@@ -117,6 +119,10 @@ def _work(worker, counters, x, w, view, out, scratch, lists, geo, tables, bias, 
                     lower_channels(scratch, b0, x, geo, group, j0, ch0, ch1, segments)
                 straight = chunk == geo.chunks - 1 and geo.phases == 1 and within
                 place = (image * geo.groups * geo.m + group * geo.m + m0) * geo.result_size + pixel
+                lines = -1
+                if geo.lines > 0 and straight and is_plain(activation, residual):
+                    lines = b0 + geo.lines
+                opens, waits = not waits, lines >= 0 and i + 1 < last and pixel + 2 * geo.ld <= pixels
                 kept = i - first if geo.chunks > 1 else 0
                 c0 = b0 + geo.c_start + (j0 - begin if geo.phases > 1 else kept * (m1 - m0) * geo.ldc)
                 ahead = 0
@@ -129,7 +135,7 @@ def _work(worker, counters, x, w, view, out, scratch, lists, geo, tables, bias, 
                 done = multiply_panels(
                     x, ahead, pixels if geo.near else 0, x, source, w, view, out, scratch,
                     b0 + geo.panel, scratch, b0, c0, geo, geo.phases_at, tables, group, chunk, p0, p1, j1 - j0, straight,
-                    place, bias, activation, residual,
+                    place, lines, opens, not waits, bias, activation, residual,
                 )  # fmt: skip
                 if not done and geo.phases == 1:
                     store(
