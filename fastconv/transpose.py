@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastconv import arguments, plan
-from fastconv.arguments import LETTERS, Walk, integer
+from fastconv.arguments import HUGE, LETTERS, Walk, integer
 from fastconv.arrays import Array, Form, common, contiguous, operand, order
 from fastconv.convolve import Grads, activation_code, bias_grad, or_on_gpu, read_need, run
 
@@ -78,6 +78,8 @@ def problem_of(
                 f"output size must be at least 1, got ({size} - 1) * {s} - {lo} - {hi} + {d} * ({kernel} - 1) + "
                 f"{extra} + 1 = {pixels} on spatial axis {i}"
             )
+        if pixels >= HUGE:
+            raise ValueError(f"problem too large: the output has {pixels} pixels on spatial axis {i}")
         output.append(pixels)
         walked.append((lo, hi - extra))
     walk = Walk(rank, strides, tuple(walked), dilations, groups, layout=memory)

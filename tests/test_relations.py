@@ -27,6 +27,59 @@ def test_windows_times_weights(algorithm):
 
 
 @each_exact
+def test_columns_times_weights_in_all_directions(algorithm):
+    """`unfold` makes the matrix, and `fold` is its transpose."""
+    x, w, walk = (
+        draw((2, 3, 9, 8), 1),
+        draw((5, 3, 3, 2), 2),
+        {"stride": (2, 1), "padding": 1, "dilation": (1, 2)},
+    )
+    columns, matrix = fastconv.unfold(x, (3, 2), **walk), w.reshape(5, -1)
+    y = fastconv.conv2d(x, w, algorithm=algorithm, **walk)
+    np.testing.assert_array_equal(y, (matrix @ columns).reshape(y.shape))
+    gy = draw(y.shape, 3)
+    flat = gy.reshape(2, 5, -1)
+    grads = fastconv.conv2d_backward(x, w, gy, algorithm=algorithm, **walk)
+    np.testing.assert_array_equal(grads.input, fastconv.fold(matrix.T @ flat, (9, 8), (3, 2), **walk))
+    by_image = flat @ columns.swapaxes(1, 2)
+    np.testing.assert_array_equal(grads.weight, by_image.sum(axis=0).reshape(w.shape))
+
+
+@each_exact
+def test_a_transposed_convolution_is_an_input_gradient(algorithm):
+    g, w = draw((2, 6, 5, 4), 1), draw((6, 2, 3, 2), 2)
+    walk = {"stride": (3, 2), "padding": (1, 0), "dilation": 2, "groups": 2, "algorithm": algorithm}
+    y = fastconv.conv_transpose2d(g, w, output_padding=(2, 1), **walk)
+    np.testing.assert_array_equal(y, fastconv.conv2d_input(y.shape, w, g, **walk))
+
+
+@each_exact
+def test_a_depthwise_layer_is_a_convolution_of_each_channel(algorithm):
+    x, w = draw((2, 5, 9, 8), 1), draw((10, 1, 3, 3), 2)
+    y = fastconv.conv2d(x, w, padding=1, groups=5, algorithm=algorithm)
+    for c in range(5):
+        single = fastconv.conv2d(x[:, c : c + 1], w[2 * c : 2 * c + 2], padding=1, algorithm=algorithm)
+        np.testing.assert_array_equal(y[:, 2 * c : 2 * c + 2], single)
+
+
+@pytest.mark.parametrize(
+    "number", [3e38, 1e-44, -1e-40], ids=["near overflow", "denormal", "negative denormal"]
+)
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_strict_keeps_the_largest_and_the_smallest_numbers(number, kernel):
+    """Times 1 they stay as they are, and so does how the process treats denormals."""
+    x, w = np.full((1, 64, 28, 28), number, "float32"), np.zeros((64, 64, kernel, kernel), "float32")
+    w[range(64), range(64), kernel // 2, kernel // 2] = 1
+    with fastconv.config(precision="strict"):
+        for result in (
+            fastconv.conv2d(x, w, padding=kernel // 2),
+            fastconv.conv2d_input(x.shape, w, x, padding=kernel // 2),
+        ):
+            np.testing.assert_array_equal(result, x)
+    assert np.float32(1e-44) / np.float32(2) != 0
+
+
+@each_exact
 def test_flip_and_shift(algorithm):
     x, w = draw((1, 3, 10, 11), 1), draw((4, 3, 3, 3), 2)
     given = {"algorithm": algorithm}

@@ -1,5 +1,7 @@
 """The same numbers as PyTorch's, in float64, where PyTorch is installed."""
 
+import inspect
+import re
 from pathlib import Path
 
 import numpy as np
@@ -77,13 +79,20 @@ def test_activations(activation):
     np.testing.assert_allclose(ours, function(theirs).numpy(), rtol=1e-9, atol=1e-9)
 
 
-def test_names_and_defaults_are_torchs():
-    """The positional parameters of conv2d, in order."""
-    import inspect
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("name", ["conv{}d", "conv_transpose{}d", "conv{}d_input", "conv{}d_weight"])
+def test_names_positions_and_defaults_are_torchs(name, rank):
+    """What may be given by its place, in order; functions in C tell it in the first line of their documentation."""
+    name = name.format(rank)
+    parameters = inspect.signature(getattr(fastconv, name)).parameters.values()
+    ours = [written(p) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if builtin := getattr(torch.nn.functional, name, None):
+        theirs = re.search(rf"{name}\((.*?)\) -> Tensor", builtin.__doc__)[1].split(", ")
+    else:
+        theirs = [*map(written, inspect.signature(getattr(torch.nn.grad, name)).parameters.values())]
+    assert ours == theirs
 
-    ours = [
-        p.name
-        for p in inspect.signature(fastconv.conv2d).parameters.values()
-        if p.kind is p.POSITIONAL_OR_KEYWORD
-    ]
-    assert ours == ["input", "weight", "bias", "stride", "padding", "dilation", "groups"]
+
+def written(parameter):
+    name, default = parameter.name, parameter.default
+    return name if default is parameter.empty else f"{name}={default}"

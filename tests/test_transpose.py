@@ -122,6 +122,16 @@ def test_need_leaves_out():
     [
         ({"output_padding": 2, "stride": 2}, ValueError, "less than stride or dilation, got 2 with stride 2"),
         ({"output_padding": -1}, ValueError, "output_padding must be at least 0, got -1"),
+        (
+            {"output_padding": 2**62, "stride": 2**63},
+            ValueError,
+            r"problem too large: the output has \d+ pixels on",
+        ),
+        (
+            {"output_padding": 2**62},
+            ValueError,
+            "less than stride or dilation, got 4611686018427387904 with stride 1",
+        ),
         ({"padding": "same"}, TypeError, "must be numbers, got 'same'"),
         (
             {"padding": 3},

@@ -245,6 +245,14 @@ def test_nan_and_infinity_reach_what_they_touch(name):
     assert not np.isfinite(out[~np.isfinite(exact)]).any()
     if name in EXACT:
         np.testing.assert_array_equal(np.isfinite(out), np.isfinite(exact))
+    x, _ = operands(problem, Direction.FORWARD, testing.normals)
+    w[2, 1, 0, 2], w[4] = np.nan, np.inf
+    with np.errstate(invalid="ignore"):
+        exact = testing.definition(problem, Direction.FORWARD, x, w)
+        out = run(algorithm.build(problem, Direction.FORWARD, UNLIMITED), problem, Direction.FORWARD, x, w)
+    inside = (..., slice(1, -1), slice(1, -1))  # beside them weights may or may not meet zeros
+    assert not np.isfinite(out[inside][~np.isfinite(exact[inside])]).any()
+    assert np.isfinite(out[:, [0, 1, 3, 5]]).all()
 
 
 GUARD = """
