@@ -7,6 +7,7 @@ copied once, or viewed, never altered.  Inside the package an image is viewed as
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -243,13 +244,18 @@ def _overlaps_itself(array: Array) -> bool:
     return False
 
 
+@lru_cache(256)
+def package(kind: type) -> str:
+    """Return the package that a class is from."""
+    return kind.__module__.partition(".")[0]
+
+
 def on_gpu(value: Any) -> bool:
     """Return whether an array lives on a GPU; nothing is imported to find out."""
-    kind = type(value)
+    kind: Any = type(value)
     if kind is np.ndarray:
         return False
-    package = kind.__module__.partition(".")[0]
-    if package == "torch":
+    if package(kind) == "torch":
         return bool(getattr(value, "is_cuda", False))
     # asked of the object: a class whose arrays may live on either side has the property, which then raises
     if hasattr(value, "__cuda_array_interface__") or kind.__name__ == "FakeCUDAArray":

@@ -66,9 +66,9 @@ class Elsewhere:
 
     def device_array(
         self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any, stream: int
-    ) -> Array:
+    ) -> tuple[Array, int]:
         """Return an array."""
-        return Array(shape, strides, dtype)
+        return Array(shape, strides, dtype), self.Block.pointer
 
     def viewed(self, array: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
         """Return the array in another shape."""

@@ -8,7 +8,7 @@ from fastconv import arguments, plan
 from fastconv.activations import CODES
 from fastconv.arrays import AS_IS, Form
 from fastconv.convolve import Grads, check_grad_output, read_need
-from fastconv.cuda.memory import Memory, common, operand
+from fastconv.cuda.memory import Memory, common, operand, part
 from fastconv.cuda.replay import replayed
 from fastconv.cuda.tape import LISTENING
 from fastconv.transpose import problem_of
@@ -68,7 +68,10 @@ def delivered(y: Memory, inside: Memory, form: Form, out: Any) -> Any:
 
         transfer(inside, taken(y, form))
     filled = handed(y)
-    return filled if out is None else out
+    if out is None:
+        return filled
+    part((y,))
+    return out
 
 
 def handed(y: Memory) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import struct
 import sys
 import threading
 from collections.abc import Sequence
@@ -114,14 +115,18 @@ class Launch:
         begin = ctypes.addressof(self.values)
         addresses = (*range(begin, begin + 8 * len(pointers), 8), *numbers)
         self.parameters = (ctypes.c_void_p * len(addresses))(*addresses)
-        self.shape = blocks, 1, 1, kernel.threads, 1, 1, 0
         self.address = ctypes.addressof(self.parameters)
+        self.pack = struct.Struct(f"={len(pointers)}Q").pack_into
+        shape = blocks, 1, 1, kernel.threads, 1, 1, 0
+        self.launch = functools.partial(bindings().cuLaunchKernel, self.function, *shape)
 
-    def start(self, pointers: list[int], stream: int) -> None:
+    def start(self, pointers: Sequence[int], stream: int) -> None:
         """Start it on a stream."""
         with self.lock:  # until the driver has copied the values
-            self.values[:] = pointers  # type: ignore[assignment]  # ctypes takes integers
-            checked(bindings().cuLaunchKernel(self.function, *self.shape, stream, self.address, 0))
+            self.pack(self.values, 0, *pointers)
+            answer = self.launch(stream, self.address, 0)
+        if answer[0]:
+            checked(answer)
 
 
 launch = launcher(Launch)
@@ -175,15 +180,18 @@ def download(content: np.ndarray[Any, Any], pointer: int) -> None:
     checked(bindings().cuMemcpyDtoH(content.ctypes.data, pointer, content.nbytes))
 
 
-def device_array(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], stream: int) -> Any:
-    """Return a Numba device array in memory from the pool; strides count elements."""
+def device_array(
+    shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], stream: int
+) -> tuple[Any, int]:
+    """Return a Numba device array in memory from the pool, and where it begins; strides count elements."""
     from numba import cuda
     from numba.cuda.cudadrv.driver import MemoryPointer
 
     count = dtype.itemsize * prod(shape)
     block = Block(count, stream)
     memory = MemoryPointer(cuda.current_context(), bindings().CUdeviceptr(block.pointer), count, owner=block)
-    return _described(shape, strides, dtype, memory, cuda.external_stream(stream) if stream else 0)
+    array = _described(shape, strides, dtype, memory, cuda.external_stream(stream) if stream else 0)
+    return array, block.pointer
 
 
 def viewed(array: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
@@ -208,6 +216,7 @@ class Buffer:
         self.nbytes = content.nbytes
         self.pointer = int(checked(driver.cuMemAlloc(max(1, content.nbytes))))
         checked(driver.cuMemcpyHtoD(self.pointer, content.ctypes.data, content.nbytes))
+        checked(driver.cuStreamSynchronize(0))  # PyTorch's streams wait for no copy that is on its way
 
     def __del__(self, ending: Any = sys.is_finalizing) -> None:
         if hasattr(self, "pointer") and not ending():

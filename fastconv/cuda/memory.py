@@ -11,33 +11,41 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from fastconv.arrays import FLOATS
+from fastconv.arrays import FLOATS, package
 from fastconv.config import current
 from fastconv.cuda import backend
 from fastconv.cuda.tape import LISTENING
+
+INDICES = (np.dtype(np.int64),)
 
 
 class Memory:
     """An array on a GPU: where its elements lie; ``owner`` is the caller's object, kept alive."""
 
+    device: Any = None  # where, of arrays that need not be on the current GPU
     lasting = True  # whether a call may be played again with other arrays of the kind
     origin: int = -1  # which memory of a `Tape` this is in
     begin: int  # and where that begins
     turn: tuple[int, ...] | None = None  # how the owner's axes were turned
-    named: int = 0  # the stream that the owner names
+    named: int = 0  # the stream that the owner names, or another of the call's operands
+    told: int = 0  # and that the owner names
 
     def __init__(
-        self, owner: Any, pointer: int, shape: tuple[int, ...], dtype: Any, strides: Any = None
+        self,
+        owner: Any,
+        pointer: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        strides: tuple[int, ...] | None = None,
     ) -> None:
-        self.owner, self.pointer, self.dtype = owner, pointer, np.dtype(dtype)
-        self.shape = tuple(shape)
-        self.strides = packed(self.shape) if strides is None else tuple(strides)  # in elements
+        self.owner, self.pointer, self.dtype, self.shape = owner, pointer, dtype, shape
+        self.strides = packed(shape) if strides is None else strides  # in elements
 
     @property
     def nbytes(self) -> int:
@@ -56,11 +64,6 @@ class Memory:
             return True
         steps = zip(self.shape, self.strides, wanted, strict=True)
         return all(size == 1 or step == side for size, step, side in steps)
-
-    @property
-    def device(self) -> Any:
-        """What must be equal for arrays to meet in one call."""
-        return None
 
     def stream(self) -> int:
         """Return the caller's current stream."""
@@ -172,17 +175,14 @@ class Torch(Memory):
 
     @classmethod
     def of(cls, value: Any) -> Memory:
-        if value.requires_grad and sys.modules["torch"].is_grad_enabled():
+        torch = sys.modules["torch"]
+        if value.requires_grad and torch.is_grad_enabled():
             raise TypeError("a tensor that requires grad would lose it here; pass tensor.detach()")
         dtype = torch_dtypes().get(value.dtype)
         if dtype is None:
             raise TypeError(f"arrays on a GPU must be float32 or float64, got {value.dtype}")
-        check_current(value.device.index, sys.modules["torch"].cuda.current_device())
-        return cls(value, value.data_ptr(), value.shape, dtype, value.stride())
-
-    @property
-    def device(self) -> Any:
-        return self.owner.device
+        check_current(value.device.index, torch.cuda.current_device())
+        return cls(value, value.data_ptr(), tuple(value.shape), dtype, value.stride())
 
     def stream(self) -> int:
         return int(sys.modules["torch"].cuda.current_stream(self.owner.device).cuda_stream)
@@ -210,13 +210,9 @@ class Cupy(Memory):
 
     @classmethod
     def of(cls, value: Any) -> Memory:
-        strides = [s // value.dtype.itemsize for s in value.strides]
+        strides = tuple(s // value.dtype.itemsize for s in value.strides)
         check_current(value.device.id, sys.modules["cupy"].cuda.runtime.getDevice())
         return cls(value, int(value.data.ptr), value.shape, value.dtype, strides)
-
-    @property
-    def device(self) -> Any:
-        return int(self.owner.device.id)
 
     def stream(self) -> int:
         return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
@@ -229,20 +225,23 @@ class Interface(Memory):
     """Anything with ``__cuda_array_interface__``; its results are Numba device arrays, which name the stream, too."""
 
     @classmethod
-    def of(cls, value: Any) -> Memory:
-        told = value.__cuda_array_interface__
+    def of(cls, value: Any, told: Any = None) -> Memory:
+        told = told or value.__cuda_array_interface__
         dtype, strides = np.dtype(told["typestr"]), told.get("strides")
         if strides is not None:
-            strides = [s // dtype.itemsize for s in strides]
-        memory = cls(value, told["data"][0] or 0, told["shape"], dtype, strides)
-        memory.named = told.get("stream") or 0
+            strides = tuple(s // dtype.itemsize for s in strides)
+        memory = cls(value, told["data"][0] or 0, tuple(told["shape"]), dtype, strides)
+        memory.named = memory.told = told.get("stream") or 0
         return memory
 
     def stream(self) -> int:
         return self.named
 
     def fresh(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
-        return _numba(backend().device_array(shape, packed(shape), dtype, self.named))
+        array, pointer = backend().device_array(shape, packed(shape), dtype, self.named)
+        memory = Interface(array, pointer, shape, dtype)
+        memory.named = memory.told = self.named
+        return memory
 
     def scratch(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         return backend().Block(prod(shape) * dtype.itemsize, self.named)
@@ -258,16 +257,12 @@ class Simulated(Memory):
     @classmethod
     def of(cls, value: Any) -> Memory:
         array = value._ary
-        return cls(
-            value, array.ctypes.data, array.shape, array.dtype, [s // array.itemsize for s in array.strides]
-        )
+        strides = tuple(s // array.itemsize for s in array.strides)
+        return cls(value, array.ctypes.data, array.shape, array.dtype, strides)
 
     def fresh(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
-        return _numba(backend().device_array(shape, packed(shape), dtype, 0))
-
-
-def _numba(value: Any) -> Memory:
-    return Simulated.of(value) if hasattr(value, "_ary") else Interface.of(value)
+        array, pointer = backend().device_array(shape, packed(shape), dtype, 0)
+        return Simulated(array, pointer, shape, dtype)
 
 
 class DLTensor(ctypes.Structure):
@@ -284,11 +279,10 @@ class DLTensor(ctypes.Structure):
 class Dlpack(Interface):
     """Anything with DLPack on CUDA and nothing better; read on the default stream, which its owner makes wait."""
 
-    place: tuple[int, int] = (0, 0)
     capsule: Any = None  # keeps the elements alive
 
     @classmethod
-    def of(cls, value: Any) -> Memory:
+    def of(cls, value: Any, told: Any = None) -> Memory:
         capsule = value.__dlpack__(stream=1)
         address = ctypes.pythonapi.PyCapsule_GetPointer
         address.restype, address.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
@@ -298,15 +292,11 @@ class Dlpack(Interface):
             raise TypeError(
                 f"arrays on a GPU must be float32 or float64, got DLPack's type ({t.code}, {t.bits}, {t.lanes})"
             )
-        shape, strides = t.shape[: t.ndim], t.strides[: t.ndim] if t.strides else None
-        pointer = (t.data or 0) + t.byte_offset
-        memory = cls(value, pointer, shape, kinds[t.code, t.bits, t.lanes], strides)
-        memory.place, memory.capsule = (t.device_type, t.device_id), capsule
+        strides = tuple(t.strides[: t.ndim]) if t.strides else None
+        pointer, dtype = (t.data or 0) + t.byte_offset, np.dtype(kinds[t.code, t.bits, t.lanes])
+        memory = cls(value, pointer, tuple(t.shape[: t.ndim]), dtype, strides)
+        memory.device, memory.capsule = (t.device_type, t.device_id), capsule
         return memory
-
-    @property
-    def device(self) -> Any:
-        return self.place
 
 
 class Host(Memory):
@@ -339,23 +329,25 @@ class Host(Memory):
         return self.owner
 
 
-def operand(value: Any, name: str, dtypes: Collection[Any] = FLOATS) -> Memory:
+def operand(value: Any, name: str) -> Memory:
     """View an array on a GPU, or raise TypeError."""
-    package = type(value).__module__.partition(".")[0]
-    if package == "torch" and getattr(value, "is_cuda", False):
+    kind: Any = type(value)
+    library = package(kind)
+    if library == "torch" and getattr(value, "is_cuda", False):
         memory = Torch.of(value)
-    elif package == "cupy":
+    elif library == "cupy":
         memory = Cupy.of(value)
     elif hasattr(value, "_ary"):
         memory = Simulated.of(value)
-    elif hasattr(value, "__cuda_array_interface__"):
-        memory = Interface.of(value)
-    elif type(value) is not np.ndarray and hasattr(value, "__dlpack_device__") and package != "torch":
+    elif told := getattr(value, "__cuda_array_interface__", None):
+        memory = Interface.of(value, told)
+    elif kind is not np.ndarray and hasattr(value, "__dlpack_device__") and library != "torch":
         memory = Dlpack.of(value)
-    elif current().device == "cuda" and package != "torch":
+    elif current().device == "cuda" and library != "torch":
         memory = Host.of(value)
     else:
         raise TypeError(f"{name} must be on the GPU like the other arrays, got {type(value).__name__}")
+    dtypes = INDICES if name == "indices" else FLOATS
     if memory.dtype not in dtypes:
         allowed = " or ".join(sorted(map(str, dtypes)))
         raise TypeError(f"{name} must be {allowed} on a GPU, got {memory.dtype}")
@@ -364,27 +356,38 @@ def operand(value: Any, name: str, dtypes: Collection[Any] = FLOATS) -> Memory:
 
 def common(*operands: Memory) -> np.dtype[Any]:
     """Return the one dtype of operands that live on one GPU."""
+    together(*operands)
     first = operands[0]
-    for other in operands[1:]:
-        if type(other) is not type(first) or other.device != first.device:
-            raise TypeError(
-                "arrays must be of one kind on one GPU, got "
-                f"{type(first.owner).__name__} on {first.device} and {type(other.owner).__name__} on {other.device}"
-            )
+    for other in operands:
         if other.dtype != first.dtype:
             raise TypeError(f"arrays on a GPU must have one dtype, got {first.dtype} and {other.dtype}")
+    return first.dtype
+
+
+def together(first: Memory, *others: Memory) -> None:
+    """Refuse operands that do not live on one GPU, and have them agree on a stream."""
+    for other in others:
+        if type(other) is not type(first) or other.device != first.device:
+            kinds = f"{type(first.owner).__name__} and {type(other.owner).__name__}"
+            raise TypeError(f"arrays must be of one kind on one GPU, got {kinds}")
     backend()  # DeviceError before any work
-    agree(operands)
-    dtype: np.dtype[Any] = first.dtype
-    return dtype
+    agree((first, *others))
 
 
 def agree(operands: Sequence[Memory]) -> None:
     """Have operands name one stream, the first that one of them names; it waits for work on the others."""
-    streams = dict.fromkeys(m.named for m in operands if m.named)
-    if streams:
-        own, *others = streams
-        for other in others:
-            backend().wait(own, other)
-        for memory in operands:
-            memory.named = own
+    for memory in operands:
+        if memory.named:
+            own = memory.named
+            for other in dict.fromkeys(m.named for m in operands if m.named not in (0, own)):
+                backend().wait(own, other)
+            for m in operands:
+                m.named = own
+            return
+
+
+def part(operands: Sequence[Memory]) -> None:
+    """Have the streams that operands named wait for the call's: what is there may be read, written or freed on them next."""
+    for memory in operands:
+        if memory.told not in (0, memory.named):
+            backend().wait(memory.told, memory.named)

@@ -16,64 +16,85 @@ from typing import Any
 from fastconv import plan
 from fastconv.config import current
 from fastconv.cuda import backend
-from fastconv.cuda.memory import agree, operand
+from fastconv.cuda.memory import Memory, agree, operand, part
 from fastconv.cuda.tape import LISTENING, Tape
 
 KEPT = 2048  # tapes
 OPTIONAL = ("bias", "residual")
 
 
-def replayed(out: int | None, **places: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate a call whose arguments at ``places`` are arrays: it is given their memory.
+def replayed(
+    out: int | None, read: bool = False, **places: int
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorate a call whose arguments at ``places`` are arrays, or memory of such: it is given their memory.
 
-    A call with an argument ``out`` runs as written.
+    A call with an argument ``out`` runs as written.  ``read``: other arguments are the caller's no more, so that equal
+    ones are of one type.
     """
+    arrays = [(name, place, name in OPTIONAL) for name, place in places.items()]
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def call(*arguments: Any) -> Any:
-            given, rest, operands = list(arguments), list(arguments), []
-            for name, place in places.items():
-                if arguments[place] is not None or name not in OPTIONAL:
-                    given[place] = memory = operand(arguments[place], name)
+            rest, operands, places = list(arguments), [], []
+            for name, place, optional in arrays:
+                value = arguments[place]
+                if value is not None or not optional:
+                    operands.append(value if isinstance(value, Memory) else operand(value, name))
+                    places.append(place)
                     rest[place] = True
-                    operands.append(memory)
-            own = out is None or arguments[out] is None
-            key = kind(function.__name__, operands, rest) if own else None
-            if key is None:
-                return function(*given)
-            if (tape := plan.tapes.get(key)) is not None:
-                agree(operands)
-                return tape.play(operands)
-            LISTENING.tape = tape = Tape(operands)
+            key = None
+            if operands[0].lasting and (out is None or rest[out] is None):
+                key = kind(function, operands, tuple(rest) if read else by_value(rest))
+                if (tape := plan.tapes.get(key)) is not None:
+                    agree(operands)
+                    result = tape.play(operands)
+                    part(operands)
+                    return result
+            given = list(arguments)
+            for place, memory in zip(places, operands, strict=True):
+                given[place] = memory
             try:
-                result = function(*given)
+                return function(*given) if key is None else taped(key, operands, function, given)
             finally:
-                LISTENING.tape = None
-            if tape.close(result):
-                if len(plan.tapes) >= KEPT:
-                    plan.tapes.clear()
-                plan.tapes[key] = tape
-            return result
+                part(operands)
 
         return call
 
     return decorate
 
 
-def kind(name: str, operands: Sequence[Any], rest: list[Any]) -> Hashable:
-    """Return what tells calls of one kind, or None for a call that is not kept."""
-    if not operands[0].lasting:
-        return None
+def taped(
+    key: Hashable, operands: Sequence[Memory], function: Callable[..., Any], given: Sequence[Any]
+) -> Any:
+    """Call a function while a tape listens, and keep that."""
+    LISTENING.tape = tape = Tape(operands)
     try:
-        told = marshal.dumps(rest, 2)  # bytes, in which 1, 1.0 and True differ; version 2 says all by value
-    except ValueError:  # something else than numbers, text and sequences of them
+        result = function(*given)
+    finally:
+        LISTENING.tape = None
+    if tape.close(result):
+        if len(plan.tapes) >= KEPT:
+            plan.tapes.clear()
+        plan.tapes[key] = tape
+    return result
+
+
+def kind(function: Any, operands: Sequence[Memory], rest: Hashable) -> Hashable:
+    """Return what tells calls of one kind, or None for a call that is not kept."""
+    if rest is None:
+        return None
+    s = current()
+    lie = [(type(m), m.shape, m.strides, m.dtype, m.device, m.pointer % 16) for m in operands]
+    return (function, rest, *lie, s.algorithm, s.workspace, s.precision, s.tune, backend().context())
+
+
+def by_value(rest: list[Any]) -> bytes | None:
+    """Return bytes, in which 1, 1.0 and True differ, or None for something else than numbers, text and sequences of them."""
+    try:
+        return marshal.dumps(rest, 2)  # version 2 says all by value
+    except ValueError:
         plain = [
             tuple(r) if isinstance(r, tuple) else r for r in rest
         ]  # PyTorch's shapes are of a class of their own
-        if list(map(type, plain)) == list(map(type, rest)):
-            return None
-        return kind(name, operands, plain)
-    s = current()
-    lie = [(type(m), m.shape, m.strides, m.dtype, m.device, m.pointer % 16) for m in operands]
-    return (name, told, *lie, s.algorithm, s.workspace, s.precision, s.tune, backend().context())  # fmt: skip
+        return None if list(map(type, plain)) == list(map(type, rest)) else by_value(plain)

@@ -173,11 +173,14 @@ def download(content: Any, pointer: int) -> None:
     ctypes.memmove(content.ctypes.data, pointer, content.nbytes)
 
 
-def device_array(shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any, stream: int) -> Any:
-    """Return an array of the simulator."""
+def device_array(
+    shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any, stream: int
+) -> tuple[Any, int]:
+    """Return an array of the simulator, and where it begins."""
     from numba import cuda
 
-    return cuda.to_device(_blank(shape, dtype))
+    array = cuda.to_device(_blank(shape, dtype))
+    return array, array._ary.ctypes.data
 
 
 class Buffer:

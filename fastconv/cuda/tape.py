@@ -47,7 +47,7 @@ class Tape:
         like = operands[0]
         made = [
             like.fresh(shape, dtype) if kept else like.scratch(shape, dtype)
-            for (shape, dtype), kept in zip(self.asked_for, self.kept, strict=True)
+            for shape, dtype, kept in self.made
         ]
         begins = [m.pointer for m in operands]
         begins += [m.pointer for m in made]
@@ -66,19 +66,19 @@ class Tape:
         if isinstance(result, tuple):  # of results, and None for what was not asked for
             places = [i for i, value in enumerate(result) if value is not None]
             count: int = len(result)
-            form: Any = type(result)
+            form: Any = getattr(result, "_make", tuple)
 
             def handed(results: list[Any]) -> Any:
                 values = [None] * count
                 for place, value in zip(places, results, strict=True):
                     values[place] = value
-                return form(*values)
+                return form(values)
 
             self.handed: Callable[[list[Any]], Any] = handed
         else:
             places, self.handed = [0], operator.itemgetter(0)
         kept = {which - self.count for which, _ in self.results}
-        self.kept = [i in kept for i in range(len(self.asked_for))]
+        self.made = [(*asked, i in kept) for i, asked in enumerate(self.asked_for)]
         return self.whole and len(places) == len(self.results) > 0
 
 

@@ -68,17 +68,26 @@ def images(value: Any, name: str) -> Any:
         return value
     if not goes_to_gpu(value):
         return floats(value, name)
-    from fastconv.cuda import backend
-    from fastconv.cuda.memory import operand
+    return on_gpu().operand(value, name)
 
-    backend()  # DeviceError before kernels are imported
-    return operand(value, name)
+
+@functools.cache
+def on_gpu() -> Any:
+    """Return what is known of memory on a GPU, or raise DeviceError before kernels are imported."""
+    from fastconv.cuda import backend, memory
+
+    backend()
+    return memory
 
 
 def on_device(x: Any) -> Any:
     """Return the functions of these names for memory on a GPU, or None for a NumPy array."""
-    if isinstance(x, np.ndarray):
-        return None
+    return None if isinstance(x, np.ndarray) else kernels_there()
+
+
+@functools.cache
+def kernels_there() -> Any:
+    """Return them, imported."""
     from fastconv.pooling import cuda
 
     return cuda
@@ -103,7 +112,7 @@ def kernels(axes: Axes, dtype: np.dtype[Any], backward: bool = False) -> Any:
 def largest(x: Array, axes: Axes, rank: int, located: Any) -> tuple[Array, Array]:
     """Return the maxima of windows, and their places or an empty array."""
     if there := on_device(x):
-        return there.largest(x, axes, rank, located)  # type: ignore[no-any-return]  # the caller's kind
+        return there.largest(x, axes, rank, bool(located))  # type: ignore[no-any-return]  # the caller's kind
     if axes.whole:
         values, places = whole_maps().maxima(_planes(x, axes, common(x)), located)
         shape = (*x.shape[:-rank], *axes.outputs)

@@ -16,10 +16,11 @@ import numpy as np
 
 from fastconv.arrays import Form
 from fastconv.cuda import backend
-from fastconv.cuda.call import order, result, taken
+from fastconv.cuda.call import handed, order, result, taken
 from fastconv.cuda.compiler import Kernel
 from fastconv.cuda.language import DTYPES, U, cuda, inline, int64
-from fastconv.cuda.memory import Memory, common, operand
+from fastconv.cuda.memory import Memory, common, together
+from fastconv.cuda.replay import replayed
 from fastconv.gemm.record import joined
 from fastconv.pooling.windows import Axes
 
@@ -197,17 +198,19 @@ def described(axes: Axes, count_pad: bool) -> tuple[Any, Geometry]:
     return backend().Buffer(np.asarray(content, np.int32)), geometry
 
 
-def largest(x: Memory, axes: Axes, rank: int, located: Any) -> tuple[Any, Any]:
+@replayed(out=None, read=True, input=0)
+def largest(x: Memory, axes: Axes, rank: int, located: bool) -> tuple[Any, Any]:
     """Return the maxima of windows, and their places or None."""
     common(x)
-    y, _, places = pooled(x, axes, rank, False, bool(located))
-    return y.result(), None if places is None else places.result()
+    y, _, places = pooled(x, axes, rank, False, located)
+    return handed(y), None if places is None else handed(places)
 
 
+@replayed(out=None, read=True, input=0)
 def means(x: Memory, axes: Axes, rank: int, count_pad: bool, divisor: int) -> Any:
     """Return the means of windows."""
     common(x)
-    return pooled(x, axes, rank, True, False, count_pad, divisor)[0].result()
+    return handed(pooled(x, axes, rank, True, False, count_pad, divisor)[0])
 
 
 def pooled(
@@ -230,6 +233,7 @@ def pooled(
     return y, layout, places
 
 
+@replayed(out=None, read=True, input=0, grad_output=1)
 def to_largest(x: Memory, gy: Memory, axes: Axes, rank: int) -> Any:
     """Return the gradient by the input of maxima, whose places are found again."""
     common(x, gy)
@@ -237,10 +241,11 @@ def to_largest(x: Memory, gy: Memory, axes: Axes, rank: int) -> Any:
     return _given(x.shape, gy, places, layout, axes, rank)
 
 
-def to_places(x: Memory, gy: Memory, indices: Any, axes: Axes, rank: int) -> Any:
+@replayed(out=None, read=True, input=0, grad_output=1, indices=2)
+def to_places(x: Memory, gy: Memory, found: Memory, axes: Axes, rank: int) -> Any:
     """Return the gradient by the input of maxima whose places are known."""
     common(x, gy)
-    found = operand(indices, "indices", (np.dtype(np.int64),))
+    together(x, gy, found)
     if found.shape != gy.shape:
         raise ValueError(f"indices must have grad_output's shape {gy.shape}, got {found.shape}")
     images = taken(x, Form(x.ndim == rank + 2))
@@ -249,6 +254,7 @@ def to_places(x: Memory, gy: Memory, indices: Any, axes: Axes, rank: int) -> Any
     return _given(x.shape, gy, places, layout, axes, rank)
 
 
+@replayed(out=None, read=True, grad_output=1)
 def to_all(size: tuple[int, ...], gy: Memory, axes: Axes, rank: int, count_pad: bool, divisor: int) -> Any:
     """Return the gradient by the input of means."""
     common(gy)
@@ -271,4 +277,4 @@ def _given(
         blocks, kernel = -(-prod(shape) // THREADS), give_kernel(gy.dtype.name, places is None, wide)
         gradients = taken(gy, form).laid(layout)
         backend().launch(kernel, blocks, gx.stream(), gradients, places, tables, inside, geometry)
-    return gx.result()
+    return handed(gx)

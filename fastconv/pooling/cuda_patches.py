@@ -9,17 +9,18 @@ import functools
 from math import prod
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fastconv.algorithms.im2col.explicit import THREADS, fold_kernel, unfold_kernel
 from fastconv.algorithms.reference.cuda import described
 from fastconv.cuda import backend
+from fastconv.cuda.call import handed
 from fastconv.cuda.compiler import Kernel
 from fastconv.cuda.language import cuda, int64
-from fastconv.cuda.memory import Memory, common, operand
+from fastconv.cuda.memory import Memory, common, together
+from fastconv.cuda.replay import replayed
 from fastconv.problem import Axis, ConvProblem
 
 
+@replayed(out=None, read=True, input=0)
 def unfold(x: Memory, axes: tuple[Axis, ...]) -> Any:
     """Return the columns of images (n, c, h, w) or (c, h, w)."""
     common(x)
@@ -27,9 +28,10 @@ def unfold(x: Memory, axes: tuple[Axis, ...]) -> Any:
     taps, places = prod(a.kernel for a in axes), prod(a.output for a in axes)
     columns = x.empty((*batch, c * taps, places), x.dtype)
     launch(unfold_kernel(x.dtype.name), axes, batch, c, prod(columns.shape), x.laid(), columns)
-    return columns.result()
+    return handed(columns)
 
 
+@replayed(out=None, read=True, input=0)
 def fold(columns: Memory, axes: tuple[Axis, ...]) -> Any:
     """Return the images of columns (n, c*r*s, p*q) or (c*r*s, p*q)."""
     common(columns)
@@ -38,7 +40,7 @@ def fold(columns: Memory, axes: tuple[Axis, ...]) -> Any:
     y = columns.empty((*batch, c, *(a.size for a in axes)), columns.dtype)
     kernel = fold_kernel(columns.dtype.name, "none")
     launch(kernel, axes, batch, c, prod(y.shape), columns.laid(), None, None, y)
-    return y.result()
+    return handed(y)
 
 
 def launch(
@@ -78,12 +80,12 @@ def scatter_kernel(dtype: str) -> Kernel:
     return Kernel(scattering, (dtype,), (dtype, "int64", dtype), Scatter, "int64", THREADS)
 
 
-def unpool(x: Memory, indices: Any, size: tuple[int, ...], rank: int) -> Any:
+@replayed(out=None, read=True, input=0, indices=1)
+def unpool(x: Memory, places: Memory, size: tuple[int, ...], rank: int) -> Any:
     """Return maps of zeros with the values of x where ``indices`` points; to the same place the same, or either."""
-    places = operand(indices, "indices", (np.dtype(np.int64),))
+    together(x, places)
     if places.shape != x.shape:
         raise ValueError(f"indices must have the input's shape {x.shape}, got {places.shape}")
-    common(x)
     y = x.empty((*x.shape[:-rank], *size), x.dtype)
     y.fill(0)
     if count := prod(x.shape):
@@ -91,4 +93,4 @@ def unpool(x: Memory, indices: Any, size: tuple[int, ...], rank: int) -> Any:
         arrays = x.laid(), places.laid(), y
         kernel = scatter_kernel(x.dtype.name)
         backend().launch(kernel, -(-count // THREADS), y.stream(), *arrays, geometry)
-    return y.result()
+    return handed(y)

@@ -127,7 +127,8 @@ class Emulated:
         content.reshape(-1).view("u1")[:] = MEMORY[pointer]
 
     def device_array(self, shape, strides, dtype, stream):
-        return Array(shape, strides, dtype)
+        array = Array(shape, strides, dtype)
+        return array, array.block.pointer
 
     def viewed(self, array, shape, strides):
         return Array(shape, strides, array.dtype, array.block)

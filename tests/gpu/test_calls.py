@@ -19,12 +19,12 @@ from fastconv.cuda import compiler
 class Foreign:
     """What a library shows of an array on a GPU."""
 
-    def __init__(self, shape, pointer=0, stream=None):
-        self.shape, self.pointer, self.stream = shape, pointer, stream
+    def __init__(self, shape, pointer=0, stream=None, dtype=np.float32):
+        self.shape, self.pointer, self.stream, self.dtype = shape, pointer, stream, np.dtype(dtype)
 
     @property
     def __cuda_array_interface__(self):
-        told = {"shape": self.shape, "typestr": "<f4", "data": (self.pointer, False), "version": 3}
+        told = {"shape": self.shape, "typestr": self.dtype.str, "data": (self.pointer, False), "version": 3}
         return told | {"stream": self.stream}
 
 
@@ -88,9 +88,12 @@ class Stub:
         self.started.append((kernel, blocks, stream, pointers, numbers))
         return (0,)
 
-    def array(self, shape, strides=None, dtype=None, stream=0):
+    def array(self, shape, strides=None, dtype=np.float32, stream=0):
         self.next += 2**24
-        return Foreign(shape, self.next, stream or None)
+        return Foreign(shape, self.next, stream or None, dtype)
+
+    def device_array(self, *described):
+        return (made := self.array(*described)), made.pointer
 
     def buffer(self, content):
         self.table += 2**20
@@ -107,7 +110,7 @@ def stub(monkeypatch):
     stub = Stub()
     for name, value in {
         "bindings": lambda: stub, "context": lambda: 1, "processors": lambda: 132,
-        "_function": lambda kernel, _: kernel, "Buffer": stub.buffer, "device_array": stub.array, "Block": stub.block,
+        "_function": lambda kernel, _: kernel, "Buffer": stub.buffer, "device_array": stub.device_array, "Block": stub.block,
     }.items():  # fmt: skip
         monkeypatch.setattr(driver, name, value)
     plan.clear()
@@ -207,11 +210,15 @@ def test_work_waits_for_the_streams_that_arrays_name(stub, monkeypatch):
         y = fastconv.conv2d(x, w, b)
         assert {stream for _, _, stream, *_ in stub.started} == {7}
         assert y.stream == 7
-        assert waits == [(7, 9)]
+        assert waits == [(7, 9), (9, 7)], "and what is freed on the other stream is read before"
         waits.clear()
-        with pytest.raises(ValueError, match="shape"):
-            fastconv.conv2d(x, w, out=b)
-        assert (7, 9) in waits
+        out = stub.array((1, 2, 3, 3), stream=9)
+        assert fastconv.conv2d(x, w, out=out) is out
+        assert waits == [(7, 9), (9, 7)], "where the result is read"
+        waits.clear()
+        x.stream = 5
+        fastconv.max_pool2d_backward(x, stub.array((1, 3, 2, 2), stream=9), 2)
+        assert waits == [(5, 9), (9, 5)]
         waits.clear()
 
 
@@ -223,3 +230,66 @@ def test_arrays_of_another_gpu_are_refused(monkeypatch):
     tensor = SimpleNamespace(requires_grad=False, dtype=torch.float32, device=torch.device("cuda:1"))
     with pytest.raises(ValueError, match="on GPU 1, and the current one is 0"):
         Torch.of(tensor)
+
+
+def test_a_later_call_of_pooling_starts_kernels_alone(stub, monkeypatch):
+    from fastconv.cuda import driver
+
+    def started(x, gy, places):
+        stub.started.clear()
+        stub.next = 2**44
+        results = (
+            fastconv.max_pool2d(x, 2),
+            *fastconv.max_pool2d(x, 2, return_indices=True),
+            fastconv.max_pool2d_backward(x, gy, 2),
+            fastconv.max_pool2d_backward(x, gy, 2, indices=places),
+            fastconv.avg_pool2d(x, 2),
+            fastconv.avg_pool2d_backward(x.shape, gy, 2),
+            fastconv.lp_pool2d(x, 2.0, 2),
+            fastconv.unfold(x, 3),
+        )
+        return [(r.shape, r.pointer) for r in results], list(stub.started)
+
+    def arrays():
+        places = stub.array((2, 4, 4, 4), dtype=np.int64)
+        return stub.array((2, 4, 9, 8)), stub.array((2, 4, 4, 4)), places
+
+    one, other = arrays(), arrays()
+    first = started(*one)
+    assert len(plan.tapes) == 8
+    monkeypatch.setattr(driver, "Buffer", None)
+    assert started(*one) == first
+    played = started(*other)
+    plan.tapes.clear()
+    assert started(*other) == played
+    assert played != first
+
+
+def test_a_tensors_call_runs_on_pytorchs_current_stream(stub, monkeypatch):
+    """The driver is asked for nothing but launches, in the first call as in later ones; memory is PyTorch's."""
+    torch = pytest.importorskip("torch")
+    here, empty = torch.device("cuda:0"), torch.empty
+
+    class Tensor(torch.Tensor):
+        is_cuda, device, __module__ = True, here, "torch"
+        __torch_function__ = torch._C._disabled_torch_function_impl
+
+    def on_gpu(shape, dtype=torch.float32, device=here):
+        assert device == here
+        return empty(shape, dtype=dtype).as_subclass(Tensor)
+
+    monkeypatch.setattr(torch, "empty", on_gpu)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    x, w = on_gpu((2, 3, 5, 5)), on_gpu((4, 3, 3, 3))
+    for stream in (77, 78):
+        monkeypatch.setattr(
+            torch.cuda, "current_stream", lambda device, at=stream: SimpleNamespace(cuda_stream=at)
+        )
+        stub.started.clear()
+        y = fastconv.conv2d(x, w)
+        places = fastconv.max_pool2d(y, 2, return_indices=True)[1]
+        assert type(y) is type(places) is Tensor
+        assert places.dtype == torch.int64
+        assert {at for _, _, at, *_ in stub.started} == {stream}
+        assert y.data_ptr() in {pointer for *_, pointers, _ in stub.started for pointer in pointers}
+    assert len(plan.tapes) == 2
