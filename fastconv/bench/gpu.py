@@ -313,7 +313,8 @@ def told(row: dict[str, Any]) -> str:
     times = " ".join(f"{name} {s * 1e6:.0f}" for name, s in row["seconds"].items())
     rate = row["flops"] / min(s for n, s in row["seconds"].items() if n.startswith("fastconv")) / 1e12
     wrong = "" if row["right"] else f" WRONG by {row['difference']:.2g}"
-    return f"{row['problem']} {row['direction']}: {row['algorithm']} {rate:.1f} TFLOP/s, us: {times}{wrong}"
+    by = f"{row['algorithm']} in {row['workspace']} B of workspace"
+    return f"{row['problem']} {row['direction']}: {by}, {rate:.1f} TFLOP/s, us: {times}{wrong}"
 
 
 def alive(device: str) -> bool:

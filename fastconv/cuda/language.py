@@ -3,7 +3,7 @@
 * Numba computes every integer in 64 bits; results wrapped in ``U(...)`` come out as 32-bit instructions.
   Coordinates are unsigned and wrap around: one comparison ``U(y) < height`` tests both borders.
 * A loop over ``range`` of a small constant with a small body is unrolled; where the body is large, call a
-  function under ``@inline`` as often as wanted.  Local arrays live in registers if all their indices
+  function under ``@inline`` as often as wanted (`chained`).  Local arrays live in registers if all their indices
   come out constant.
 * Elements of global memory are addressed by int64, those of shared memory by U.  ``further(pointer, number)`` is a
   pointer that much further on, from which 32-bit offsets take one instruction.
@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 from numba import config, cuda, float32, float64, int32, int64, uint32, uint64
@@ -22,7 +23,7 @@ SIMULATED = bool(config.ENABLE_CUDASIM)
 U = uint32
 DTYPES = {"float32": float32, "float64": float64}
 
-__all__ = ["DTYPES", "SIMULATED", "U", "activation", "arrived", "barrier", "copy", "copy4", "cuda", "divided", "further", "inline", "int32", "int64", "load", "load4", "outer", "spaced", "store4", "uint64"]  # fmt: skip
+__all__ = ["DTYPES", "SIMULATED", "U", "activation", "arrived", "barrier", "chained", "copy", "copy4", "cuda", "divided", "further", "inline", "int32", "int64", "load", "load4", "outer", "spaced", "store4", "uint64"]  # fmt: skip
 
 if SIMULATED:  # the simulator runs kernels as Python: no intrinsics, and arrays instead of pointers
     import threading
@@ -246,6 +247,20 @@ else:
                     acc[i, j] += a[i] * b[j]
 
         return add
+
+
+def chained(functions):
+    """Return the device function that calls some one after the other: loops of large bodies would not be unrolled."""
+
+    def pair(first, second):
+        @inline
+        def both(*given):
+            first(*given)
+            second(*given)
+
+        return both
+
+    return functools.reduce(pair, functions)
 
 
 @inline

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("numba_cuda")
 import test_device
 
+from fastconv.cuda import ahead
 from fastconv.problem import Direction
 
 RACE = """
@@ -62,7 +63,15 @@ def test_the_tests_of_a_device():
     assert f"{len(some)} passed" in told
 
 
-def test_every_problem_of_a_device_is_described():
-    """What raises before a kernel is started would end all of the tests, when they compile ahead."""
+def test_every_problem_of_a_device_is_described(monkeypatch):
+    """What raises before a kernel is started would end all of the tests, when they compile ahead; grids are none a GPU refuses."""
+    grids, note = [], ahead.Elsewhere.note
+
+    def noted(gpu, kernel, blocks, *rest):
+        grids.append((blocks, kernel.threads))
+        return note(gpu, kernel, blocks, *rest)
+
+    monkeypatch.setattr(ahead.Elsewhere, "note", noted)
     cases = product(test_device.PROBLEMS, Direction, test_device.NAMES)
     assert len(test_device.kernels_of(cases, 132)) > 500
+    assert all(0 < blocks < 2**31 and threads <= 1024 for blocks, threads in grids)

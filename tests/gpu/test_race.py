@@ -60,9 +60,9 @@ def test_the_first_layers_are_of_all_categories():
 
 
 def test_what_is_wrong_is_named_and_not_counted():
-    good = {"problem": "a", "direction": "forward", "difference": 0.0, "right": True, "flops": 4e12, "algorithm": "fft",
+    good = {"problem": "a", "direction": "forward", "difference": 0.0, "right": True, "flops": 4e12, "algorithm": "fft", "workspace": 64,
             "seconds": {"fastconv NCHW": 1.0, "cuDNN NCHW": 4.0, "fastconv NHWC": 0.5, "cuDNN NHWC": 1.5}}  # fmt: skip
     table = gpu.summary([good, good | {"problem": "b", "difference": 1.0, "right": False}]).splitlines()
     assert table[1].split() == ["forward", "1", "4.00", "3.00", "3.00", "8.0"]
-    assert table[2].startswith("b forward: fft 8.0 TFLOP/s")
+    assert table[2].startswith("b forward: fft in 64 B of workspace, 8.0 TFLOP/s")
     assert table[2].endswith("WRONG by 1")

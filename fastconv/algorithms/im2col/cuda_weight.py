@@ -7,6 +7,7 @@ kernel adds them, always in the same order.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from itertools import product
 from math import prod
 from typing import NamedTuple
@@ -50,7 +51,8 @@ def share(problem: ConvProblem, limit: int) -> Share:
     steps = problem.n * prod(problem.output)
     most = min(MOST_SPLITS, steps // STEPS // FEWEST_STAGES, limit // padded(problem))
     tiles = TILES[problem.dtype]
-    tiles = tiles if marks_of(problem) else tiles[-4:]  # the largest spills without bits
+    if not marks_of(problem):  # to compare coordinates takes more registers
+        tiles = tuple(replace(tile, blocks=2 * tile.blocks // 3) for tile in tiles)
     return shared_out(tiles, problem.groups, m, columns, steps, most, problem.itemsize)
 
 

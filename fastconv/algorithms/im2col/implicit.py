@@ -17,6 +17,7 @@ from fastconv.cuda.language import (
     DTYPES,
     U,
     activation,
+    chained,
     copy,
     copy4,
     cuda,
@@ -238,16 +239,9 @@ def writer(dtype, tile: Tile, traits: Traits, name):
                             act(acc[a + 2, part + j] + r2), act(acc[a + 3, part + j] + r3),
                         )  # fmt: skip
 
-    @inline
-    def write(out, bias, residual, acc, part, m_first, column, phase, group, split, g):
-        """Store the four columns of ``acc`` from ``part``."""
-        begin = int64(split) * int64(g.split_result) * int64(4)
-        at = cuda.local.array(4, int64)
-        at[0] = place_of(column, phase, group, g)
-        if not vector:
-            for j in range(1, 4):
-                at[j] = place_of(U(column + U(j)), phase, group, g)
-        for i in range(tm):
+    def row_writer(i):
+        @inline
+        def write_row(out, bias, residual, acc, part, m_first, at, begin, group, g):
             k = U(m_first + U(i % 4 + i // 4 * half_m))
             if k < g.m:
                 shift = zero
@@ -271,6 +265,21 @@ def writer(dtype, tile: Tile, traits: Traits, name):
                             if g.has_residual:
                                 more += residual[to + at[j]]
                             out[to + at[j]] = act(acc[i, part + j] + more)
+
+        return write_row
+
+    write_rows = chained([row_writer(i) for i in range(tm)])
+
+    @inline
+    def write(out, bias, residual, acc, part, m_first, column, phase, group, split, g):
+        """Store the four columns of ``acc`` from ``part``."""
+        begin = int64(split) * int64(g.split_result) * int64(4)
+        at = cuda.local.array(4, int64)
+        at[0] = place_of(column, phase, group, g)
+        if not vector:
+            for j in range(1, 4):
+                at[j] = place_of(U(column + U(j)), phase, group, g)
+        write_rows(out, bias, residual, acc, part, m_first, at, begin, group, g)
 
     return write_linked if traits.last and vector else write
 

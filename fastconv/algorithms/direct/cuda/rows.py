@@ -13,11 +13,21 @@ A 3x3 layer moves 8 bytes an output; at 3 TB/s an H100 has time for 77 instructi
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 from fastconv.algorithms.direct.cuda.row import Row, segment
-from fastconv.cuda.language import DTYPES, U, activation, cuda, divided, inline, int64, load4, store4
+from fastconv.cuda.language import (
+    DTYPES,
+    U,
+    activation,
+    chained,
+    cuda,
+    divided,
+    inline,
+    int64,
+    load4,
+    store4,
+)
 
 THREADS = 128
 
@@ -71,20 +81,6 @@ class Column(NamedTuple):
     count: int  # taps of the longest phase; 0: rows are gone through one by one
     rows: int  # taps between the rows of a thread
     alike: bool  # all phases have so many
-
-
-def chained(functions):
-    """Return the device function that calls some one after the other."""
-
-    def pair(first, second):
-        @inline
-        def both(acc, seg, weight, to, i, piece, taps, g):
-            first(acc, seg, weight, to, i, piece, taps, g)
-            second(acc, seg, weight, to, i, piece, taps, g)
-
-        return both
-
-    return functools.reduce(pair, functions)
 
 
 def phase_adder(row: Row, shift: int, at: int, k: int):
@@ -178,17 +174,9 @@ def written_out(dtype, row: Row, column: Column, ty: int, kernel_x: int):
 
         return walk_line
 
-    def pair(first, second):
-        @inline
-        def both(acc, seg, held, source, slab, y, x, taps, g):
-            first(acc, seg, held, source, slab, y, x, taps, g)
-            second(acc, seg, held, source, slab, y, x, taps, g)
-
-        return both
-
     touched = [i for i in range(count + (ty - 1) * column.rows)
                if any(0 <= i - v * column.rows < count for v in range(ty))]  # fmt: skip
-    lines = functools.reduce(pair, [line_walk(i) for i in touched])
+    lines = chained([line_walk(i) for i in touched])
 
     @inline
     def walk(acc, seg, held, source, weight, slab, tap, y, x, taps, g):
@@ -210,42 +198,40 @@ def writer(dtype, row: Row, tm: int, ty: int, name):
     zero, act = DTYPES[dtype](0), activation(name)
     step, whole = len(row.phases), row.whole
 
-    @inline
-    def write(out, bias, residual, acc, m_first, plane, pixel, y, x, group, g):
-        for m in range(tm):
-            channel = U(m_first + U(m))
-            if channel < g.m:
+    def line_writer(m, v):
+        @inline
+        def write_line(out, bias, residual, acc, m_first, plane, pixel, y, x, group, g):
+            channel, p = U(m_first + U(m)), U(y[0] + U(U(v) * g.spread))
+            line = U(p * g.phases_y + y[1])
+            if channel < g.m and p < g.positions_y and line < g.result_y:
                 shift = zero
                 if g.has_bias:
                     shift = bias[int64(U(group * g.m + channel))]
-                begin = (plane + int64(channel)) * int64(g.result_z) * int64(U(g.result_y * g.result_x))
-                begin += int64(pixel)
-                for v in range(ty):
-                    p = U(y[0] + U(U(v) * g.spread))
-                    line = U(p * g.phases_y + y[1])
-                    if p < g.positions_y and line < g.result_y:
-                        to = begin + int64(U(line * g.result_x + x))
-                        for i in range(step):
-                            at = (m * ty + v) * 4 * step + 4 * i
-                            if whole:
-                                if U(x + U(4 * i)) < g.result_x:
-                                    r0, r1, r2, r3 = shift, shift, shift, shift
-                                    if g.has_residual:
-                                        v0, v1, v2, v3 = load4(residual, to + int64(4 * i))
-                                        r0, r1, r2, r3 = r0 + v0, r1 + v1, r2 + v2, r3 + v3
-                                    store4(
-                                        out, to + int64(4 * i), act(acc[at] + r0), act(acc[at + 1] + r1),
-                                        act(acc[at + 2] + r2), act(acc[at + 3] + r3),
-                                    )  # fmt: skip
-                            else:
-                                for j in range(4):
-                                    if U(x + U(4 * i + j)) < g.result_x:
-                                        more = shift
-                                        if g.has_residual:
-                                            more += residual[to + int64(4 * i + j)]
-                                        out[to + int64(4 * i + j)] = act(acc[at + j] + more)
+                to = (plane + int64(channel)) * int64(g.result_z) * int64(U(g.result_y * g.result_x))
+                to += int64(pixel) + int64(U(line * g.result_x + x))
+                for i in range(step):
+                    at = (m * ty + v) * 4 * step + 4 * i
+                    if whole:
+                        if U(x + U(4 * i)) < g.result_x:
+                            r0, r1, r2, r3 = shift, shift, shift, shift
+                            if g.has_residual:
+                                v0, v1, v2, v3 = load4(residual, to + int64(4 * i))
+                                r0, r1, r2, r3 = r0 + v0, r1 + v1, r2 + v2, r3 + v3
+                            store4(
+                                out, to + int64(4 * i), act(acc[at] + r0), act(acc[at + 1] + r1),
+                                act(acc[at + 2] + r2), act(acc[at + 3] + r3),
+                            )  # fmt: skip
+                    else:
+                        for j in range(4):
+                            if U(x + U(4 * i + j)) < g.result_x:
+                                more = shift
+                                if g.has_residual:
+                                    more += residual[to + int64(4 * i + j)]
+                                out[to + int64(4 * i + j)] = act(acc[at + j] + more)
 
-    return write
+        return write_line
+
+    return chained([line_writer(m, v) for m in range(tm) for v in range(ty)])
 
 
 def correlation(dtype, row: Row, column: Column, tm: int, ty: int, kernel_x: int, name):

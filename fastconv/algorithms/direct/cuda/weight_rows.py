@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from fastconv.algorithms.direct.cuda.row import TX, segment
 from fastconv.algorithms.direct.cuda.rows import THREADS
-from fastconv.cuda.language import DTYPES, U, cuda, divided, inline, int32, int64, load4
+from fastconv.cuda.language import DTYPES, U, chained, cuda, divided, inline, int32, int64, load4
 
 
 class Geometry(NamedTuple):
@@ -116,18 +116,7 @@ def rows_adder(dtype, taps: Taps):
 
         return add_line
 
-    def pair(first, second):
-        @inline
-        def both(acc, seg, gs, x, slab, y, column, valid, g):
-            first(acc, seg, gs, x, slab, y, column, valid, g)
-            second(acc, seg, gs, x, slab, y, column, valid, g)
-
-        return both
-
-    add = line(0)
-    for r in range(1, taps.rb):
-        add = pair(add, line(r))
-    return add, size
+    return chained([line(r) for r in range(taps.rb)]), size
 
 
 def correlation(dtype, taps: Taps):
