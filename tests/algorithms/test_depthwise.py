@@ -50,6 +50,9 @@ CASES = [
     "n1 c2 k2 i56x56 f5x5 s2 p2 g2 circular",
     "n1 c2 k2 i7x7 f5x5 p2 g2 circular",  # both ends in a vector
     "n1 c2 k2 i20x70 f3x35 p1x17 g2 circular",  # rows go through scratch
+    "n1 c2 k4 i20x33 f5x5 s2 p2 g2 circular",  # rows are copied, of gy not
+    "n2 c2 k2 i32x40 f7x7 s2 p3 g2 circular",  # of gy, too
+    "n1 c2 k2 i2x1 f5x5 p2 g2 circular",  # around the image twice
     "n1 c2 k2 i9x40 f11x3 p20x1 g2 reflect",  # rows around that repeat the image there and back
 ]
 

@@ -13,9 +13,9 @@ import functools
 
 from fastconv import machine
 from fastconv.algorithms.base import Execution
+from fastconv.algorithms.direct.depthwise.move import WIDEST
 from fastconv.algorithms.direct.depthwise.outer import most
 from fastconv.algorithms.direct.depthwise.shape import family, plane_axes, stripe
-from fastconv.algorithms.direct.depthwise.taps import ROWS
 from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
 from fastconv.roofline import seconds
 from fastconv.taps import met
@@ -47,15 +47,16 @@ def work(problem: ConvProblem, direction: Direction) -> dict[str, float]:
     planes, across = problem.n * problem.k, -(-h.output // machine.tile(problem.itemsize).vl)
     products = planes * met(v) * h.kernel * across
     parts = {"taps": products, "single row": products if v.kernel == 1 else 0.0}
-    copied = 0 if family(v, h) else planes * h.size * min(v.size, v.extent * -(-v.output // ROWS))
+    pixels = 0 if family(problem) else planes * h.size * v.size
+    copied, sorted_ = (0, pixels) if h.stride <= WIDEST else (pixels, 0)
     if direction is WEIGHT_GRAD:
         tall, wide = most()
         chunks = -(-v.kernel // tall) * -(-h.kernel // wide)
         stripes = -(-v.output // stripe(problem.itemsize, v, h))
-        return parts | {"blocks": planes * across * chunks * stripes, "copied": copied}
+        return parts | {"blocks": planes * across * chunks * stripes, "copied": copied, "sorted": sorted_}
     if direction is INPUT_GRAD:
-        copied = planes * v.size * h.size if h.stride > 2 else 0  # woven
-    return parts | {"copied": copied}
+        copied, sorted_ = planes * v.size * h.size if h.stride > 2 else 0, 0  # woven
+    return parts | {"copied": copied, "sorted": sorted_}
 
 
 @functools.lru_cache(maxsize=256)

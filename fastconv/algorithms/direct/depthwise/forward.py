@@ -1,8 +1,7 @@
 """Forward: a task is a part of one output map, computed from the image where it lies.
 
-Where wide borders repeat the image, the rows that a block of results reads are copied first, with their borders; and
-where no family of `taps` has the stride, pixels sorted by column modulo the stride (polyphase), where each tap is an
-offset again.
+The rows that a block of results reads are copied first where wide borders repeat the image, or sorted by column
+modulo the stride (polyphase), where each tap is an offset again.
 """
 
 from __future__ import annotations
@@ -15,29 +14,37 @@ import numpy as np
 from fastconv import activations, jit, machine, threads
 from fastconv.activations import finish
 from fastconv.algorithms.base import Array, Execution, flat
-from fastconv.algorithms.direct.depthwise.move import copy_row
+from fastconv.algorithms.direct.depthwise.move import PIECE, copy_rows
 from fastconv.algorithms.direct.depthwise.pointer import pointer
 from fastconv.algorithms.direct.depthwise.schedule import Rows, Schedule, row_blocks
-from fastconv.algorithms.direct.depthwise.shape import Image, apart, parts, plane_axes, repeats, take
+from fastconv.algorithms.direct.depthwise.shape import (
+    Image,
+    apart,
+    copy_tables,
+    parts,
+    plane_axes,
+    repeats,
+    take,
+)
 from fastconv.algorithms.direct.depthwise.taps import ROWS, STEP, each, most_taps, second
 from fastconv.gemm.schedule import next_run
 from fastconv.problem import ConvProblem
 
-FIELDS, GROUP = len(STEP), 8
+FIELDS, GROUP, PIECES = len(STEP), 8, len(PIECE)
 
 
 @jit.kernel
 def forward(
     workers, counters, x, w, y, bias, activation, residual, finishing, scratch, geometry,
-    steps, rows, blocks, columns, bordered, groups, copied, pixels,
+    steps, rows, blocks, columns, bordered, groups, copied, pieces, singles,
 ):  # fmt: skip
     """Write y; the tables are those of `Forward`."""
-    planes, n_parts, k, multiplier, image, map_size, q, taps, twice, per_worker = geometry[:10]
-    runs, singles = geometry[10:12]
+    planes, n_parts, k, multiplier, image, map_size, q, taps, twice, stride, width, per_worker = geometry[:12]
     n_groups = groups.size // GROUP
     for worker in numba.prange(workers):
         place = pointer(scratch, worker * per_worker)
         r, b, c = pointer(rows, 0), pointer(blocks, 0), pointer(columns, 0)
+        some, single = pointer(pieces, 0), pointer(singles, 0)
         tasks = planes * n_parts
         begin, end = next_run(counters, worker, tasks)
         while begin < tasks:
@@ -50,9 +57,12 @@ def forward(
                 first = n_groups * part // n_parts
                 for group in range(first, n_groups * (part + 1) // n_parts):
                     g = pointer(groups, GROUP * group)
-                    for i in range(g[5] + (g[7] if first == 0 else 0), g[5] + g[6]):
-                        row = pointer(plane_of_x, copied[2 * i])
-                        copy_row(pointer(place, copied[2 * i + 1]), row, pointer(pixels, 0), runs, singles)
+                    if per_worker:
+                        held = g[7] if first == 0 else 0
+                        copy_rows(
+                            place, plane_of_x, pointer(copied, 2 * (g[5] + held)), g[6] - held, some,
+                            pieces.size // PIECES, stride, single, singles.size // 2, (g[6] - held) * width,
+                        )  # fmt: skip
                     for i in range(g[0], g[1]):
                         if twice:
                             second(out, source, weight, pointer(steps, FIELDS * i), r, b, c, bordered)
@@ -92,18 +102,16 @@ class Forward(Execution):
             schedule.add(block, band, block.row * h.output, block.spacing * h.output)
             groups += [first, schedule.length, block.row, block.spacing, block.height, *copies]
         planes = problem.n * problem.k
-        self.per_worker = apart(image.scratch, problem.itemsize)
-        pieces, runs, singles = image.pieces
+        self.per_worker = apart(image.copies.elements if image.copies else 0, problem.itemsize)
         counts = [
             planes, parts(planes, len(found)), problem.k, problem.k // problem.c, v.size * h.size,
-            v.output * h.output, h.output, v.kernel * h.kernel, image.stride - 1, self.per_worker,
-            runs, singles,
+            v.output * h.output, h.output, v.kernel * h.kernel, image.stride - 1, h.stride, h.size, self.per_worker,
         ]  # fmt: skip
         self.geometry = np.array(counts, np.int64)
         self.tables = [
             *schedule.tables(),
             repeats(problem),
-            *(np.array(t, np.int64) for t in (groups, image.copied, pieces)),
+            *(np.array(t, np.int64) for t in (groups, *copy_tables(image.copies))),
         ]
         self.dtype, self.flops, self.typed = problem.dtype, problem.flops, threads.Typed(forward)
         self.workspace = self.per_worker * problem.itemsize * machine.machine().cores

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
-from fastconv import jit
-from fastconv.gemm.move import add_row, write_row
+from types import SimpleNamespace
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from fastconv import jit, machine
+from fastconv.algorithms.direct.depthwise.lanes import lanes_of, load_lanes
+from fastconv.algorithms.direct.depthwise.pointer import out_of_line, pointer, scalar_type
+from fastconv.gemm.move import I1, add_row, write_row
+from fastconv.gemm.tile import I64, cases, prefetch, shuffled, store
+
+# A piece of a copy: ``stride`` vectors of pixels side by side, each lane from one of two places in a row; where its
+# first phase goes, and how far after it the next.
+PIECE = ("first", "lanes", "second", "others", "to", "phase")
+WIDEST = 2  # stride of pieces; at larger ones pixels are copied one by one
 
 
 @jit.inner
@@ -14,12 +28,67 @@ def clear(dst, d, count):
 
 
 @jit.inner
-def copy_row(dst, src, pieces, runs, singles):
-    """Copy ``runs`` runs of pixels (to, from, count), then single ones (to, from); from -1 is a zero."""
-    for i in range(0, 3 * runs, 3):
-        write_row(dst, pieces[i], src, pieces[i + 1], pieces[i + 2])
-    for i in range(3 * runs, 3 * runs + 2 * singles, 2):
-        dst[pieces[i]] = src[pieces[i + 1]] if pieces[i + 1] >= 0 else 0
+def copy_rows(dst, src, rows, count, pieces, n_pieces, stride, singles, n_singles, ahead):
+    """Copy rows (from, to): their pieces, then single pixels (from, to)."""
+    copy_pieces(dst, src, rows, count, pieces, n_pieces, stride, ahead)
+    for i in range(count * (n_singles > 0)):
+        row, line = pointer(src, rows[2 * i]), pointer(dst, rows[2 * i + 1])
+        for j in range(0, 2 * n_singles, 2):
+            line[singles[j + 1]] = row[singles[j]]
+
+
+@intrinsic
+def copy_pieces(typing, dst, src, rows, count, pieces, n_pieces, stride, ahead):
+    """Copy the pieces of rows (from, to), each down all rows; pixels a stride apart are put side by side.
+
+    Whole vectors are stored, and what lies ``ahead`` of the rows is fetched.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        scalar, itemsize = scalar_type(signature.args[0])
+        vl = machine.tile(itemsize).vl
+
+        def emit(builder, dst, src, rows, count, pieces, n_pieces, stride, ahead):
+            for phases in cases(builder, stride, {s: s for s in range(1, WIDEST + 1)}, "stride"):
+                wide = ir.VectorType(scalar, phases * vl)
+                with cgutils.for_range(builder, n_pieces, intp=I64) as piece:
+                    at = builder.gep(pieces, [builder.mul(piece.index, I64(len(PIECE)))])
+                    p = SimpleNamespace(
+                        **{key: builder.load(builder.gep(at, [I64(i)])) for i, key in enumerate(PIECE)}
+                    )
+                    lanes, others = (lanes_of(builder, bits, wide.count) for bits in (p.lanes, p.others))
+                    some = builder.icmp_unsigned("!=", p.others, I64(0))
+                    chosen = builder.bitcast(others, ir.VectorType(I1, wide.count))
+                    with cgutils.for_range(builder, count, intp=I64) as loop:
+                        row = builder.gep(rows, [builder.shl(loop.index, I64(1))])
+                        line = builder.gep(src, [builder.load(row)])
+                        out = builder.gep(dst, [builder.load(builder.gep(row, [I64(1)]))])
+                        out = builder.gep(out, [p.to])
+                        place = builder.gep(line, [p.first])
+                        for part in range(phases):
+                            prefetch(builder, builder.gep(place, [builder.add(ahead, I64(part * vl))]))
+                        pixels = load_lanes(builder, place, lanes, wide, 1, itemsize)
+                        before = builder.block
+                        with builder.if_then(some):
+                            more = load_lanes(
+                                builder, builder.gep(line, [p.second]), others, wide, 1, itemsize
+                            )
+                            more = builder.select(chosen, more, pixels)
+                            inside = builder.block
+                        both = builder.phi(wide)
+                        both.add_incoming(pixels, before)
+                        both.add_incoming(more, inside)
+                        for f in range(phases):
+                            value = shuffled(builder, both, both, [f + phases * e for e in range(vl)])
+                            store(
+                                builder, value, builder.gep(out, [builder.mul(p.phase, I64(f))]), 0, itemsize
+                            )
+
+        out_of_line(builder, f"fastconv_depthwise_copy_{itemsize}", arguments, emit)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(dst, src, rows, i, pieces, i, i, i), codegen
 
 
 @jit.inner

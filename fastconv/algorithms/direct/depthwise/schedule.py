@@ -9,7 +9,7 @@ so one micro-kernel serves all: a block is up to eight rows of one rho, a chunk 
 A stride of 2 has a family of its own, where row j and tap t read row 2*j + t and chunks are of neighbours.
 
 Columns need no lattice.  Each tap is an offset from the column of the output, in the image itself where its
-stride is that of the family, else in a copy of the block's rows (see `Copy`).
+stride is that of the family, else in a copy of the block's rows (see `shape.Image`).
 
 Where borders repeat the image, a column near them reads pixels by taps that are not those that lie there among
 zeros, mostly of its own neighbours: reflected at the left, the first column reads its right neighbour by the first
@@ -121,8 +121,9 @@ class Tap:
 
     offset: int
     weight: int
+    columns: range  # of its phase, that read a pixel by it
     plane: int = 0
-    only: int | None = None  # the one column of its phase that reads by it
+    more: bool = False  # pixels that a border repeats, for columns whose other taps may read them as well
 
 
 class Read(NamedTuple):
@@ -144,12 +145,10 @@ class Group(NamedTuple):
 class Columns:
     """Which columns of the source the columns of a result read.
 
-    Column ``phases*q + f`` of the result, f < phases, reads ``stride*q + offset`` for the taps of phase f,
-    if that is within 0 .. source - 1.
+    Column ``phases*q + f`` of the result, f < phases, reads ``stride*q + offset`` for the taps of phase f.
     """
 
     width: int
-    source: int
     stride: int
     taps: tuple[tuple[Tap, ...], ...]
 
@@ -168,14 +167,17 @@ class Columns:
 
     def groups(self, vl: int, overlap: bool) -> list[Group]:
         """Return all vectors with what they read: those inside the image together, each of the others alone."""
-        single = {tap.only for phase in self.taps for tap in phase if tap.only is not None}
-        offsets = [tap.offset for phase in self.taps for tap in phase if tap.only is None] or [0]
-        first, last = min(offsets), max(offsets) + self.stride * (vl - 1)
+        single = {q for phase in self.taps for tap in phase if tap.more for q in tap.columns}
+        most = [tap.columns for phase in self.taps for tap in phase if not tap.more]
+        first, end = (
+            max((some.start for some in most), default=0),
+            min((some.stop for some in most), default=0),
+        )
         found: dict[int, list[int]] = {}
         for q in self.vectors(vl, overlap):
             inside = (
-                len(self.taps) * (q + vl) <= self.width and single.isdisjoint(range(q, q + vl))
-                and self.stride * q + first >= 0 and self.stride * q + last < self.source
+                len(self.taps) * (q + vl) <= self.width and first <= q <= end - vl
+                and single.isdisjoint(range(q, q + vl))
             )  # fmt: skip
             found.setdefault(-1 if inside else q, []).append(q)
         return [Group(alike, self._reads(alike[0], vl)) for alike in found.values()]
@@ -189,22 +191,21 @@ class Columns:
         weights: dict[tuple[int, ...], dict[int, int]] = {}
         for tap in phase:
             key: tuple[int, ...] = tap.plane, tap.offset
-            first = self.stride * q + tap.offset
-            if tap.only is None:
-                loaded[key] = _bits(self.stride * (lanes - 1) + 1, -first, self.source - first)
-                met = _bits(lanes, -(first // self.stride), -((first - self.source) // self.stride))
-            elif q <= tap.only < q + lanes:
-                met = 1 << tap.only - q
-                if key not in loaded:  # no tap of all columns
-                    key = *key, tap.weight
-                    loaded[key] = loaded.get(key, 0) | 1 << self.stride * (tap.only - q)
-            else:
+            met = _bits(lanes, tap.columns.start - q, tap.columns.stop - q)
+            if tap.more and not met:
                 continue
+            if tap.more and key not in loaded:  # no tap of all columns
+                key = *key, tap.weight
+            loaded[key] = loaded.get(key, 0) | self.spread(met)
             of_lanes = weights.setdefault(key, {})
             of_lanes[tap.weight] = of_lanes.get(tap.weight, 0) | met
         return [
             Read(key[0] + key[1], loaded[key], tuple(of_lanes.items())) for key, of_lanes in weights.items()
         ]
+
+    def spread(self, lanes: int) -> int:
+        """Return the lanes that are loaded for some lanes of columns."""
+        return int(f"{lanes:b}", 2**self.stride)
 
     def entry(self, q: int, vl: int, table: int, reads: Sequence[Sequence[Read]]) -> list[int]:
         """Return what kernels read for a vector: ENTRY, then for each of ``reads`` the lanes to load."""
@@ -310,12 +311,12 @@ class Schedule:
             self.rows += reads
             yield Run(band.first, len(entries), block.height, False), len(self.rows) - len(reads)
             return
-        stored, loaded = len(band.columns.taps) * self.vl, self.stride * (self.vl - 1) + 1
+        stored = (1 << len(band.columns.taps) * self.vl) - 1
+        every = band.columns.spread((1 << self.vl) - 1)
         i = 0
         while i < len(entries):
             lanes, masks = entries[i][1], entries[i][ENTRY:]
-            every = (1 << loaded) - 1
-            whole = lanes == (1 << stored) - 1 and all(mask & every == every for mask in masks)
+            whole = lanes == stored and all(mask & every == every for mask in masks)
             j = i + 1
             while (
                 whole and j < min(len(entries), i + most) and entries[i][1:] == entries[j][1:]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from fastconv import borders, machine, threads, workspace
 from fastconv.algorithms.base import Array
+from fastconv.algorithms.direct.depthwise.move import WIDEST
 from fastconv.algorithms.direct.depthwise.schedule import Block, Columns, Tap
 from fastconv.problem import Axis, ConvProblem
 
@@ -13,11 +16,10 @@ from fastconv.problem import Axis, ConvProblem
 # one by one, as many as the square of the padding (15 for kernels of 31: 7.7).  Were there more, rows go through scratch:
 # copied with their borders, or padded rows of the input gradient, which are folded.
 MOST_REPEATED = 8
-# Offsets that are no tap's (circular) at the most in forward and weight gradient, whose rows are copied else.  Time beside
-# zeros of the weight gradient in place and with copies: 3x3 (2) 1.08 and 1.28, 5x5 (4) 1.38 and 1.21, at stride 2 (3) 1.32
-# and 1.44, 7x7 (6) 1.16 and 1.06.
-MOST_FAR = 3
-SINGLE = 3  # pixels side by side that are copied one by one
+PICKED = 9  # taps of a kernel whose pixels a stride of 2 picks out of registers, at the most
+# Offsets that are no tap's (circular) at the most, where rows are not copied.  Time beside zeros in place and with copies,
+# forward and weight gradient: 3x3 (2) 1.10, 1.12 and 1.24, 1.4; 5x5 (4) 1.25, 1.38 and 1.14, 1.14.
+MOST_FAR = 2
 
 
 def plane_axes(problem: ConvProblem) -> tuple[Axis, Axis]:
@@ -36,11 +38,17 @@ def parts(planes: int, blocks: int) -> int:
     return max(1, min(blocks, -(-wanted // max(planes, 1)))) if planes < wanted else 1
 
 
-def family(v: Axis, h: Axis) -> int:
-    """Return the stride of the family of kernels that reads such an image where it lies, or 0."""
-    if h.stride == 2:
-        both = v.stride == 2 and (v.dilation % 2 == 1 or v.kernel == 1)
-        return 2 if both or v.output == 1 else 0
+def family(problem: ConvProblem) -> int:
+    """Return the stride of the family of kernels that reads the image where it lies, or 0: pixels are sorted first.
+
+    Of more taps than 3 x 3 the second costs more, which picks pixels for each tap: 5x5 1.4 and 7x7 2.5 times what
+    sorted ones take, on maps wider than half a vector.
+    """
+    v, h = plane_axes(problem)
+    both = v.stride == 2 and (v.dilation % 2 == 1 or v.kernel == 1)
+    if h.stride == 2 and (both or v.output == 1):
+        narrow = 2 * h.output <= machine.lanes(problem.dtype)
+        return 2 if narrow or v.kernel * h.kernel <= PICKED else 0
     return int(h.stride == 1)
 
 
@@ -65,79 +73,51 @@ def repeats(problem: ConvProblem) -> int | None:
     return None if problem.padding_mode == "zeros" else 1
 
 
-class Image:
-    """How an image is read: where it lies, or from copies of the rows of a block.
+class Copies:
+    """Rows of a map as they are copied for the blocks that read them: ``pixels`` of it, -1 where no lane reads one.
 
-    A copy is a row with its borders.  Where no family has the stride, it holds the pixels of each residue modulo the
-    stride in a run of their own (polyphase), where each tap is an offset again.
+    At a stride, pixels of each residue modulo the stride have a run of their own (polyphase).
     """
 
-    def __init__(self, problem: ConvProblem) -> None:
-        v, h = plane_axes(problem)
-        self.axis, self.rows = h, borders.pixels(v, problem.padding_mode).tolist()
-        self.itemsize, self.height = problem.itemsize, v.size
-        self.copied: list[int] = []  # where rows are in the image and in the copy, block by block
-        self.runs: list[int] = []  # (place in a copy, first pixel of the row, count)
-        self.singles: list[int] = []  # (place, pixel or -1)
-        self._held: set[int] = set()  # rows of the image that the blocks so far have read
+    def __init__(self, pixels: list[int], stride: int, v: Axis, h: Axis, itemsize: int) -> None:
+        """``v`` and ``h`` tell the size of the map."""
+        self.stride, self.width, self.vl = stride, h.size, machine.tile(itemsize).vl
+        self.run = -(-len(pixels) // (stride * self.vl)) * self.vl
+        self.pitch = pitch(stride * self.run, self.vl)
+        # each row of the map has a place of its own, if that takes a quarter of L2 at most
+        self.whole = self.pitch * v.size * itemsize <= machine.machine().l2 // 4
+        self.copied: list[int] = []  # where rows are in the map and in the copy, block by block
+        self.pieces: list[int] = []  # see `move`
+        self.singles: list[int] = []  # (pixel, place)
+        self._held: set[int] = set()  # rows of the map that the blocks so far have read
         self._most = 0  # rows of a copy
-        self.stride, self.pitch = family(v, h), h.size
-        self.offsets = [s * h.dilation - h.lo for s in range(h.kernel)]
-        self.repeated = repeated(h, problem.padding_mode)
-        far = {pixel - h.stride * q for q, _, pixel in self.repeated}.difference(self.offsets)
-        few = len(far) <= MOST_FAR and len(self.repeated) <= MOST_REPEATED * h.kernel
-        self.in_place = self.stride > 0 and few
-        if self.in_place:
-            return
-        self.repeated = []
-        apart = 1 if self.stride else h.stride
-        self.stride = self.stride or 1
-        index = [s * h.dilation for s in range(h.kernel)]
-        phases = sorted({i % apart for i in index})  # residues that some tap reads
-        run = max(i // apart for i in index) + self.stride * (h.output - 1) + 1
-        self.offsets = [phases.index(i % apart) * run + i // apart for i in index]
-        self.pitch = run * len(phases)
-        padded = borders.pixels(h, problem.padding_mode).tolist()
-        held = [f + apart * j for f in phases for j in range(run)]
-        pixels = [padded[i] if i < len(padded) else -1 for i in held]
-        self._cut(pixels)
+        for start in range(0, len(pixels), stride * self.vl):
+            self._cut(start, pixels[start : start + stride * self.vl])
 
-    def _cut(self, pixels: list[int]) -> None:
-        """List the runs and the single ones of the pixels that a copy holds."""
-        start = 0
-        for i in range(1, len(pixels) + 1):
-            if i < len(pixels) and pixels[start] >= 0 and pixels[i] == pixels[i - 1] + 1:
-                continue
-            if i - start > SINGLE:
-                self.runs += [start, pixels[start], i - start]
-            else:
-                self.singles += [n for j in range(start, i) for n in (j, pixels[j])]
-            start = i
+    def _cut(self, start: int, pixels: list[int]) -> None:
+        """List what some pixels of a row are put together from."""
+        lanes: Counter[int] = Counter()  # of the pixels that far after them
+        for i, pixel in enumerate(pixels):
+            if pixel >= 0:
+                lanes[pixel - i] += 1 << i
+        if self.stride <= WIDEST:
+            most = sorted(lanes, key=lambda shift: -lanes[shift].bit_count())
+            for shift in [*most, 0, 0][:2]:
+                self.pieces += [shift, lanes.pop(shift, 0)]
+            self.pieces += [self.at(start), self.run]
+        for i, pixel in enumerate(pixels):
+            if pixel >= 0 and pixel - i in lanes:
+                self.singles += [pixel, self.at(start + i)]
 
-    @property
-    def whole(self) -> bool:
-        """Whether each row of the map has a place in the copy, which takes a quarter of L2 at most."""
-        return self.pitch * self.height * self.itemsize <= machine.machine().l2 // 4
-
-    @property
-    def pieces(self) -> tuple[list[int], int, int]:
-        """The table of `copy_row`, and how many runs and single pixels it has."""
-        return self.runs + self.singles, len(self.runs) // 3, len(self.singles) // 2
-
-    @property
-    def columns(self) -> Columns:
-        """The columns of the result."""
-        taps = [Tap(offset, s) for s, offset in enumerate(self.offsets)]
-        taps += [Tap(pixel - self.stride * q, s, only=q) for q, s, pixel in self.repeated]
-        return Columns(self.axis.output, self.pitch, self.stride, (tuple(taps),))
+    def at(self, i: int) -> int:
+        """Return where pixel i of a row is."""
+        return i % self.stride * self.run + i // self.stride
 
     def read(self, block: Block) -> tuple[Block, int, int, int]:
-        """Return the block as it reads memory; the first of the rows to copy, how many, and how many were before.
+        """Return the block as it reads copies; the first of the rows to copy, how many, and how many were before.
 
         Of the ``whole`` map blocks before may have copied a row; of larger ones every block copies all that it reads.
         """
-        if self.in_place:
-            return block, 0, 0, 0
         first, places, before = len(self.copied) // 2, [], 0
         if self.whole:
             read = {row for chunk in block.chunks for row in chunk.reads if row >= 0}
@@ -148,14 +128,57 @@ class Image:
             block, rows = block.copied()
             places = list(range(len(rows)))
         for row, at in zip(rows, places, strict=True):
-            self.copied += [row * self.axis.size, at * self.pitch]
+            self.copied += [row * self.width, at * self.pitch]
         self._most = max([self._most, *(at + 1 for at in places)])
         return block, first, len(rows), before
 
     @property
-    def scratch(self) -> int:
-        """Elements that the copies for a block take."""
+    def elements(self) -> int:
+        """How many elements the copies for a block take."""
         return self._most * self.pitch
+
+
+class Image:
+    """How forward and weight gradient read an image: where it lies, or from copies of the rows of a block."""
+
+    def __init__(self, problem: ConvProblem) -> None:
+        v, h = plane_axes(problem)
+        mode = problem.padding_mode
+        self.rows = borders.pixels(v, mode).tolist()
+        places = [s * h.dilation for s in range(h.kernel)]  # of a column's pixels in a padded row
+        found = repeated(h, mode)
+        far = {pixel + h.lo - h.stride * q for q, _, pixel in found}.difference(places)
+        weighed = len(far) <= MOST_FAR and len(found) <= MOST_REPEATED * h.kernel
+        stride = family(problem)
+        self.copies: Copies | None = None
+        if not weighed or not stride:
+            pixels = borders.pixels(h, "zeros" if weighed else mode).tolist()
+            self.copies, stride = Copies(pixels, h.stride, v, h, problem.itemsize), 1
+        self.stride, self.pitch = stride, self.copies.pitch if self.copies else h.size
+
+        def at(i: int) -> int:
+            """Return where pixel i of a padded row is."""
+            return self.copies.at(i) if self.copies else i - h.lo
+
+        def readers(i: int) -> range:
+            """Return the columns that read a pixel by a tap that is i pixels after the first."""
+            if not weighed:
+                return range(h.output)
+            return range(-((i - h.lo) // h.stride), -((i - h.lo - h.size) // h.stride))
+
+        taps = [Tap(at(i), s, readers(i)) for s, i in enumerate(places)]
+        if weighed:
+            taps += [Tap(at(p + h.lo) - stride * q, s, range(q, q + 1), more=True) for q, s, p in found]
+        self.columns = Columns(h.output, stride, (tuple(taps),))
+
+    def read(self, block: Block) -> tuple[Block, int, int, int]:
+        """Return the block as it reads memory, and which rows to copy, as `Copies.read` does."""
+        return self.copies.read(block) if self.copies else (block, 0, 0, 0)
+
+
+def copy_tables(copies: Copies | None) -> tuple[list[int], list[int], list[int]]:
+    """Return what `move.copy_rows` reads."""
+    return (copies.copied, copies.pieces, copies.singles) if copies else ([], [], [])
 
 
 def apart(elements: int, itemsize: int) -> int:

@@ -2,8 +2,7 @@
 
     gw[k, r, s] = sum over n, p, q of  gy[n, k, p, q] * x[n, c, p*stride + r*dilation - lo, ...]
 
-The lattices of rows and taps, and what is copied first where no family has the stride, are those of the forward
-pass (see `schedule`): a stripe is a block of rows, a chunk a few rows of taps.
+The lattices of rows and taps, and what is copied first, are those of the forward pass (see `schedule`): a stripe is a block of rows, a chunk a few rows of taps.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 
 from fastconv import jit, machine, threads
 from fastconv.algorithms.base import Array, Execution, equalised, flat
-from fastconv.algorithms.direct.depthwise.move import clear, copy_row
+from fastconv.algorithms.direct.depthwise.move import PIECE, clear, copy_rows
 from fastconv.algorithms.direct.depthwise.outer import OUTER, most, outer_each, outer_second, total
 from fastconv.algorithms.direct.depthwise.pointer import pointer
 from fastconv.algorithms.direct.depthwise.schedule import (
@@ -30,27 +29,28 @@ from fastconv.algorithms.direct.depthwise.schedule import (
     Schedule,
     row_blocks,
 )
-from fastconv.algorithms.direct.depthwise.shape import Image, apart, plane_axes, stripe, take
+from fastconv.algorithms.direct.depthwise.shape import Image, apart, copy_tables, plane_axes, stripe, take
 from fastconv.gemm.schedule import next_task
 from fastconv.problem import ConvProblem
 
-FIELDS, GROUP = len(OUTER), 5
+FIELDS, GROUP, PIECES = len(OUTER), 6, len(PIECE)
 ALL = -1  # lanes
 
 
 @jit.kernel
 def weight_grad(
-    workers, counters, x, gy, gw, scratch, geometry, steps, rows, blocks, columns, groups, copied, pixels,
+    workers, counters, x, gy, gw, scratch, geometry, steps, rows, blocks, columns, groups, copied, pieces, singles,
     first, parts,
 ):  # fmt: skip
     """Write gw; the tables are those of `WeightGrad`."""
-    n, k, multiplier, image, map_size, taps, twice, per_worker, vl = geometry[:9]
-    runs, singles, in_place, n_sums = geometry[9:13]
+    n, k, multiplier, image, map_size, taps, twice, stride, per_worker = geometry[:9]
+    vl, in_place, n_sums = geometry[9:12]
     n_groups = groups.size // GROUP
     for worker in numba.prange(workers):
         sums = pointer(scratch, worker * per_worker)
         place = pointer(sums, n_sums * vl)
         r, b, c = pointer(rows, 0), pointer(blocks, 0), pointer(columns, 0)
+        some, single = pointer(pieces, 0), pointer(singles, 0)
         channel = next_task(counters, worker, k)
         while channel < k:
             clear(sums, 0, n_sums * vl)
@@ -60,9 +60,11 @@ def weight_grad(
                 source = plane_of_x if in_place else place
                 for group in range(n_groups):
                     g = pointer(groups, GROUP * group)
-                    for j in range(g[2] + g[4], g[2] + g[3]):
-                        row = pointer(plane_of_x, copied[2 * j])
-                        copy_row(pointer(place, copied[2 * j + 1]), row, pointer(pixels, 0), runs, singles)
+                    if not in_place:
+                        copy_rows(
+                            place, plane_of_x, pointer(copied, 2 * (g[2] + g[4])), g[3] - g[4], some,
+                            pieces.size // PIECES, stride, single, singles.size // 2, g[5],
+                        )  # fmt: skip
                     for j in range(g[0], g[1]):
                         if twice:
                             outer_second(sums, plane_of_gy, source, pointer(steps, FIELDS * j), r, b, c)
@@ -92,7 +94,7 @@ class WeightGrad(Execution):
             key=lambda b: b.row,
         ):
             first = len(steps) // FIELDS
-            ahead = _ahead(problem, block, image.in_place)
+            ahead = _ahead(problem, block)
             block, *copies = image.read(block)
             for chunk in block.chunks:
                 for band, reads in bands:
@@ -104,19 +106,19 @@ class WeightGrad(Execution):
                             "gy": block.row * h.output, "ldg": vl if run.along else block.spacing * h.output,
                             "height": run.height, "tall": chunk.tall, "wide": len(reads), "rows": place, "block": run.block,
                             "blocks": run.blocks, "sums": at * vl,
-                            "ahead_x": ahead[0], "ahead_gy": ahead[1],
+                            "ahead_x": 0 if image.copies else ahead[0], "ahead_gy": ahead[1],
                         }  # fmt: skip
                         steps += [fields[name] for name in OUTER]
-            groups += [first, len(steps) // FIELDS, *copies]
-        self.per_worker = apart(sums.count * vl + image.scratch, problem.itemsize)
-        pieces, runs, singles = image.pieces
+            groups += [first, len(steps) // FIELDS, *copies, ahead[0]]
+        copied = image.copies.elements if image.copies else 0
+        self.per_worker = apart(sums.count * vl + copied, problem.itemsize)
         counts = [
             problem.n, problem.k, problem.k // problem.c, v.size * h.size, v.output * h.output,
-            v.kernel * h.kernel, image.stride - 1, self.per_worker, vl,
-            runs, singles, int(image.in_place), sums.count,
+            v.kernel * h.kernel, image.stride - 1, h.stride, self.per_worker,
+            vl, int(not image.copies), sums.count,
         ]  # fmt: skip
         self.geometry = np.array(counts, np.int64)
-        tables = (groups, image.copied, pieces, *sums.tables(v.kernel * h.kernel, vl))
+        tables = (groups, *copy_tables(image.copies), *sums.tables(v.kernel * h.kernel, vl))
         self.tables = [
             np.array(steps, np.int64),
             *schedule.tables()[1:],
@@ -137,7 +139,7 @@ class WeightGrad(Execution):
 
 def _bands(schedule: Schedule, columns: Columns, wide: int) -> Iterator[tuple[Band, Sequence[Read]]]:
     """Add columns, by ``wide`` of their reads at a time: vectors of which lanes have weights of their own are apart."""
-    taps = sum(tap.only is None for tap in columns.taps[0])
+    taps = sum(not tap.more for tap in columns.taps[0])
     groups = columns.groups(schedule.vl, overlap=False)
     moved = [group for group in groups if sum(len(read.weights) for read in group.reads[0]) > taps]
     plain = [group for group in groups if group not in moved]
@@ -177,11 +179,11 @@ class Sums:
         return self.first[key]
 
 
-def _ahead(problem: ConvProblem, block: Block, in_place: bool) -> tuple[int, int]:
+def _ahead(problem: ConvProblem, block: Block) -> tuple[int, int]:
     """Return how far after a block's rows of x and of gy the next ones are that will be read."""
     v, h = plane_axes(problem)
     rows = block.height * block.spacing
     if problem.n > 1 and block.row + rows >= v.output:  # the same map of the next image
         x = problem.c * v.size * h.size - block.row * v.stride * h.size
-        return x * in_place, problem.k * v.output * h.output - block.row * h.output
-    return rows * v.stride * h.size * in_place, rows * h.output
+        return x, problem.k * v.output * h.output - block.row * h.output
+    return rows * v.stride * h.size, rows * h.output
