@@ -314,16 +314,16 @@ def _transpose_corner(typing, dst, d, ldd, src, s, lds, rows, columns):
 
 
 def transposed(builder: Any, rows: list[Any]) -> list[Any]:
-    """Return the columns of a square block of vectors: butterflies of shuffles, three for 8 x 8."""
-    size = len(rows)
+    """Return the columns of square blocks side by side, in vectors: butterflies of shuffles, three for 8 x 8."""
+    size, lanes = len(rows), rows[0].type.count
     half = size // 2
     while half:
         new = list(rows)
         for i in range(size):
             if i & half:
                 continue
-            low = [j if not j & half else size + j - half for j in range(size)]
-            high = [j + half if not j & half else size + j for j in range(size)]
+            low = [j if not j & half else lanes + j - half for j in range(lanes)]
+            high = [j + half if not j & half else lanes + j for j in range(lanes)]
             for target, picks in ((i, low), (i + half, high)):
                 new[target] = shuffled(builder, rows[i], rows[i + half], picks)
         rows = new

@@ -13,17 +13,12 @@ from fastconv import borders, machine, threads, workspace
 from fastconv.activations import NONE
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.winograd import filters_first
-from fastconv.algorithms.winograd.cpu import (
-    UNPACKED,
-    Geometry,
-    convolve,
-    transform_weights,
-)
+from fastconv.algorithms.winograd.cpu import Geometry, convolve, transform_weights
 from fastconv.algorithms.winograd.lanes import SPLITS
 from fastconv.algorithms.winograd.phases import TileAxis, counts, tile_axes
 from fastconv.algorithms.winograd.strips import Row, Strips, results, row_of_tiles, sources
-from fastconv.algorithms.winograd.transforms import ROWS, Tiles
-from fastconv.gemm.move import SLACK
+from fastconv.algorithms.winograd.transforms import LANES, ROWS, Tiles
+from fastconv.gemm.blocking import odd_lines
 from fastconv.gemm.record import record
 from fastconv.problem import ConvProblem, Direction
 
@@ -147,8 +142,8 @@ def geometry(
     mr = min(unit.mr, ROWS)  # as many filters are unpacked side by side
     panels = -(-k // mr)
     rows = -(-k // panels)
-    # one vector more than needed: positions a multiple of 4 KB apart would share 8 lines of L1
-    u_step = (-(-c * sources * rows // unit.vl) + 1) * unit.vl
+    u_phase = c * rows + LANES
+    u_step = odd_lines(sources * u_phase, unit.vl)
     chunk_panels = max(1, chunk // (steps * positions * u_step * problem.itemsize))
     v_step = sources * c * ld + unit.vl
     if by_tiles and chunk:
@@ -160,11 +155,10 @@ def geometry(
     chunk_panels = -(-panels // chunks)
     m_phase = chunk_panels * rows * ld
     m_step = steps * m_phase + unit.vl
-    t_step = UNPACKED * rows + SLACK
     m_start = positions * v_step if by_tiles else 0
     u_start = m_start + positions * m_step + unit.vl
     t_start = u_start + (0 if by_tiles else chunk_panels * steps * positions * u_step)
-    scratch = -(-(t_start + (sources * steps * rh * rw + 1) * t_step) // 16) * 16
+    scratch = -(-(t_start + (sources * steps * rh * rw + 1) * LANES) // 16) * 16
     both = [i and j for i in rows_of.filled for j in columns_of.filled]
     filled = sum(1 << phase for phase, taps_reach_it in enumerate(both) if taps_reach_it)
     return Geometry(
@@ -172,7 +166,7 @@ def geometry(
         columns_of.steps, filled, places(problem, direction).size, 1 if problem.plain else -(-c // KC), mh, mw, tiles_h, tiles_w, problem.n * tiles_h, vectors, period,
         positions, taps, rh * rw,
         c * k * taps, *strides, by_tiles, blocks, ld, panels, chunks, -(-c // 8),
-        v_step, m_step, m_phase, u_step, t_step, m_start, u_start, t_start, scratch,
+        v_step, m_step, m_phase, u_step, u_phase, m_start, u_start, t_start, scratch,
         *at, unit.vl, mr, unit.nr,
     )  # fmt: skip
 

@@ -25,9 +25,10 @@ import numba
 
 from fastconv import jit
 from fastconv.activations import finish
-from fastconv.algorithms.winograd.filters import unpack_taps
+from fastconv.algorithms.winograd.filters import unpack_pair
 from fastconv.algorithms.winograd.lanes import transform_input, transform_output
-from fastconv.algorithms.winograd.pixels.lanes import transform_filters
+from fastconv.algorithms.winograd.pixels.lanes import transform_pair
+from fastconv.algorithms.winograd.transforms import LANES
 from fastconv.gemm.schedule import finish_stage, next_task, part, span
 from fastconv.gemm.tile import tile
 
@@ -73,7 +74,7 @@ class Geometry(NamedTuple):
     m_step: int
     m_phase: int  # between phases
     u_step: int
-    t_step: int  #  between taps of the unpacked filters
+    u_phase: int  # between phases of the source
     m_start: int  # where M, U and the unpacked filters begin in a worker's scratch; V is first
     u_start: int
     t_start: int
@@ -84,9 +85,6 @@ class Geometry(NamedTuple):
     vl: int
     mr: int
     nr: int
-
-
-UNPACKED = 32  # channels of unpacked filters: 9 taps x 32 x 8 floats are 9 KB of L1
 
 
 @jit.kernel
@@ -170,26 +168,26 @@ def convolve(
 
 @jit.inner
 def weight_panel(u, u0, w, places, geo, group, panel, t, t0, variant):
-    """Write a panel of U: unpack some channels' filters side by side, phase by phase, then transform them."""
+    """Write a panel of U: unpack the filters of two channels side by side, and transform them phase by phase.
+
+    No more at a time: shuffles and sums then go on while lines of U are waited for.  Each channel's last lanes are
+    the next one's first, or nothing's.
+    """
     row = part(geo.k, geo.panels, panel)
     rows = part(geo.k, geo.panels, panel + 1) - row
     w0 = group * geo.w_group + row * geo.w_row
     sources = geo.sources_h * geo.sources_w
     phases = geo.steps_h * geo.steps_w * sources
     if phases > 1:  # taps that a phase lacks stay zeros
-        t[t0 : t0 + phases * geo.tile_taps * geo.t_step] = 0
-    # From the last channels to the first: whole vectors are stored, and those of a phase's end reach into the next phase.
-    for c in range((geo.c - 1) // UNPACKED * UNPACKED, -1, -UNPACKED):
-        channels = min(UNPACKED, geo.c - c)
-        for i in range(channels):
-            at = w0 + (c + i) * geo.w_channel
-            unpack_taps(t, t0 + i * rows, geo.t_step, places, geo.taps, w, at, geo.w_row, rows)
+        t[t0 : t0 + phases * geo.tile_taps * LANES] = 0
+    for c in range(0, geo.c, 2):
+        second = geo.w_channel if c + 1 < geo.c else 0
+        unpack_pair(t, t0, places, geo.taps, w, w0 + c * geo.w_channel, geo.w_row, rows, second)
         for phase in range(phases):
-            if not geo.filled >> phase & 1:
-                continue
-            to = phase // sources * geo.positions * geo.u_step + (phase % sources * geo.c + c) * rows
-            taps = t0 + phase * geo.tile_taps * geo.t_step
-            transform_filters(u, u0 + to, geo.u_step, t, taps, geo.t_step, channels * rows, variant)
+            if geo.filled >> phase & 1:
+                to = phase // sources * geo.positions * geo.u_step + phase % sources * geo.u_phase + c * rows
+                taps = t0 + phase * geo.tile_taps * LANES
+                transform_pair(u, u0 + to, geo.u_step, t, taps, rows, variant)
 
 
 @jit.inner
@@ -225,7 +223,6 @@ def multiply(m, m0, u, u0, v, v0, places, geo, block, p0, p1):
         for chunk in range(sources * geo.c_chunks):
             source = chunk // geo.c_chunks
             c0, c1 = span(geo.c, geo.c_chunks, chunk % geo.c_chunks)
-            c = source * geo.c + c0
             for column in range(columns):
                 j, j1 = span(vectors, columns, column)
                 row1 = top
@@ -238,8 +235,8 @@ def multiply(m, m0, u, u0, v, v0, places, geo, block, p0, p1):
                         panel = ((p - p0) * phases + phase) * geo.positions + position
                         tile(
                             m, m0 + position * geo.m_step + phase * geo.m_phase + (row - top) * geo.ld + j * geo.vl, geo.ld,
-                            u, u0 + panel * geo.u_step + c * (row1 - row),
-                            v, v0 + position * geo.v_step + c * geo.ld + j * geo.vl, geo.ld,
+                            u, u0 + panel * geo.u_step + source * geo.u_phase + c0 * (row1 - row),
+                            v, v0 + position * geo.v_step + (source * geo.c + c0) * geo.ld + j * geo.vl, geo.ld,
                             c1 - c0 if there else 0, row1 - row, j1 - j, chunk > 0,
                         )  # fmt: skip
 

@@ -25,7 +25,8 @@ from typing import Any
 Matrix = tuple[tuple[Fraction, ...], ...]
 Tiles = tuple[tuple[int, int], tuple[int, int]]  # (m, r) of the rows, (m, r) of the columns
 
-ROWS = 8  # filters unpacked at a time
+ROWS = 8  # filters unpacked side by side,
+LANES = 2 * ROWS  #  of two channels, or twice as many, at a time
 
 F = Fraction
 # By alpha; chosen among small fractions for the least error in float32.  A and B of these are dyadic

@@ -17,7 +17,7 @@ from fastconv import jit
 from fastconv.activations import finish
 from fastconv.algorithms.winograd.filters import unpack_filters
 from fastconv.algorithms.winograd.pixels.lanes import transform_filters, transform_pixels, transform_results
-from fastconv.algorithms.winograd.transforms import ROWS
+from fastconv.algorithms.winograd.transforms import LANES
 from fastconv.gemm.gathered import pixel_rows, tile_gathered
 from fastconv.gemm.move import write_row
 from fastconv.gemm.schedule import finish_stage, next_task, part, span
@@ -95,9 +95,11 @@ def _weight_panel(u, w, geo, group, panel, t, t0, variant):
     for c in range(0, geo.c, UNPACKED):
         channels = min(UNPACKED, geo.c - c)
         for i in range(channels):
-            for k in range(0, rows, ROWS):
+            for k in range(0, rows, LANES):
                 at = w0 + (c + i) * geo.w_channel + k * geo.w_row
-                unpack_filters(t, begin + i * width + k, step, w, at, geo.w_row, min(ROWS, rows - k), variant)
+                unpack_filters(
+                    t, begin + i * width + k, step, w, at, geo.w_row, min(LANES, rows - k), variant
+                )
         transform_filters(u, u0 + c * width, geo.u_step, t, t0, geo.t_step, channels * width, variant)
 
 
