@@ -260,18 +260,16 @@ def runs(line: Array) -> list[tuple[int, int, int]]:
 class Framed(Execution):
     """The input gradient among zeros, and what a frame around it adds."""
 
-    inner: Execution
     view = staticmethod(flat)  # of the result, as kernels take it
 
     @abstractmethod
-    def add(self, first: Array, second: Array, out: Array) -> None:
-        """Add the frame's gradient to ``out``."""
+    def run_all(self, first: Array, second: Array, out: Array, bias: Array, residual: Array) -> None:
+        """Compute the gradient, the frame's too."""
 
     def run(
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
-        self.inner.run(first, second, out, bias, NONE, residual)
-        self.add(first, second, out)
+        self.run_all(first, second, out, bias, residual)
         if not isinstance(activation, int) or activation != NONE:
             threads.launch(finish_all, float(out.size), self.view(out), activation, bias[:0])
 
@@ -318,7 +316,8 @@ class FramedChannels(Framed):
             )
         )  # fmt: skip
 
-    def add(self, first: Array, second: Array, out: Array) -> None:
+    def run_all(self, first: Array, second: Array, out: Array, bias: Array, residual: Array) -> None:
+        self.inner.run(first, second, out, bias, NONE, residual)
         if self.batches is None:
             return
         scratch = workspace.take(self.packed + threads.workers(self.flops) * self.scratch, self.dtype)
@@ -340,11 +339,7 @@ def wide(count: int, vl: int) -> int:
 
 def framed(inner: Execution, problem: ConvProblem, limit: int) -> Execution:
     """Add the frame's gradient to a gradient among zeros, if possible within ``limit`` bytes of scratch."""
-    if problem.layout == "nhwc":
-        from fastconv.algorithms.direct.pixels.frame import FramedPixels as FramedImages
-    else:
-        FramedImages = FramedChannels
-    return within(limit, functools.partial(FramedImages, inner, problem))
+    return within(limit, functools.partial(FramedChannels, inner, problem))
 
 
 def _described(

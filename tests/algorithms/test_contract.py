@@ -349,6 +349,11 @@ BORDERS = [
     ConvProblem.parse("n2 c3 k4 i7x6 f3x3 p1 reflect"),
     ConvProblem.parse("n1 c4 k6 i2x3 f3x3 p4:1x5:2 g2 reflect"),  # wider than the image
     ConvProblem.parse("n2 c20 k20 i8x19 f3x4 p1 s1x2 g20 circular"),
+    ConvProblem.parse("n1 c20 k20 i9x18 f5x5 p2 s2 g20 replicate"),
+    ConvProblem.parse("n1 c18 k20 i11x10 f3x3 p1 replicate"),
+    ConvProblem.parse("n1 c6 k9 i9x8 f5x3 p2x1 s2x1 reflect"),
+    ConvProblem.parse("n2 c5 k7 i5 f4 p9 circular"),  # one axis, and most taps meet the border
+    ConvProblem.parse("n2 c5 k7 i9x8 f1x1 p1 replicate"),
 ]
 PIXEL_BY_PIXEL = [
     replace(p, layout="nhwc")

@@ -138,8 +138,9 @@ class Winograd(Algorithm):
             return within(limit, functools.partial(weight_grad, problem, tiles))
         if problem.layout == "nhwc":
             from fastconv.algorithms.winograd.pixels.correlation import correlation
-        else:
-            from fastconv.algorithms.winograd.correlation import correlation
+
+            return correlation(problem, direction, tiles, limit)
+        from fastconv.algorithms.winograd.correlation import correlation
 
         if direction is INPUT_GRAD and problem.padding_mode != "zeros":
             from fastconv.algorithms.frame import framed

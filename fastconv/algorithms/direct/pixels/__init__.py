@@ -11,7 +11,6 @@ channels themselves (`depthwise.py`, `depthwise_weight_grad.py`).
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from math import prod
 
 from fastconv.algorithms.base import CHANNELS_FIRST, Execution
@@ -42,10 +41,6 @@ def build(problem: ConvProblem, direction: Direction, limit: int) -> Execution:
 @functools.lru_cache(maxsize=256)
 def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
     """Make ready to run with blocks for ``cache`` bytes."""
-    if direction is Direction.INPUT_GRAD and problem.padding_mode != "zeros":
-        from fastconv.algorithms.frame import framed
-
-        return framed(_make(replace(problem, padding_mode="zeros"), direction, cache), problem, cache)
     if direction is Direction.WEIGHT_GRAD and problem.is_depthwise:
         from fastconv.algorithms.direct.pixels.depthwise_weight_grad import DepthwiseWeightGrad
 
@@ -60,4 +55,8 @@ def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
         return Depthwise(problem, direction, cache)
     from fastconv.algorithms.direct.pixels.correlation import Correlation
 
+    if direction is Direction.INPUT_GRAD and problem.padding_mode != "zeros":
+        from fastconv.algorithms.direct.pixels.frame import FramedPixels
+
+        return FramedPixels(Correlation(problem, direction, cache), problem)
     return Correlation(problem, direction, cache)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 
 from fastconv import machine, threads
 from fastconv.algorithms.base import Array, flat
-from fastconv.algorithms.correlation import ONE_ROW, AxisPass, pass_of
+from fastconv.algorithms.correlation import ONE_ROW, AxisPass, axis_pass, pass_of
 from fastconv.algorithms.direct.pixels.cpu import Geometry, correlate
+from fastconv.algorithms.direct.pixels.frame import Box, widened
 from fastconv.algorithms.direct.pixels.pack import CHUNK, COLUMNS, HEAD, Packing, pack
 from fastconv.algorithms.direct.pixels.packed import PackedPass
 from fastconv.gemm.gathered import TALLEST, widest
@@ -87,16 +89,21 @@ class Correlation(PackedPass):
     """Forward or input gradient; blocks for ``cache`` bytes."""
 
     def __init__(self, problem: ConvProblem, direction: Direction, cache: int) -> None:
+        framed = direction is Direction.INPUT_GRAD and problem.padding_mode != "zeros"
+        problem, box = widened(problem, direction)
         p = pass_of(problem, direction)
+        if framed:  # of one tap too: the image is not all of the row
+            p = replace(p, axes=tuple(axis_pass(a, direction) for a in problem.axes))
         tile, cores = machine.tile(problem.itemsize), machine.machine().cores
         self.dtype, self.flops, self.typed = problem.dtype, p.flops, threads.Typed(correlate)
         n = p.n
         rows, last = (ONE_ROW, *(a.reaching for a in p.axes))[-2:]
         if len(p.axes) == 1 and max(last.offsets, default=0) - min(last.offsets, default=0) > last.outputs:
             rows, last = last, ONE_ROW  # most taps meet padding: rows of taps that do are left out
-        elif len(p.axes) == 1 and last.is_identity:  # images are one row of pixels
+            box = Box(box.left, box.above, box.inner_w, box.inner_h)
+        elif len(p.axes) == 1 and last.is_identity and not framed:  # images are one row of pixels
             pixels_ = n * last.outputs
-            n, last = 1, AxisPass(pixels_, pixels_, pixels_, 1, last.taps)
+            n, last, box = 1, AxisPass(pixels_, pixels_, pixels_, 1, last.taps), Box(0, 0, 1, pixels_)
         copied = leaves(rows) or leaves(last)
         span_h, span_w = ((max(a.offsets, default=0) - min(a.offsets, default=0) + 1) for a in (rows, last))
         pixel = p.channels if copied else p.groups * p.channels
@@ -149,20 +156,20 @@ class Correlation(PackedPass):
                 q_blocks=q_blocks, m_blocks=m_blocks, copied=copied, pitch=pitch, pixel=pixel,
                 scratch=self.scratch, pixels=self.pixels, registers=machine.simd().registers,
                 chunk=third,
-                repeats=problem.padding_mode != "zeros", **at,
+                repeats=problem.padding_mode != "zeros", framed=framed, **box._asdict(), **at,
             )
         )  # fmt: skip
         self.workspace = (self.packed + p.groups * self.lanes + cores * self.scratch) * problem.itemsize
-        self.workspace += 16 * cores * self.pixels
+        self.workspace += 24 * cores * self.pixels
 
     def pack(self, weight: Array, packed: Array) -> None:
         threads.share_out(pack, 4.0 * self.packed, flat(weight), packed, self.packing, self.tables)
 
     def correlate(
-        self, x: Array, packed: Array, out: Array, scratch: Array, lists: Array, start: Array, plain: bool,
-        activation: Any, residual: Array,
+        self, x: Array, packed: Array, out: Array, around: Array, scratch: Array, lists: Array, start: Array,
+        plain: bool, activation: Any, residual: Array,
     ) -> None:  # fmt: skip
         threads.share_out(
-            self.typed, self.flops, x, packed, self.packing, out, scratch, lists,
+            self.typed, self.flops, x, packed, self.packing, out, around, scratch, lists,
             self.geometry, self.tables, start, plain, activation, residual,
         )  # fmt: skip

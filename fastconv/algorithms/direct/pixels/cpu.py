@@ -15,6 +15,7 @@ import numpy as np
 
 from fastconv import jit
 from fastconv.activations import finish
+from fastconv.algorithms.direct.pixels.frame import place
 from fastconv.algorithms.direct.pixels.pack import HEAD, block_start
 from fastconv.gemm.gathered import pixel_rows, tile_gathered
 from fastconv.gemm.move import write_row
@@ -54,6 +55,11 @@ class Geometry(NamedTuple):
     registers: int
     chunk: int  #     weights that stay in L2
     repeats: bool  # whether what is around the image is the image
+    framed: bool  #   whether results around the image are wanted too; where it lies among them (`frame.Box`)
+    above: int
+    left: int
+    inner_h: int
+    inner_w: int
     rows_at: int  #   in the tables: [coordinate - first_h] -> row of the source, or -1
     edges_at: int  #  pairs (column outside of the source, the column that it repeats)
     edges: int
@@ -67,6 +73,7 @@ def correlate(
     packed,
     packings,
     out,
+    around,
     scratch,
     lists,
     geos,
@@ -79,7 +86,7 @@ def correlate(
     """Compute a pass; tasks are images x groups x areas x blocks of result channels."""
     for worker in numba.prange(workers):
         _work(
-            worker, counters, x, packed, packings[0], out, scratch, lists, geos[0], tables, start, plain,
+            worker, counters, x, packed, packings[0], out, around, scratch, lists, geos[0], tables, start, plain,
             activation,
             residual,
         )  # fmt: skip
@@ -87,11 +94,12 @@ def correlate(
 
 @jit.inner
 def _work(
-    worker, counters, x, packed, packing, out, scratch, lists, geo, tables, start, plain, activation, residual
-):
+    worker, counters, x, packed, packing, out, around, scratch, lists, geo, tables, start, plain, activation, residual
+):  # fmt: skip
     base = worker * geo.scratch
-    sources = lists[2 * worker * geo.pixels : (2 * worker + 1) * geo.pixels]
-    targets = lists[(2 * worker + 1) * geo.pixels : (2 * worker + 2) * geo.pixels]
+    sources = lists[3 * worker * geo.pixels : (3 * worker + 1) * geo.pixels]
+    targets = lists[(3 * worker + 1) * geo.pixels : (3 * worker + 2) * geo.pixels]
+    rows = lists[(3 * worker + 2) * geo.pixels : (3 * worker + 3) * geo.pixels]
     source = scratch if geo.copied else x
     areas = geo.row_blocks * geo.q_blocks
     tasks = geo.n * geo.groups * areas * geo.m_blocks
@@ -112,11 +120,15 @@ def _work(
         else:
             row = image * geo.source_h + p0 * geo.stride_h + geo.first_h
             at = (row * geo.source_w + q0 * geo.stride_w + geo.first_w) * geo.pixel + group * geo.channels
-        for phase in range(geo.steps_h * geo.steps_w):
-            count = list_pixels(sources, targets, at, image, group, phase, p0, p1, q0, q1, geo)
+        parts = 2 if geo.framed else 1
+        for number in range(parts * geo.steps_h * geo.steps_w):
+            phase, outside = number // parts, number % parts == 1
+            count = _list_pixels(
+                sources, targets, rows, at, image, group, phase, outside, p0, p1, q0, q1, geo
+            )
             _multiply(
-                out, targets, source, sources, count, packed, packing, geo, tables, start, group, phase, p0, p1,
-                m_block, plain, activation, residual,
+                around if outside else out, targets, rows, source, sources, count, packed, packing, geo, tables, start,
+                group, phase, m_block, plain or outside, activation, residual,
             )  # fmt: skip
         task = next_task(counters, worker, tasks)
 
@@ -152,22 +164,25 @@ def copy_rows(scratch, base, x, image, first, count, p0, p1, q0, q1, geo, tables
 
 
 @jit.inner
-def list_pixels(sources, targets, at, image, group, phase, p0, p1, q0, q1, geo):
-    """List where the pixels of a phase are read and written; return their number."""
+def _list_pixels(sources, targets, rows, at, image, group, phase, outside, p0, p1, q0, q1, geo):
+    """List where the pixels of a phase are read and written, in or outside of the image, and their row; return their number."""
     phase_h, phase_w = phase // geo.steps_w, phase % geo.steps_w
-    width = geo.groups * geo.m
+    width, inner = geo.groups * geo.m, geo.inner_h * geo.inner_w
+    size = geo.result_h * geo.result_w - inner if outside else inner
+    to = image * size * width + group * geo.m
     n = 0
     for p in range(p0, p1):
         row = phase_h + p * geo.steps_h
         if row >= geo.result_h:
             continue
-        to = (image * geo.result_h + row) * geo.result_w * width + group * geo.m
         source = at + (p - p0) * geo.stride_h * geo.pitch
         for q in range(q0, q1):
             column = phase_w + q * geo.steps_w
-            if column < geo.result_w:
+            number = place(row, column, geo.result_w, geo)
+            if column < geo.result_w and (number < 0) == outside:
                 sources[n] = source + (q - q0) * geo.stride_w * geo.pixel
-                targets[n] = to + column * width
+                targets[n] = to + (-1 - number if outside else number) * width
+                rows[n] = p
                 n += 1
     return n
 
@@ -188,10 +203,10 @@ def _rows_of_taps(tables, at, rows, first, last, geo):
 
 @jit.inner
 def _multiply(
-    out, targets, source, sources, count, packed, packing, geo, tables, start, group, phase, p0, p1, m_block,
+    out, targets, rows, source, sources, count, packed, packing, geo, tables, start, group, phase, m_block,
     plain, activation, residual,
 ):  # fmt: skip
-    """Compute the listed pixels of a phase in rows p0..p1, block by block of result channels.
+    """Compute the listed pixels of a phase, block by block of result channels.
 
     Where there are tiles enough to share them, weights come to L2 in pieces: some runs, or a part of one.  Rows of
     taps that meet nothing but padding under all pixels of a tile are left out.
@@ -201,8 +216,6 @@ def _multiply(
     before, down, down_at = tables[entry + 3], tables[entry + 4], tables[entry + 5]
     in_down = runs // max(1, down)
     length = max(1, geo.channels * (taps // max(1, runs)))
-    listed = min(p1, -(-(geo.result_h - phase // geo.steps_w) // geo.steps_h)) - p0  # rows of results
-    in_row = max(1, count // max(1, listed))
     no_bias = start[:0]
     for block in range(
         part(packing.blocks, geo.m_blocks, m_block), part(packing.blocks, geo.m_blocks, m_block + 1)
@@ -224,9 +237,7 @@ def _multiply(
             for i in range(tiles):
                 first = part(count, tiles, i)
                 mr = part(count, tiles, i + 1) - first
-                lo, hi = _rows_of_taps(
-                    tables, down_at, down, p0 + first // in_row, p0 + (first + mr - 1) // in_row, geo
-                )
+                lo, hi = _rows_of_taps(tables, down_at, down, rows[first], rows[first + mr - 1], geo)
                 lo, hi = max(run0, lo * in_down), min(run1, hi * in_down)
                 if lo < hi or piece == 0:
                     tile_gathered(

@@ -5,10 +5,14 @@
 A task owns some rows of an image and a block of channels, and slides over them row by row (`slide`): pixels are read where
 they are.  What a row of results sums is listed once and again for each that the border cuts differently: rows of
 taps that are outside the image are left out, and so are taps that meet nothing but the border.
+
+The input gradient where borders repeat the image: a row that some repeat sums what they receive too, by more rows of
+taps, and a column by more steps, of one tap, in which the other results read zeros.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numba
@@ -18,13 +22,14 @@ from fastconv import jit, machine, threads
 from fastconv.activations import finish
 from fastconv.algorithms.base import Array, equalised, flat
 from fastconv.algorithms.correlation import AxisPass, axis_pass
+from fastconv.algorithms.direct.depthwise.shape import repeated
 from fastconv.algorithms.direct.pixels.correlation import ONE_ROW, reach
 from fastconv.algorithms.direct.pixels.packed import PackedPass
 from fastconv.algorithms.direct.pixels.slide import SIZE, STEP, TAPS, slide
 from fastconv.gemm.move import transpose
 from fastconv.gemm.record import record
 from fastconv.gemm.schedule import next_task, part
-from fastconv.problem import ConvProblem, Direction
+from fastconv.problem import Axis, ConvProblem, Direction
 
 TASKS = 8  # wanted, so that workers end together
 CHUNK = 32  # channels of a task of packing
@@ -57,7 +62,11 @@ class Geometry(NamedTuple):
     beside_at: int  # [coordinate - first_w] -> column of the source, or -1
     first_h: int
     first_w: int
-    repeats: bool  #  whether what is around the image is the image
+    repeats: bool  #  whether what is around the image is the image, forward
+    more_rows_at: (
+        int  #  [row of the result] -> rows of taps more, and where (row of the source, its taps) are
+    )
+    more_steps_at: int  # [phase] -> steps more, and where (tap, its columns, first result, last result) are
 
 
 @jit.kernel
@@ -118,14 +127,16 @@ def _slide_rows(
         while lo < hi and tables[under + tables[taps_at + 2 * hi - 2]] < 0:
             hi -= 1
         at_border = geo.repeats and lo < hi and _leaves(p * geo.stride_h, tables, taps_at, taps, geo)
+        at_border = at_border or tables[geo.more_rows_at + 2 * row] > 0
         for i in range(tiles):
             q = part(positions, tiles, i)
             size = part(positions, tiles, i + 1) - q
             column = q * geo.stride_w
             inside = column + left >= 0 and column + (size - 1) * geo.stride_w + right < geo.source_w
-            kind = lo, hi, -2 if inside else i, p if at_border else -2
+            alike = inside and not _receives_more(q, size, phase_w, tables, geo)
+            kind = lo, hi, -2 if alike else i, p if at_border else -2
             if kind != listed:
-                count = _list_steps(steps, p, lo, hi, taps_at, phase_w, column, size, inside, geo, tables)
+                count = _list_steps(steps, p, row, lo, hi, taps_at, phase_w, q, size, inside, geo, tables)
                 listed = kind
             pixel = (image * geo.result_h + row) * geo.result_w + phase_w + q * geo.steps_w
             slide(
@@ -146,15 +157,29 @@ def _leaves(row, tables, taps_at, taps, geo):
 
 
 @jit.inner
-def _list_steps(steps, p, lo, hi, taps_at, phase_w, column, size, inside, geo, tables):
-    """List what ``size`` results from a column on sum, by rows ``lo..hi`` of taps; return the number of steps."""
-    at = geo.columns_at + 4 * phase_w
+def _receives_more(q, size, phase_w, tables, geo):
+    """Tell whether columns of the border are added to some of the results."""
+    at = geo.more_steps_at + 2 * phase_w
+    for entry in range(tables[at + 1], tables[at + 1] + 4 * tables[at], 4):
+        if q <= tables[entry + 3] and q + size > tables[entry + 2]:
+            return True
+    return False
+
+
+@jit.inner
+def _list_steps(steps, p, result_row, lo, hi, taps_at, phase_w, q, size, inside, geo, tables):
+    """List what ``size`` results from ``q`` on sum, by rows ``lo..hi`` of taps and more; return the number of steps."""
+    at, more = geo.columns_at + 4 * phase_w, geo.more_steps_at + 2 * phase_w
+    more_rows, column = geo.more_rows_at + 2 * result_row, q * geo.stride_w
     n = 0
-    for i in range(lo, hi):
-        row, weights = p * geo.stride_h, tables[taps_at + 2 * i + 1]
-        row = (
-            tables[geo.under_at + row + tables[taps_at + 2 * i] - geo.first_h] - row
-        )  # from the results' own
+    for i in range(lo, hi + tables[more_rows]):
+        row = p * geo.stride_h  # from the results' own
+        if i < hi:
+            under, weights = tables[taps_at + 2 * i] - geo.first_h, tables[taps_at + 2 * i + 1]
+            row = tables[geo.under_at + row + under] - row
+        else:
+            entry = tables[more_rows + 1] + 2 * (i - hi)
+            row, weights = tables[entry] - row, tables[entry + 1]
         for k in range(tables[at]):
             entry = tables[at + 1] + 3 * k
             offset, taps = tables[entry], tables[entry + 2]
@@ -166,6 +191,13 @@ def _list_steps(steps, p, lo, hi, taps_at, phase_w, column, size, inside, geo, t
                 steps[n + 1] = (weights + tables[entry + 1]) * geo.channels
                 steps[n + 2] = taps if within else -taps
                 steps[n + 3] = first - geo.first_w
+                n += STEP
+        for entry in range(tables[more + 1], tables[more + 1] + 4 * tables[more], 4):
+            if q <= tables[entry + 3] and q + size > tables[entry + 2]:
+                steps[n] = (row * geo.source_w - column) * geo.channels
+                steps[n + 1] = (weights + tables[entry]) * geo.channels
+                steps[n + 2] = -1
+                steps[n + 3] = tables[entry + 1] + q - geo.beside_at
                 n += STEP
     return n // STEP
 
@@ -186,8 +218,8 @@ def steps_along(taps: dict[int, int], stride: int) -> list[tuple[int, int, int]]
     return steps
 
 
-def describe(rows: AxisPass, last: AxisPass, across: int) -> tuple[Array, int, int]:
-    """Return the tables, how many taps of the kernel lie between those of a step, and the most steps of a result."""
+def describe(rows: AxisPass, last: AxisPass, across: int) -> tuple[Array, int, tuple[int, int]]:
+    """Return the tables, how many taps of the kernel lie between those of a step, and the most rows and steps of a result."""
     index = [{offset: s for s, offset in taps} for taps in last.taps]
     along = [steps_along(taps, last.stride) for taps in index]
     apart = [taps[at + last.stride] - taps[at] for taps in index for at in taps if at + last.stride in taps]
@@ -202,8 +234,46 @@ def describe(rows: AxisPass, last: AxisPass, across: int) -> tuple[Array, int, i
         offsets = [offset for _, offset in taps] or [0]
         heads += [len(steps), behind + len(entries), min(offsets), max(offsets)]
         entries += [number for step in steps for number in step]
-    most = max(map(len, down)) * max(map(len, along))
+    most = max(map(len, down)), max(map(len, along))
     return np.array(heads + entries, np.int64), apart[0] if apart else 0, most
+
+
+def more_rows(axis: Axis, mode: str, across: int, results: int, at: int) -> tuple[Array, int]:
+    """Return the table of the rows that rows of the border are added to, ``at`` which it stands, and the most of one."""
+    found: list[list[int]] = [[] for _ in range(results)]
+    for source, tap, pixel in repeated(axis, mode):
+        found[pixel] += [source, tap * across]
+    begin = at + 2 * results + np.cumsum([0, *map(len, found)])
+    heads = [n for row, start in zip(found, begin.tolist(), strict=False) for n in (len(row) // 2, start)]
+    return np.array([*heads, *chain(*found)], np.int64), max(map(len, found)) // 2
+
+
+def more_steps(axis: Axis, mode: str, last: AxisPass, at: int) -> tuple[Array, int]:
+    """Return the table of steps of one tap that add columns of the border, and how many there are at the most.
+
+    A result that a tap reaches by several columns has several steps.
+    """
+    found: list[list[tuple[int, Array]]] = [[] for _ in range(last.step)]
+    for source, tap, pixel in repeated(axis, mode):
+        steps, result = found[pixel % last.step], pixel // last.step
+        free = (columns for s, columns in steps if s == tap and columns[result] < 0)
+        columns = next(free, None)
+        if columns is None:
+            columns = np.full(last.outputs, -1)
+            steps.append((tap, columns))
+        columns[result] = source
+    heads: list[int] = []
+    entries: list[int] = []
+    tables: list[Array] = []
+    begin = at + 2 * last.step
+    behind = begin + 4 * sum(map(len, found))
+    for steps in found:
+        heads += [len(steps), begin + len(entries)]
+        for tap, columns in steps:
+            results = np.flatnonzero(columns >= 0)
+            entries += [tap, behind + last.outputs * len(tables), int(results[0]), int(results[-1])]
+            tables.append(columns)
+    return np.concatenate([np.array(heads + entries, np.int64), *tables]), max(map(len, found))
 
 
 class Depthwise(PackedPass):
@@ -213,7 +283,8 @@ class Depthwise(PackedPass):
 
     def __init__(self, problem: ConvProblem, direction: Direction, cache: int) -> None:
         vl, cores = machine.tile(problem.itemsize).vl, machine.machine().cores
-        axes = (axis_pass(a, direction, problem.padding_mode).reaching for a in problem.axes)
+        forward, mode = direction is Direction.FORWARD, problem.padding_mode
+        axes = (axis_pass(a, direction, mode).reaching for a in problem.axes)
         rows, last = (ONE_ROW, *axes)[-2:]
         c, across = problem.c, problem.kernel[-1]
         self.taps = across if len(problem.axes) == 1 else across * problem.kernel[0]
@@ -222,33 +293,40 @@ class Depthwise(PackedPass):
         self.packed = -(-c * self.taps // 16) * 16
         self.narrow = None if c >= vl else True
 
-        tables, tap, steps = describe(rows, last, across)
+        tables, tap, most = describe(rows, last, across)
         under, beside = (reach(axis) for axis in (rows, last))
-        self.tables = np.concatenate([tables, under, beside])
+        v, h = problem.last_axes(2)
+        received = "zeros" if forward else mode
+        rows_at = tables.size + under.size + beside.size
+        above, most_rows = more_rows(v, received, across, rows.result, rows_at)
+        steps_at = rows_at + above.size
+        beyond, most_steps = more_steps(h, received, last, steps_at)
+        self.tables = np.concatenate([tables, under, beside, above, beyond])
         span = max(rows.offsets, default=0) - min(rows.offsets, default=0) + 1
         wanted, whole = -(-TASKS // max(1, problem.n)), max(1, c // vl)
         row_blocks = max(1, min(wanted, rows.outputs))
         held = ((span + 1) * last.source + self.taps) * c * problem.itemsize
         c_blocks = min(whole, max(-(-wanted // row_blocks), held // cache))
-        self.pixels = -(-STEP * steps // 2)
+        self.pixels = -(-STEP * (most[0] + most_rows) * (most[1] + most_steps) // 3)
         self.geometry = record(
             Geometry(
                 n=problem.n, channels=c, p=rows.outputs, q=last.outputs, source_h=rows.source, source_w=last.source,
                 stride_h=rows.stride, stride_w=last.stride, steps_h=rows.step, steps_w=last.step,
                 result_h=rows.result, result_w=last.result, row_blocks=row_blocks, c_blocks=c_blocks, whole=whole,
-                tap=tap * c, steps=2 * self.pixels, vl=vl, rows_at=0, columns_at=2 * rows.step,
+                tap=tap * c, steps=3 * self.pixels, vl=vl, rows_at=0, columns_at=2 * rows.step,
                 under_at=tables.size, beside_at=tables.size + under.size, first_h=min(rows.offsets, default=0),
-                first_w=min(last.offsets, default=0), repeats=problem.padding_mode != "zeros",
+                first_w=min(last.offsets, default=0), repeats=forward and mode != "zeros",
+                more_rows_at=rows_at, more_steps_at=steps_at,
             )
         )  # fmt: skip
-        self.workspace = (self.packed + self.lanes) * problem.itemsize + 16 * cores * self.pixels
+        self.workspace = (self.packed + self.lanes) * problem.itemsize + 24 * cores * self.pixels
 
     def pack(self, weight: Array, packed: Array) -> None:
         threads.share_out(pack, 4.0 * self.packed, flat(weight), packed, self.m, self.taps)
 
     def correlate(
-        self, x: Array, packed: Array, out: Array, scratch: Array, lists: Array, start: Array, plain: bool,
-        activation: Any, residual: Array,
+        self, x: Array, packed: Array, out: Array, around: Array, scratch: Array, lists: Array, start: Array,
+        plain: bool, activation: Any, residual: Array,
     ) -> None:  # fmt: skip
         threads.share_out(
             self.typed, self.flops, x, packed, out, lists, self.geometry,

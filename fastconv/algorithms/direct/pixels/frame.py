@@ -1,15 +1,13 @@
 """The input gradient of images held pixel by pixel where borders repeat them.
 
-The gradient of the padded image is that among zeros inside, and strips around: for each side of an axis, the gradient
-of a small image, an ordinary problem with much padding, of which only the taps that reach it are multiplied.  The
-strips' pixels are then added to those that they repeat.
+The gradient of the padded image is an ordinary result.  Its pixels inside are written where they belong, those around the
+image to an array of their own, row by row, and then added to the pixels that they repeat.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from math import prod
+from abc import abstractmethod
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -17,36 +15,68 @@ import numpy as np
 from fastconv import borders, jit, threads
 from fastconv.activations import NONE
 from fastconv.algorithms.base import Array, Execution, pixels
-from fastconv.algorithms.correlation import combined
-from fastconv.algorithms.direct.pixels import build
 from fastconv.algorithms.frame import Framed, runs
 from fastconv.gemm.move import add_row
-from fastconv.problem import INPUT_GRAD, ConvProblem
+from fastconv.problem import INPUT_GRAD, ConvProblem, Direction
+
+
+class Box(NamedTuple):
+    """Where the image lies in a result that is wider."""
+
+    above: int
+    left: int
+    inner_h: int
+    inner_w: int
+
+
+def widened(problem: ConvProblem, direction: Direction) -> tuple[ConvProblem, Box]:
+    """Return the problem whose result has what is around the image too where that is repeated, and where the image is."""
+    if direction is not INPUT_GRAD:
+        v, h = (a.output for a in problem.last_axes(2))
+        return problem, Box(0, 0, v, h)
+    v, h = problem.last_axes(2)
+    if problem.padding_mode == "zeros":
+        return problem, Box(0, 0, v.size, h.size)
+    return borders.written_out(problem), Box(v.lo, h.lo, v.size, h.size)
+
+
+@jit.inner
+def place(row, column, width, geo):
+    """Return a pixel's number in the image, or -1 less its number among those around, of a result ``width`` wide."""
+    i, j = row - geo.above, column - geo.left
+    beside = i >= 0 and i < geo.inner_h
+    if beside and j >= 0 and j < geo.inner_w:
+        return i * geo.inner_w + j
+    before = min(max(i, 0), geo.inner_h) + (1 if beside and j >= 0 else 0)  # rows of the image
+    return before * geo.inner_w - (row * width + column) - 1
 
 
 @jit.kernel
-def fold(workers, gx, strips, table, images, size, channels):
-    """Add runs of pixels of the strips, (first, pixels to the next image, target, how many), to images of ``size`` pixels."""
+def fold(workers, gx, around, table, images, size, count, channels):
+    """Add runs of the ``count`` pixels around each image of ``size`` pixels: (first, target, how many)."""
     for worker in numba.prange(workers):
         for image in range(images * worker // workers, images * (worker + 1) // workers):
-            for i in range(0, table.size, 4):
-                at, to = table[i] + image * table[i + 1], image * size + table[i + 2]
-                add_row(gx, to * channels, strips, at * channels, table[i + 3] * channels)
+            for i in range(0, table.size, 3):
+                at, to = image * count + table[i], image * size + table[i + 1]
+                add_row(gx, to * channels, around, at * channels, table[i + 2] * channels)
 
 
-def strips(problem: ConvProblem) -> Iterator[tuple[ConvProblem, Array]]:
-    """Yield the problem whose input gradient a strip is, and the pixels that it repeats; corners belong to the first axis."""
-    whole = [range(a.lo + a.size + a.hi) for a in problem.axes]
-    image = [range(a.lo, a.lo + a.size) for a in problem.axes]
-    for i, (line, inside) in enumerate(zip(whole, image, strict=True)):
-        for side in (line[: inside.start], line[inside.stop :]):
-            axes, repeated = [], np.zeros((1, 1), np.int64)
-            for a, span in zip(problem.axes, (*image[:i], side, *whole[i + 1 :]), strict=True):
-                axes.append(a._replace(size=len(span), lo=span.start, hi=a.lo + a.size + a.hi - span.stop))
-                here = borders.pixels(a, problem.padding_mode)[span.start : span.stop]
-                repeated = combined(repeated, here.reshape(1, -1), a.size)
-            if side:
-                yield replace(problem, axes=tuple(axes), padding_mode="zeros"), repeated[0]
+class Widened(Execution):
+    """Writes the pixels around the image elsewhere."""
+
+    @abstractmethod
+    def run_around(
+        self, first: Array, second: Array, out: Array, around: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:  # fmt: skip
+        """Fill ``out`` and ``around``; only ``out`` is finished."""
+
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
+        self.run_around(first, second, out, NOWHERE[self.dtype], bias, activation, residual)
+
+
+NOWHERE = {name: np.empty(0, name) for name in ("float32", "float64")}
 
 
 class FramedPixels(Framed):
@@ -54,26 +84,27 @@ class FramedPixels(Framed):
 
     view = staticmethod(pixels)
 
-    def __init__(self, inner: Execution, problem: ConvProblem, cache: int) -> None:
-        self.inner, self.n, self.c, self.size = inner, problem.n, problem.c, prod(problem.input_shape[2:])
-        self.strips, table, end = [], [], 0
-        for strip, repeated in strips(problem):
-            first, end = end, end + self.n * len(repeated)
-            shape = self.n, *strip.input_shape[2:], self.c  # in memory
-            self.strips.append((build(strip, INPUT_GRAD, cache), slice(first, end), shape))
-            for place, pixel, count in runs(repeated):
-                table += [first + place, len(repeated), pixel, count]
-        self.pixels, self.table = end, np.array(table, np.int64)
-        rank = len(problem.axes)
-        self.channels_first = 0, rank + 1, *range(1, rank + 1)
-        scratch = max(inner.workspace, *(execution.workspace for execution, *_ in self.strips))
-        self.workspace = scratch + self.pixels * self.c * problem.itemsize
-
-    def add(self, first: Array, second: Array, out: Array) -> None:
-        held, nothing = np.empty((self.pixels, self.c), out.dtype), np.empty(0, out.dtype)
-        for execution, place, shape in self.strips:
-            strip = held[place].reshape(shape).transpose(self.channels_first)
-            execution.run(first, second, strip, nothing, NONE, nothing)
-        threads.launch(
-            fold, float(held.size), pixels(out), held.reshape(-1), self.table, self.n, self.size, self.c
+    def __init__(self, inner: Widened, problem: ConvProblem) -> None:
+        v, h = problem.last_axes(2)
+        rows, columns = (borders.pixels(a, problem.padding_mode) for a in (v, h))
+        around = np.ones((len(rows), len(columns)), bool)
+        around[v.lo : v.lo + v.size, h.lo : h.lo + h.size] = False
+        repeated = (rows[:, None] * h.size + columns)[around]
+        self.inner, self.n, self.c, self.size, self.count = (
+            inner,
+            problem.n,
+            problem.c,
+            v.size * h.size,
+            repeated.size,
         )
+        self.table = np.array(runs(repeated), np.int64).reshape(-1)
+        self.workspace = inner.workspace + self.n * self.count * self.c * problem.itemsize
+
+    def run_all(self, first: Array, second: Array, out: Array, bias: Array, residual: Array) -> None:
+        around = np.empty(self.n * self.count * self.c, out.dtype)
+        self.inner.run_around(first, second, out, around, bias[:0], NONE, residual)
+        threads.launch(
+            fold, float(around.size), pixels(out), around, self.table, self.n, self.size, self.count, self.c
+        )
+        if bias.size:  # once, and not with every pixel around
+            out += bias.reshape(-1, *[1] * (out.ndim - 2))

@@ -9,10 +9,11 @@ import numpy as np
 
 from fastconv import threads, workspace
 from fastconv.activations import NONE
-from fastconv.algorithms.base import Array, Execution, pixels
+from fastconv.algorithms.base import Array, pixels
+from fastconv.algorithms.direct.pixels.frame import NOWHERE, Widened
 
 
-class PackedPass(Execution):
+class PackedPass(Widened):
     """Pack the weights, lay out what sums begin with, and correlate.
 
     A subclass sets the lengths below and says how weights are packed and which kernel runs.
@@ -33,8 +34,8 @@ class PackedPass(Execution):
 
     @abstractmethod
     def correlate(
-        self, x: Array, packed: Array, out: Array, scratch: Array, lists: Array, start: Array, plain: bool,
-        activation: Any, residual: Array,
+        self, x: Array, packed: Array, out: Array, around: Array, scratch: Array, lists: Array, start: Array,
+        plain: bool, activation: Any, residual: Array,
     ) -> None:  # fmt: skip
         """Launch the kernel; sums begin with ``start`` [group][lane], and that is all where ``plain``."""
 
@@ -43,25 +44,25 @@ class PackedPass(Execution):
         self.pack(weight, packed)
         return packed
 
-    def run(
-        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
-    ) -> None:
+    def run_around(
+        self, first: Array, second: Array, out: Array, around: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:  # fmt: skip
         scratch = workspace.take(self.packed + self._elements(), self.dtype)
         packed, scratch = scratch[: self.packed], scratch[self.packed :]
         self.pack(second, packed)
-        self._correlate(first, packed, out, scratch, bias, activation, residual)
+        self._correlate(first, packed, out, around, scratch, bias, activation, residual)
 
     def run_prepared(
         self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
         scratch = workspace.take(self._elements(), self.dtype)
-        self._correlate(first, prepared, out, scratch, bias, activation, residual)
+        self._correlate(first, prepared, out, NOWHERE[self.dtype], scratch, bias, activation, residual)
 
     def _elements(self) -> int:
         return self.groups * self.lanes + threads.workers(self.flops) * self.scratch
 
     def _correlate(
-        self, x: Array, packed: Array, out: Array, scratch: Array, bias: Array, activation: Any,
+        self, x: Array, packed: Array, out: Array, around: Array, scratch: Array, bias: Array, activation: Any,
         residual: Array,
     ) -> None:  # fmt: skip
         size = self.groups * self.lanes
@@ -69,9 +70,9 @@ class PackedPass(Execution):
         start.fill(0)
         if bias.size:
             start.reshape(self.groups, self.lanes)[:, : self.m] = bias.reshape(self.groups, self.m)
-        lists = np.empty(2 * threads.workers(self.flops) * self.pixels, np.int64)
+        lists = np.empty(3 * threads.workers(self.flops) * self.pixels, np.int64)
         plain = residual.size == 0 and isinstance(activation, int) and activation == NONE
         self.correlate(
-            pixels(x), packed, pixels(out), scratch, lists, start, plain, activation,
+            pixels(x), packed, pixels(out), around, scratch, lists, start, plain, activation,
             pixels(residual) if residual.size else residual,
         )  # fmt: skip

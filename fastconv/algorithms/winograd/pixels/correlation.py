@@ -10,6 +10,7 @@ import numpy as np
 from fastconv import borders, machine, threads, workspace
 from fastconv.activations import NONE
 from fastconv.algorithms.base import Array, Execution, flat, pixels
+from fastconv.algorithms.direct.pixels.frame import NOWHERE, Box, FramedPixels, Widened, widened
 from fastconv.algorithms.winograd import Tiles
 from fastconv.algorithms.winograd.pixels.cpu import UNPACKED, Geometry, convolve, transform_weights
 from fastconv.gemm.blocking import odd_lines
@@ -19,21 +20,24 @@ from fastconv.gemm.record import record
 from fastconv.problem import ConvProblem, Direction
 
 
-def correlation(problem: ConvProblem, direction: Direction, tiles: Tiles, limit: int) -> Correlation:
+def correlation(problem: ConvProblem, direction: Direction, tiles: Tiles, limit: int) -> Execution:
     """Return the correlation with the largest blocks of tiles within the limit, or with one tile in each."""
     cache = machine.machine().l2
     execution = Correlation(problem, direction, tiles, cache)
     while execution.workspace > limit and execution.most > 1:
         cache //= 2
         execution = Correlation(problem, direction, tiles, cache)
+    if direction is Direction.INPUT_GRAD and problem.padding_mode != "zeros":
+        return FramedPixels(execution, problem)
     return execution
 
 
-class Correlation(Execution):
+class Correlation(Widened):
     """Forward, or the input gradient as the correlation of grad_output with turned filters."""
 
     def __init__(self, problem: ConvProblem, direction: Direction, tiles: Tiles, cache: int) -> None:
-        g = geometry(problem, direction, tiles, cache)
+        problem, box = widened(problem, direction)
+        g = geometry(problem, direction, tiles, cache, box)
         self.dtype, self.flops, self.most = problem.dtype, problem.flops, g.most
         self.variant = tuple((0,) * length for axis in tiles for length in axis)
         self.geometry, self.scratch, self.border = record(g), g.scratch, border_table(problem, direction, g)
@@ -55,22 +59,24 @@ class Correlation(Execution):
         )
         return u
 
-    def run(
-        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
-    ) -> None:
+    def run_around(
+        self, first: Array, second: Array, out: Array, around: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:  # fmt: skip
         scratch = workspace.take(self.u_size + self.start + threads.count() * self.scratch, self.dtype)
         u, scratch = scratch[: self.u_size], scratch[self.u_size :]
-        self._convolve(first, second, u, out, scratch, bias, activation, residual, False)
+        self._convolve(first, second, u, out, around, scratch, bias, activation, residual, False)
 
     def run_prepared(
         self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
         scratch = workspace.take(self.start + threads.count() * self.scratch, self.dtype)
-        self._convolve(first, prepared, prepared, out, scratch, bias, activation, residual, True)
+        self._convolve(
+            first, prepared, prepared, out, NOWHERE[self.dtype], scratch, bias, activation, residual, True
+        )
 
     def _convolve(
-        self, x: Array, w: Array, u: Array, y: Array, scratch: Array, bias: Array, activation: Any, residual: Array,
-        given: bool,
+        self, x: Array, w: Array, u: Array, y: Array, around: Array, scratch: Array, bias: Array, activation: Any,
+        residual: Array, given: bool,
     ) -> None:  # fmt: skip
         start, scratch = scratch[: self.start], scratch[self.start :]
         start.fill(0)
@@ -81,13 +87,13 @@ class Correlation(Execution):
         lists = np.empty(2 * threads.workers(self.flops) * self.most, np.int64)
         plain = residual.size == 0 and isinstance(activation, int) and activation == NONE
         threads.share_out(
-            self.typed, self.flops, pixels(x), flat(w), u, pixels(y), scratch,
-            lists, self.positions, start, self.border, plain, activation, pixels(residual) if residual.size else residual, given, self.geometry,
+            self.typed, self.flops, pixels(x), flat(w), u, pixels(y), around, scratch, lists, self.positions,
+            start, self.border, plain, activation, pixels(residual) if residual.size else residual, given, self.geometry,
             *self.variant,
         )  # fmt: skip
 
 
-def geometry(problem: ConvProblem, direction: Direction, tiles: Tiles, cache: int) -> Geometry:
+def geometry(problem: ConvProblem, direction: Direction, tiles: Tiles, cache: int, box: Box) -> Geometry:
     """Describe the correlation; V of a block takes half of ``cache`` bytes, as M of a panel takes a tenth."""
     unit, cores = machine.tile(problem.itemsize), machine.machine().cores
     (mh, rh), (mw, rw) = tiles
@@ -116,7 +122,7 @@ def geometry(problem: ConvProblem, direction: Direction, tiles: Tiles, cache: in
     t_start = patch + max(positions * v_row, mh * mw * width)
     scratch = -(-(t_start + taps * t_step) // 16) * 16
     return Geometry(
-        problem.groups, c, k, h, w, p, q, (tiles_h - 1) * mh + high, lo_h, lo_w, mh, mw, high, wide, tiles_h, tiles_w, total, taps,
+        problem.groups, c, k, h, w, p, q, *box, (tiles_h - 1) * mh + high, lo_h, lo_w, mh, mw, high, wide, tiles_h, tiles_w, total, taps,
         prod(problem.weight_shape) // problem.groups, *strides, turned, blocks, most, vectors, panels,
         v_row, v_step, width, m_step, u_step, t_step, m_start, patch, t_start, scratch, unit.vl, machine.simd().registers,
     )  # fmt: skip

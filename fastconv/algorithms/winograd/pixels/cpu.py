@@ -15,6 +15,7 @@ import numpy as np
 
 from fastconv import jit
 from fastconv.activations import finish
+from fastconv.algorithms.direct.pixels.frame import place
 from fastconv.algorithms.winograd.filters import unpack_filters
 from fastconv.algorithms.winograd.pixels.lanes import transform_filters, transform_pixels, transform_results
 from fastconv.algorithms.winograd.transforms import LANES
@@ -31,8 +32,12 @@ class Geometry(NamedTuple):
     k: int  #  result channels of a group
     h: int  #  source
     w: int
-    p: int  #  result
+    p: int  #  result, and where the image lies in it (`frame.Box`)
     q: int
+    above: int
+    left: int
+    inner_h: int
+    inner_w: int
     columns_at: int  # in the table of where padded rows lie, and columns behind them
     lo_h: int
     lo_w: int
@@ -105,7 +110,7 @@ def _weight_panel(u, w, geo, group, panel, t, t0, variant):
 
 @jit.kernel
 def convolve(
-    workers, counters, x, w, u, y, scratch, lists, positions, start, border, plain, activation, residual, given, geos,
+    workers, counters, x, w, u, y, around, scratch, lists, positions, start, border, plain, activation, residual, given, geos,
     mh, rh, mw, rw,
 ):  # fmt: skip
     """Transform all filters, unless U is ``given``, then compute all; tasks are panels, then groups x blocks of tiles."""
@@ -133,7 +138,7 @@ def convolve(
             for panel in range(geo.panels):
                 _multiply(scratch, sources, targets, u, positions, start, geo, group, panel, t1 - t0)
                 _output_block(
-                    y, scratch, base, start, geo, group, panel, t0, t1, plain, activation, residual,
+                    y, around, scratch, base, start, geo, group, panel, t0, t1, plain, activation, residual,
                     (mh, rh, mw, rw),
                 )  # fmt: skip
             task = next_task(counters, worker, tasks, 1)
@@ -196,7 +201,7 @@ def _multiply(scratch, sources, targets, u, positions, zeros, geo, group, panel,
 
 @jit.inner
 def _output_block(
-    y, scratch, base, start, geo, group, panel, t0, t1, plain, activation, residual, variant
+    y, around, scratch, base, start, geo, group, panel, t0, t1, plain, activation, residual, variant
 ):  # fmt: skip
     """Transform M of a panel back, and write it to its place."""
     first = part(geo.vectors, geo.panels, panel) * geo.vl
@@ -205,26 +210,36 @@ def _output_block(
     channels = geo.groups * geo.k
     s0 = geo.m_row + group * geo.vectors * geo.vl + first  # behind the zeros that sums begin with
     m0 = base + geo.m_start
+    size = geo.inner_h * geo.inner_w
     for t in range(t0, t1):
         image, row, column = _tile_at(geo, t)
-        rows, columns = min(geo.mh, geo.p - row), min(geo.mw, geo.q - column)
-        begin = ((image * geo.p + row) * geo.q + column) * channels + group * geo.k + first
-        if rows == geo.mh and columns == geo.mw and count == width:
+        i, j = row - geo.above, column - geo.left
+        inside = i >= 0 and i + geo.mh <= geo.inner_h and j >= 0 and j + geo.mw <= geo.inner_w
+        begin = (image * size + i * geo.inner_w + j) * channels + group * geo.k + first
+        whole = inside and count == width
+        if whole:
             transform_results(
-                y, begin, geo.q * channels, channels, scratch, m0, geo.m_step, start, s0, count, variant
+                y, begin, geo.inner_w * channels, channels, scratch, m0, geo.m_step, start, s0, count, variant
             )
         else:
             patch = base + geo.patch
             transform_results(
                 scratch, patch, geo.mw * width, width, scratch, m0, geo.m_step, start, s0, count, variant
             )
-            for r in range(rows):
-                for s in range(columns):
-                    to = begin + (r * geo.q + s) * channels
-                    write_row(y, to, scratch, patch + (r * geo.mw + s) * width, count)
-        if not plain:
-            for r in range(rows):
-                for s in range(columns):
-                    at = begin + (r * geo.q + s) * channels
-                    finish(y, at, count, start[:0], np.int64(0), activation, residual, at)
+        if not (whole and plain):
+            for r in range(min(geo.mh, geo.p - row)):
+                for s in range(min(geo.mw, geo.q - column)):
+                    at, source = (
+                        place(row + r, column + s, geo.q, geo),
+                        base + geo.patch + (r * geo.mw + s) * width,
+                    )
+                    if at < 0:
+                        to = image * (geo.p * geo.q - size) - 1 - at
+                        write_row(around, to * channels + group * geo.k + first, scratch, source, count)
+                        continue
+                    to = (image * size + at) * channels + group * geo.k + first
+                    if not whole:
+                        write_row(y, to, scratch, source, count)
+                    if not plain:
+                        finish(y, to, count, start[:0], np.int64(0), activation, residual, to)
         m0 += geo.m_row
