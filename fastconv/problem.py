@@ -115,7 +115,7 @@ class Axis(NamedTuple):  # hashed and made in half the time of a dataclass: a ch
         pixels are as long as the result, and not as the padding.
 
         >>> Axis(5, 3, stride=2**40, lo=2**40 + 1, hi=2**40).near
-        Axis(size=5, kernel=3, stride=8, dilation=1, lo=9, hi=7)
+        Axis(size=5, kernel=3, stride=8, dilation=1, lo=9, hi=5)
         """
         size, extent, stride, outputs = self.size, self.extent, self.size + self.extent, self.output
         if self.stride <= stride:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import inf
 
-from fastconv import machine
 from fastconv.algorithms import find, on_gpu, registry
 from fastconv.algorithms.base import Algorithm
 from fastconv.config import Settings
@@ -155,6 +154,8 @@ def _leaves_lanes(problem: ConvProblem, direction: Direction) -> bool:
     if direction is WEIGHT_GRAD or problem.is_depthwise:
         return False
     results = (problem.k if direction is FORWARD else problem.c) // problem.groups
+    from fastconv import machine  # imports Numba
+
     return 2 * results <= machine.tile(problem.itemsize).vl
 
 

@@ -183,6 +183,15 @@ def device_array(
     return array, array._ary.ctypes.data
 
 
+def viewed(array: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
+    """Return an array of the simulator of the same elements in another shape."""
+    from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
+
+    own = array._ary
+    steps = tuple(s * own.itemsize for s in strides)
+    return FakeCUDAArray(np.lib.stride_tricks.as_strided(own, shape, steps))
+
+
 class Buffer:
     """A copy of an array."""
 
