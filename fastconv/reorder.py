@@ -8,6 +8,7 @@ from fastconv import jit, threads
 from fastconv.algorithms.base import flat, pixels
 from fastconv.arrays import Array, empty
 from fastconv.gemm.move import transpose
+from fastconv.gemm.schedule import span
 
 ROWS, COLUMNS = 64, 16  # of a step: the lines that it reads and writes stay in L1, whatever their distance
 
@@ -17,7 +18,8 @@ def transposed(workers, dst, src, n, rows, columns):
     """Transpose ``n`` matrices."""
     for worker in numba.prange(workers):
         chunks = -(-rows // ROWS)
-        for chunk in range(n * chunks * worker // workers, n * chunks * (worker + 1) // workers):
+        begin, end = span(n * chunks, workers, worker)
+        for chunk in range(begin, end):
             first, i = chunk // chunks * rows * columns, chunk % chunks * ROWS
             for j in range(0, columns, COLUMNS):
                 transpose(

@@ -90,13 +90,8 @@ class FramedPixels(Framed):
         around = np.ones((len(rows), len(columns)), bool)
         around[v.lo : v.lo + v.size, h.lo : h.lo + h.size] = False
         repeated = (rows[:, None] * h.size + columns)[around]
-        self.inner, self.n, self.c, self.size, self.count = (
-            inner,
-            problem.n,
-            problem.c,
-            v.size * h.size,
-            repeated.size,
-        )
+        self.inner, self.n, self.c = inner, problem.n, problem.c
+        self.size, self.count = v.size * h.size, repeated.size
         self.table = np.array(runs(repeated), np.int64).reshape(-1)
         self.workspace = inner.workspace + self.n * self.count * self.c * problem.itemsize
 
