@@ -35,7 +35,7 @@ from fastconv.arrays import (
     result,
     to_last,
 )
-from fastconv.problem import ConvProblem, Direction
+from fastconv.problem import PADDING_MODES, ConvProblem, Direction
 
 Need: TypeAlias = Sequence[Literal["input", "weight", "bias"]]
 
@@ -86,7 +86,7 @@ def at_once(
         and arguments.whole(stride, padding, dilation, groups)
         and type(layout) is type(padding_mode) is str
         and layout == arguments.LAYOUTS[rank][0]
-        and padding_mode == "zeros"
+        and padding_mode in PADDING_MODES
     ):
         return rank, stride, padding, dilation, groups, memory, padding_mode
     return None
