@@ -354,6 +354,10 @@ BORDERS = [
     ConvProblem.parse("n1 c6 k9 i9x8 f5x3 p2x1 s2x1 reflect"),
     ConvProblem.parse("n2 c5 k7 i5 f4 p9 circular"),  # one axis, and most taps meet the border
     ConvProblem.parse("n2 c5 k7 i9x8 f1x1 p1 replicate"),
+    ConvProblem.parse(
+        "n1 c70 k70 i7x9 f5x7 p2x3 g70 reflect"
+    ),  # vectors of channels side by side, and one more
+    ConvProblem.parse("n1 c20 k20 i7x8 f7x5 p3x2 s1x2 g20 circular"),  # grad_output is a circle
 ]
 PIXEL_BY_PIXEL = [
     replace(p, layout="nhwc")

@@ -7,11 +7,13 @@ they are.  What a row of results sums is listed once and again for each that the
 taps that are outside the image are left out, and so are taps that meet nothing but the border.
 
 The input gradient where borders repeat the image: a row that some repeat sums what they receive too, by more rows of
-taps, and a column by more steps, of one tap, in which the other results read zeros.
+taps, and what columns receive so is added by single products when a row is done.  A circular axis that the stride divides
+is one of grad_output, too: that is read on the other side where it ends, as the image is forward.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -22,9 +24,10 @@ from fastconv import jit, machine, threads
 from fastconv.activations import finish
 from fastconv.algorithms.base import Array, equalised, flat
 from fastconv.algorithms.correlation import AxisPass, axis_pass
-from fastconv.algorithms.direct.depthwise.shape import repeated
+from fastconv.algorithms.direct.depthwise.shape import repeated, turns
 from fastconv.algorithms.direct.pixels.correlation import ONE_ROW, reach
 from fastconv.algorithms.direct.pixels.packed import PackedPass
+from fastconv.algorithms.direct.pixels.products import add_products
 from fastconv.algorithms.direct.pixels.slide import SIZE, STEP, TAPS, slide
 from fastconv.gemm.move import transpose
 from fastconv.gemm.record import record
@@ -54,7 +57,8 @@ class Geometry(NamedTuple):
     c_blocks: int
     whole: int  #     vectors that the channels fill: a block is some of them
     tap: int  #       elements from one tap of a step to the next
-    steps: int  #     numbers in a worker's list of steps
+    rows: int  #      numbers in a worker's list of rows of taps, and in its list of steps
+    steps: int
     vl: int
     rows_at: int  #   where tables begin: [phase] -> (taps along h, where they begin)
     columns_at: int  # [phase] -> (steps along w, where they begin, first and last offset)
@@ -62,11 +66,12 @@ class Geometry(NamedTuple):
     beside_at: int  # [coordinate - first_w] -> column of the source, or -1
     first_h: int
     first_w: int
-    repeats: bool  #  whether what is around the image is the image, forward
+    repeats_h: bool  # whether what is around the source is the source
+    repeats_w: bool
     more_rows_at: (
         int  #  [row of the result] -> rows of taps more, and where (row of the source, its taps) are
     )
-    more_steps_at: int  # [phase] -> steps more, and where (tap, its columns, first result, last result) are
+    products_at: int  # [phase] -> results that columns of the border are added to, and where they are
 
 
 @jit.kernel
@@ -88,7 +93,8 @@ def correlate(
     """Compute a pass; tasks are images x blocks of rows x blocks of channels."""
     for worker in numba.prange(workers):
         geo = geos[0]
-        steps = lists[worker * geo.steps : (worker + 1) * geo.steps]
+        base = worker * (geo.rows + geo.steps)
+        rows, steps = lists[base : base + geo.rows], lists[base + geo.rows : base + geo.rows + geo.steps]
         tasks = geo.n * geo.row_blocks * geo.c_blocks
         task = next_task(counters, worker, tasks)
         while task < tasks:
@@ -100,23 +106,25 @@ def correlate(
             for phase in range(geo.steps_h * geo.steps_w):
                 _slide_rows(
                     image, part(geo.p, geo.row_blocks, row_block), part(geo.p, geo.row_blocks, row_block + 1), c0, c1,
-                    phase // geo.steps_w, phase % geo.steps_w, x, w, out, steps, geo, tables, start, plain, activation,
-                    residual, narrow,
+                    phase // geo.steps_w, phase % geo.steps_w, x, w, out, rows, steps, geo, tables, start, plain,
+                    activation, residual, narrow,
                 )  # fmt: skip
             task = next_task(counters, worker, tasks)
 
 
 @jit.inner
 def _slide_rows(
-    image, p0, p1, c0, c1, phase_h, phase_w, x, w, out, steps, geo, tables, start, plain, activation, residual, narrow
+    image, p0, p1, c0, c1, phase_h, phase_w, x, w, out, rows, steps, geo, tables, start, plain, activation, residual,
+    narrow,
 ):  # fmt: skip
     """Compute the positions of a phase in rows p0..p1."""
     taps, taps_at = tables[geo.rows_at + 2 * phase_h], tables[geo.rows_at + 2 * phase_h + 1]
     left, right = tables[geo.columns_at + 4 * phase_w + 2], tables[geo.columns_at + 4 * phase_w + 3]
+    products = geo.products_at + 2 * phase_w
     positions = (geo.result_w - phase_w + geo.steps_w - 1) // geo.steps_w
     tiles = -(-positions // SIZE)
-    pitch, count = geo.source_w * geo.channels, 0
-    listed = -1, -1, -1, -1
+    pitch, met, count = geo.source_w * geo.channels, 0, 0
+    rows_listed, listed = (-1, -1, -1), -1
     for p in range(p0, p1):
         row, lo, hi = phase_h + p * geo.steps_h, 0, taps
         if row >= geo.result_h:
@@ -126,28 +134,36 @@ def _slide_rows(
             lo += 1
         while lo < hi and tables[under + tables[taps_at + 2 * hi - 2]] < 0:
             hi -= 1
-        at_border = geo.repeats and lo < hi and _leaves(p * geo.stride_h, tables, taps_at, taps, geo)
+        at_border = geo.repeats_h and lo < hi and _leaves(p * geo.stride_h, tables, taps_at, taps, geo)
         at_border = at_border or tables[geo.more_rows_at + 2 * row] > 0
+        kind = lo, hi, p if at_border else -2
+        if kind != rows_listed:
+            met = _list_rows(rows, p, row, lo, hi, taps_at, geo, tables)
+            rows_listed, listed = kind, -1
+        result = (image * geo.result_h + row) * geo.result_w + phase_w
+        source = (image * geo.source_h + p * geo.stride_h) * pitch
         for i in range(tiles):
             q = part(positions, tiles, i)
             size = part(positions, tiles, i + 1) - q
             column = q * geo.stride_w
             inside = column + left >= 0 and column + (size - 1) * geo.stride_w + right < geo.source_w
-            alike = inside and not _receives_more(q, size, phase_w, tables, geo)
-            kind = lo, hi, -2 if alike else i, p if at_border else -2
-            if kind != listed:
-                count = _list_steps(steps, p, row, lo, hi, taps_at, phase_w, q, size, inside, geo, tables)
-                listed = kind
-            pixel = (image * geo.result_h + row) * geo.result_w + phase_w + q * geo.steps_w
+            if listed != (-2 if inside else i):
+                count = _list_steps(steps, rows, met, phase_w, q, size, inside, geo, tables)
+                listed = -2 if inside else i
             slide(
-                out, pixel * geo.channels, geo.steps_w * geo.channels, x,
-                (image * geo.source_h + p * geo.stride_h) * pitch + column * geo.channels, geo.stride_w * geo.channels,
+                out, (result + q * geo.steps_w) * geo.channels, geo.steps_w * geo.channels, x,
+                source + column * geo.channels, geo.stride_w * geo.channels,
                 w, geo.tap, start, c0, c1, steps, count, tables[geo.beside_at :], geo.stride_w, geo.channels, size, narrow,
             )  # fmt: skip
-            if not plain:
-                for j in range(size):
-                    at = (pixel + j * geo.steps_w) * geo.channels + c0
-                    finish(out, at, c1 - c0, start[:0], np.int64(0), activation, residual, at)
+        if tables[products]:
+            add_products(
+                out, result * geo.channels, x, source, w, c0, c1, rows, met, tables, tables[products + 1],
+                tables[products],
+            )  # fmt: skip
+        if not plain:
+            for j in range(positions):
+                at = (result + j * geo.steps_w) * geo.channels + c0
+                finish(out, at, c1 - c0, start[:0], np.int64(0), activation, residual, at)
 
 
 @jit.inner
@@ -157,47 +173,38 @@ def _leaves(row, tables, taps_at, taps, geo):
 
 
 @jit.inner
-def _receives_more(q, size, phase_w, tables, geo):
-    """Tell whether columns of the border are added to some of the results."""
-    at = geo.more_steps_at + 2 * phase_w
-    for entry in range(tables[at + 1], tables[at + 1] + 4 * tables[at], 4):
-        if q <= tables[entry + 3] and q + size > tables[entry + 2]:
-            return True
-    return False
+def _list_rows(rows, p, result_row, lo, hi, taps_at, geo, tables):
+    """List rows ``lo..hi`` of taps and more: where each reads from the results' row on, and its weights; return how many."""
+    more, n = geo.more_rows_at + 2 * result_row, hi - lo + tables[geo.more_rows_at + 2 * result_row]
+    own = p * geo.stride_h
+    for i in range(n):
+        if lo + i < hi:
+            entry = taps_at + 2 * (lo + i)
+            row = tables[geo.under_at + own + tables[entry] - geo.first_h]
+        else:
+            entry = tables[more + 1] + 2 * (lo + i - hi)
+            row = tables[entry]
+        rows[2 * i] = (row - own) * geo.source_w * geo.channels
+        rows[2 * i + 1] = tables[entry + 1] * geo.channels
+    return n
 
 
 @jit.inner
-def _list_steps(steps, p, result_row, lo, hi, taps_at, phase_w, q, size, inside, geo, tables):
-    """List what ``size`` results from ``q`` on sum, by rows ``lo..hi`` of taps and more; return the number of steps."""
-    at, more = geo.columns_at + 4 * phase_w, geo.more_steps_at + 2 * phase_w
-    more_rows, column = geo.more_rows_at + 2 * result_row, q * geo.stride_w
+def _list_steps(steps, rows, met, phase_w, q, size, inside, geo, tables):
+    """List what ``size`` results from ``q`` on sum of each of ``met`` rows; return the number of steps."""
+    at, column = geo.columns_at + 4 * phase_w, q * geo.stride_w
     n = 0
-    for i in range(lo, hi + tables[more_rows]):
-        row = p * geo.stride_h  # from the results' own
-        if i < hi:
-            under, weights = tables[taps_at + 2 * i] - geo.first_h, tables[taps_at + 2 * i + 1]
-            row = tables[geo.under_at + row + under] - row
-        else:
-            entry = tables[more_rows + 1] + 2 * (i - hi)
-            row, weights = tables[entry] - row, tables[entry + 1]
-        for k in range(tables[at]):
-            entry = tables[at + 1] + 3 * k
+    for i in range(met):
+        for entry in range(tables[at + 1], tables[at + 1] + 3 * tables[at], 3):
             offset, taps = tables[entry], tables[entry + 2]
             first = column + offset
             last = first + (size + taps - 2) * geo.stride_w
-            if geo.repeats or (last >= 0 and first < geo.source_w):
+            if geo.repeats_w or (last >= 0 and first < geo.source_w):
                 within = inside or (first >= 0 and last < geo.source_w)
-                steps[n] = (row * geo.source_w + (offset if within else -column)) * geo.channels
-                steps[n + 1] = (weights + tables[entry + 1]) * geo.channels
+                steps[n] = rows[2 * i] + (offset if within else -column) * geo.channels
+                steps[n + 1] = rows[2 * i + 1] + tables[entry + 1] * geo.channels
                 steps[n + 2] = taps if within else -taps
                 steps[n + 3] = first - geo.first_w
-                n += STEP
-        for entry in range(tables[more + 1], tables[more + 1] + 4 * tables[more], 4):
-            if q <= tables[entry + 3] and q + size > tables[entry + 2]:
-                steps[n] = (row * geo.source_w - column) * geo.channels
-                steps[n + 1] = (weights + tables[entry]) * geo.channels
-                steps[n + 2] = -1
-                steps[n + 3] = tables[entry + 1] + q - geo.beside_at
                 n += STEP
     return n // STEP
 
@@ -248,32 +255,32 @@ def more_rows(axis: Axis, mode: str, across: int, results: int, at: int) -> tupl
     return np.array([*heads, *chain(*found)], np.int64), max(map(len, found)) // 2
 
 
-def more_steps(axis: Axis, mode: str, last: AxisPass, at: int) -> tuple[Array, int]:
-    """Return the table of steps of one tap that add columns of the border, and how many there are at the most.
-
-    A result that a tap reaches by several columns has several steps.
-    """
-    found: list[list[tuple[int, Array]]] = [[] for _ in range(last.step)]
+def more_products(axis: Axis, mode: str, last: AxisPass, channels: int, at: int) -> Array:
+    """Return the table of the products that columns of the border are, ``at`` which it stands, as `add_products` reads it."""
+    found: list[dict[int, list[int]]] = [{} for _ in range(last.step)]
     for source, tap, pixel in repeated(axis, mode):
-        steps, result = found[pixel % last.step], pixel // last.step
-        free = (columns for s, columns in steps if s == tap and columns[result] < 0)
-        columns = next(free, None)
-        if columns is None:
-            columns = np.full(last.outputs, -1)
-            steps.append((tap, columns))
-        columns[result] = source
-    heads: list[int] = []
-    entries: list[int] = []
-    tables: list[Array] = []
+        phase = found[pixel % last.step]
+        phase.setdefault(pixel // last.step * last.step, []).extend((source * channels, tap * channels))
     begin = at + 2 * last.step
-    behind = begin + 4 * sum(map(len, found))
-    for steps in found:
-        heads += [len(steps), begin + len(entries)]
-        for tap, columns in steps:
-            results = np.flatnonzero(columns >= 0)
-            entries += [tap, behind + last.outputs * len(tables), int(results[0]), int(results[-1])]
-            tables.append(columns)
-    return np.concatenate([np.array(heads + entries, np.int64), *tables]), max(map(len, found))
+    behind = begin + 3 * sum(map(len, found))
+    heads: list[int] = []
+    targets: list[int] = []
+    products: list[int] = []
+    for phase in found:
+        heads += [len(phase), begin + len(targets)]
+        for pixel, pairs in phase.items():
+            targets += [pixel * channels, len(pairs) // 2, behind + len(products)]
+            products += pairs
+    return np.array(heads + targets + products, np.int64)
+
+
+def pass_along(axis: Axis, direction: Direction, mode: str) -> tuple[AxisPass, str]:
+    """Return the pass along an axis, and by which mode its borders add to results besides."""
+    walk = axis_pass(axis, direction, mode)
+    if direction is Direction.FORWARD or not turns(axis, mode):
+        return walk.reaching, "zeros" if direction is Direction.FORWARD else mode
+    outside = [*range(min(walk.offsets), 0), *range(walk.source, walk.outputs + max(walk.offsets))]
+    return replace(walk, border=tuple((i, i % walk.source) for i in outside)), "zeros"
 
 
 class Depthwise(PackedPass):
@@ -283,9 +290,10 @@ class Depthwise(PackedPass):
 
     def __init__(self, problem: ConvProblem, direction: Direction, cache: int) -> None:
         vl, cores = machine.tile(problem.itemsize).vl, machine.machine().cores
-        forward, mode = direction is Direction.FORWARD, problem.padding_mode
-        axes = (axis_pass(a, direction, mode).reaching for a in problem.axes)
-        rows, last = (ONE_ROW, *axes)[-2:]
+        (rows, received_h), (last, received_w) = (
+            (ONE_ROW, "zeros"),
+            *(pass_along(a, direction, problem.padding_mode) for a in problem.axes),
+        )[-2:]
         c, across = problem.c, problem.kernel[-1]
         self.taps = across if len(problem.axes) == 1 else across * problem.kernel[0]
         self.groups, self.m, self.lanes, self.dtype, self.flops = 1, c, c, problem.dtype, problem.flops
@@ -296,27 +304,27 @@ class Depthwise(PackedPass):
         tables, tap, most = describe(rows, last, across)
         under, beside = (reach(axis) for axis in (rows, last))
         v, h = problem.last_axes(2)
-        received = "zeros" if forward else mode
         rows_at = tables.size + under.size + beside.size
-        above, most_rows = more_rows(v, received, across, rows.result, rows_at)
-        steps_at = rows_at + above.size
-        beyond, most_steps = more_steps(h, received, last, steps_at)
+        above, most_rows = more_rows(v, received_h, across, rows.result, rows_at)
+        products_at = rows_at + above.size
+        beyond = more_products(h, received_w, last, c, products_at)
         self.tables = np.concatenate([tables, under, beside, above, beyond])
         span = max(rows.offsets, default=0) - min(rows.offsets, default=0) + 1
         wanted, whole = -(-TASKS // max(1, problem.n)), max(1, c // vl)
         row_blocks = max(1, min(wanted, rows.outputs))
         held = ((span + 1) * last.source + self.taps) * c * problem.itemsize
         c_blocks = min(whole, max(-(-wanted // row_blocks), held // cache))
-        self.pixels = -(-STEP * (most[0] + most_rows) * (most[1] + most_steps) // 3)
+        most_rows += most[0]
+        self.pixels = -(-most_rows * (2 + STEP * most[1]) // 3)
         self.geometry = record(
             Geometry(
                 n=problem.n, channels=c, p=rows.outputs, q=last.outputs, source_h=rows.source, source_w=last.source,
                 stride_h=rows.stride, stride_w=last.stride, steps_h=rows.step, steps_w=last.step,
                 result_h=rows.result, result_w=last.result, row_blocks=row_blocks, c_blocks=c_blocks, whole=whole,
-                tap=tap * c, steps=3 * self.pixels, vl=vl, rows_at=0, columns_at=2 * rows.step,
+                tap=tap * c, rows=2 * most_rows, steps=3 * self.pixels - 2 * most_rows, vl=vl, rows_at=0, columns_at=2 * rows.step,
                 under_at=tables.size, beside_at=tables.size + under.size, first_h=min(rows.offsets, default=0),
-                first_w=min(last.offsets, default=0), repeats=forward and mode != "zeros",
-                more_rows_at=rows_at, more_steps_at=steps_at,
+                first_w=min(last.offsets, default=0), repeats_h=bool(rows.border), repeats_w=bool(last.border),
+                more_rows_at=rows_at, products_at=products_at,
             )
         )  # fmt: skip
         self.workspace = (self.packed + self.lanes) * problem.itemsize + 24 * cores * self.pixels
