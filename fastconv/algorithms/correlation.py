@@ -291,7 +291,7 @@ def combined(rows: Array, pixels: Array, size: int) -> Array:
     """Add an axis of ``size`` pixels to a table of rows; what is outside on one axis is outside."""
     both = rows[:, None, :, None], pixels[None, :, None, :]
     combined = np.where(np.minimum(*both) >= 0, both[0] * size + both[1], -1)
-    return combined.reshape(rows.shape[0] * pixels.shape[0], -1)
+    return combined.reshape(rows.shape[0] * pixels.shape[0], rows.shape[1] * pixels.shape[1])
 
 
 def source_rows(outer: Sequence[AxisPass]) -> Array:

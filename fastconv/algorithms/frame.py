@@ -9,8 +9,8 @@ mostly few of them, so that a piece is a product of its own:
 
     C[c, j] = sum over k, t of  w[k, c, taps[t]] * gy[k, sources[t, j]]        gx[c, targets[j]] += C[c, j]
 
-Everything about the geometry is in these three tables.  A task owns channels of an image and adds all pieces to them one
-after the other, so the order of its sums is always the same.
+Everything about the geometry is in these three tables; rows of B that are one another shifted lie in one line.  A task
+owns channels of an image and adds all pieces to them one after the other, so the order of its sums is always the same.
 
 Every image reads all weights.  For more than one they are packed once, ahead: a fourth of the frame's time otherwise.
 """
@@ -38,7 +38,7 @@ from fastconv.gemm.record import record
 from fastconv.gemm.schedule import next_task, part, span
 from fastconv.gemm.segments import SEGMENT, add_pixels, copy_pixels, copy_segments
 from fastconv.gemm.tile import tile_indexed
-from fastconv.problem import ConvProblem, Direction
+from fastconv.problem import Axis, ConvProblem, Direction
 
 COLUMNS = 256  # pixels of a piece at the most, and of a batch of pieces at the least: C stays in L2
 MOST_SHIFTED = 64  # pixels that rows of B are shifted, a dilation
@@ -86,7 +86,8 @@ class Piece(NamedTuple):
     """Some pixels of a strip."""
 
     taps: Array  # numbers in the kernel
-    sources: Array  # [tap, pixel] -> pixel of grad_output, or -1
+    line: Array  # pixels of grad_output, or -1, among which the taps' rows of B lie
+    begin: Array  # [tap] -> where its row begins there
     targets: Array  # [pixel] -> pixel of the result
 
 
@@ -168,55 +169,53 @@ def _multiply(scratch, c0, a, a0, b0, geo, batch, tables, channels, mr, more):
             )  # fmt: skip
 
 
-def pieces(problem: ConvProblem) -> Iterator[Piece]:
+def pieces(axes: tuple[Axis, ...], mode: str) -> Iterator[Piece]:
     """Cut the frame into pieces that some tap reaches.
 
     Pixels of a strip a stride apart are reached by the same taps, and by others than those between them.
     """
-    for i, axis in enumerate(problem.axes):
-        apart = [1 if j == i else a.stride for j, a in enumerate(problem.axes)]
+    for i, axis in enumerate(axes):
+        apart = [1 if j == i else a.stride for j, a in enumerate(axes)]
         first = [  # of the image's pixels, of the padded ones
             [0] if j == i else sorted((p - a.lo * (j < i)) % a.stride for p in borders.reached(a))
-            for j, a in enumerate(problem.axes)
+            for j, a in enumerate(axes)
         ]
         met = borders.reached(axis)
-        strips = [
-            edge
-            for edge in borders.edges(axis, problem.padding_mode)
-            if (edge[0] + axis.lo) % axis.stride in met
-        ]
+        strips = [edge for edge in borders.edges(axis, mode) if (edge[0] + axis.lo) % axis.stride in met]
         for (at, pixel), phases in itertools.product(strips, itertools.product(*first)):
             taps, targets, sources = np.zeros(1, int), np.zeros(1, int), np.zeros((1, 1), int)
-            for j, a in enumerate(problem.axes):
+            for j, a in enumerate(axes):
                 if j == i:
                     where, lands = np.array([at]), np.array([pixel])
                 elif j < i:
                     where = lands = np.arange(a.size)
                 else:
-                    lands = borders.pixels(a, problem.padding_mode)
+                    lands = borders.pixels(a, mode)
                     where = np.arange(len(lands)) - a.lo
                 where, lands = where[phases[j] :: apart[j]], lands[phases[j] :: apart[j]]
                 reached = where + a.lo - a.dilation * np.arange(a.kernel)[:, None]
                 position = reached // a.stride
                 hit = (reached % a.stride == 0) & (position >= 0) & (position < a.output)
-                taps = (taps[:, None] * a.kernel + np.arange(a.kernel)).reshape(-1)
+                some = hit.any(axis=1)
+                taps = (taps[:, None] * a.kernel + np.flatnonzero(some)).reshape(-1)
                 targets = (targets[:, None] * a.size + lands).reshape(-1)
-                sources = combined(sources, np.where(hit, position, -1), a.output)
+                sources = combined(sources, np.where(hit, position, -1)[some], a.output)
             # those along the strip follow each other: their rows of B are one line of pixels
-            order = np.argsort(taps // prod(problem.kernel[i + 1 :]) % axis.kernel, kind="stable")
+            order = np.argsort(taps // prod(a.kernel for a in axes[i + 1 :]) % axis.kernel, kind="stable")
             taps, sources = taps[order], sources[order]
             for begin in range(0, len(targets), COLUMNS):
                 columns = slice(begin, begin + COLUMNS)
                 used = (sources[:, columns] >= 0).any(axis=1)
                 if used.any():
-                    yield Piece(taps[used], sources[used, columns], targets[columns])
+                    yield Piece(taps[used], *lines(sources[used, columns]), targets[columns])
 
 
-def batches(found: Iterator[Piece], vl: int) -> list[list[Piece]]:
-    """Put pieces together until C has COLUMNS columns."""
+@functools.lru_cache(maxsize=1)
+def batches(axes: tuple[Axis, ...], mode: str, vl: int) -> list[list[Piece]]:
+    """Put pieces together until C has COLUMNS columns; every algorithm that is asked has the same."""
     batched: list[list[Piece]] = []
     width = COLUMNS
-    for piece in found:
+    for piece in pieces(axes, mode):
         if width >= COLUMNS:
             batched.append([])
             width = 0
@@ -228,24 +227,23 @@ def batches(found: Iterator[Piece], vl: int) -> list[list[Piece]]:
 def lines(sources: Array) -> tuple[Array, Array]:
     """Put rows of B that are one another shifted into one line; return the lines' sources and where rows begin.
 
-    At stride 1 the taps along a line of pixels read the same line.
+    At stride 1 the taps along a line of pixels read the same line, each a dilation before the one before it.
+
+    >>> lines(np.array([[2, 3, 4], [1, 2, 3], [7, 8, 9]]))
+    (array([7, 8, 9, 1, 2, 3, 4]), array([4, 3, 0]))
     """
-    count = sources.shape[1]
-    found: list[Array] = [sources[0]]
-    begin = [0]
-    at = 0  # where the last line begins
-    for row in sources[1:]:
-        line = found[-1]
-        for shift in range(1, min(count, MOST_SHIFTED)):
-            if begin[-1] == at and np.array_equal(row[shift:], line[: count - shift]):
-                found[-1] = np.r_[row[:shift], line]
-                begin = [b + shift if b >= at else b for b in begin] + [at]
-                break
-        else:
-            at += len(line)
-            begin.append(at)
-            found.append(row)
-    return np.concatenate(found), np.array(begin)
+    rows, count = sources.shape
+    after = np.full(rows, count)  # where each row begins after the next one
+    left = np.arange(1, rows)
+    for shift in range(1, min(count, MOST_SHIFTED)):
+        near = left[sources[left, shift] == sources[left - 1, 0]]
+        near = near[(sources[near, shift:] == sources[near - 1, : count - shift]).all(axis=1)]
+        after[near - 1] = shift
+        left = np.setdiff1d(left, near)
+    begin = np.cumsum(after[::-1])[::-1] - count
+    line = np.empty(begin[0] + count, int)
+    line[begin[:, None] + np.arange(count)] = sources
+    return line, begin
 
 
 def runs(line: Array) -> list[tuple[int, int, int]]:
@@ -281,13 +279,12 @@ class FramedChannels(Framed):
         self.inner, self.dtype, itemsize = inner, problem.dtype, problem.itemsize
         tile, cores = machine.tile(itemsize), machine.machine().cores
         p = pass_of(problem, Direction.INPUT_GRAD)
-        batched, kernel = batches(pieces(problem), tile.vl), prod(p.kernel)
+        batched, kernel = batches(problem.axes, problem.padding_mode, tile.vl), prod(p.kernel)
         ahead = p.n * len(batched) > 1
         view = p.weights(itemsize)
         self.packed = -(-p.groups * p.m * p.channels * kernel // 16) * 16 if ahead else 0
         ldc = max((sum(wide(len(piece.targets), tile.vl) for piece in batch) for batch in batched), default=0)
-        laid = [[lines(piece.sources) for piece in batch] for batch in batched]
-        sizes = [sum(wide(len(line), tile.vl) + tile.vl for line, _ in batch) for batch in laid]
+        sizes = [sum(wide(len(piece.line), tile.vl) + tile.vl for piece in batch) for batch in batched]
         size = max(sizes, default=0)
         per_chunk = min(ROWS // kernel, cache // 3 // itemsize // max(1, size))
         chunks = -(-p.channels // max(1, per_chunk))
@@ -300,15 +297,10 @@ class FramedChannels(Framed):
         c_start = -(-(panel + loaded + SLACK) // 16) * 16
         self.scratch = -(-(c_start + -(-panels // m_blocks) * tile.mr * ldc + SLACK) // 16) * 16
         self.workspace = max(inner.workspace, (self.packed + cores * self.scratch) * itemsize)
-        self.flops = 2.0 * planes * p.m * p.channels * sum(piece.sources.size for b in batched for piece in b)
-        tables: list[int] = []
-        described = [
-            _described(*both, size, tables, tile.vl, kernel, per_chunk)
-            for *both, size in zip(batched, laid, sizes, strict=True)
-        ]
-        self.tables = np.array(tables, np.int64)
+        products = sum(len(piece.taps) * len(piece.targets) for batch in batched for piece in batch)
+        self.flops = 2.0 * planes * p.m * p.channels * products
+        self.describe = functools.partial(_described, batched, sizes, tile.vl, kernel, per_chunk)
         self.as_given, self.read = record(view), record(view._replace(packed=ahead))
-        self.batches = np.concatenate([record(d) for d in described]) if described else None
         self.geometry = record(
             Geometry(
                 p.n, p.groups, p.channels, p.m, prod(problem.output), prod(a.size for a in problem.axes),
@@ -316,9 +308,14 @@ class FramedChannels(Framed):
             )
         )  # fmt: skip
 
+    @functools.cached_property
+    def described(self) -> tuple[Array, Array]:
+        """Batches and their tables, made for the first call."""
+        return self.describe()
+
     def run_all(self, first: Array, second: Array, out: Array, bias: Array, residual: Array) -> None:
         self.inner.run(first, second, out, bias, NONE, residual)
-        if self.batches is None:
+        if not self.flops:
             return
         scratch = workspace.take(self.packed + threads.workers(self.flops) * self.scratch, self.dtype)
         weight = flat(second)
@@ -328,7 +325,7 @@ class FramedChannels(Framed):
         threads.share_out(
             add_frame, self.flops, flat(first), weight,
             self.read, flat(out), scratch[self.packed :],
-            self.geometry, self.batches, self.tables,
+            self.geometry, *self.described,
         )  # fmt: skip
 
 
@@ -338,14 +335,23 @@ def wide(count: int, vl: int) -> int:
 
 
 def framed(inner: Execution, problem: ConvProblem, limit: int) -> Execution:
-    """Add the frame's gradient to a gradient among zeros, if possible within ``limit`` bytes of scratch."""
-    return within(limit, functools.partial(FramedChannels, inner, problem))
+    """Add the frame's gradient to a gradient among zeros, if possible within ``limit`` bytes of scratch, or within its."""
+    return within(max(limit, inner.workspace), functools.partial(FramedChannels, inner, problem))
 
 
 def _described(
-    batch: list[Piece], laid: list[tuple[Array, Array]], size: int, tables: list[int], vl: int, kernel: int,
-    channels: int,
-) -> Batch:  # fmt: skip
+    batched: list[list[Piece]], sizes: list[int], vl: int, kernel: int, channels: int
+) -> tuple[Array, Array]:
+    """Return the batches as the kernel takes them, and all their tables in one."""
+    tables: list[int] = []
+    described = [
+        record(_tabled(batch, size, tables, vl, kernel, channels))
+        for batch, size in zip(batched, sizes, strict=True)
+    ]
+    return np.concatenate(described), np.array(tables, np.int64)
+
+
+def _tabled(batch: list[Piece], size: int, tables: list[int], vl: int, kernel: int, channels: int) -> Batch:
     """Append the tables of a batch; return where they are."""
 
     def append(values: Any) -> int:
@@ -358,12 +364,12 @@ def _described(
     rows: list[int] = []
     targets: list[int] = []
     row = column = 0
-    for piece, (line, begin) in zip(batch, laid, strict=True):
-        taps = np.stack((piece.taps, row + begin), axis=1)
+    for piece in batch:
+        taps = np.stack((piece.taps, row + piece.begin), axis=1)
         steps = np.arange(channels)[:, None, None] * (kernel, size) + taps
         count = wide(len(piece.targets), vl)
         numbers += [len(taps), append(steps.reshape(-1).tolist()), column, count // vl]
-        for place, pixel, length in runs(line):
+        for place, pixel, length in runs(piece.line):
             if pixel < 0 or length >= SHORTEST:
                 segments += [row + place, max(pixel, 0), length, 0, length if pixel >= 0 else 0]
             else:
@@ -374,7 +380,7 @@ def _described(
             else:
                 targets += [n for j in range(length) for n in (pixel + j, column + place + j)]
         column += count
-        row += wide(len(line), vl) + vl  # the last row's whole vectors may pass the line's end
+        row += wide(len(piece.line), vl) + vl  # the last row's whole vectors may pass the line's end
     return Batch(
         size, append(segments), len(segments) // SEGMENT, append(single), len(single) // 2,
         append(numbers), len(batch), append(rows), len(rows) // 3, append(targets), len(targets) // 2,
