@@ -52,7 +52,7 @@ def work(problem: ConvProblem, direction: Direction) -> dict[str, float]:
     if direction is WEIGHT_GRAD:
         tall, wide = most()
         chunks = -(-v.kernel // tall) * -(-h.kernel // wide)
-        stripes = -(-v.output // stripe(problem.itemsize, v, h))
+        stripes = -(-v.output // stripe(problem.itemsize, v, h, not family(problem)))
         return parts | {"blocks": planes * across * chunks * stripes, "copied": copied, "sorted": sorted_}
     if direction is INPUT_GRAD:
         copied, sorted_ = planes * v.size * h.size if h.stride > 2 else 0, 0  # woven

@@ -52,9 +52,12 @@ def family(problem: ConvProblem) -> int:
     return int(h.stride == 1)
 
 
-def stripe(itemsize: int, v: Axis, h: Axis) -> int:
-    """Return how many rows of grad_output a weight gradient works on at a time: all its taps find them in L1."""
-    return max(4, 2**14 // (h.size * itemsize * v.stride))
+def stripe(itemsize: int, v: Axis, h: Axis, copied: bool) -> int:
+    """Return how many rows of grad_output a weight gradient works on at a time: all its taps find them in L1.
+
+    Of rows that are ``copied`` it is both places.
+    """
+    return max(4, (2**13 if copied else 2**14) // (h.size * itemsize * v.stride))
 
 
 def repeated(axis: Axis, mode: str) -> list[tuple[int, int, int]]:

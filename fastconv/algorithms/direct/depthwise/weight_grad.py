@@ -89,10 +89,8 @@ class WeightGrad(Execution):
         sums = Sums(h.kernel)
         steps: list[int] = []
         groups: list[int] = []
-        for block in sorted(
-            row_blocks(walk, image.rows, image.stride, stripe(problem.itemsize, v, h), tall),
-            key=lambda b: b.row,
-        ):
+        rows = stripe(problem.itemsize, v, h, image.copies is not None)
+        for block in sorted(row_blocks(walk, image.rows, image.stride, rows, tall), key=lambda b: b.row):
             first = len(steps) // FIELDS
             ahead = _ahead(problem, block)
             block, *copies = image.read(block)
