@@ -7,18 +7,19 @@ a table, and fetch the few pixels left and right of a row one by one (`edges`), 
 one move for all its lanes (`fft/lanes.py`): forward and weight gradient.
 The input gradient is the adjoint: what the padded pixels would receive is added to those that they repeat
 (`algorithms/frame.py`; depthwise by weights of single columns, `direct/depthwise/schedule.py`, or of FFT's tiles added up,
-`fft/folded.py`).
+`fft/folded.py`).  Around a `circle` nothing is added: it reads grad_output as the forward pass reads the image.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from math import prod
 
 import numpy as np
 
 from fastconv.algorithms.base import Array
-from fastconv.problem import Axis, ConvProblem
+from fastconv.problem import FORWARD, INPUT_GRAD, Axis, ConvProblem, Direction
 
 NAMES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}  # in numpy.pad
 
@@ -36,12 +37,46 @@ def pixels(axis: Axis, mode: str) -> Array:
     return np.pad(image, widths, NAMES[mode])  # type: ignore[call-overload,no-any-return]
 
 
-def edges(axis: Axis, mode: str) -> tuple[tuple[int, int], ...]:
-    """Return the padded pixels of an axis, counted from the image's first, each with the one it repeats."""
+def edges(axis: Axis, mode: str, direction: Direction = FORWARD) -> tuple[tuple[int, int], ...]:
+    """Return the coordinates outside of what a direction reads along an axis, each with the pixel that it repeats.
+
+    >>> edges(Axis(4, 3, lo=2, hi=1), "reflect")
+    ((-2, 2), (-1, 1), (4, 2))
+    >>> edges(Axis(4, 3, lo=2), "circular", INPUT_GRAD)
+    ((4, 0), (5, 1))
+    """
+    if direction is INPUT_GRAD:
+        if not circle(axis, mode):
+            return ()
+        size, _, stride, _, lo, _ = axis
+        count = size // stride
+        beside = chain(
+            range(-((axis.extent - 1 - lo) // stride), 0), range(count, count + (lo + stride - 1) // stride)
+        )
+        return tuple((at, at % count) for at in beside)
     if mode == "zeros":
         return ()
     source = pixels(axis, mode).tolist()
     return tuple((at - axis.lo, p) for at, p in enumerate(source) if not 0 <= at - axis.lo < axis.size)
+
+
+def circle(axis: Axis, mode: str) -> bool:
+    """Return whether grad_output is a circle as the image is: where that has as many pixels, or a stride times as many.
+
+    Each tap leads then from each pixel of grad_output to one of the image, and from no other to that::
+
+        gx[i] = sum over r with (i + lo - r*dilation) divisible by stride of
+            w[r] * gy[(i + lo - r*dilation) / stride  mod  size / stride]
+    """
+    return mode == "circular" and axis.stride * axis.output == axis.size
+
+
+def framed(problem: ConvProblem, direction: Direction) -> bool:
+    """Return whether some of what a direction computes belongs to pixels of a border: what repeats others adds to them."""
+    mode = problem.padding_mode
+    if direction is not INPUT_GRAD or mode == "zeros":
+        return False
+    return any((a.lo > 0 or a.hi > 0) and not circle(a, mode) for a in problem.axes)
 
 
 def sources(at: Array, size: int, edges: tuple[tuple[int, int], ...]) -> Array:

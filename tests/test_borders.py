@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import testing
+from fastconv import borders, testing
 from fastconv.activations import NONE
 from fastconv.algorithms import find, reference
-from fastconv.problem import ConvProblem, Direction
+from fastconv.algorithms.correlation import axis_pass
+from fastconv.problem import Axis, ConvProblem, Direction
 
 MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 PROBLEMS = [
@@ -22,6 +23,7 @@ PROBLEMS = [
     "n1 c2 k2 i2x3 f3x2 p4:1x5:2",  # wider than the image
     "n1 c2 k2 i1x4 f3x3 p1",
     "n2 c3 k4 i11 f4 p3:2",
+    "n1 c2 k3 i6x2 f4x5 p2:0x4 s2x1 d1x2",  # circular, gy is a circle, too
     "n1 c2 k3 i4x3x5 f3x2x3 p1:2x1:0x1 s1x1x2",
 ]
 each_problem = pytest.mark.parametrize("line", PROBLEMS)
@@ -162,3 +164,24 @@ def test_depthwise_multiplies_what_the_definition_multiplies(line, direction, op
     with np.errstate(invalid="ignore"):
         exact = testing.definition(problem, direction, *operands)
     np.testing.assert_array_equal(np.isfinite(out), np.isfinite(exact))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_gradient_around_a_circle_is_read_there(seed):
+    """Each pixel of the image receives by each tap from one pixel of grad_output at the most, whatever the padding."""
+    rng = np.random.default_rng(seed)
+    kernel, stride, dilation, count, lo = (int(rng.integers(1, 6)) for _ in range(5))
+    axis = Axis(count * stride, kernel, stride, dilation, lo)
+    axis = axis._replace(hi=max(0, (count - 1) * stride + axis.extent - axis.size - lo))
+    circle = borders.circle(axis, "circular")
+    assert circle == (axis.output == count)
+    walk = axis_pass(axis, Direction.INPUT_GRAD, "circular")
+    received = np.zeros((axis.size, axis.kernel, axis.output), int)
+    for pixels, taps in zip(walk.pixels, walk.taps, strict=True):
+        for tap, offset in taps:
+            np.add.at(received, (pixels, tap, walk.sources(np.arange(walk.outputs) + offset)), circle)
+    expected = np.zeros_like(received)
+    pixels = borders.pixels(axis, "circular")
+    for p, r in np.ndindex(axis.output, kernel):
+        expected[pixels[p * stride + r * dilation], r, p] += circle
+    np.testing.assert_array_equal(received, expected)

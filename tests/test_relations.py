@@ -137,7 +137,7 @@ def test_strict_keeps_each_result_as_exact_as_its_own_terms(direction):
 
 @each_exact
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "circular"])
 @pytest.mark.parametrize("walk", ["p1", "p1 s2", "p0 s3 d2", "p1 g4", "p-1:-2"])
 def test_an_infinite_weight_meets_no_zeros_around_a_gradient(algorithm, walk, mode, layout):
     """Strict mode: the definition has no products there, and kernels' would be NaN."""

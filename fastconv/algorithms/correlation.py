@@ -12,8 +12,8 @@ p = j + (i + lo - r*dilation)/s: a unit-stride correlation of grad_output, writt
 So there are s phases along an axis, together as much work as the forward pass, and all of them read the
 same source: they are computed side by side and woven together as they are written.
 
-Where borders repeat the image, the source of the forward pass has a ``border``; the input gradient is that among
-zeros, to which `frame` adds.
+Where borders repeat the image, the source of the forward pass has a ``border``, and that of the input gradient around
+a `circle`; else this is the one among zeros, to which `frame` adds.
 """
 
 from __future__ import annotations
@@ -113,9 +113,9 @@ ONE_ROW = AxisPass(1, 1, 1, 1, (((0, 0),),))  # an axis of one pixel, for images
 
 def axis_pass(axis: Axis, direction: Direction, padding_mode: str = "zeros") -> AxisPass:
     """Describe one axis of the forward direction or of the input gradient."""
+    border = borders.edges(axis, padding_mode, direction)
     if direction is Direction.FORWARD:
         taps = tuple((r, r * axis.dilation - axis.lo) for r in range(axis.kernel))
-        border = borders.edges(axis, padding_mode)
         return AxisPass(axis.output, axis.output, axis.size, axis.stride, (taps,), border)
     phases = tuple(
         tuple(
@@ -125,7 +125,7 @@ def axis_pass(axis: Axis, direction: Direction, padding_mode: str = "zeros") -> 
         )
         for phase in range(min(axis.stride, axis.size))
     )
-    return AxisPass(-(-axis.size // len(phases)), axis.size, axis.output, 1, phases)
+    return AxisPass(-(-axis.size // len(phases)), axis.size, axis.output, 1, phases, border)
 
 
 @dataclass(frozen=True, slots=True)

@@ -353,6 +353,10 @@ BORDERS = [
     ConvProblem.parse("n1 c18 k20 i11x10 f3x3 p1 replicate"),
     ConvProblem.parse("n1 c6 k9 i9x8 f5x3 p2x1 s2x1 reflect"),
     ConvProblem.parse("n2 c5 k7 i5 f4 p9 circular"),  # one axis, and most taps meet the border
+    ConvProblem.parse("n2 c18 k20 i11x10 f3x3 p1 circular"),  # grad_output is a circle, too
+    ConvProblem.parse("n1 c6 k9 i8x9 f5x4 p2:1x2:1 s2x1 circular"),
+    ConvProblem.parse("n1 c20 k20 i8x9 f5x4 p2:1x3:0 s2x1 g20 circular"),
+    ConvProblem.parse("n1 c20 k20 i8x9 f5x3 p2x0 g20 circular"),
     ConvProblem.parse("n2 c5 k7 i9x8 f1x1 p1 replicate"),
     ConvProblem.parse(
         "n1 c70 k70 i7x9 f5x7 p2x3 g70 reflect"

@@ -6,7 +6,7 @@ import functools
 from dataclasses import replace
 from math import prod
 
-from fastconv import machine
+from fastconv import borders, machine
 from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.direct import depthwise, pixels
 from fastconv.algorithms.direct.cost import cost
@@ -82,7 +82,7 @@ def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
         from fastconv.algorithms.direct.weight_grad import WeightGrad
 
         return WeightGrad(problem, cache)
-    if direction is INPUT_GRAD and problem.padding_mode != "zeros":
+    if borders.framed(problem, direction):
         from fastconv.algorithms.frame import framed
 
         return framed(_make(replace(problem, padding_mode="zeros"), direction, cache), problem, cache)

@@ -81,8 +81,13 @@ class Fft(Algorithm):
 
 
 def _bordered(problem: ConvProblem, direction: Direction) -> bool:
-    """Tell whether pixels of a border hand what they receive to others."""
-    return direction is Direction.INPUT_GRAD and problem.padding_mode != "zeros"
+    """Tell whether pixels of a border hand what they receive to others; all tiles turn around a circle, or none."""
+    mode = problem.padding_mode
+    return (
+        direction is Direction.INPUT_GRAD
+        and mode != "zeros"
+        and not all(borders.circle(a, mode) for a in problem.axes)
+    )
 
 
 def _folded(problem: ConvProblem, limit: int) -> cut.Choice | None:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from fastconv import borders, machine
 from fastconv.algorithms.fft.codelets import CHANNEL_COLUMNS, DENSE_COLUMNS, SIZES
 from fastconv.algorithms.fft.tile2d import frequencies, scratch_size
-from fastconv.algorithms.fft.tiling import whole
-from fastconv.problem import INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
+from fastconv.algorithms.fft.tiling import turned, whole
+from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
 from fastconv.roofline import CYCLES, multiply, rates, seconds
 
 LEVEL = 0.22  # of a transform: what it costs beside loading, transposing and storing
@@ -100,6 +100,8 @@ def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | N
     if unsuited(problem):
         return None
     if problem.padding_mode != "zeros":  # tiles hold the border, which may be longer than a lone tile's end
+        if direction is INPUT_GRAD:  # around a circle
+            problem, direction = turned(problem), FORWARD
         problem = borders.written_out(problem)
     back, n, g = direction is INPUT_GRAD, problem.n, problem.groups
     axes = problem.last_axes(2)

@@ -83,9 +83,9 @@ def blocks(problem: ConvProblem, cut: tuple[Span, ...], limit: int) -> Blocks:
 
 def cost(problem: ConvProblem, direction: Direction) -> float:
     """Predict seconds; NumPy transforms on one core, its BLAS multiplies on all."""
+    problem = turned(problem) if direction is Direction.INPUT_GRAD else problem
     if problem.padding_mode != "zeros":
         problem = borders.written_out(problem)
-    problem = turned(problem) if direction is Direction.INPUT_GRAD else problem
     cut, cores = spans(problem), machine.machine().cores
     g, c, k = problem.groups, problem.c // problem.groups, problem.k // problem.groups
     tiles, samples = problem.n * prod(s.count for s in cut), prod(s.length for s in cut)
@@ -114,13 +114,11 @@ class Signal(Execution):
     """Tiles through ``numpy.fft``; any direction at stride 1, any rank."""
 
     def __init__(self, problem: ConvProblem, direction: Direction, limit: int) -> None:
-        self.direction = direction
+        self.direction, self.original = direction, problem
+        problem = turned(problem) if direction is Direction.INPUT_GRAD else problem
         self.pixels = [borders.pixels(a, problem.padding_mode) for a in problem.axes]
         self.repeats = problem.padding_mode != "zeros"
-        if self.repeats:
-            problem = borders.written_out(problem)
-        self.problem = turned(problem) if direction is Direction.INPUT_GRAD else problem
-        self.original = problem
+        self.problem = borders.written_out(problem) if self.repeats else problem
         self.cut = spans(self.problem)
         self.blocks = blocks(self.problem, self.cut, limit)
         self.workspace = self.blocks.bytes

@@ -19,15 +19,15 @@ from fastconv.problem import Axis, ConvProblem, Direction
 
 def geometry(problem: ConvProblem, direction: Direction, cut: Cut) -> tuple[cpu.Geometry, Array]:
     """Put a problem and its cut into numbers and maps; the input gradient is a correlation with turned kernels."""
-    turn = direction is Direction.INPUT_GRAD
+    turn, mode = direction is Direction.INPUT_GRAD, problem.padding_mode
     v, last = problem.last_axes(2)
-    axes = [_ends(a, turn, length) for a, length in zip((v, last), cut.size, strict=True)]
+    axes = [_ends(a, turn, length, mode) for a, length in zip((v, last), cut.size, strict=True)]
     (h, p, lo_h, skip_h), (w, q, lo_w, skip_w) = axes
     r, s = (1, *problem.kernel)[-2:]
     unit, (ah, aw), (mh, mw), (th, tw) = machine.tile(problem.itemsize), cut.size, cut.step, cut.count
     c, k, taps = cut.c, cut.k, r * s
-    above, beside = ([], []) if turn else [borders.edges(a, problem.padding_mode) for a in (v, last)]
-    source = borders.sources(np.arange((th - 1) * mh + ah) - lo_h, h, tuple(above))
+    above, beside = (borders.edges(a, mode, direction) for a in (v, last))
+    source = borders.sources(np.arange((th - 1) * mh + ah) - lo_h, h, above)
     there = np.flatnonzero(source >= 0)
     first, end = (int(there[0]), int(there[-1]) + 1) if there.size else (0, 0)
     g = cpu.Geometry(
@@ -87,11 +87,11 @@ def _border(edges: Any, first: int, width: int) -> tuple[list[int], list[int]]:
     return moves, runs
 
 
-def _ends(axis: Axis, turn: bool, length: int) -> tuple[int, int, int, int]:
+def _ends(axis: Axis, turn: bool, length: int, mode: str) -> tuple[int, int, int, int]:
     """Return an axis' samples and results, the padding before the samples, and the first valid result of a tile."""
     if not turn:
         return axis.size, axis.output, axis.lo, 0
-    if length >= whole(axis):
+    if length >= whole(axis) and mode == "zeros":
         return axis.output, axis.size, max(-axis.lo, 0), max(axis.lo, 0)
     return axis.output, axis.size, axis.extent - 1 - axis.lo, axis.extent - 1
 

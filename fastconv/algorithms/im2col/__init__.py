@@ -16,7 +16,7 @@ from math import inf, prod, sqrt
 
 import numpy as np
 
-from fastconv import machine
+from fastconv import borders, machine
 from fastconv.algorithms.base import CHANNELS_FIRST, Algorithm, Array, Execution
 from fastconv.algorithms.correlation import (
     AxisPass,
@@ -34,7 +34,7 @@ from fastconv.gemm.blocking import odd_lines, streams, within
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import joined, record
 from fastconv.gemm.segments import SEGMENT
-from fastconv.problem import INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
+from fastconv.problem import WEIGHT_GRAD, ConvProblem, Direction
 from fastconv.roofline import least, multiply
 
 ALONE = 10  # times as long as a row's products takes what is lowered for that row alone
@@ -74,7 +74,7 @@ def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
         from fastconv.algorithms.im2col.weight_grad import WeightGrad
 
         return WeightGrad(problem, cache)
-    if direction is INPUT_GRAD and problem.padding_mode != "zeros":
+    if borders.framed(problem, direction):
         from fastconv.algorithms.frame import framed
 
         return framed(_make(replace(problem, padding_mode="zeros"), direction, cache), problem, cache)

@@ -20,7 +20,7 @@ from dataclasses import replace
 from itertools import product
 from math import prod
 
-from fastconv import machine
+from fastconv import borders, machine
 from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.winograd.phases import Counts, counts, share
 from fastconv.algorithms.winograd.transforms import ROWS, Tiles
@@ -142,7 +142,7 @@ class Winograd(Algorithm):
             return correlation(problem, direction, tiles, limit)
         from fastconv.algorithms.winograd.correlation import correlation
 
-        if direction is INPUT_GRAD and problem.padding_mode != "zeros":
+        if borders.framed(problem, direction):
             from fastconv.algorithms.frame import framed
 
             zeros = replace(problem, padding_mode="zeros")

@@ -205,7 +205,7 @@ def border_table(
     (mh, rh), (mw, rw) = tiles
     vl, forward = machine.tile(problem.itemsize).vl, direction is Direction.FORWARD
     height, width = (a.size if forward else a.output for a in problem.last_axes(2))
-    edges = [borders.edges(a, problem.padding_mode if forward else "zeros") for a in problem.last_axes(2)]
+    edges = [borders.edges(a, problem.padding_mode, direction) for a in problem.last_axes(2)]
     tiles_h, tiles_w = grid(down, along, tiles, vl)
     strips = Strips.of(tiles_w, vl)
 

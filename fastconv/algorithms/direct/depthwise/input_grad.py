@@ -11,9 +11,8 @@ Where borders repeat the image, a pixel also gets the gradient of the padded one
 are further weights of its column (see `schedule`), or where they would be many, whole padded rows are computed in
 scratch and folded.  Rows of the padding are blocks that are added to the rows they repeat, when these are written.
 
-A circular axis of as many pixels as gy has, times the stride, is one of gy, too (`turns`): each tap leads from each pixel
-of gy to one of gx.  So gy is read on the other side where it ends: rows by the table, columns from copies of rows, or
-as further pixels of single columns, if they are few.
+Where gy is a circle, too (`borders.circle`), it is read on the other side where it ends: rows by the table, columns from
+copies of rows, or as further pixels of single columns, if they are few.
 """
 
 from __future__ import annotations
@@ -44,7 +43,6 @@ from fastconv.algorithms.direct.depthwise.shape import (
     repeated,
     repeats,
     take,
-    turns,
 )
 from fastconv.algorithms.direct.depthwise.taps import STEP, each, most_rows, most_taps, pairs
 from fastconv.gemm.schedule import next_run
@@ -148,7 +146,7 @@ class InputGrad(Execution):
     def __init__(self, problem: ConvProblem) -> None:
         vl, mode = machine.lanes(problem.dtype), problem.padding_mode
         v, h = plane_axes(problem)
-        circle = turns(h, mode) and problem.k == problem.c
+        circle = borders.circle(h, mode) and problem.k == problem.c
         wide = not circle and len(repeated(h, mode)) > MOST_REPEATED * h.kernel
         across = h._replace(size=h.lo + h.size + h.hi, lo=0, hi=0) if wide else h
         multiplier = problem.k // problem.c
@@ -161,7 +159,7 @@ class InputGrad(Execution):
         schedule = Schedule(vl, 1, copies.pitch if copies else h.output, h.kernel)
         twice = h.stride == 2 and max(f.taps for f in phases(v)) <= most_taps(phases=2)
         image = sorted((b for f in phases(v) for b in _blocks(v, mode, f, 1 + twice)), key=lambda b: b.row)
-        around = [] if turns(v, mode) else list(_rows_around(v, mode, 1 + twice))
+        around = [] if borders.circle(v, mode) else list(_rows_around(v, mode, 1 + twice))
         woven = h.stride > 1 and not twice
         if twice:
             both = tuple(phase.taps[0] for phase in columns)
@@ -213,7 +211,7 @@ class InputGrad(Execution):
 def _blocks(axis: Axis, mode: str, phase: Phase, n_phases: int) -> Iterator[Block]:
     """Return the blocks of rows of a phase."""
     g = gcd(axis.stride, axis.dilation)
-    times = 1 + axis.dilation * axis.kernel // axis.output if turns(axis, mode) else 0
+    times = 1 + axis.dilation * axis.kernel // axis.output if borders.circle(axis, mode) else 0
     walk = Rows(
         phase.count, phase.taps, phase.source + times * axis.output, dilation=axis.dilation // g,
         start=phase.start, spacing=axis.stride, tap=phase.tap, turn=-(axis.stride // g),

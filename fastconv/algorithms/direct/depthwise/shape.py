@@ -71,11 +71,6 @@ def repeated(axis: Axis, mode: str) -> list[tuple[int, int, int]]:
     return [(q, s, pixel[at]) for q, s, at in reads if at in pixel]
 
 
-def turns(axis: Axis, mode: str) -> bool:
-    """Return whether the axis of grad_output is a circle as that of the image is."""
-    return mode == "circular" and axis.stride * axis.output == axis.size
-
-
 def repeats(problem: ConvProblem) -> int | None:
     """Return None unless borders repeat the image: kernels compiled for None have no code for that."""
     return None if problem.padding_mode == "zeros" else 1

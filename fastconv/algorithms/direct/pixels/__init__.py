@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 from math import prod
 
+from fastconv import borders
 from fastconv.algorithms.base import CHANNELS_FIRST, Execution
 from fastconv.gemm.blocking import within
 from fastconv.problem import ConvProblem, Direction
@@ -55,7 +56,7 @@ def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
         return Depthwise(problem, direction, cache)
     from fastconv.algorithms.direct.pixels.correlation import Correlation
 
-    if direction is Direction.INPUT_GRAD and problem.padding_mode != "zeros":
+    if borders.framed(problem, direction):
         from fastconv.algorithms.direct.pixels.frame import FramedPixels
 
         return FramedPixels(Correlation(problem, direction, cache), problem)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import machine, threads
+from fastconv import borders, machine, threads
 from fastconv.algorithms.base import Array, flat
 from fastconv.algorithms.correlation import ONE_ROW, AxisPass, axis_pass, pass_of
 from fastconv.algorithms.direct.pixels.cpu import Geometry, correlate
@@ -89,7 +89,7 @@ class Correlation(PackedPass):
     """Forward or input gradient; blocks for ``cache`` bytes."""
 
     def __init__(self, problem: ConvProblem, direction: Direction, cache: int) -> None:
-        framed = direction is Direction.INPUT_GRAD and problem.padding_mode != "zeros"
+        framed = borders.framed(problem, direction)
         problem, box = widened(problem, direction)
         p = pass_of(problem, direction)
         if framed:  # of one tap too: the image is not all of the row

@@ -7,24 +7,23 @@ they are.  What a row of results sums is listed once and again for each that the
 taps that are outside the image are left out, and so are taps that meet nothing but the border.
 
 The input gradient where borders repeat the image: a row that some repeat sums what they receive too, by more rows of
-taps, and what columns receive so is added by single products when a row is done.  A circular axis that the stride divides
-is one of grad_output, too: that is read on the other side where it ends, as the image is forward.
+taps, and what columns receive so is added by single products when a row is done.  Where grad_output is a circle, too
+(`borders.circle`), it is read on the other side where it ends, as the image is forward.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
-from fastconv import jit, machine, threads
+from fastconv import borders, jit, machine, threads
 from fastconv.activations import finish
 from fastconv.algorithms.base import Array, equalised, flat
 from fastconv.algorithms.correlation import AxisPass, axis_pass
-from fastconv.algorithms.direct.depthwise.shape import repeated, turns
+from fastconv.algorithms.direct.depthwise.shape import repeated
 from fastconv.algorithms.direct.pixels.correlation import ONE_ROW, reach
 from fastconv.algorithms.direct.pixels.packed import PackedPass
 from fastconv.algorithms.direct.pixels.products import add_products
@@ -276,11 +275,8 @@ def more_products(axis: Axis, mode: str, last: AxisPass, channels: int, at: int)
 
 def pass_along(axis: Axis, direction: Direction, mode: str) -> tuple[AxisPass, str]:
     """Return the pass along an axis, and by which mode its borders add to results besides."""
-    walk = axis_pass(axis, direction, mode)
-    if direction is Direction.FORWARD or not turns(axis, mode):
-        return walk.reaching, "zeros" if direction is Direction.FORWARD else mode
-    outside = [*range(min(walk.offsets), 0), *range(walk.source, walk.outputs + max(walk.offsets))]
-    return replace(walk, border=tuple((i, i % walk.source) for i in outside)), "zeros"
+    walk = axis_pass(axis, direction, mode).reaching
+    return walk, "zeros" if direction is Direction.FORWARD or borders.circle(axis, mode) else mode
 
 
 class Depthwise(PackedPass):

@@ -35,7 +35,7 @@ def widened(problem: ConvProblem, direction: Direction) -> tuple[ConvProblem, Bo
         v, h = (a.output for a in problem.last_axes(2))
         return problem, Box(0, 0, v, h)
     v, h = problem.last_axes(2)
-    if problem.padding_mode == "zeros":
+    if not borders.framed(problem, direction):
         return problem, Box(0, 0, v.size, h.size)
     return borders.written_out(problem), Box(v.lo, h.lo, v.size, h.size)
 

@@ -27,7 +27,7 @@ def correlation(problem: ConvProblem, direction: Direction, tiles: Tiles, limit:
     while execution.workspace > limit and execution.most > 1:
         cache //= 2
         execution = Correlation(problem, direction, tiles, cache)
-    if direction is Direction.INPUT_GRAD and problem.padding_mode != "zeros":
+    if borders.framed(problem, direction):
         return FramedPixels(execution, problem)
     return execution
 
@@ -130,8 +130,7 @@ def geometry(problem: ConvProblem, direction: Direction, tiles: Tiles, cache: in
 
 def border_table(problem: ConvProblem, direction: Direction, g: Geometry) -> Array:
     """Return where in the source each row, and each column, under the tiles is, or -1 for zeros."""
-    mode = problem.padding_mode if direction is Direction.FORWARD else "zeros"
-    beside, across = (borders.edges(a, mode) for a in problem.last_axes(2))
+    beside, across = (borders.edges(a, problem.padding_mode, direction) for a in problem.last_axes(2))
     rows = borders.sources(np.arange(g.columns_at) - g.lo_h, g.h, beside)
     columns = borders.sources(np.arange((g.tiles_w - 1) * g.mw + g.wide) - g.lo_w, g.w, across)
     return np.concatenate((rows, columns))
