@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import fastconv
+from fastconv import nn
 
 FUNCTIONS = [name for name in fastconv.__all__ if inspect.isfunction(getattr(fastconv, name))]
 
@@ -31,6 +32,18 @@ def test_docstring(name):
         assert re.search(r"^\w+ : (sequence of int\n.*)?\([NCK](/groups|\*R\*S)?, ", text, re.MULTILINE), (
             "no shapes"
         )
+
+
+@pytest.mark.parametrize("name", nn.__all__)
+def test_docstring_of_a_layer(name):
+    """An example, and every parameter, its own or of the function that it names."""
+    text = inspect.getdoc(getattr(nn, name))
+    assert ">>> " in text
+    if "Parameters are those of `" in text:
+        return
+    _, _, parameters = text.partition("Parameters\n----------\n")
+    for parameter in inspect.signature(getattr(nn, name)).parameters:
+        assert re.search(rf"^(.*, )?\*?{parameter}(,| :|$)", parameters, re.MULTILINE), parameter
 
 
 @pytest.mark.parametrize("name", [n for n in FUNCTIONS if n not in ("algorithms", "config", "warmup")])

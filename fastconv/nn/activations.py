@@ -22,7 +22,16 @@ class FromResult(Module):
 
 
 class ReLU(FromResult):
-    """y = max(x, 0), whose slope is 1 where y > 0 and else 0."""
+    """y = max(x, 0), whose slope is 1 where y > 0 and else 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> layer = nn.ReLU()
+    >>> layer(np.array([-1.0, 2.0])).tolist(), layer.backward(np.array([5.0, 5.0])).tolist()
+    ([0.0, 2.0], [0.0, 5.0])
+    """
 
     def forward(self, x: Array) -> Array:
         self.y = pointwise.rectified(x)
@@ -33,7 +42,19 @@ class ReLU(FromResult):
 
 
 class LeakyReLU(Module):
-    """y = x where x > 0, else slope * x."""
+    """y = x where x > 0, else slope * x.
+
+    Parameters
+    ----------
+    negative_slope : float, default 0.01
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> nn.LeakyReLU(0.1)(np.array([-1.0, 2.0])).tolist()
+    [-0.1, 2.0]
+    """
 
     def __init__(self, negative_slope: float = 0.01) -> None:
         self.slope = negative_slope
@@ -49,7 +70,15 @@ class LeakyReLU(Module):
 
 
 class Sigmoid(FromResult):
-    """y = 1 / (1 + exp(-x)), whose slope is y (1 - y); by tanh, which does not overflow."""
+    """y = 1 / (1 + exp(-x)), whose slope is y (1 - y); by tanh, which does not overflow.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> nn.Sigmoid()(np.zeros(1)).tolist()
+    [0.5]
+    """
 
     def forward(self, x: Array) -> Array:
         self.y = (1 + np.tanh(x / 2)) / 2
@@ -61,7 +90,15 @@ class Sigmoid(FromResult):
 
 
 class Tanh(FromResult):
-    """y = tanh(x), whose slope is 1 - y^2."""
+    """y = tanh(x), whose slope is 1 - y^2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> nn.Tanh()(np.zeros(1)).tolist()
+    [0.0]
+    """
 
     def forward(self, x: Array) -> Array:
         self.y = np.tanh(x)
@@ -83,6 +120,13 @@ class GELU(Module):
     """y = x P(x), P the normal distribution (D. Hendrycks, K. Gimpel, arXiv:1606.08415).
 
     Its slope is P(x) + x P'(x), with P'(x) = exp(-x^2 / 2) / sqrt(2 pi).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> nn.GELU()(np.zeros(1)).tolist()
+    [0.0]
     """
 
     def forward(self, x: Array) -> Array:
@@ -102,6 +146,18 @@ class Softmax(Module):
     """y = exp(x) / sum of exp(x) along an axis: positive numbers that add up to 1.
 
     dy_i / dx_j = y_i (i == j) - y_i y_j, so gx = y (gy - sum of gy y).
+
+    Parameters
+    ----------
+    dim : int, default 1
+        The axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> nn.Softmax()(np.zeros((1, 4))).tolist()
+    [[0.25, 0.25, 0.25, 0.25]]
     """
 
     def __init__(self, dim: int = 1) -> None:

@@ -122,7 +122,22 @@ class Conv2d(_Forward):
 
 
 class Conv1d(_Forward):
-    """Convolve signals with learned kernels; see `Conv2d`."""
+    """Convolve signals with learned kernels; see `Conv2d`.
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode
+        As in ``torch.nn.Conv1d``; padding takes all that `fastconv.conv1d` does.
+    activation, input_grad, rng
+        As for `Conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> nn.Conv1d(2, 8, 5, padding="same")(np.ones((1, 2, 30), "float32")).shape
+    (1, 8, 30)
+    """
 
     rank, forward_call, backward_call = 1, fastconv.conv1d, fastconv.conv1d_backward
 

@@ -14,6 +14,24 @@ def batches(
 ) -> Iterator[tuple[Array, Array]]:
     """Yield ``batch_size`` samples at a time with their targets, shuffled if ``rng`` is given.
 
+    Parameters
+    ----------
+    x, y : array
+        Samples and targets along their first axes.
+    batch_size : int
+        The last batch has what is left.
+    rng : numpy.random.Generator, optional
+        Draws the order.
+
+    Returns
+    -------
+    iterator of (array, array)
+
+    Raises
+    ------
+    ValueError
+        There are not as many targets as samples.
+
     Examples
     --------
     >>> import numpy as np

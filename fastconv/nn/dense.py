@@ -28,6 +28,13 @@ class Linear(Module):
         As in ``torch.nn.Linear``.
     activation, rng
         As for `Conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> nn.Linear(4, 2)(np.ones((3, 4), "float32")).shape
+    (3, 2)
     """
 
     def __init__(
@@ -65,7 +72,15 @@ class Linear(Module):
 
 
 class Flatten(Module):
-    """Lay the channels and pixels of each image in one row; the gradient is laid back."""
+    """Lay the channels and pixels of each image in one row; the gradient is laid back.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> nn.Flatten()(np.ones((3, 2, 5, 5))).shape
+    (3, 50)
+    """
 
     def forward(self, x: Array) -> Array:
         self.shape = x.shape
@@ -80,6 +95,21 @@ class Dropout(Module):
 
     The expectation stays what it was, so inference does nothing.  What was dropped has no influence on the
     loss and no gradient (N. Srivastava et al., JMLR 15, 2014).
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        From 0 on, less than 1.
+    rng : numpy.random.Generator, optional
+        Draws what is dropped.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> layer = nn.Dropout(0.5, rng=np.random.default_rng(0))
+    >>> sorted(set(layer(np.ones(100)).tolist())), layer.eval()(np.ones(2)).tolist()
+    ([0.0, 2.0], [1.0, 1.0])
     """
 
     def __init__(self, p: float = 0.5, *, rng: np.random.Generator | None = None) -> None:

@@ -19,7 +19,23 @@ from fastconv.nn import pointwise
 
 
 class Parameter:
-    """An array that training changes, and the gradient of the loss by it."""
+    """An array that training changes, and the gradient of the loss by it.
+
+    Parameters
+    ----------
+    data : array
+        Changed in place by an optimizer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> w = nn.Parameter(np.zeros(2))
+    >>> w.accumulate(np.ones(2))
+    >>> w.accumulate(np.ones(2))
+    >>> w.grad.tolist()
+    [2.0, 2.0]
+    """
 
     def __init__(self, data: Array) -> None:
         self.data = data
@@ -34,7 +50,22 @@ class Parameter:
 
 
 class Module(ABC):
-    """A layer, or several of them as one."""
+    """A layer, or several of them as one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> class Square(nn.Module):
+    ...     def forward(self, x):
+    ...         self.x = x
+    ...         return x * x
+    ...     def backward(self, gy):
+    ...         return 2 * self.x * gy
+    >>> model = nn.Sequential(Square(), nn.ReLU())
+    >>> model(np.array([3.0])).tolist(), model.backward(np.array([1.0])).tolist()
+    ([9.0], [6.0])
+    """
 
     training = True
     buffers: tuple[str, ...] = ()  # names of arrays that are saved but not trained
@@ -134,6 +165,10 @@ class Module(ABC):
 class Sequential(Module):
     """Layers one after the other.
 
+    Parameters
+    ----------
+    *layers : Module
+
     Examples
     --------
     >>> import numpy as np
@@ -183,6 +218,20 @@ class Residual(Module):
     it arrives undiminished, which is why deep networks of such blocks train (K. He et al., Deep residual
     learning for image recognition, arXiv:1512.03385).
     With ``activation="relu"`` the sum is rectified in the same pass.
+
+    Parameters
+    ----------
+    body : Module
+    shortcut : Module, optional
+        Needed where the body changes the shape.
+    activation : {None, "relu"}
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> nn.Residual(nn.Sequential())(np.array([3.0])).tolist()
+    [6.0]
     """
 
     def __init__(
@@ -209,6 +258,18 @@ class Concat(Module):
 
     A U-Net joins its way up to its way down so.  The gradient is cut where the channels meet; the input takes
     the first part as it is and what the body returns for the second: gx = gy[:C] + body'(gy[C:]).
+
+    Parameters
+    ----------
+    body : Module
+        Leaves the sizes of images as they are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> nn.Concat(nn.ReLU())(np.array([[-1.0, 2.0]])).tolist()
+    [[-1.0, 2.0, 0.0, 2.0]]
     """
 
     def __init__(self, body: Module) -> None:

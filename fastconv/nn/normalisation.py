@@ -94,12 +94,49 @@ def _sums(x: Array) -> Array:
 
 
 class BatchNorm1d(_BatchNorm):
-    """Normalise the features of (N, C) or the channels of (N, C, L)."""
+    """Normalise the features of (N, C) or the channels of (N, C, L).
+
+    Parameters
+    ----------
+    num_features, eps, momentum, activation
+        As for `BatchNorm2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> x = np.random.default_rng(0).normal(5, 3, (8, 3)).astype("float32")
+    >>> y = nn.BatchNorm1d(3)(x)
+    >>> y.shape, abs(float(y.mean())) < 1e-5
+    ((8, 3), True)
+    """
 
     dimensions = (2, 3)
 
 
 class BatchNorm2d(_BatchNorm):
-    """Normalise the channels of (N, C, H, W)."""
+    """Normalise the channels of (N, C, H, W).
+
+    u = (x - mean) / sqrt(var + eps),  y = weight * u + bias  (S. Ioffe, C. Szegedy, arXiv:1502.03167).
+
+    Parameters
+    ----------
+    num_features : int
+        Channels.
+    eps : float, default 1e-5
+    momentum : float, default 0.1
+        Share of the running averages, which inference uses, that a batch replaces.
+    activation : {None, "relu"}
+        What follows is max(y, 0), in the same pass.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> x = np.random.default_rng(0).normal(5, 3, (2, 3, 5, 5)).astype("float32")
+    >>> y = nn.BatchNorm2d(3)(x)
+    >>> y.shape, abs(float(y.mean())) < 1e-5
+    ((2, 3, 5, 5), True)
+    """
 
     dimensions = (4,)

@@ -56,6 +56,16 @@ class SGD(Optimizer):
 
     With Nesterov's momentum the step is g + momentum v: the gradient counts once more.
 
+    Parameters
+    ----------
+    params : iterable of Parameter
+    lr : float, default 1e-3
+        Learning rate.
+    momentum : float, default 0
+    weight_decay : float, default 0
+        Times the weights, is added to the gradient.
+    nesterov : bool, default False
+
     Examples
     --------
     >>> import numpy as np
@@ -88,6 +98,28 @@ class Adam(Optimizer):
 
     m and v are running averages of g and g^2, divided by 1 - beta^t since they begin at 0:
     w -= lr m / (sqrt(v) + eps).
+
+    Parameters
+    ----------
+    params : iterable of Parameter
+    lr : float, default 1e-3
+        Learning rate.
+    betas : (float, float), default (0.9, 0.999)
+        Shares of the averages of g and of g^2 that a step keeps.
+    eps : float, default 1e-8
+    weight_decay : float, default 0
+        Times the weights, is added to the gradient.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> w = nn.Parameter(np.array([1.0]))
+    >>> optimizer = nn.Adam([w], lr=0.1)
+    >>> w.accumulate(np.array([2.0]))
+    >>> optimizer.step()
+    >>> round(float(w.data[0]), 4)
+    0.9
     """
 
     def __init__(
@@ -111,7 +143,25 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam, with weights that shrink by lr * weight_decay beside its steps (I. Loshchilov, arXiv:1711.05101)."""
+    """Adam, with weights that shrink by lr * weight_decay beside its steps (I. Loshchilov, arXiv:1711.05101).
+
+    Parameters
+    ----------
+    params, lr, betas, eps
+        As for `Adam`.
+    weight_decay : float, default 1e-2
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> w = nn.Parameter(np.array([1.0]))
+    >>> optimizer = nn.AdamW([w], lr=0.1)
+    >>> w.accumulate(np.array([2.0]))
+    >>> optimizer.step()
+    >>> round(float(w.data[0]), 4)
+    0.899
+    """
 
     def __init__(
         self, params: Iterable[Parameter], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
@@ -124,7 +174,32 @@ class AdamW(Adam):
 
 
 class RMSprop(Optimizer):
-    """Divide gradients by a running root of their mean square (G. Hinton's lecture 6e, 2012)."""
+    """Divide gradients by a running root of their mean square (G. Hinton's lecture 6e, 2012).
+
+    v = alpha v + (1 - alpha) g^2,  w -= lr g / (sqrt(v) + eps).
+
+    Parameters
+    ----------
+    params : iterable of Parameter
+    lr : float, default 1e-2
+        Learning rate.
+    alpha : float, default 0.99
+        Share of the average that a step keeps.
+    eps : float, default 1e-8
+    weight_decay : float, default 0
+        Times the weights, is added to the gradient.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> w = nn.Parameter(np.array([1.0]))
+    >>> optimizer = nn.RMSprop([w], lr=0.1)
+    >>> w.accumulate(np.array([2.0]))
+    >>> optimizer.step()
+    >>> round(float(w.data[0]), 4)
+    0.0
+    """
 
     def __init__(
         self, params: Iterable[Parameter], lr: float = 1e-2, alpha: float = 0.99, eps: float = 1e-8,

@@ -12,6 +12,14 @@ class MaxPool2d(Module):
     """Keep the largest pixel of each window; its gradient goes to that pixel alone.
 
     Parameters are those of `fastconv.max_pool2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> layer = nn.MaxPool2d(2)
+    >>> layer(np.array([[[[1.0, 2.0], [4.0, 3.0]]]])).tolist(), layer.backward(np.ones((1, 1, 1, 1))).tolist()
+    ([[[[4.0]]]], [[[[0.0, 0.0], [1.0, 0.0]]]])
     """
 
     def __init__(
@@ -34,6 +42,13 @@ class AvgPool2d(Module):
     """Take the mean of each window; its gradient is shared by the window's pixels.
 
     Parameters are those of `fastconv.avg_pool2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> nn.AvgPool2d(2)(np.array([[[[1.0, 2.0], [4.0, 3.0]]]])).tolist()
+    [[[[2.5]]]]
     """
 
     def __init__(
@@ -51,7 +66,19 @@ class AvgPool2d(Module):
 
 
 class AdaptiveAvgPool2d(Module):
-    """Take the means of as many windows as the output is to have; (1, 1) makes global pooling."""
+    """Take the means of as many windows as the output is to have; (1, 1) makes global pooling.
+
+    Parameters
+    ----------
+    output_size : int or (int, int)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> nn.AdaptiveAvgPool2d(1)(np.ones((2, 8, 7, 7), "float32")).shape
+    (2, 8, 1, 1)
+    """
 
     def __init__(self, output_size: PerAxis) -> None:
         self.output_size = per_axis(output_size, 2, "output_size")

@@ -29,7 +29,25 @@ class Schedule(ABC):
 
 
 class StepLR(Schedule):
-    """Multiply by gamma every ``step_size`` steps."""
+    """Multiply by gamma every ``step_size`` steps.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    step_size : int
+    gamma : float, default 0.1
+
+    Examples
+    --------
+    >>> from fastconv import nn
+    >>> optimizer, rates = nn.SGD([], lr=1.0), []
+    >>> schedule = nn.StepLR(optimizer, 2)
+    >>> for _ in range(4):
+    ...     rates.append(round(optimizer.lr, 3))
+    ...     schedule.step()
+    >>> rates
+    [1.0, 1.0, 0.1, 0.1]
+    """
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1) -> None:
         self.step_size, self.gamma = step_size, gamma
@@ -43,6 +61,27 @@ class LinearLR(Schedule):
     """Go from ``start_factor`` times the rate to ``end_factor`` times it along a line: a warm-up.
 
     P. Goyal et al., Accurate, large minibatch SGD, arXiv:1706.02677.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    start_factor : float, default 1/3
+        More than 0, at most 1.
+    end_factor : float, default 1
+        From 0 to 1.
+    total_iters : int, default 5
+        Steps on the line.
+
+    Examples
+    --------
+    >>> from fastconv import nn
+    >>> optimizer, rates = nn.SGD([], lr=1.0), []
+    >>> schedule = nn.LinearLR(optimizer, 0.5, total_iters=2)
+    >>> for _ in range(4):
+    ...     rates.append(round(optimizer.lr, 3))
+    ...     schedule.step()
+    >>> rates
+    [0.5, 0.75, 1.0, 1.0]
     """
 
     def __init__(
@@ -61,7 +100,25 @@ class LinearLR(Schedule):
 
 
 class CosineAnnealingLR(Schedule):
-    """Go down to ``eta_min`` along half a cosine in ``T_max`` steps (I. Loshchilov, F. Hutter, arXiv:1608.03983)."""
+    """Go down to ``eta_min`` along half a cosine in ``T_max`` steps (I. Loshchilov, F. Hutter, arXiv:1608.03983).
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    T_max : int
+    eta_min : float, default 0
+
+    Examples
+    --------
+    >>> from fastconv import nn
+    >>> optimizer, rates = nn.SGD([], lr=1.0), []
+    >>> schedule = nn.CosineAnnealingLR(optimizer, T_max=2)
+    >>> for _ in range(4):
+    ...     rates.append(round(optimizer.lr, 3))
+    ...     schedule.step()
+    >>> rates
+    [1.0, 0.5, 0.0, 0.0]
+    """
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0) -> None:
         self.length, self.least = T_max, eta_min
@@ -74,6 +131,13 @@ class CosineAnnealingLR(Schedule):
 
 class SequentialLR(Schedule):
     """Follow one schedule after the other; ``milestones`` are the steps at which the next begins.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    schedulers : sequence of schedules
+    milestones : sequence of int
+        One between any two schedules.
 
     Examples
     --------
