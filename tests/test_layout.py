@@ -84,6 +84,20 @@ def test_few_results_a_group_are_computed_channels_first(line):
     np.testing.assert_allclose(gx, to_last(grads.input), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "n1 c32 k48 i6x14x14 f3x3x3 p1",
+        "n1 c16 k32 i6x14x14 f3x5x5 s2 p1x2x2 g2",
+        "n1 c32 k32 i6x14x14 f3x3x3 p1 g32",
+    ],
+)
+@pytest.mark.parametrize("direction", list(Direction), ids=str)
+def test_volumes_are_read_as_they_stand(line, direction):
+    p = replace(ConvProblem.parse(line), layout="nhwc")
+    assert Plan(p, direction, Settings()).problem == p
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 60, 61), (1, 70, 9, 13), (3, 16, 128, 1), (1, 5, 1, 1000)])
 @pytest.mark.parametrize("dtype", [np.dtype("float32"), np.dtype("float64")])
 def test_turned(shape, dtype):

@@ -363,6 +363,15 @@ BORDERS = [
     ),  # vectors of channels side by side, and one more
     ConvProblem.parse("n1 c20 k20 i7x8 f7x5 p3x2 s1x2 g20 circular"),  # grad_output is a circle
 ]
+VOLUMES = [
+    ConvProblem.parse("n2 c18 k20 i4x5x6 f3x3x3 p1 circular"),
+    ConvProblem.parse("n1 c16 k9 i6x7x18 f3x3x3 p1 s2"),
+    ConvProblem.parse("n1 c16 k16 i6x7x18 f3x1x1 p1x0x0"),  # only sheets are padded: read in place
+    ConvProblem.parse("n1 c16 k16 i5x7x8 f2x3x3"),
+    ConvProblem.parse("n2 c20 k20 i6x7x8 f3x3x3 p1 g20"),
+    ConvProblem.parse("n2 c32 k32 i6x7x8 f3x3x3 s2 g32"),
+    ConvProblem.parse("n1 c5 k5 i6x7x8 f2x3x3 p0:1x1x1 s2x1x2 d2x1x1 g5 reflect"),
+]
 PIXEL_BY_PIXEL = [
     replace(p, layout="nhwc")
     for p in [
@@ -370,6 +379,7 @@ PIXEL_BY_PIXEL = [
         *WIDE_DEPTHWISE,
         *MOSTLY_PADDING,
         *BORDERS,
+        *VOLUMES,
         *WRITTEN[::2],
         *PROBLEMS[::9],
     ]

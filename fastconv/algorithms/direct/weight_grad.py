@@ -51,8 +51,7 @@ class Geometry(NamedTuple):
     source_w: int
     stride_h: int
     stride_w: int
-    first_h: int  #   pixel of the first tap at position 0
-    first_w: int
+    first_w: int  #   pixel of the first tap at position 0
     span_h: int
     span_w: int
     row_blocks: int
@@ -121,32 +120,33 @@ def _work(worker, counters, x, gy, partial, scratch, lists, geo, tables):
             p0, p1 = span(geo.p, geo.row_blocks, row_block)
             q0 = q_block * geo.block_q
             q1 = min(q0 + geo.block_q, geo.q)
-            down, right = p0 * geo.stride_h + geo.first_h, q0 * geo.stride_w + geo.first_w
+            right = q0 * geo.stride_w + geo.first_w
+            under = geo.rows_at + (depth * geo.sheets + sheet) * geo.under + p0 * geo.row_step
+            high = (p1 - p0 - 1) * geo.row_step + geo.span_h
+            if i > begin and geo.deep > 1 and _misses(tables, under, high):
+                continue
             b0 = base
             if geo.planar:
                 plane = ((image * geo.groups + group) * geo.channels + ch0) * geo.source_h * geo.source_w
                 turn_area(
                     scratch, base, geo.pitch, geo.pixel, x, plane, channels, geo.source_h, geo.source_w, tables,
-                    geo.rows_at + (depth * geo.sheets + sheet) * geo.under + p0 * geo.row_step,
-                    (p1 - p0 - 1) * geo.row_step + geo.span_h, geo.edges_at,
-                    geo.edges, right, (q1 - q0 - 1) * geo.stride_w + geo.span_w,
+                    under, high, geo.edges_at, geo.edges, right, (q1 - q0 - 1) * geo.stride_w + geo.span_w,
                 )  # fmt: skip
             elif geo.copied:
                 copy_rows(
-                    scratch, base, x, image, group * geo.channels + ch0, channels, p0, p1, q0, q1, geo, tables
-                )
+                    scratch, base, x, image * geo.source_h, under, high, group * geo.channels + ch0, channels, q0, q1,
+                    geo, tables,
+                )  # fmt: skip
             else:
-                b0 = (
-                    ((image * geo.source_h + down) * geo.source_w + right) * geo.pixel
-                    + group * geo.channels
-                    + ch0
-                )
+                row = image * geo.source_h + tables[under]
+                b0 = (row * geo.source_w + right) * geo.pixel + group * geo.channels + ch0
             for p in range(p0, p1):
                 if geo.planar:
                     at = ((image * geo.groups + group) * geo.m * geo.sheets + sheet) * geo.p + p
                     at = at * geo.q + q0
                 else:
-                    at = ((image * geo.p + p) * geo.q + q0) * geo.groups * geo.m + group * geo.m
+                    at = ((image * geo.sheets + sheet) * geo.p + p) * geo.q + q0
+                    at = (at * geo.groups + group) * geo.m
                 rows[2 * (p - p0)] = at
                 rows[2 * (p - p0) + 1] = (p - p0) * geo.row_step * geo.pitch
             for panel in range(first, last):
@@ -160,6 +160,15 @@ def _work(worker, counters, x, gy, partial, scratch, lists, geo, tables):
         first_channel = 0 if geo.joined else ch0
         _store(partial, split, group, depth, k0, first_channel, scratch, c0, k1 - k0, channels, geo)
         task = next_task(counters, worker, tasks)
+
+
+@jit.inner
+def _misses(rows, first, count):
+    """Tell whether rows of x are all outside of it, as those of a sheet are."""
+    met = 0
+    for row in rows[first : first + count]:
+        met += row >= 0
+    return met == 0
 
 
 @jit.inner
@@ -215,7 +224,7 @@ def geometry(problem: ConvProblem, p: Pass, cache: int) -> Geometry:
     )
     ld, panels = -(-vectors // c_blocks) * vl, -(-m // tile.mr)
 
-    copied = planar or leaves(rows) or leaves(last) or joined or channels % vl > 0
+    copied = planar or leaves(sheets) or leaves(rows) or leaves(last) or joined or channels % vl > 0
     pixel = (channels if joined else ld) if copied else groups * channels
     span_h, span_w = (a.offsets[-1] - a.offsets[0] + 1 for a in (rows, last))
     row_step = 1 if planar and span_h == 1 else rows.stride
@@ -234,7 +243,7 @@ def geometry(problem: ConvProblem, p: Pass, cache: int) -> Geometry:
     return Geometry(
         n=n, groups=groups, channels=channels, m=m, deep=deep, sheets=sheets.outputs, p=rows.outputs,
         q=last.outputs, source_h=sheets.source * rows.source, source_w=last.source,
-        stride_h=rows.stride, stride_w=last.stride, first_h=rows.offsets[0],
+        stride_h=rows.stride, stride_w=last.stride, 
         first_w=last.offsets[0], span_h=span_h, span_w=span_w, row_blocks=row_blocks, block_q=block_q,
         q_blocks=q_blocks, c_blocks=c_blocks, m_blocks=m_blocks,
         splits=max(1, min(areas, -(-TASKS // (c_blocks * m_blocks * groups * deep)))), taps=taps, runs=runs,

@@ -46,6 +46,8 @@ def work(problem: ConvProblem, direction: Direction) -> dict[str, float]:
     v, h = plane_axes(problem)
     planes, across = problem.n * problem.k, -(-h.output // machine.tile(problem.itemsize).vl)
     products = planes * met(v) * h.kernel * across
+    for a in problem.axes[:-2]:  # of a volume, channels last
+        products *= met(a)
     parts = {"taps": products, "single row": products if v.kernel == 1 else 0.0}
     pixels = 0 if family(problem) else planes * h.size * v.size
     copied, sorted_ = (0, pixels) if h.stride <= WIDEST else (pixels, 0)

@@ -24,7 +24,8 @@ MOST_FAR = 2
 
 def plane_axes(problem: ConvProblem) -> tuple[Axis, Axis]:
     """Return the vertical and the horizontal axis; one axis alone is a row of a map of height 1."""
-    return problem.axes if len(problem.axes) == 2 else (Axis(1, 1), problem.axes[0])
+    v, h = problem.last_axes(2)
+    return v, h
 
 
 def pitch(columns: int, vl: int) -> int:

@@ -23,8 +23,6 @@ TAPS = 49  # of a depthwise weight gradient: beyond, the transforms of `fft` win
 
 def reject(problem: ConvProblem, direction: Direction) -> str | None:
     """Return why these kernels cannot serve a problem, or None."""
-    if len(problem.axes) > 2:
-        return f"{len(problem.axes)} spatial axes {CHANNELS_FIRST}"
     if not problem.is_depthwise:
         return None
     if problem.k != problem.c:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise, product
 from math import prod
 from typing import Any
 
@@ -31,9 +31,9 @@ def leaves(axis: AxisPass) -> bool:
 
 
 def phase_tables(
-    rows: AxisPass,
-    last: AxisPass,
-    kernel: tuple[int, int],
+    axes: tuple[AxisPass, AxisPass, AxisPass],
+    kernel: tuple[int, ...],
+    sheets: dict[int, int],
     pitch: int,
     pixel: int,
     merge: bool,
@@ -41,30 +41,30 @@ def phase_tables(
 ) -> tuple[Array, int, int]:
     """Return ``[phase] -> (runs, where, taps, taps before, rows, where)`` and what follows, where columns are, and taps.
 
-    Behind the phases are the offsets of their runs, from the first tap's pixel, and of their rows of taps, counted
-    from a position's own.  Taps go by offset along w, so that those of neighbouring pixels are one run of channels.
-    Columns are (number of the tap, channel), for the taps of ``together`` channels as they stand in the weights; taps
-    of no phase share the last number.
+    Behind the phases are the offsets of their runs, from the first tap's pixel, and of their rows of taps, in sheets
+    and rows from a position's own.  Taps go by offset along w, so that those of neighbouring pixels are one run of
+    channels.  Those of a sheet begin at ``sheets[offset]``.  Columns are (number of the tap, channel), for the taps of
+    ``together`` channels as they stand in the weights; taps of no phase share the last number.
     """
-    first_h, first_w = min(rows.offsets, default=0), min(last.offsets, default=0)
+    _, first_h, first_w = (min(a.offsets, default=0) for a in axes)
     heads: list[int] = []
     entries: list[int] = []
-    phases, before = rows.step * last.step, 0
+    phases, before = prod(a.step for a in axes), 0
     numbers = np.full(kernel, -1, np.int64)
-    for phase_h in rows.taps:
-        for phase_w in last.taps:
-            across = sorted(phase_w, key=lambda tap: tap[1])
-            neighbours = all(b[1] - a[1] == 1 for a, b in pairwise(across))
-            heads_w = across[:1] if merge and neighbours else across
-            runs = [(h - first_h) * pitch + (w - first_w) * pixel for _, h in phase_h for _, w in heads_w]
-            down = [h for _, h in phase_h]
-            at = HEAD * phases + len(entries)
-            heads += [len(runs), at, len(phase_h) * len(across), before, len(down), at + len(runs)]
-            entries += [*runs, *down]
-            for r, _ in phase_h:
-                for s, _ in across:
-                    numbers[r, s] = before
-                    before += 1
+    for phase_d, phase_h, phase_w in product(*(a.taps for a in axes)):
+        across = sorted(phase_w, key=lambda tap: tap[1])
+        neighbours = all(b[1] - a[1] == 1 for a, b in pairwise(across))
+        heads_w = across[:1] if merge and neighbours else across
+        down = [(d, h) for _, d in phase_d for _, h in phase_h]
+        runs = [
+            sheets[d] + (h - first_h) * pitch + (w - first_w) * pixel for d, h in down for _, w in heads_w
+        ]
+        at = HEAD * phases + len(entries)
+        heads += [len(runs), at, len(down) * len(across), before, len(down), at + len(runs)]
+        entries += [*runs, *chain(*down)]
+        for (t, _), (r, _), (s, _) in product(phase_d, phase_h, across):
+            numbers[t, r, s] = before
+            before += 1
     numbers[numbers < 0] = before
     columns = np.stack(np.broadcast_arrays(numbers.reshape(-1), np.arange(together)[:, None]), -1)
     tables = np.array(heads + entries, np.int64)
@@ -77,12 +77,20 @@ def reach(axis: AxisPass) -> Array:
     return axis.sources(np.arange(first, (axis.outputs - 1) * axis.stride + end))
 
 
-def with_borders(tables: Array, rows: AxisPass, last: AxisPass) -> tuple[Array, dict[str, int]]:
-    """Add to tables what `cpu.copy_rows` reads, and return where it is."""
-    under = reach(rows)
-    edges = np.array(last.border, np.int64).reshape(-1)
-    at = {"rows_at": tables.size, "edges_at": tables.size + under.size, "edges": len(last.border)}
-    return np.concatenate([tables, under, edges]), at
+def with_borders(
+    tables: Array, sheets: AxisPass, rows: AxisPass, last: AxisPass
+) -> tuple[Array, dict[str, int]]:
+    """Add to tables what `cpu.copy_rows` reads, and which sheets are copied, and return where it is."""
+    offsets = np.array(sheets.offsets or [0], np.int64)
+    parts = [
+        tables,
+        sheets.sources(offsets[:, None] + sheets.stride * np.arange(sheets.outputs)).reshape(-1),
+        reach(rows),
+        np.array(last.border, np.int64).reshape(-1),
+    ]
+    _, sheets_at, rows_at, edges_at, _ = np.cumsum([0, *(part.size for part in parts)]).tolist()
+    at = {"sheets_at": sheets_at, "rows_at": rows_at, "edges_at": edges_at, "edges": len(last.border)}
+    return np.concatenate(parts), at
 
 
 class Correlation(PackedPass):
@@ -97,27 +105,31 @@ class Correlation(PackedPass):
         tile, cores = machine.tile(problem.itemsize), machine.machine().cores
         self.dtype, self.flops, self.typed = problem.dtype, p.flops, threads.Typed(correlate)
         n = p.n
-        rows, last = (ONE_ROW, *(a.reaching for a in p.axes))[-2:]
+        sheets, rows, last = (ONE_ROW, ONE_ROW, *(a.reaching for a in p.axes))[-3:]
+        kernel = (1, 1, *p.kernel)[-3:]
         if len(p.axes) == 1 and max(last.offsets, default=0) - min(last.offsets, default=0) > last.outputs:
             rows, last = last, ONE_ROW  # most taps meet padding: rows of taps that do are left out
-            box = Box(box.left, box.above, box.inner_w, box.inner_h)
+            box = Box(0, box.left, 0, 1, box.inner_w, 1)
+            kernel = (1, kernel[-1], 1)
         elif len(p.axes) == 1 and last.is_identity and not framed:  # images are one row of pixels
             pixels_ = n * last.outputs
-            n, last, box = 1, AxisPass(pixels_, pixels_, pixels_, 1, last.taps), Box(0, 0, 1, pixels_)
-        copied = leaves(rows) or leaves(last)
+            n, last, box = 1, AxisPass(pixels_, pixels_, pixels_, 1, last.taps), Box(0, 0, 0, 1, 1, pixels_)
+        # sheets outside of the image are not read
+        copied = leaves(rows) or leaves(last) or bool(sheets.border)
         span_h, span_w = ((max(a.offsets, default=0) - min(a.offsets, default=0) + 1) for a in (rows, last))
         pixel = p.channels if copied else p.groups * p.channels
-        phases = rows.step * last.step
+        phases, under = sheets.step * rows.step * last.step, sheets.offsets or [0]
+        deep = len(under) if copied else 1
 
         # An area's source, its results and weights take a third of the cache each; there are TASKS areas if it can be.
         third = cache // 3 // problem.itemsize
         per_position = max(
-            last.stride * p.channels * (rows.stride if rows.outputs > 1 else 1), p.m * phases, 1
+            deep * last.stride * p.channels * (rows.stride if rows.outputs > 1 else 1), p.m * phases, 1
         )
         vectors = -(-p.m // tile.vl)
         blocks = -(-vectors // widest())
         stay = p.m * p.reduction <= third  # else each area fetches the weights: rather tasks of few channels
-        positions = n * p.groups * rows.outputs * last.outputs
+        positions = n * p.groups * sheets.outputs * rows.outputs * last.outputs
         wanted = max(2 * TALLEST, positions // (TASKS if stay else -(-TASKS // blocks)))
         area = max(1, min(PIXELS, wanted, third // per_position))
         block_q = min(last.outputs, area)
@@ -125,17 +137,17 @@ class Correlation(PackedPass):
         block_q = -(-last.outputs // q_blocks)
         row_blocks = -(-rows.outputs // max(1, area // block_q))
         block_rows = -(-rows.outputs // row_blocks)
-        areas = n * p.groups * row_blocks * q_blocks
+        areas = n * p.groups * sheets.outputs * row_blocks * q_blocks
         m_blocks = min(blocks, -(-TASKS // areas)) if areas < TASKS else 1
         pitch = ((block_q - 1) * last.stride + span_w) * pixel if copied else last.source * pixel
-        kernel = (prod(p.kernel), 1) if last is ONE_ROW else (prod(p.kernel[:-1]), p.kernel[-1])
+        sheet = ((block_rows - 1) * rows.stride + span_h if copied else rows.source) * pitch
+        begins = {d: (i if copied else d - under[0]) * sheet for i, d in enumerate(under)}
         together = min(CHUNK, max(1, COLUMNS // prod(kernel)))
         tables, columns_at, taps = phase_tables(
-            rows, last, kernel, pitch, pixel, pixel == p.channels, together
+            (sheets, rows, last), kernel, begins, pitch, pixel, pixel == p.channels, together
         )
-        self.tables, at = with_borders(tables, rows, last)
-        stripe = ((block_rows - 1) * rows.stride + span_h) * pitch if copied else 0
-        self.scratch = -(-stripe // 16) * 16
+        self.tables, at = with_borders(tables, sheets, rows, last)
+        self.scratch = -(-deep * sheet // 16) * 16 if copied else 0
         self.packed = -(-p.groups * vectors * tile.vl * taps * p.channels // 16) * 16
         self.pixels = block_rows * block_q
         self.lanes = vectors * tile.vl
@@ -148,12 +160,13 @@ class Correlation(PackedPass):
         )  # fmt: skip
         self.geometry = record(
             Geometry(
-                n=n, groups=p.groups, channels=p.channels, m=p.m, p=rows.outputs, q=last.outputs,
-                source_h=rows.source, source_w=last.source, stride_h=rows.stride, stride_w=last.stride,
+                n=n, groups=p.groups, channels=p.channels, m=p.m, sheets=sheets.outputs, p=rows.outputs, q=last.outputs,
+                source_d=sheets.source, source_h=rows.source, source_w=last.source,
+                stride_d=sheets.stride, stride_h=rows.stride, stride_w=last.stride, first_d=under[0],
                 first_h=min(rows.offsets, default=0), first_w=min(last.offsets, default=0),
-                span_h=span_h, span_w=span_w, steps_h=rows.step, steps_w=last.step,
-                result_h=rows.result, result_w=last.result, row_blocks=row_blocks, block_q=block_q,
-                q_blocks=q_blocks, m_blocks=m_blocks, copied=copied, pitch=pitch, pixel=pixel,
+                span_h=span_h, span_w=span_w, steps_d=sheets.step, steps_h=rows.step, steps_w=last.step,
+                result_d=sheets.result, result_h=rows.result, result_w=last.result, row_blocks=row_blocks, block_q=block_q,
+                q_blocks=q_blocks, m_blocks=m_blocks, copied=copied, deep=deep, sheet=sheet, pitch=pitch, pixel=pixel,
                 scratch=self.scratch, pixels=self.pixels, registers=machine.simd().registers,
                 chunk=third,
                 repeats=problem.padding_mode != "zeros", framed=framed, **box._asdict(), **at,

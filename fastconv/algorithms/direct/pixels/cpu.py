@@ -29,18 +29,24 @@ class Geometry(NamedTuple):
     groups: int
     channels: int  # of the source, in a group
     m: int  #         result channels in a group
-    p: int  #         positions along both axes, of each phase
+    sheets: int  #    positions along the axes, of each phase
+    p: int
     q: int
+    source_d: int
     source_h: int
     source_w: int
+    stride_d: int
     stride_h: int
     stride_w: int
-    first_h: int  #   source pixel of the first tap at position 0
+    first_d: int  #   source pixel of the first tap at position 0
+    first_h: int
     first_w: int
     span_h: int  #    pixels from the first tap to the last
     span_w: int
-    steps_h: int  #   phases of the result
+    steps_d: int  #   phases of the result
+    steps_h: int
     steps_w: int
+    result_d: int
     result_h: int
     result_w: int
     row_blocks: int
@@ -48,7 +54,9 @@ class Geometry(NamedTuple):
     q_blocks: int
     m_blocks: int
     copied: bool  #   whether rows are copied
-    pitch: int  #     elements from row to row of the copy, or of the image
+    deep: int  #      sheets of the source that are copied for a sheet of results
+    sheet: int  #     elements from sheet to sheet of the copy, or of the image
+    pitch: int  #     elements from row to row
     pixel: int  #     elements from pixel to pixel
     scratch: int  #   elements of a worker
     pixels: int  #    of a full area
@@ -56,11 +64,14 @@ class Geometry(NamedTuple):
     chunk: int  #     weights that stay in L2
     repeats: bool  # whether what is around the image is the image
     framed: bool  #   whether results around the image are wanted too; where it lies among them (`frame.Box`)
+    front: int
     above: int
     left: int
+    inner_d: int
     inner_h: int
     inner_w: int
-    rows_at: int  #   in the tables: [coordinate - first_h] -> row of the source, or -1
+    sheets_at: int  # in the tables: [sheet that is copied][sheet of results] -> sheet of the source, or -1
+    rows_at: int  #   [coordinate - first_h] -> row of the source, or -1
     edges_at: int  #  pairs (column outside of the source, the column that it repeats)
     edges: int
 
@@ -102,54 +113,69 @@ def _work(
     rows = lists[(3 * worker + 2) * geo.pixels : (3 * worker + 3) * geo.pixels]
     source = scratch if geo.copied else x
     areas = geo.row_blocks * geo.q_blocks
-    tasks = geo.n * geo.groups * areas * geo.m_blocks
+    tasks = geo.n * geo.groups * geo.sheets * areas * geo.m_blocks
     task = next_task(counters, worker, tasks)
     while task < tasks:
         rest, m_block = task // geo.m_blocks, task % geo.m_blocks
-        plane, area = rest // areas, rest % areas
+        rest, area = rest // areas, rest % areas
+        plane, sheet = rest // geo.sheets, rest % geo.sheets
         image, group = plane // geo.groups, plane % geo.groups
         row_block, q_block = area // geo.q_blocks, area % geo.q_blocks
         p0, p1 = span(geo.p, geo.row_blocks, row_block)
         q0 = q_block * geo.block_q
         q1 = min(q0 + geo.block_q, geo.q)
         if geo.copied:
-            copy_rows(
-                scratch, base, x, image, group * geo.channels, geo.channels, p0, p1, q0, q1, geo, tables
-            )
+            for depth in range(geo.deep):
+                copy_rows(
+                    scratch, base + depth * geo.sheet, x, first_row(image, depth, sheet, geo, tables),
+                    geo.rows_at + p0 * geo.stride_h, (p1 - p0 - 1) * geo.stride_h + geo.span_h, group * geo.channels,
+                    geo.channels, q0, q1, geo, tables,
+                )  # fmt: skip
             at = base
         else:
-            row = image * geo.source_h + p0 * geo.stride_h + geo.first_h
+            row = image * geo.source_d + sheet * geo.stride_d + geo.first_d
+            row = row * geo.source_h + p0 * geo.stride_h + geo.first_h
             at = (row * geo.source_w + q0 * geo.stride_w + geo.first_w) * geo.pixel + group * geo.channels
         parts = 2 if geo.framed else 1
-        for number in range(parts * geo.steps_h * geo.steps_w):
+        for number in range(parts * geo.steps_d * geo.steps_h * geo.steps_w):
             phase, outside = number // parts, number % parts == 1
             count = _list_pixels(
-                sources, targets, rows, at, image, group, phase, outside, p0, p1, q0, q1, geo
+                sources, targets, rows, at, image, group, phase, outside, sheet, p0, p1, q0, q1, geo
             )
             _multiply(
                 around if outside else out, targets, rows, source, sources, count, packed, packing, geo, tables, start,
-                group, phase, m_block, plain or outside, activation, residual,
+                group, phase, m_block, sheet, plain or outside, activation, residual,
             )  # fmt: skip
         task = next_task(counters, worker, tasks)
 
 
 @jit.inner
-def copy_rows(scratch, base, x, image, first, count, p0, p1, q0, q1, geo, tables):
-    """Copy ``count`` channels of the rows under an area, with zeros outside the image or what stands there."""
+def first_row(image, depth, sheet, geo, tables):
+    """Return the first row, of all in x, of a sheet that is copied for a sheet of results; -1 outside of the image."""
+    under = tables[geo.sheets_at + depth * geo.sheets + sheet]
+    return (image * geo.source_d + under) * geo.source_h if under >= 0 else -1
+
+
+@jit.inner
+def copy_rows(scratch, base, x, row0, rows_at, rows, first, count, q0, q1, geo, tables):
+    """Copy ``count`` channels of the rows under an area, with zeros outside the image or what stands there.
+
+    They are ``tables[rows_at : rows_at + rows]``, counted from ``row0``.
+    """
     left = q0 * geo.stride_w + geo.first_w
     width = (q1 - q0 - 1) * geo.stride_w + geo.span_w
     lo = min(max(0, -left), width)
     hi = max(lo, min(width, geo.source_w - left))
     channels = geo.groups * geo.channels
-    for i in range((p1 - p0 - 1) * geo.stride_h + geo.span_h):
-        row = tables[geo.rows_at + p0 * geo.stride_h + i]
+    for i in range(rows):
+        row = tables[rows_at + i]
         to = base + i * geo.pitch
-        if row < 0:
+        if row < 0 or row0 < 0:
             scratch[to : to + width * geo.pixel] = 0
             continue
         scratch[to : to + lo * geo.pixel] = 0
         scratch[to + hi * geo.pixel : to + width * geo.pixel] = 0
-        line = (image * geo.source_h + row) * geo.source_w
+        line = (row0 + row) * geo.source_w
         at = (line + left + lo) * channels + first
         if count == channels == geo.pixel:
             write_row(scratch, to + lo * count, x, at, (hi - lo) * count)
@@ -164,13 +190,16 @@ def copy_rows(scratch, base, x, image, first, count, p0, p1, q0, q1, geo, tables
 
 
 @jit.inner
-def _list_pixels(sources, targets, rows, at, image, group, phase, outside, p0, p1, q0, q1, geo):
+def _list_pixels(sources, targets, rows, at, image, group, phase, outside, sheet, p0, p1, q0, q1, geo):
     """List where the pixels of a phase are read and written, in or outside of the image, and their row; return their number."""
-    phase_h, phase_w = phase // geo.steps_w, phase % geo.steps_w
-    width, inner = geo.groups * geo.m, geo.inner_h * geo.inner_w
-    size = geo.result_h * geo.result_w - inner if outside else inner
+    phase_h, phase_w = phase // geo.steps_w % geo.steps_h, phase % geo.steps_w
+    width, inner = geo.groups * geo.m, geo.inner_d * geo.inner_h * geo.inner_w
+    size = geo.result_d * geo.result_h * geo.result_w - inner if outside else inner
     to = image * size * width + group * geo.m
+    sheet = phase // geo.steps_w // geo.steps_h + sheet * geo.steps_d
     n = 0
+    if sheet >= geo.result_d:
+        return n
     for p in range(p0, p1):
         row = phase_h + p * geo.steps_h
         if row >= geo.result_h:
@@ -178,7 +207,7 @@ def _list_pixels(sources, targets, rows, at, image, group, phase, outside, p0, p
         source = at + (p - p0) * geo.stride_h * geo.pitch
         for q in range(q0, q1):
             column = phase_w + q * geo.steps_w
-            number = place(row, column, geo.result_w, geo)
+            number = place(sheet, row, column, geo.result_h, geo.result_w, geo)
             if column < geo.result_w and (number < 0) == outside:
                 sources[n] = source + (q - q0) * geo.stride_w * geo.pixel
                 targets[n] = to + (-1 - number if outside else number) * width
@@ -188,22 +217,30 @@ def _list_pixels(sources, targets, rows, at, image, group, phase, outside, p0, p
 
 
 @jit.inner
-def _rows_of_taps(tables, at, rows, first, last, geo):
-    """Return which of a phase's rows of taps, from the first to the last, meet the image under some rows of results."""
+def _rows_of_taps(tables, at, rows, sheet, first, last, geo):
+    """Return which of a phase's rows of taps, from the first to the last, meet the image under some rows of a sheet."""
     lo, hi = 0, rows
     if geo.repeats:
         return lo, hi
-    top, bottom = first * geo.stride_h, last * geo.stride_h
-    while lo < hi and (bottom + tables[at + lo] < 0 or top + tables[at + lo] >= geo.source_h):
+    while lo < hi and _misses(tables, at + 2 * lo, sheet, first, last, geo):
         lo += 1
-    while lo < hi and (bottom + tables[at + hi - 1] < 0 or top + tables[at + hi - 1] >= geo.source_h):
+    while lo < hi and _misses(tables, at + 2 * hi - 2, sheet, first, last, geo):
         hi -= 1
     return lo, hi
 
 
 @jit.inner
+def _misses(tables, at, sheet, first, last, geo):
+    """Tell whether a row of taps meets nothing but padding."""
+    d, h = sheet * geo.stride_d + tables[at], tables[at + 1]
+    return (
+        d < 0 or d >= geo.source_d or last * geo.stride_h + h < 0 or first * geo.stride_h + h >= geo.source_h
+    )
+
+
+@jit.inner
 def _multiply(
-    out, targets, rows, source, sources, count, packed, packing, geo, tables, start, group, phase, m_block,
+    out, targets, rows, source, sources, count, packed, packing, geo, tables, start, group, phase, m_block, sheet,
     plain, activation, residual,
 ):  # fmt: skip
     """Compute the listed pixels of a phase, block by block of result channels.
@@ -237,7 +274,7 @@ def _multiply(
             for i in range(tiles):
                 first = part(count, tiles, i)
                 mr = part(count, tiles, i + 1) - first
-                lo, hi = _rows_of_taps(tables, down_at, down, rows[first], rows[first + mr - 1], geo)
+                lo, hi = _rows_of_taps(tables, down_at, down, sheet, rows[first], rows[first + mr - 1], geo)
                 lo, hi = max(run0, lo * in_down), min(run1, hi * in_down)
                 if lo < hi or piece == 0:
                     tile_gathered(

@@ -13,7 +13,8 @@ taps, and what columns receive so is added by single products when a row is done
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, product
+from math import prod
 from typing import Any, NamedTuple
 
 import numba
@@ -42,13 +43,12 @@ class Geometry(NamedTuple):
 
     n: int
     channels: int
-    p: int  #         positions along both axes, of each phase
+    p: int  #         positions of each phase: rows, in all sheets, and columns
     q: int
-    source_h: int
+    source_h: int  #  rows of all sheets
     source_w: int
-    stride_h: int
     stride_w: int
-    steps_h: int  #   phases of the result
+    steps_h: int  #   phases of the result's rows
     steps_w: int
     result_h: int
     result_w: int
@@ -56,20 +56,16 @@ class Geometry(NamedTuple):
     c_blocks: int
     whole: int  #     vectors that the channels fill: a block is some of them
     tap: int  #       elements from one tap of a step to the next
-    rows: int  #      numbers in a worker's list of rows of taps, and in its list of steps
-    steps: int
+    steps: int  #     numbers in a worker's list of steps
     vl: int
-    rows_at: int  #   where tables begin: [phase] -> (taps along h, where they begin)
-    columns_at: int  # [phase] -> (steps along w, where they begin, first and last offset)
-    under_at: int  #  [coordinate - first_h] -> row of the source, or -1
-    beside_at: int  # [coordinate - first_w] -> column of the source, or -1
-    first_h: int
-    first_w: int
-    repeats_h: bool  # whether what is around the source is the source
-    repeats_w: bool
-    more_rows_at: (
-        int  #  [row of the result] -> rows of taps more, and where (row of the source, its taps) are
+    kinds_at: (
+        int  #  where tables begin: [kind] -> (rows of taps, where they are), as `add_products` reads them
     )
+    rows_at: int  #   [phase][position] -> (row of the result or -1, own row of the source, kind)
+    columns_at: int  # [phase] -> (steps along w, where they begin, first and last offset)
+    beside_at: int  # [coordinate - first_w] -> column of the source, or -1
+    first_w: int
+    repeats: bool  #  whether what is around the source is the source, left and right
     products_at: int  # [phase] -> results that columns of the border are added to, and where they are
 
 
@@ -92,8 +88,7 @@ def correlate(
     """Compute a pass; tasks are images x blocks of rows x blocks of channels."""
     for worker in numba.prange(workers):
         geo = geos[0]
-        base = worker * (geo.rows + geo.steps)
-        rows, steps = lists[base : base + geo.rows], lists[base + geo.rows : base + geo.rows + geo.steps]
+        steps = lists[worker * geo.steps : (worker + 1) * geo.steps]
         tasks = geo.n * geo.row_blocks * geo.c_blocks
         task = next_task(counters, worker, tasks)
         while task < tasks:
@@ -105,42 +100,32 @@ def correlate(
             for phase in range(geo.steps_h * geo.steps_w):
                 _slide_rows(
                     image, part(geo.p, geo.row_blocks, row_block), part(geo.p, geo.row_blocks, row_block + 1), c0, c1,
-                    phase // geo.steps_w, phase % geo.steps_w, x, w, out, rows, steps, geo, tables, start, plain,
-                    activation, residual, narrow,
+                    phase // geo.steps_w, phase % geo.steps_w, x, w, out, steps, geo, tables, start, plain, activation,
+                    residual, narrow,
                 )  # fmt: skip
             task = next_task(counters, worker, tasks)
 
 
 @jit.inner
 def _slide_rows(
-    image, p0, p1, c0, c1, phase_h, phase_w, x, w, out, rows, steps, geo, tables, start, plain, activation, residual,
-    narrow,
+    image, p0, p1, c0, c1, phase_h, phase_w, x, w, out, steps, geo, tables, start, plain, activation, residual, narrow
 ):  # fmt: skip
     """Compute the positions of a phase in rows p0..p1."""
-    taps, taps_at = tables[geo.rows_at + 2 * phase_h], tables[geo.rows_at + 2 * phase_h + 1]
     left, right = tables[geo.columns_at + 4 * phase_w + 2], tables[geo.columns_at + 4 * phase_w + 3]
     products = geo.products_at + 2 * phase_w
     positions = (geo.result_w - phase_w + geo.steps_w - 1) // geo.steps_w
     tiles = -(-positions // SIZE)
-    pitch, met, count = geo.source_w * geo.channels, 0, 0
-    rows_listed, listed = (-1, -1, -1), -1
-    for p in range(p0, p1):
-        row, lo, hi = phase_h + p * geo.steps_h, 0, taps
-        if row >= geo.result_h:
+    pitch, count, listed, kind = geo.source_w * geo.channels, 0, -1, -1
+    rows, met = tables[:0], 0
+    for entry in range(geo.rows_at + 3 * (phase_h * geo.p + p0), geo.rows_at + 3 * (phase_h * geo.p + p1), 3):
+        row = tables[entry]
+        if row < 0:
             continue
-        under = geo.under_at + p * geo.stride_h - geo.first_h
-        while lo < hi and tables[under + tables[taps_at + 2 * lo]] < 0:
-            lo += 1
-        while lo < hi and tables[under + tables[taps_at + 2 * hi - 2]] < 0:
-            hi -= 1
-        at_border = geo.repeats_h and lo < hi and _leaves(p * geo.stride_h, tables, taps_at, taps, geo)
-        at_border = at_border or tables[geo.more_rows_at + 2 * row] > 0
-        kind = lo, hi, p if at_border else -2
-        if kind != rows_listed:
-            met = _list_rows(rows, p, row, lo, hi, taps_at, geo, tables)
-            rows_listed, listed = kind, -1
+        if kind != tables[entry + 2]:
+            kind, listed = tables[entry + 2], -1
+            met, rows = tables[geo.kinds_at + 2 * kind], tables[tables[geo.kinds_at + 2 * kind + 1] :]
         result = (image * geo.result_h + row) * geo.result_w + phase_w
-        source = (image * geo.source_h + p * geo.stride_h) * pitch
+        source = (image * geo.source_h + tables[entry + 1]) * pitch
         for i in range(tiles):
             q = part(positions, tiles, i)
             size = part(positions, tiles, i + 1) - q
@@ -166,29 +151,6 @@ def _slide_rows(
 
 
 @jit.inner
-def _leaves(row, tables, taps_at, taps, geo):
-    """Tell whether a row of taps is outside of the source, for results that stand on a row of it."""
-    return row + tables[taps_at] < 0 or row + tables[taps_at + 2 * taps - 2] >= geo.source_h
-
-
-@jit.inner
-def _list_rows(rows, p, result_row, lo, hi, taps_at, geo, tables):
-    """List rows ``lo..hi`` of taps and more: where each reads from the results' row on, and its weights; return how many."""
-    more, n = geo.more_rows_at + 2 * result_row, hi - lo + tables[geo.more_rows_at + 2 * result_row]
-    own = p * geo.stride_h
-    for i in range(n):
-        if lo + i < hi:
-            entry = taps_at + 2 * (lo + i)
-            row = tables[geo.under_at + own + tables[entry] - geo.first_h]
-        else:
-            entry = tables[more + 1] + 2 * (lo + i - hi)
-            row = tables[entry]
-        rows[2 * i] = (row - own) * geo.source_w * geo.channels
-        rows[2 * i + 1] = tables[entry + 1] * geo.channels
-    return n
-
-
-@jit.inner
 def _list_steps(steps, rows, met, phase_w, q, size, inside, geo, tables):
     """List what ``size`` results from ``q`` on sum of each of ``met`` rows; return the number of steps."""
     at, column = geo.columns_at + 4 * phase_w, q * geo.stride_w
@@ -198,7 +160,7 @@ def _list_steps(steps, rows, met, phase_w, q, size, inside, geo, tables):
             offset, taps = tables[entry], tables[entry + 2]
             first = column + offset
             last = first + (size + taps - 2) * geo.stride_w
-            if geo.repeats_w or (last >= 0 and first < geo.source_w):
+            if geo.repeats or (last >= 0 and first < geo.source_w):
                 within = inside or (first >= 0 and last < geo.source_w)
                 steps[n] = rows[2 * i] + (offset if within else -column) * geo.channels
                 steps[n + 1] = rows[2 * i + 1] + tables[entry + 1] * geo.channels
@@ -224,34 +186,87 @@ def steps_along(taps: dict[int, int], stride: int) -> list[tuple[int, int, int]]
     return steps
 
 
-def describe(rows: AxisPass, last: AxisPass, across: int) -> tuple[Array, int, tuple[int, int]]:
-    """Return the tables, how many taps of the kernel lie between those of a step, and the most rows and steps of a result."""
+def columns_table(last: AxisPass, at: int) -> tuple[Array, int, int]:
+    """Return the table of steps along w, ``at`` which it stands, the taps between those of a step, and the most steps."""
     index = [{offset: s for s, offset in taps} for taps in last.taps]
     along = [steps_along(taps, last.stride) for taps in index]
-    apart = [taps[at + last.stride] - taps[at] for taps in index for at in taps if at + last.stride in taps]
-    down = [sorted((offset, r * across) for r, offset in taps) for taps in rows.taps]
+    apart = [taps[i + last.stride] - taps[i] for taps in index for i in taps if i + last.stride in taps]
     heads: list[int] = []
     entries: list[int] = []
-    behind = 2 * rows.step + 4 * last.step
-    for taps in down:
-        heads += [len(taps), behind + len(entries)]
-        entries += [number for tap in taps for number in tap]
+    behind = at + 4 * last.step
     for steps, taps in zip(along, last.taps, strict=True):
         offsets = [offset for _, offset in taps] or [0]
         heads += [len(steps), behind + len(entries), min(offsets), max(offsets)]
         entries += [number for step in steps for number in step]
-    most = max(map(len, down)), max(map(len, along))
-    return np.array(heads + entries, np.int64), apart[0] if apart else 0, most
+    return np.array(heads + entries, np.int64), apart[0] if apart else 0, max(map(len, along))
 
 
-def more_rows(axis: Axis, mode: str, across: int, results: int, at: int) -> tuple[Array, int]:
-    """Return the table of the rows that rows of the border are added to, ``at`` which it stands, and the most of one."""
-    found: list[list[int]] = [[] for _ in range(results)]
+class Received(NamedTuple):
+    """What the pixels of a result sum along an axis; equal for those of a kind."""
+
+    kinds: list[tuple[tuple[int, int], ...]]  # (pixel of the source, from the result's own, and tap)
+    kind: Array  # [phase][position]
+    pixel: Array  # of the result, or -1
+    own: Array  # of the source
+
+
+def received(axis: Axis, a: AxisPass, mode: str) -> Received:
+    """Sort the pixels of an axis by what they sum: taps that meet the source, and what its border hands on."""
+    more: list[list[tuple[int, int]]] = [[] for _ in range(a.result)]
     for source, tap, pixel in repeated(axis, mode):
-        found[pixel] += [source, tap * across]
-    begin = at + 2 * results + np.cumsum([0, *map(len, found)])
-    heads = [n for row, start in zip(found, begin.tolist(), strict=False) for n in (len(row) // 2, start)]
-    return np.array([*heads, *chain(*found)], np.int64), max(map(len, found)) // 2
+        more[pixel].append((source, tap))
+    kinds: dict[tuple[tuple[int, int], ...], int] = {}
+    own = a.stride * np.arange(a.outputs)
+    found = np.zeros((a.step, a.outputs), np.int64)
+    for phase, taps in enumerate(a.taps):
+        down = sorted((offset, tap) for tap, offset in taps)
+        sources = [(a.sources(own + offset).tolist(), tap) for offset, tap in down]
+        for j, place in enumerate(own.tolist()):
+            pixel = phase + a.step * j
+            summed = [(source[j], tap) for source, tap in sources if source[j] >= 0]
+            summed += more[pixel] if pixel < a.result else []
+            kind = tuple((source - place, tap) for source, tap in summed)
+            found[phase, j] = kinds.setdefault(kind, len(kinds))
+    return Received(list(kinds), found, a.pixels, np.broadcast_to(own, found.shape))
+
+
+def rows_tables(
+    sheets: Received,
+    rows: Received,
+    result_h: int,
+    source_h: int,
+    kernel: tuple[int, int],
+    pitch: int,
+    channels: int,
+) -> tuple[Array, Array, int]:
+    """Return ``[phase][position] -> (row of the result or -1, own row of the source, kind)``, kinds, and the most rows of one.
+
+    Rows are counted through all sheets.  ``[kind] -> (rows, where)``, and there elements from the own row of the source to
+    each that is summed, and to its weights.
+    """
+
+    def both(a: Array, b: Array) -> Array:
+        return np.stack(np.broadcast_arrays(a[:, None, :, None], b[None, :, None, :]))
+
+    high, across = kernel
+    pixel, own, kind = (
+        both(sheets.pixel, rows.pixel),
+        both(sheets.own, rows.own),
+        both(sheets.kind, rows.kind),
+    )
+    lines = [
+        np.where(pixel.min(0) < 0, -1, pixel[0] * result_h + pixel[1]),
+        own[0] * source_h + own[1],
+        kind[0] * len(rows.kinds) + kind[1],
+    ]
+    lists = [
+        [((d * source_h + h) * pitch, (t * high + r) * across * channels) for d, t in deep for h, r in down]
+        for deep, down in product(sheets.kinds, rows.kinds)
+    ]
+    begin = 2 * (len(lists) + np.cumsum([0, *map(len, lists)]))
+    heads = [n for some, start in zip(lists, begin.tolist(), strict=False) for n in (len(some), start)]
+    kinds = np.array([*heads, *chain(*chain(*lists))], np.int64)
+    return np.stack(lines, -1).reshape(-1), kinds, max(map(len, lists))
 
 
 def more_products(axis: Axis, mode: str, last: AxisPass, channels: int, at: int) -> Array:
@@ -286,41 +301,44 @@ class Depthwise(PackedPass):
 
     def __init__(self, problem: ConvProblem, direction: Direction, cache: int) -> None:
         vl, cores = machine.tile(problem.itemsize).vl, machine.machine().cores
-        (rows, received_h), (last, received_w) = (
-            (ONE_ROW, "zeros"),
+        (sheets, given_d), (rows, given_h), (last, given_w) = (
+            (ONE_ROW, "zeros"), (ONE_ROW, "zeros"),
             *(pass_along(a, direction, problem.padding_mode) for a in problem.axes),
-        )[-2:]
-        c, across = problem.c, problem.kernel[-1]
-        self.taps = across if len(problem.axes) == 1 else across * problem.kernel[0]
+        )[-3:]  # fmt: skip
+        c, self.taps = problem.c, prod(problem.kernel)
         self.groups, self.m, self.lanes, self.dtype, self.flops = 1, c, c, problem.dtype, problem.flops
         self.typed = threads.Typed(correlate)
         self.packed = -(-c * self.taps // 16) * 16
         self.narrow = None if c >= vl else True
 
-        tables, tap, most = describe(rows, last, across)
-        under, beside = (reach(axis) for axis in (rows, last))
-        v, h = problem.last_axes(2)
-        rows_at = tables.size + under.size + beside.size
-        above, most_rows = more_rows(v, received_h, across, rows.result, rows_at)
-        products_at = rows_at + above.size
-        beyond = more_products(h, received_w, last, c, products_at)
-        self.tables = np.concatenate([tables, under, beside, above, beyond])
-        span = max(rows.offsets, default=0) - min(rows.offsets, default=0) + 1
+        d, v, h = problem.last_axes(3)
+        lines, kinds, most_rows = rows_tables(
+            received(d, sheets, given_d), received(v, rows, given_h), rows.result, rows.source, (v.kernel, h.kernel),
+            last.source * c, c,
+        )  # fmt: skip
+        rows_at = kinds.size
+        columns_at = rows_at + lines.size
+        columns, tap, most_along = columns_table(last, columns_at)
+        beside = reach(last)
+        beside_at = columns_at + columns.size
+        products_at = beside_at + beside.size
+        beyond = more_products(h, given_w, last, c, products_at)
+        self.tables = np.concatenate([kinds, lines, columns, beside, beyond])
+        span_d, span_h = (max(a.offsets, default=0) - min(a.offsets, default=0) for a in (sheets, rows))
         wanted, whole = -(-TASKS // max(1, problem.n)), max(1, c // vl)
-        row_blocks = max(1, min(wanted, rows.outputs))
-        held = ((span + 1) * last.source + self.taps) * c * problem.itemsize
+        p = sheets.outputs * rows.outputs
+        row_blocks = max(1, min(wanted, p))
+        held = ((span_d * rows.source + span_h + 2) * last.source + self.taps) * c * problem.itemsize
         c_blocks = min(whole, max(-(-wanted // row_blocks), held // cache))
-        most_rows += most[0]
-        self.pixels = -(-most_rows * (2 + STEP * most[1]) // 3)
+        self.pixels = -(-STEP * most_rows * most_along // 3)
         self.geometry = record(
             Geometry(
-                n=problem.n, channels=c, p=rows.outputs, q=last.outputs, source_h=rows.source, source_w=last.source,
-                stride_h=rows.stride, stride_w=last.stride, steps_h=rows.step, steps_w=last.step,
-                result_h=rows.result, result_w=last.result, row_blocks=row_blocks, c_blocks=c_blocks, whole=whole,
-                tap=tap * c, rows=2 * most_rows, steps=3 * self.pixels - 2 * most_rows, vl=vl, rows_at=0, columns_at=2 * rows.step,
-                under_at=tables.size, beside_at=tables.size + under.size, first_h=min(rows.offsets, default=0),
-                first_w=min(last.offsets, default=0), repeats_h=bool(rows.border), repeats_w=bool(last.border),
-                more_rows_at=rows_at, products_at=products_at,
+                n=problem.n, channels=c, p=p, q=last.outputs, source_h=sheets.source * rows.source, source_w=last.source,
+                stride_w=last.stride, steps_h=sheets.step * rows.step, steps_w=last.step,
+                result_h=sheets.result * rows.result, result_w=last.result, row_blocks=row_blocks, c_blocks=c_blocks,
+                whole=whole, tap=tap * c, steps=3 * self.pixels, vl=vl, kinds_at=0, rows_at=rows_at,
+                columns_at=columns_at, beside_at=beside_at, first_w=min(last.offsets, default=0),
+                repeats=bool(last.border), products_at=products_at,
             )
         )  # fmt: skip
         self.workspace = (self.packed + self.lanes) * problem.itemsize + 24 * cores * self.pixels

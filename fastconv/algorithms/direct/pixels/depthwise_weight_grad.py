@@ -18,7 +18,7 @@ from fastconv import jit, machine, threads, workspace
 from fastconv.algorithms.base import Array, Execution, flat, pixels
 from fastconv.algorithms.correlation import axis_pass
 from fastconv.algorithms.direct.pixels.correlation import ONE_ROW, leaves, with_borders
-from fastconv.algorithms.direct.pixels.cpu import copy_rows
+from fastconv.algorithms.direct.pixels.cpu import copy_rows, first_row
 from fastconv.gemm.gathered import TAPS, sum_by_taps
 from fastconv.gemm.move import SLACK, transpose
 from fastconv.gemm.record import record
@@ -36,13 +36,17 @@ class Geometry(NamedTuple):
     groups: int  #    1: what `copy_rows` takes for channels are all of them
     channels: int
     taps: int
+    sheets: int
     p: int
     q: int
+    source_d: int
     source_h: int
     source_w: int
+    stride_d: int
     stride_h: int
     stride_w: int
-    first_h: int  #   pixel of the first tap at position 0
+    first_d: int  #   pixel of the first tap at position 0
+    first_h: int
     first_w: int
     span_h: int  #    pixels from the first tap to the last
     span_w: int
@@ -54,13 +58,16 @@ class Geometry(NamedTuple):
     vectors: int  #   of channels
     c_blocks: int
     copied: bool
+    deep: int  #      sheets that are copied for a sheet of gy
+    sheet: int  #     elements from sheet to sheet of the copy, or of the image
     pitch: int
     pixel: int
     ld: int  #        channels of the largest block
     sums: int  #      where the sums begin in a worker's scratch
     scratch: int
     vl: int
-    rows_at: int  #   behind the offsets of taps: what `copy_rows` reads
+    sheets_at: int  # behind the offsets of taps: what `copy_rows` reads
+    rows_at: int
     edges_at: int
     edges: int
 
@@ -76,7 +83,7 @@ def accumulate(workers, counters, x, gy, partial, scratch, geos, offsets):
 def _work(worker, counters, x, gy, partial, scratch, geo, offsets):
     base = worker * geo.scratch
     source = scratch if geo.copied else x
-    per_image = geo.row_blocks * geo.q_blocks
+    per_sheet = geo.row_blocks * geo.q_blocks
     tasks = geo.splits * geo.c_blocks
     task = next_task(counters, worker, tasks)
     while task < tasks:
@@ -85,17 +92,24 @@ def _work(worker, counters, x, gy, partial, scratch, geo, offsets):
         count = min(part(geo.vectors, geo.c_blocks, c_block + 1) * geo.vl, geo.channels) - first
         begin = part(geo.areas, geo.splits, split)
         for i in range(begin, part(geo.areas, geo.splits, split + 1)):
-            image, row_block, q_block = i // per_image, i % per_image // geo.q_blocks, i % geo.q_blocks
+            image, row_block, q_block = i // per_sheet, i % per_sheet // geo.q_blocks, i % geo.q_blocks
+            image, sheet = image // geo.sheets, image % geo.sheets
             p0, p1 = span(geo.p, geo.row_blocks, row_block)
             q0 = q_block * geo.block_q
             q1 = min(q0 + geo.block_q, geo.q)
             if geo.copied:
-                copy_rows(scratch, base, x, image, first, count, p0, p1, q0, q1, geo, offsets)
+                for depth in range(geo.deep):
+                    copy_rows(
+                        scratch, base + depth * geo.sheet, x, first_row(image, depth, sheet, geo, offsets),
+                        geo.rows_at + p0 * geo.stride_h, (p1 - p0 - 1) * geo.stride_h + geo.span_h, first, count, q0, q1,
+                        geo, offsets,
+                    )  # fmt: skip
                 x0 = base
             else:
-                row = image * geo.source_h + p0 * geo.stride_h + geo.first_h
+                row = image * geo.source_d + sheet * geo.stride_d + geo.first_d
+                row = row * geo.source_h + p0 * geo.stride_h + geo.first_h
                 x0 = (row * geo.source_w + q0 * geo.stride_w + geo.first_w) * geo.channels + first
-            g0 = ((image * geo.p + p0) * geo.q + q0) * geo.channels + first
+            g0 = (((image * geo.sheets + sheet) * geo.p + p0) * geo.q + q0) * geo.channels + first
             _add_area(
                 scratch, base + geo.sums, source, x0, gy, g0, p1 - p0, q1 - q0, count, i > begin, geo, offsets
             )
@@ -123,47 +137,52 @@ class DepthwiseWeightGrad(Execution):
 
     def __init__(self, problem: ConvProblem, cache: int) -> None:
         vl, cores = machine.tile(problem.itemsize).vl, machine.machine().cores
-        rows, last = (
-            ONE_ROW,
-            *(axis_pass(a, Direction.FORWARD, problem.padding_mode) for a in problem.axes),
-        )[-2:]
+        axes = (axis_pass(a, Direction.FORWARD, problem.padding_mode) for a in problem.axes)
+        sheets, rows, last = (ONE_ROW, ONE_ROW, *axes)[-3:]
         c, taps = problem.c, prod(problem.kernel)
         vectors = -(-c // vl)
         third = cache // 3 // problem.itemsize
-        area = max(1, min(PIXELS, third // (last.stride * rows.stride * vl)))
+        deep = len(sheets.offsets)
+        area = max(1, min(PIXELS, third // (deep * last.stride * rows.stride * vl)))
         q_blocks = -(-last.outputs // area)
         block_q = -(-last.outputs // q_blocks)
         row_blocks = -(-rows.outputs // max(1, area // block_q))
         block_rows = -(-rows.outputs // row_blocks)
-        areas = problem.n * row_blocks * q_blocks
+        areas = problem.n * sheets.outputs * row_blocks * q_blocks
         splits = min(areas, TASKS)
         span_h, span_w = (a.offsets[-1] - a.offsets[0] + 1 for a in (rows, last))
-        stripe = ((block_rows - 1) * rows.stride + span_h) * ((block_q - 1) * last.stride + span_w)
+        high = (block_rows - 1) * rows.stride + span_h
+        stripe = deep * high * ((block_q - 1) * last.stride + span_w)
         c_blocks = min(vectors, max(-(-stripe * vectors * vl // third), -(-TASKS // splits)))
         ld = -(-vectors // c_blocks) * vl
-        copied = leaves(rows) or leaves(last) or c % vl > 0
+        copied = leaves(sheets) or leaves(rows) or leaves(last) or c % vl > 0
         pixel = ld if copied else c
         pitch = ((block_q - 1) * last.stride + span_w) * pixel if copied else last.source * pixel
+        sheet = (high if copied else rows.source) * pitch
         sums = -(-(stripe * ld if copied else 0) // 16) * 16
         self.scratch = -(-(sums + taps * ld + SLACK) // 16) * 16
         offsets = np.array(
             [
-                (h - rows.offsets[0]) * pitch + (w - last.offsets[0]) * pixel
+                (i if copied else d - sheets.offsets[0]) * sheet
+                + (h - rows.offsets[0]) * pitch
+                + (w - last.offsets[0]) * pixel
+                for i, (_, d) in enumerate(sheets.taps[0])
                 for _, h in rows.taps[0]
                 for _, w in last.taps[0]
             ],
             np.int64,
         )
-        self.offsets, at = with_borders(offsets, rows, last)
+        self.offsets, at = with_borders(offsets, sheets, rows, last)
         self.splits, self.flops, self.dtype = splits, problem.flops, problem.dtype
         self.typed = threads.Typed(accumulate)
         self.geometry = record(
             Geometry(
-                groups=1, channels=c, taps=taps, p=rows.outputs, q=last.outputs, source_h=rows.source,
-                source_w=last.source, stride_h=rows.stride, stride_w=last.stride, first_h=rows.offsets[0],
+                groups=1, channels=c, taps=taps, sheets=sheets.outputs, p=rows.outputs, q=last.outputs,
+                source_d=sheets.source, source_h=rows.source, source_w=last.source, stride_d=sheets.stride,
+                stride_h=rows.stride, stride_w=last.stride, first_d=sheets.offsets[0], first_h=rows.offsets[0],
                 first_w=last.offsets[0], span_h=span_h, span_w=span_w, row_blocks=row_blocks, block_q=block_q,
                 q_blocks=q_blocks, areas=areas, splits=splits, vectors=vectors, c_blocks=c_blocks,
-                copied=copied, pitch=pitch, pixel=pixel, ld=ld, sums=sums, scratch=self.scratch, vl=vl, **at,
+                copied=copied, deep=deep, sheet=sheet, pitch=pitch, pixel=pixel, ld=ld, sums=sums, scratch=self.scratch, vl=vl, **at,
             )
         )  # fmt: skip
         self.partial = 0 if splits == 1 else -(-splits * c * taps // 16) * 16

@@ -7,6 +7,7 @@ image to an array of their own, row by row, and then added to the pixels that th
 from __future__ import annotations
 
 from abc import abstractmethod
+from math import prod
 from typing import Any, NamedTuple
 
 import numba
@@ -23,32 +24,36 @@ from fastconv.problem import INPUT_GRAD, ConvProblem, Direction
 class Box(NamedTuple):
     """Where the image lies in a result that is wider."""
 
+    front: int
     above: int
     left: int
+    inner_d: int
     inner_h: int
     inner_w: int
 
 
 def widened(problem: ConvProblem, direction: Direction) -> tuple[ConvProblem, Box]:
     """Return the problem whose result has what is around the image too where that is repeated, and where the image is."""
+    axes = problem.last_axes(3)
     if direction is not INPUT_GRAD:
-        v, h = (a.output for a in problem.last_axes(2))
-        return problem, Box(0, 0, v, h)
-    v, h = problem.last_axes(2)
+        return problem, Box(0, 0, 0, *[a.output for a in axes])
+    sizes = [a.size for a in axes]
     if not borders.framed(problem, direction):
-        return problem, Box(0, 0, v.size, h.size)
-    return borders.written_out(problem), Box(v.lo, h.lo, v.size, h.size)
+        return problem, Box(0, 0, 0, *sizes)
+    return borders.written_out(problem), Box(*[a.lo for a in axes], *sizes)
 
 
 @jit.inner
-def place(row, column, width, geo):
-    """Return a pixel's number in the image, or -1 less its number among those around, of a result ``width`` wide."""
-    i, j = row - geo.above, column - geo.left
-    beside = i >= 0 and i < geo.inner_h
+def place(sheet, row, column, height, width, geo):
+    """Return a pixel's number in the image, or -1 less its number among those around, of a result of some size."""
+    k, i, j = sheet - geo.front, row - geo.above, column - geo.left
+    within = k >= 0 and k < geo.inner_d
+    beside = within and i >= 0 and i < geo.inner_h
     if beside and j >= 0 and j < geo.inner_w:
-        return i * geo.inner_w + j
-    before = min(max(i, 0), geo.inner_h) + (1 if beside and j >= 0 else 0)  # rows of the image
-    return before * geo.inner_w - (row * width + column) - 1
+        return (k * geo.inner_h + i) * geo.inner_w + j
+    before = min(max(k, 0), geo.inner_d) * geo.inner_h  # rows of the image
+    before += (min(max(i, 0), geo.inner_h) if within else 0) + (1 if beside and j >= 0 else 0)
+    return before * geo.inner_w - ((sheet * height + row) * width + column) - 1
 
 
 @jit.kernel
@@ -85,13 +90,14 @@ class FramedPixels(Framed):
     view = staticmethod(pixels)
 
     def __init__(self, inner: Widened, problem: ConvProblem) -> None:
-        v, h = problem.last_axes(2)
-        rows, columns = (borders.pixels(a, problem.padding_mode) for a in (v, h))
-        around = np.ones((len(rows), len(columns)), bool)
-        around[v.lo : v.lo + v.size, h.lo : h.lo + h.size] = False
-        repeated = (rows[:, None] * h.size + columns)[around]
+        at = np.zeros((), np.int64)
+        for a in problem.axes:
+            at = at[..., None] * a.size + borders.pixels(a, problem.padding_mode)
+        around = np.ones(at.shape, bool)
+        around[tuple([slice(a.lo, a.lo + a.size) for a in problem.axes])] = False
+        repeated = at[around]
         self.inner, self.n, self.c = inner, problem.n, problem.c
-        self.size, self.count = v.size * h.size, repeated.size
+        self.size, self.count = prod(a.size for a in problem.axes), repeated.size
         self.table = np.array(runs(repeated), np.int64).reshape(-1)
         self.workspace = inner.workspace + self.n * self.count * self.c * problem.itemsize
 

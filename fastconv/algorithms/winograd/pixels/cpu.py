@@ -34,8 +34,10 @@ class Geometry(NamedTuple):
     w: int
     p: int  #  result, and where the image lies in it (`frame.Box`)
     q: int
+    front: int
     above: int
     left: int
+    inner_d: int
     inner_h: int
     inner_w: int
     columns_at: int  # in the table of where padded rows lie, and columns behind them
@@ -230,7 +232,7 @@ def _output_block(
             for r in range(min(geo.mh, geo.p - row)):
                 for s in range(min(geo.mw, geo.q - column)):
                     at, source = (
-                        place(row + r, column + s, geo.q, geo),
+                        place(0, row + r, column + s, geo.p, geo.q, geo),
                         base + geo.patch + (r * geo.mw + s) * width,
                     )
                     if at < 0:
