@@ -6,8 +6,8 @@ Kernels that copy the input into a stripe, a block or a tile read the rows of it
 a table, and fetch the few pixels left and right of a row one by one (`edges`), or, where a tile has them in vectors, by
 one move for all its lanes (`fft/lanes.py`): forward and weight gradient.
 The input gradient is the adjoint: what the padded pixels would receive is added to those that they repeat
-(`algorithms/frame.py`; depthwise by weights of single columns, `direct/depthwise/schedule.py`, or of FFT's tiles added up,
-`fft/folded.py`).  Around a `circle` nothing is added: it reads grad_output as the forward pass reads the image.
+(`algorithms/frame.py`, for what FFT's tiles do not hold besides the image, `fft/cut.py`; of few channels as each tap is added,
+`im2col/col2im.py`; depthwise by weights of single columns, `direct/depthwise/schedule.py`, or of FFT's tiles added up, `fft/folded.py`).  Around a `circle` nothing is added: it reads grad_output as the forward pass reads the image.
 """
 
 from __future__ import annotations

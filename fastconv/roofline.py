@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
-from fastconv import machine
+from fastconv import borders, machine
 from fastconv.problem import INPUT_GRAD, ConvProblem, Direction, told
 from fastconv.threads import SERIAL_FLOPS
 
@@ -96,6 +96,12 @@ CYCLES: dict[str, dict[str, float]] = {
         "launches": 2,
         "memory": 3.8,
     },
+    "frame": {
+        "products": 1.2,
+        "pixels": 20,
+        "launches": 1,
+        "memory": 0,
+    },
     "im2col": {
         "products": 1.4,
         "lower": 7,
@@ -104,6 +110,15 @@ CYCLES: dict[str, dict[str, float]] = {
         "store woven": 22,
         "launches": 1,
         "memory": 0.124,
+    },
+    "im2col added": {
+        "products": 1.25,
+        "add": 4,
+        "lower": 4,
+        "weights": 14,
+        "store woven": 12.7,
+        "launches": 2,
+        "memory": 0.45,
     },
     "im2col in place": {
         "products": 1.2,
@@ -277,6 +292,30 @@ def seconds(kind: str, problem: ConvProblem, parts: dict[str, float]) -> float:
         total += amount * cycles[name]
     clock = r.clock * machine.machine().cores if problem.flops > SERIAL_FLOPS else r.clock
     return cycles["launches"] * r.launch + total / clock + cycles["memory"] * problem.bytes / r.bandwidth
+
+
+@told
+def computed(problem: ConvProblem, direction: Direction) -> ConvProblem:
+    """Return the problem that dense kernels compute: pixel by pixel, what pixels of a border receive are results, too."""
+    if problem.layout == "nhwc" and borders.framed(problem, direction):
+        return borders.written_out(problem)
+    return problem
+
+
+def with_frame(inside: float, problem: ConvProblem, direction: Direction) -> float:
+    """Add to the seconds of an input gradient among zeros what borders add, where `frame` computes it."""
+    if problem.layout == "nhwc" or problem.is_depthwise or not borders.framed(problem, direction):
+        return inside
+    from fastconv.taps import met
+
+    pairs = prod(a.output * a.kernel for a in problem.axes) - prod(
+        met(a) for a in problem.axes
+    )  # of pixels and taps
+    vectors, channels = problem.n * pairs / machine.tile(problem.itemsize).vl, problem.k // problem.groups
+    rows = multiply(problem.c // problem.groups, vectors, channels, problem.itemsize)
+    return inside + seconds(
+        "frame", problem, {"products": problem.groups * rows, "pixels": problem.k * vectors}
+    )
 
 
 TURNED = 2  # cycles of an element that goes from one layout to the other

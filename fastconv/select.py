@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import inf
 
+from fastconv import borders
 from fastconv.algorithms import find, on_gpu, registry
 from fastconv.algorithms.base import Algorithm
 from fastconv.config import Settings
@@ -18,6 +19,8 @@ from fastconv.dtypes import carrier
 from fastconv.errors import AlgorithmError, WorkspaceError
 from fastconv.problem import FORWARD, WEIGHT_GRAD, ConvProblem, Direction
 from fastconv.taps import without_padded
+
+LARGE = 6  # taps along both axes, of which FFT is about as fast as Winograd
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +138,14 @@ def _as_served(problem: ConvProblem, direction: Direction, settings: Settings, d
     serving = named if named != "auto" else "direct" if device == "cpu" else "reference"
     if find(serving, device).reject(problem, direction):
         return planar
-    if device == "cpu" and named == "auto" and _leaves_lanes(problem, direction):
+    exact = _inexact(problem, settings) is not None
+    other = _channels_first(problem, direction, exact) if device == "cpu" and named == "auto" else None
+    if other:
         from fastconv.roofline import turning  # imports Numba
 
-        others = find("direct", device).cost(planar, direction) + turning(problem)
-        carried, exact = carrier(problem), _inexact(problem, settings) is not None
+        carried, turned = carrier(problem), find(other).cost(planar, direction) + turning(problem)
         if all(
-            others < a.cost(carried, direction)
+            turned < a.cost(carried, direction)
             for a in registry().values()
             if not (exact and not a.exact) and not a.reject(carried, direction)
         ):
@@ -149,14 +153,21 @@ def _as_served(problem: ConvProblem, direction: Direction, settings: Settings, d
     return problem
 
 
-def _leaves_lanes(problem: ConvProblem, direction: Direction) -> bool:
-    """Tell whether result channels, which are the lanes of images pixel by pixel, fill half of a vector at the most."""
+def _channels_first(problem: ConvProblem, direction: Direction, exact: bool) -> str | None:
+    """Name who may serve images pixel by pixel better when they are turned.
+
+    Result channels, which are lanes, may fill half of a vector at the most.  And borders make more tiles of Winograd of a
+    large kernel, where those of FFT hold them mostly.
+    """
     if direction is WEIGHT_GRAD or problem.is_depthwise:
-        return False
+        return None
     results = (problem.k if direction is FORWARD else problem.c) // problem.groups
     from fastconv import machine  # imports Numba
 
-    return 2 * results <= machine.tile(problem.itemsize).vl
+    if 2 * results <= machine.tile(problem.itemsize).vl:
+        return "direct"
+    large = len(problem.axes) == 2 and min(problem.kernel) >= LARGE and problem.unit_stride
+    return "fft" if large and not exact and borders.framed(problem, direction) else None
 
 
 def admitted(algorithm: Algorithm, problem: ConvProblem, direction: Direction, settings: Settings) -> bool:

@@ -170,10 +170,11 @@ def turn_taps(typing, dst, d, dst_step, apart, src, s, src_step, count, rows, ta
 
 
 @intrinsic
-def add_rows(typing, dst, d, ldd, src, s, lds, rows, count):
-    """Add ``src[s + i*lds + j]`` to ``dst[d + i*ldd + j]`` for i < rows, j < count; nothing else of dst is touched.
+def add_rows(typing, dst, d, ldd, src, s, lds, rows, first, last):
+    """Add ``src[s + i*lds + j]`` to ``dst[d + i*ldd + j]`` for i < rows, first <= j < last.
 
-    For narrow rows: one mask serves a vector of all of them.
+    For narrow rows: one mask serves a vector of all of them.  Vectors of dst are written whole, and always the same ones,
+    wherever a row begins: what is read soon after need not wait for them to reach the cache.
     """
 
     def codegen(context, builder, signature, arguments):
@@ -181,20 +182,27 @@ def add_rows(typing, dst, d, ldd, src, s, lds, rows, count):
         itemsize = src_type.dtype.bitwidth // 8
         vl = machine.tile(itemsize).vl
         vector = ir.VectorType(element(src_type), vl)
-        dst, d, ldd, src, s, lds, rows, count = arguments
+        dst, d, ldd, src, s, lds, rows, first, last = arguments
         to, source = data(context, builder, dst_type, dst, d), data(context, builder, src_type, src, s)
-        with cgutils.for_range_slice(builder, I64(0), count, I64(vl), I64) as (v, _):
-            mask = lanes_between(builder, v, I64(0), count, list(range(vl)))
+        begin = builder.and_(first, I64(-vl))
+        with cgutils.for_range_slice(builder, begin, last, I64(vl), I64) as (v, _):
+            mask = lanes_between(builder, v, first, last, list(range(vl)))
             out, at = builder.gep(to, [v]), builder.gep(source, [v])
             with cgutils.for_range(builder, rows, intp=I64) as loop:
                 place = builder.gep(out, [builder.mul(loop.index, ldd)])
                 row = builder.gep(at, [builder.mul(loop.index, lds)])
-                value, old = (masked_load(builder, p, mask, vector, itemsize) for p in (row, place))
-                masked_store(builder, builder.fadd(old, value), place, mask, itemsize)
+                value = masked_load(builder, row, mask, vector, itemsize)
+                store(
+                    builder,
+                    builder.fadd(load(builder, place, 0, vector, itemsize), value),
+                    place,
+                    0,
+                    itemsize,
+                )
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(dst, i, i, src, i, i, i, i), codegen
+    return types.void(dst, i, i, src, i, i, i, i, i), codegen
 
 
 @intrinsic

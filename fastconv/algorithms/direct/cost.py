@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastconv import machine
 from fastconv.gemm.blocking import blocks_of_rows
 from fastconv.problem import WEIGHT_GRAD, ConvProblem, Direction
-from fastconv.roofline import Sizes, multiply, seconds, sizes
+from fastconv.roofline import Sizes, computed, multiply, seconds, sizes, with_frame
 
 PIXELS = 256  # of an area of the weight gradient: C passes through L2 once for as many steps
 TASKS = 8  # of the weight gradient at the least; never taken from the machine's cores, for the result's bits' sake
@@ -13,12 +13,13 @@ TASKS = 8  # of the weight gradient at the least; never taken from the machine's
 
 def cost(problem: ConvProblem, direction: Direction) -> float:
     """Predict seconds."""
+    problem = computed(problem, direction)
     s = sizes(problem, direction)
     if problem.layout == "nhwc":
         return seconds("direct pixels", problem, pixels(s, problem.itemsize))
     if direction is WEIGHT_GRAD:
         return seconds("direct weight_grad", problem, weight_grad(s, problem.itemsize))
-    return seconds("direct", problem, correlation(s, problem.itemsize))
+    return with_frame(seconds("direct", problem, correlation(s, problem.itemsize)), problem, direction)
 
 
 def pixels(s: Sizes, itemsize: int) -> dict[str, float]:

@@ -4,7 +4,7 @@
 
 B is R*S times as large as the input, so it never exists as a whole: blocks of its columns are lowered
 into cache and multiplied there (`cpu.py`).  A 1x1 convolution is the same product with B = x.  Where much of B would be
-padding, taps are taken one by one (`by_tap.py`).
+padding, taps are taken one by one (`by_tap.py`); of an input gradient of few channels they are rows of the product (`col2im.py`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fastconv.algorithms.correlation import (
     source_rows,
 )
 from fastconv.algorithms.im2col.by_tap import TapPass
-from fastconv.algorithms.im2col.cost import by_tap, cost, kind, share
+from fastconv.algorithms.im2col.cost import adds, by_tap, cost, few, kind, share
 from fastconv.algorithms.im2col.cpu import Geometry, correlate
 from fastconv.gemm.blocking import odd_lines, streams, within
 from fastconv.gemm.move import SLACK
@@ -61,7 +61,7 @@ class Im2col(Algorithm):
         part = 1.0 if direction is WEIGHT_GRAD else share(problem, direction)
         if problem.groups == problem.c == problem.k:
             part *= ALONE
-        return least(kind(problem, direction), problem, part)
+        return least("im2col added" if few(problem, direction) else kind(problem, direction), problem, part)
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         return within(limit, functools.partial(_make, problem, direction))
@@ -74,6 +74,10 @@ def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
         from fastconv.algorithms.im2col.weight_grad import WeightGrad
 
         return WeightGrad(problem, cache)
+    if adds(problem, direction):
+        from fastconv.algorithms.im2col.col2im import Col2im
+
+        return Col2im(problem, cache)
     if borders.framed(problem, direction):
         from fastconv.algorithms.frame import framed
 

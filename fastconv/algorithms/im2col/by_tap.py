@@ -147,7 +147,7 @@ def add_tap(scratch, b0, c0, x, packed, segments, geo, tables, group, tap, first
                 for s in range(n):
                     at, to = segments[SEGMENT * s], segments[SEGMENT * geo.width + s]
                     wide = segments[SEGMENT * s + 4]  # without lanes past the last column
-                    add_rows(scratch, c + to, apart, scratch, product + at, geo.width, m1 - m0, wide)
+                    add_rows(scratch, c, apart, scratch, product + at - to, geo.width, m1 - m0, to, to + wide)
 
 
 @jit.inner

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from fastconv import machine
 from fastconv.gemm.blocking import blocks_of_rows
-from fastconv.problem import FORWARD, WEIGHT_GRAD, ConvProblem, Direction, told
-from fastconv.roofline import Sizes, multiply, seconds, sizes
+from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction, told
+from fastconv.roofline import Sizes, multiply, seconds, sizes, with_frame
 from fastconv.taps import met
 
 KC = 160  # rows of a chunk
 TAP_KC = 256  # of a tap's, which are added in memory after each
+FEW_ROWS = 4  # channels of a result, of which a product's rows are few: half of a tile's
 FEW = 0.9  # of what taps read is inside the source where it is asked whether they are better taken one by one
 
 PIXELS = 208  # of a chunk of the weight gradient: whole images, or an equal part of one
@@ -23,7 +26,38 @@ def cost(problem: ConvProblem, direction: Direction) -> float:
     if direction is WEIGHT_GRAD:
         s = sizes(problem, direction)
         return seconds(kind(problem, direction), problem, weight_grad(s, problem.itemsize))
-    return min(ways(problem, direction))
+    least = with_frame(min(ways(problem, direction)), problem, direction)
+    return min(least, added(problem, direction)) if few(problem, direction) else least
+
+
+def few(problem: ConvProblem, direction: Direction) -> bool:
+    """Tell whether `col2im` is asked, too."""
+    return (
+        direction is INPUT_GRAD
+        and problem.c // problem.groups <= FEW_ROWS
+        and problem.k // problem.groups > 1
+    )
+
+
+def adds(problem: ConvProblem, direction: Direction) -> bool:
+    """Tell whether what each tap contributes is best added in memory."""
+    return few(problem, direction) and added(problem, direction) <= cost(problem, direction)
+
+
+def added(problem: ConvProblem, direction: Direction) -> float:
+    """Predict the seconds of `col2im`: a product with a row for every tap, each line of which is added to sums."""
+    s = sizes(problem, direction)
+    vl, q = machine.tile(problem.itemsize).vl, problem.output[-1]
+    lines = s.n * prod(problem.output[:-1])
+    vectors = lines * q / vl
+    parts = {
+        "products": s.groups * multiply(s.m * s.taps, vectors, s.c, problem.itemsize),
+        "add": s.groups * s.m * s.taps * (vectors + lines),  # a line begins anywhere in a vector
+        "lower": s.groups * s.c * vectors,
+        "weights": s.groups * s.m * s.c * s.taps / vl,
+        "store woven": s.n * s.groups * s.m * s.lines * -(-s.width // vl),
+    }
+    return seconds("im2col added", problem, parts)
 
 
 def ways(problem: ConvProblem, direction: Direction) -> tuple[float, ...]:

@@ -26,7 +26,7 @@ from fastconv.algorithms.winograd.phases import Counts, counts, share
 from fastconv.algorithms.winograd.transforms import ROWS, Tiles
 from fastconv.gemm.blocking import within
 from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
-from fastconv.roofline import multiply, rates, seconds, without
+from fastconv.roofline import computed, multiply, rates, seconds, with_frame, without
 
 # Outputs of a tile that 'winograd' chooses from, by kernel size.  alpha = m + r - 1 is 4 or 6, as F(6, 3)
 # and the like err four times as much; only kernels of 6 and 7 have to take 8, which others do by name.
@@ -113,7 +113,9 @@ class Winograd(Algorithm):
 
     def seconds(self, problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
         """Predict the time with given tiles."""
-        return seconds(_kind(problem, direction), problem, work(problem, direction, tiles))
+        problem = computed(problem, direction)
+        inside = seconds(_kind(problem, direction), problem, work(problem, direction, tiles))
+        return with_frame(inside, problem, direction)
 
     def floor(self, problem, direction):
         # all transforms; depthwise layers, whose products are fewer, are those that ask another first
