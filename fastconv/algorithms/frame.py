@@ -82,6 +82,11 @@ class Batch(NamedTuple):
     targets: int
 
 
+Covered = tuple[
+    tuple[int, int], ...
+]  # pixels before and after the image, of each axis, that tiles hold besides its own
+
+
 class Piece(NamedTuple):
     """Some pixels of a strip."""
 
@@ -169,30 +174,32 @@ def _multiply(scratch, c0, a, a0, b0, geo, batch, tables, channels, mr, more):
             )  # fmt: skip
 
 
-def pieces(axes: tuple[Axis, ...], mode: str) -> Iterator[Piece]:
-    """Cut the frame into pieces that some tap reaches.
+def pieces(axes: tuple[Axis, ...], mode: str, covered: Covered = ()) -> Iterator[Piece]:
+    """Cut the frame into pieces that some tap reaches, but for pixels that are ``covered``.
 
     Pixels of a strip a stride apart are reached by the same taps, and by others than those between them.
     """
+    covered = covered or ((0, 0),) * len(axes)
     for i, axis in enumerate(axes):
         apart = [1 if j == i else a.stride for j, a in enumerate(axes)]
-        first = [  # of the image's pixels, of the padded ones
-            [0] if j == i else sorted((p - a.lo * (j < i)) % a.stride for p in borders.reached(a))
+        wide = [covered[j] if j < i else (a.lo, a.hi) for j, a in enumerate(axes)]
+        first = [  # of the pixels of each stride's along a strip
+            [0] if j == i else sorted((p - a.lo + wide[j][0]) % a.stride for p in borders.reached(a))
             for j, a in enumerate(axes)
         ]
-        met = borders.reached(axis)
-        strips = [edge for edge in borders.edges(axis, mode) if (edge[0] + axis.lo) % axis.stride in met]
+        met, (before, after) = borders.reached(axis), covered[i]
+        strips = [
+            edge
+            for edge in borders.edges(axis, mode)
+            if (edge[0] + axis.lo) % axis.stride in met and not -before <= edge[0] < axis.size + after
+        ]
         for (at, pixel), phases in itertools.product(strips, itertools.product(*first)):
             taps, targets, sources = np.zeros(1, int), np.zeros(1, int), np.zeros((1, 1), int)
             for j, a in enumerate(axes):
-                if j == i:
-                    where, lands = np.array([at]), np.array([pixel])
-                elif j < i:
-                    where = lands = np.arange(a.size)
-                else:
-                    lands = borders.pixels(a, mode)
-                    where = np.arange(len(lands)) - a.lo
-                where, lands = where[phases[j] :: apart[j]], lands[phases[j] :: apart[j]]
+                where, lands = np.array([at]), np.array([pixel])
+                if j != i:
+                    where = np.arange(-wide[j][0], a.size + wide[j][1])[phases[j] :: apart[j]]
+                    lands = borders.sources(where, a.size, borders.edges(a, mode))
                 reached = where + a.lo - a.dilation * np.arange(a.kernel)[:, None]
                 position = reached // a.stride
                 hit = (reached % a.stride == 0) & (position >= 0) & (position < a.output)
@@ -210,12 +217,12 @@ def pieces(axes: tuple[Axis, ...], mode: str) -> Iterator[Piece]:
                     yield Piece(taps[used], *lines(sources[used, columns]), targets[columns])
 
 
-@functools.lru_cache(maxsize=1)
-def batches(axes: tuple[Axis, ...], mode: str, vl: int) -> list[list[Piece]]:
-    """Put pieces together until C has COLUMNS columns; every algorithm that is asked has the same."""
+@functools.lru_cache(maxsize=2)
+def batches(axes: tuple[Axis, ...], mode: str, covered: Covered, vl: int) -> list[list[Piece]]:
+    """Put pieces together until C has COLUMNS columns; algorithms that are asked mostly have the same."""
     batched: list[list[Piece]] = []
     width = COLUMNS
-    for piece in pieces(axes, mode):
+    for piece in pieces(axes, mode, covered):
         if width >= COLUMNS:
             batched.append([])
             width = 0
@@ -261,13 +268,17 @@ class Framed(Execution):
     view = staticmethod(flat)  # of the result, as kernels take it
 
     @abstractmethod
-    def run_all(self, first: Array, second: Array, out: Array, bias: Array, residual: Array) -> None:
+    def run_all(self, first: Array, second: Array, out: Array, nothing: Array) -> None:
         """Compute the gradient, the frame's too."""
 
     def run(
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
-        self.run_all(first, second, out, bias, residual)
+        self.run_all(first, second, out, bias[:0])
+        if bias.size:  # once, and not with every pixel around
+            out += bias.reshape(-1, *[1] * (out.ndim - 2))
+        if residual.size:
+            out += residual
         if not isinstance(activation, int) or activation != NONE:
             threads.launch(finish_all, float(out.size), self.view(out), activation, bias[:0])
 
@@ -275,11 +286,12 @@ class Framed(Execution):
 class FramedChannels(Framed):
     """Of images channel by channel."""
 
-    def __init__(self, inner: Execution, problem: ConvProblem, cache: int) -> None:
+    def __init__(self, inner: Execution, problem: ConvProblem, covered: Covered, cache: int) -> None:
         self.inner, self.dtype, itemsize = inner, problem.dtype, problem.itemsize
         tile, cores = machine.tile(itemsize), machine.machine().cores
         p = pass_of(problem, Direction.INPUT_GRAD)
-        batched, kernel = batches(problem.axes, problem.padding_mode, tile.vl), prod(p.kernel)
+        batched = batches(problem.axes, problem.padding_mode, covered, tile.vl)
+        kernel = prod(p.kernel)
         ahead = p.n * len(batched) > 1
         view = p.weights(itemsize)
         self.packed = -(-p.groups * p.m * p.channels * kernel // 16) * 16 if ahead else 0
@@ -313,8 +325,8 @@ class FramedChannels(Framed):
         """Batches and their tables, made for the first call."""
         return self.describe()
 
-    def run_all(self, first: Array, second: Array, out: Array, bias: Array, residual: Array) -> None:
-        self.inner.run(first, second, out, bias, NONE, residual)
+    def run_all(self, first: Array, second: Array, out: Array, nothing: Array) -> None:
+        self.inner.run(first, second, out, nothing, NONE, nothing)
         if not self.flops:
             return
         scratch = workspace.take(self.packed + threads.workers(self.flops) * self.scratch, self.dtype)
@@ -334,9 +346,13 @@ def wide(count: int, vl: int) -> int:
     return -(-count // vl) * vl
 
 
-def framed(inner: Execution, problem: ConvProblem, limit: int) -> Execution:
-    """Add the frame's gradient to a gradient among zeros, if possible within ``limit`` bytes of scratch, or within its."""
-    return within(max(limit, inner.workspace), functools.partial(FramedChannels, inner, problem))
+def framed(inner: Execution, problem: ConvProblem, limit: int, covered: Covered = ()) -> Execution:
+    """Add the frame's gradient to that of the image, if possible within ``limit`` bytes of scratch, or within its.
+
+    ``inner`` has added what pixels that are ``covered`` receive; among zeros there are none.
+    """
+    limit = max(limit, inner.workspace)
+    return within(limit, functools.partial(FramedChannels, inner, problem, covered))
 
 
 def _described(

@@ -1,5 +1,7 @@
 """Convolution by spectra against the definition in float64."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,7 @@ n1 c2 k2 i30x30 f1x5 p0x2
 n2 c9 k4 i9x8 f5x4 p3:1x0:3
 n1 c2 k3 i7 f60 p22:37
 n1 c2 k4 i21x20 f7x5 p3x2 g2
+n2 c5 k3 i28x30 f7x7 p3
 """.strip().splitlines()
 
 
@@ -110,6 +113,26 @@ def test_borders_against_definition(line, mode, direction):
     circles = all(circle(axis, mode) for axis in problem.axes)
     if direction is not Direction.INPUT_GRAD or circles:
         check(problem, direction, Signal)
+
+
+@pytest.mark.parametrize(
+    ("axes", "covered"),
+    [
+        ("i56x56 f7x7 p3", (2, 2)),  # 6 tiles of 10 results: all but a row at each end
+        ("i60x60 f7x7 p3", (0, 0)),
+        (
+            "i7x7 f13x13 p6",
+            (3, 3),
+        ),  # a tile of 16, in which the other three of each side stand on one another
+        ("i56x56 f5x5 p2", (2, 2)),
+    ],
+)
+def test_tiles_hold_as_much_of_the_border_as_fits(axes, covered):
+    problem = ConvProblem.parse(f"n1 c32 k32 {axes} reflect")
+    choice = cut.choose(replace(problem, padding_mode="zeros"), Direction.INPUT_GRAD, 2**40)
+    wide, found = cut.covering(problem, choice)
+    assert found[0][:2] == covered
+    assert wide.cut.count == choice.cut.count
 
 
 @pytest.mark.parametrize("direction", list(Direction))

@@ -75,7 +75,12 @@ class Fft(Algorithm):
             if execution and execution.workspace <= limit:
                 return execution
             zeros = replace(problem, padding_mode="zeros")
-            return framed(self.build(zeros, direction, limit), problem, limit)
+            choice = _small_tiles(zeros, direction, limit)
+            if choice is None or choice.cut.per_channel:
+                return framed(self.build(zeros, direction, limit), problem, limit)
+            choice, around = cut.covering(problem, choice)
+            covered = tuple((held.before, held.after) for held in around[-len(problem.axes) :])
+            return framed(tiles.Spectral(zeros, direction, choice, around), problem, limit, covered)
         choice = _small_tiles(problem, direction, limit)
         return tiles.build(problem, direction, choice) if choice else signal.Signal(problem, direction, limit)
 

@@ -26,6 +26,7 @@ from fastconv import jit
 from fastconv.activations import finish
 from fastconv.algorithms.fft.lanes import HEAD, clear, place, place_border, store_planes
 from fastconv.algorithms.fft.tile2d import (
+    fold_rows,
     samples_gauss,
     samples_times,
     spectrum,
@@ -58,6 +59,8 @@ class Geometry(NamedTuple):
     tw: int
     skip_h: int  # first valid result in a tile
     skip_w: int
+    above: int  # rows that tiles hold before the result's first,
+    left: int  # and columns
     sign: int  # of the imaginary part of a kernel's spectrum
     r: int  # kernel
     s: int
@@ -73,7 +76,9 @@ class Geometry(NamedTuple):
     table: int  # entries
     of_result: int  # in maps, behind where rows of the padded source lie: those of the result,
     of_kernel: int  # of a kernel,
-    border: int  # and for each column of tiles where the list is of what borders add to it
+    border: int  # and for each column of tiles where the list is of what borders add to it,
+    fold_h: int  # for each row of tiles, of which of its rows repeat others in the result,
+    fold_w: int  # and columns
 
 
 @jit.inner
@@ -126,23 +131,33 @@ def pack(spectra, s0, u, u0, k0, count, t, depth, scale, sign, g):
 
 
 @jit.inner
-def _place_block(table_in, table_out, first, total, maps, g):
-    """Say where the tiles of one vector lie, in the source and in the result."""
+def _place_block(table_in, table_out, table_rows, first, total, maps, g):
+    """Say where the tiles of one vector lie, in the source and in the result, and which of their rows are folded."""
     clear(table_in, g.lanes, g.aw)
     clear(table_out, g.lanes, g.aw)
+    clear(table_rows, g.lanes, g.aw)
     count = min(g.lanes, total - first)
     for lane in range(count):
         n, i, j = (first + lane) // (g.th * g.tw), (first + lane) // g.tw % g.th, (first + lane) % g.tw
         place_source(table_in, lane, n * g.groups * g.c, i, j, g)
         place_result(table_out, lane, n * g.groups * g.k, i, j, g)
     for j in range(g.tw):
-        at = maps[g.border + j]
-        if maps[at] + maps[at + 1] > 0:
-            bits = 0
-            for lane in range(count):
-                bits |= int((first + lane) % g.tw == j) << lane
-            if bits:
-                place_border(table_in, g.lanes, bits, maps, at)
+        _place_lists(table_in, maps, g.border + j, first, count, 1, g.tw, j, g)
+        _place_lists(table_out, maps, g.fold_w + j, first, count, 1, g.tw, j, g)
+    for i in range(g.th):
+        _place_lists(table_rows, maps, g.fold_h + i, first, count, g.tw, g.th, i, g)
+
+
+@jit.inner
+def _place_lists(table, maps, entry, first, count, apart, period, number, g):
+    """Say what a list of ``maps`` adds to the lanes whose tiles have a number: ``apart`` of them do, once in a period."""
+    at = maps[entry]
+    if maps[at] + maps[at + 1] > 0:
+        bits = 0
+        for lane in range(count):
+            bits |= int((first + lane) // apart % period == number) << lane
+        if bits:
+            place_border(table, g.lanes, bits, maps, at)
 
 
 @jit.inner
@@ -158,9 +173,11 @@ def place_source(table, lane, plane, i, j, g):
 @jit.inner
 def place_result(table, lane, plane, i, j, g):
     """Say where the results of tile (i, j) of a plane lie."""
-    y, x = i * g.mh, j * g.mw
-    at = plane * g.p * g.q + x
-    place(table, g.lanes, lane, at, g.of_result + y, 0, min(g.p - y, g.mh), 0, min(g.q - x, g.mw))
+    y, x = i * g.mh - g.above, j * g.mw - g.left
+    place(
+        table, g.lanes, lane, plane * g.p * g.q + x, g.of_result + i * g.mh,
+        max(-y, 0), min(g.p - y, g.mh), max(-x, 0), min(g.q - x, g.mw),
+    )  # fmt: skip
 
 
 @jit.inner
@@ -188,16 +205,17 @@ def dense(workers, counters, x, u, y, bias, activation, residual, scratch, maps,
         own = scratch[worker * size : (worker + 1) * size]
         v = own[g.tile_scratch : g.tile_scratch + g.frequencies * v_row]
         m = own[g.tile_scratch + g.frequencies * v_row :]
-        tables = np.empty((2 * g.vectors, g.table), np.int64)
+        tables = np.empty((3 * g.vectors, g.table), np.int64)
         unit = next_task(counters, worker, units)
         while unit < units:
             for i in range(g.vectors):
-                _place_block(tables[2 * i], tables[2 * i + 1], unit * block + i * g.lanes, total, maps, g)
+                first = unit * block + i * g.lanes
+                _place_block(tables[3 * i], tables[3 * i + 1], tables[3 * i + 2], first, total, maps, g)
             for group in range(g.groups):
                 for c in range(g.c):
                     for i in range(g.vectors):
                         spectrum_sum(
-                            x, (group * g.c + c) * g.h * g.w, maps, tables[2 * i], g.ah, g.aw, g.lanes,
+                            x, (group * g.c + c) * g.h * g.w, maps, tables[3 * i], g.ah, g.aw, g.lanes,
                             own, v, c * block + i * g.lanes, v_row, g.c * block,
                         )  # fmt: skip
                 _products(u, group * g.frequencies * 3 * (g.k * g.c + g.lanes), v, m, g)
@@ -206,13 +224,14 @@ def dense(workers, counters, x, u, y, bias, activation, residual, scratch, maps,
                     for i in range(g.vectors):
                         at = k * block + i * g.lanes
                         samples_gauss(m, at, m_row, g.k * block, m, 0, 0, 0, g.ah, g.aw, g.lanes, own)
+                        fold_rows(tables[3 * i + 2], g.ah, g.aw, g.lanes, own, g.skip_h)
                         write(
-                            y, channel * g.p * g.q, maps, tables[2 * i + 1], g.ah, g.aw, g.lanes, own,
+                            y, channel * g.p * g.q, maps, tables[3 * i + 1], g.ah, g.aw, g.lanes, own,
                             (g.skip_h, g.skip_w), g.mw,
                         )  # fmt: skip
                         first = unit * block + i * g.lanes
                         _finish_tiles(
-                            y, maps, tables[2 * i + 1], first, total, channel, bias, activation, residual, g
+                            y, maps, tables[3 * i + 1], first, total, channel, bias, activation, residual, g
                         )
             unit = next_task(counters, worker, units)
 
@@ -255,7 +274,7 @@ def place_channels(table_in, table_out, first, n, i, j, maps, g):
 
 @jit.inner
 def _finish_tiles(y, maps, table_out, first, total, channel, bias, activation, residual, g):
-    """Add bias and residual and activate where lanes are tiles of one channel."""
+    """Add bias and residual and activate where lanes are tiles of one channel; those that fold have neither."""
     for lane in range(min(g.lanes, total - first)):
         columns = min(g.q - (first + lane) % g.tw * g.mw, g.mw)
         row = (first + lane) // g.tw % g.th * g.mh

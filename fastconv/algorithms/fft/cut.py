@@ -11,7 +11,7 @@ from fastconv import borders, machine
 from fastconv.algorithms.fft.codelets import CHANNEL_COLUMNS, DENSE_COLUMNS, SIZES
 from fastconv.algorithms.fft.tile2d import frequencies, scratch_size
 from fastconv.algorithms.fft.tiling import turned, whole
-from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
+from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, Axis, ConvProblem, Direction
 from fastconv.roofline import CYCLES, multiply, rates, seconds
 
 LEVEL = 0.22  # of a transform: what it costs beside loading, transposing and storing
@@ -66,6 +66,45 @@ class Choice(NamedTuple):
     def bytes(self, itemsize: int) -> int:
         """Scratch in all."""
         return (self.shared + machine.machine().cores * self.worker) * itemsize
+
+
+Pairs = tuple[tuple[int, int], ...]
+
+
+class Held(NamedTuple):
+    """What is around the image along an axis that tiles of its gradient hold besides."""
+
+    before: int = 0  # pixels
+    after: int = 0
+    repeats: Pairs = ()  # each of them after the pixel of the image that it repeats
+
+
+def widened(axis: Axis, held: Held) -> Axis:
+    """Return the axis whose image has what is held around it."""
+    before, after, _ = held
+    return axis._replace(size=before + axis.size + after, lo=axis.lo - before, hi=axis.hi - after)
+
+
+def covering(problem: ConvProblem, choice: Choice) -> tuple[Choice, tuple[Held, Held]]:
+    """Return tiles of an input gradient among zeros that hold what is around the image, too, where as many can.
+
+    What pixels receive that repeat others is added up within a tile.
+    """
+    steps, around = [], []
+    for axis, length, count in zip(problem.last_axes(2), choice.cut.size, choice.cut.count, strict=True):
+        edges = borders.edges(axis, problem.padding_mode)
+        for total in range(min(length, axis.lo + axis.hi), -1, -1):
+            before = max(min(axis.lo, total // 2), total - axis.hi)
+            after = total - before
+            repeats = tuple((pixel, at) for at, pixel in edges if -before <= at < axis.size + after)
+            wide = widened(axis, held := Held(before, after, repeats))
+            step = Side(axis.kernel, whole(wide), wide.size).step(length)
+            together = all((at + before) // step == (pixel + before) // step for pixel, at in repeats)
+            if -(-wide.size // step) == count and together:
+                break
+        steps.append(step)
+        around.append(held)
+    return choice._replace(cut=choice.cut._replace(step=tuple(steps))), tuple(around)
 
 
 Fitting = list[tuple[int, int]]  # sizes, and the tiles that each needs along its axis

@@ -16,7 +16,8 @@ A *table* (int64) says where the tiles lie; `place` fills the entries of one lan
 
 Where borders repeat the image, rows of the padding are rows of the map like others.  A column of the padding is moved to
 its place where the tile holds the one that it repeats: (to, from, lanes), at the table's end.  Others are runs of pixels
-that lie elsewhere in the row, each in a layer of its own: of circular padding, the far end.
+that lie elsewhere in the row, each in a layer of its own: of circular padding, the far end.  Of a result, moves are columns
+beside it that are added to those that they repeat; so are rows, in a table of nothing else.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def load_row(scratch, x, x0, maps, table, row, aw, lanes):
         for chunk in range(chunks):
             if table[layer] >> chunk & 1:
                 gather_more(scratch, chunk * lanes * lanes, x, x0, maps, table, layer, row, chunk)
-    for end in range(table.size - 3, table.size - 3 * table[3] - 1, -3):
+    for end in each_move(table):
         move(scratch, table[end] * lanes, table[end + 1] * lanes, table[end + 2])
 
 
@@ -154,24 +155,38 @@ def _gather(more: bool) -> Any:
 gather, gather_more = _gather(more=False), _gather(more=True)
 
 
-@intrinsic
-def move(typing: Any, dst: Any, to: Any, at: Any, lanes: Any) -> Any:
-    """Set lanes of the vector ``to`` to those of the vector ``at``."""
-    i = types.int64
+def _moving(add: bool) -> Any:
+    @intrinsic
+    def move(typing: Any, dst: Any, to: Any, at: Any, lanes: Any) -> Any:
+        """Set lanes of the vector ``to`` to those of the vector ``at``, or add them."""
+        i = types.int64
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        d, to, at, bits = arguments
-        itemsize = dst.dtype.bitwidth // 8
-        vector = ir.VectorType(element(dst), machine.tile(itemsize).vl)
-        old, new = (data(context, builder, dst, d, place) for place in (to, at))
-        mask = builder.trunc(bits, ir.IntType(vector.count))
-        mask = builder.bitcast(mask, ir.VectorType(ir.IntType(1), vector.count))
-        # a whole vector is stored: a load of it that follows need not wait for it to reach the cache
-        values = [load(builder, pointer, 0, vector, itemsize) for pointer in (new, old)]
-        store(builder, builder.select(mask, *values), old, 0, itemsize)
-        return context.get_dummy_value()
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            d, to, at, bits = arguments
+            itemsize = dst.dtype.bitwidth // 8
+            vector = ir.VectorType(element(dst), machine.tile(itemsize).vl)
+            place, source = (data(context, builder, dst, d, where) for where in (to, at))
+            mask = builder.trunc(bits, ir.IntType(vector.count))
+            mask = builder.bitcast(mask, ir.VectorType(ir.IntType(1), vector.count))
+            # a whole vector is stored: a load of it that follows need not wait for it to reach the cache
+            new, old = (load(builder, pointer, 0, vector, itemsize) for pointer in (source, place))
+            if add:
+                new = builder.fadd(old, new)
+            store(builder, builder.select(mask, new, old), place, 0, itemsize)
+            return context.get_dummy_value()
 
-    return types.void(dst, i, i, i), codegen
+        return types.void(dst, i, i, i), codegen
+
+    return move
+
+
+move, move_more = _moving(add=False), _moving(add=True)
+
+
+@jit.inner
+def each_move(table):
+    """Return what to count through for the moves of a table: where each begins."""
+    return range(table.size - 3, table.size - 3 * table[3] - 1, -3)
 
 
 @intrinsic

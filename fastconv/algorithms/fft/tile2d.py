@@ -24,7 +24,7 @@ from fastconv.algorithms.fft.codelets import (
     REAL_SUM,
     transform,
 )
-from fastconv.algorithms.fft.lanes import load_row, scatter, store_zero
+from fastconv.algorithms.fft.lanes import each_move, load_row, move_more, scatter, store_zero
 
 
 def frequencies(ah: int, aw: int) -> int:
@@ -95,13 +95,29 @@ samples_times = _inverse(INVERSE_REAL_TIMES, INVERSE_COMPLEX_TIMES)
 
 
 @jit.inner
+def fold_rows(table, ah, aw, lanes, scratch, skip):
+    """Add the row spectra of rows that ``table`` moves, counted from row ``skip`` on."""
+    start, column, gap = (aw + lanes) * lanes, (2 * ah + 1) * lanes, ah * lanes
+    for end in each_move(table):
+        to, at = start + (skip + table[end]) * lanes, start + (skip + table[end + 1]) * lanes
+        for _ in range(aw // 2 + 1):
+            move_more(scratch, to, at, table[end + 2])
+            move_more(scratch, to + gap, at + gap, table[end + 2])
+            to, at = to + column, at + column
+
+
+@jit.inner
 def write(y, y0, maps, table, ah, aw, lanes, scratch, skip, mw):
-    """Transform the row spectra and store rows and columns of the tiles from ``skip`` on."""
+    """Transform the row spectra, fold columns and store rows and columns of the tiles from ``skip`` on."""
     start, column, gap = (aw + lanes) * lanes, (2 * ah + 1) * lanes, ah * lanes
     for row in range(table[0], table[1]):
         if ah > 1:
             at = start + (skip[0] + row) * lanes
             transform(INVERSE_REAL, aw, scratch, at, column, gap, scratch, 0, 0, 0, scratch, 0, lanes, 0)
+        for end in each_move(table):
+            move_more(
+                scratch, (skip[1] + table[end]) * lanes, (skip[1] + table[end + 1]) * lanes, table[end + 2]
+            )
         for chunk in range((mw + lanes - 1) // lanes):
             src = (skip[1] + chunk * lanes) * lanes
             scatter(y, y0, maps, table, row, chunk, scratch, src)

@@ -101,11 +101,9 @@ class FramedPixels(Framed):
         self.table = np.array(runs(repeated), np.int64).reshape(-1)
         self.workspace = inner.workspace + self.n * self.count * self.c * problem.itemsize
 
-    def run_all(self, first: Array, second: Array, out: Array, bias: Array, residual: Array) -> None:
+    def run_all(self, first: Array, second: Array, out: Array, nothing: Array) -> None:
         around = np.empty(self.n * self.count * self.c, out.dtype)
-        self.inner.run_around(first, second, out, around, bias[:0], NONE, residual)
+        self.inner.run_around(first, second, out, around, nothing, NONE, nothing)
         threads.launch(
             fold, float(around.size), pixels(out), around, self.table, self.n, self.size, self.count, self.c
         )
-        if bias.size:  # once, and not with every pixel around
-            out += bias.reshape(-1, *[1] * (out.ndim - 2))
