@@ -28,6 +28,18 @@ def always_parallel(monkeypatch):
     monkeypatch.setattr(threads, "SERIAL_FLOPS", -1)
 
 
+@pytest.fixture(autouse=True)
+def double_precision_on_one_worker(request):
+    """Twins are compiled from one body, and compiling is what this run's time goes to: float64 has the serial one alone."""
+    if "float64" not in request.node.name:
+        yield
+        return
+    from fastconv import config
+
+    with config(threads=1):
+        yield
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Keep the tests of one algorithm in one process: what one test compiles the next one has.

@@ -108,9 +108,7 @@ def test_result(name, direction, problem, always_parallel):
 @each_usual([replace(p, dtype="float64") for p in WRITTEN])
 @each_direction
 def test_result_in_float64(name, direction, problem):
-    """On one worker: twins are compiled from one body, and compiling is what this run's time goes to."""
-    with config(threads=1):
-        check_result(name, problem, direction)
+    check_result(name, problem, direction)
 
 
 @pytest.mark.parametrize(
