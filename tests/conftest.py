@@ -1,5 +1,6 @@
 """Settings of the whole run, made before Numba is imported."""
 
+import gc
 import os
 import re
 from pathlib import Path
@@ -18,6 +19,12 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 CASES = Path(__file__).parent / "cases"
 collect_ignore = ["gpu/borrowed.py"]  # who imports it has a GPU that is none
+
+
+def pytest_collection_finish():
+    """Look for garbage less often, and not among ten thousand tests: a tenth of compiling, which makes millions of objects."""
+    gc.freeze()
+    gc.set_threshold(50_000)
 
 
 @pytest.fixture

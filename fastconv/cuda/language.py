@@ -17,9 +17,14 @@ from __future__ import annotations
 import functools
 import math
 
-from numba import config, cuda, float32, float64, int32, int64, uint32, uint64
+from numba import config, cuda
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
+if SIMULATED:  # Numba's types make the same numbers, but that is most of a simulated kernel's time
+    from numpy import float32, float64, int32, int64, uint32, uint64
+else:
+    from numba import float32, float64, int32, int64, uint32, uint64
+
 U = uint32
 DTYPES = {"float32": float32, "float64": float64}
 

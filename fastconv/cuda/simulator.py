@@ -7,10 +7,10 @@ raises IndexError, which no GPU would tell.
 from __future__ import annotations
 
 import ctypes
-import functools
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from fastconv.cuda.tape import launcher
 
 
 class Lane(threading.Thread):
-    """Runs threads of a block one after another, each to its end or to a barrier, where the next lane goes on.
+    """Runs threads of a block one after another, until one waits at a barrier, where another lane goes on.
 
     Numba's own simulator starts all at once and polls them, which takes most of the time; here one runs at any time.
     """
@@ -27,12 +27,14 @@ class Lane(threading.Thread):
     spare: ClassVar[list[Lane]] = []
     threadIdx: Any  # read by kernels
     blockIdx: Any
-    work: Any
+    work: Callable[[Lane], None]
     ended: bool
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
+        self.go, self.done = threading.Lock(), threading.Lock()  # released by who is waited for
+        self.go.acquire()
+        self.done.acquire()
         self.error: BaseException | None = None
         self.start()
 
@@ -41,7 +43,7 @@ class Lane(threading.Thread):
             self.go.acquire()
             self.error = None
             try:
-                self.work()
+                self.work(self)
             except BaseException as error:
                 self.error = error
             self.ended = True
@@ -66,15 +68,21 @@ def run_block(manager: Any, place: Any, *arguments: Any) -> None:
     """Run a block; at every second barrier the last thread goes on first, so that a missing barrier shows."""
     from numba.cuda.simulator.kernelapi import Dim3
 
+    points = list(np.ndindex(*manager._block_dim))[::-1]
+
+    def begin(lane: Lane) -> None:
+        while points:
+            lane.threadIdx = Dim3(*points.pop())
+            manager._f(*arguments)
+
     def step(lane: Lane, waiting: list[Lane]) -> None:
         lane.step()
         (Lane.spare if lane.ended else waiting).append(lane)
 
     waiting: list[Lane] = []
-    for point in np.ndindex(*manager._block_dim):
+    while points:
         lane = Lane.spare.pop() if Lane.spare else Lane()
-        lane.threadIdx, lane.blockIdx = Dim3(*point), Dim3(*place)
-        lane.work = functools.partial(manager._f, *arguments)
+        lane.blockIdx, lane.work = Dim3(*place), begin
         step(lane, waiting)
     while waiting:
         lanes, waiting = waiting[::-1], []
