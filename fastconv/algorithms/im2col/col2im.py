@@ -253,7 +253,7 @@ class Col2im(Execution):
 def _lines(lines: int, q: int, channels: int, vl: int) -> int:
     """Return how many lines a slice has: as many as a slice holds, or fewer that leave fewer lanes of vectors empty."""
     most = max(1, min(lines, SLICE // max(1, channels * q)))
-    return min(range(most, 0, -1), key=lambda i: -(-i * q // vl) / i)
+    return min(range(most, max(0, most - vl), -1), key=lambda i: -(-i * q // vl) / i)
 
 
 def _reaching(targets: Array, first: int, last: int, step: int, most: int) -> tuple[Array, Array, Array]:
