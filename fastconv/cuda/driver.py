@@ -10,7 +10,7 @@ import functools
 import struct
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -109,24 +109,39 @@ class Launch:
     def __init__(
         self, kernel: Kernel, blocks: int, pointers: Sequence[Any], geometry: tuple[int, ...]
     ) -> None:
-        self.function = _function(kernel, context())
-        self.values, self.lock = (ctypes.c_uint64 * len(pointers))(), threading.Lock()
-        self.numbers, numbers = _numbers(kernel.integer, geometry)
-        begin = ctypes.addressof(self.values)
-        addresses = (*range(begin, begin + 8 * len(pointers), 8), *numbers)
-        self.parameters = (ctypes.c_void_p * len(addresses))(*addresses)
-        self.address = ctypes.addressof(self.parameters)
-        self.pack = struct.Struct(f"={len(pointers)}Q").pack_into
+        self.numbers, self.addresses = _numbers(kernel.integer, geometry)
         shape = blocks, 1, 1, kernel.threads, 1, 1, 0
-        self.launch = functools.partial(bindings().cuLaunchKernel, self.function, *shape)
+        function = _function(kernel, context())
+        self.launch, self.count = (
+            functools.partial(bindings().cuLaunchKernel, function, *shape),
+            len(pointers),
+        )
 
     def start(self, pointers: Sequence[int], stream: int) -> None:
         """Start it on a stream."""
-        with self.lock:  # until the driver has copied the values
-            self.pack(self.values, 0, *pointers)
-            answer = self.launch(stream, self.address, 0)
-        if answer[0]:
-            checked(answer)
+        in_turn([(self, self.count)])(pointers, stream)
+
+
+def in_turn(launches: Sequence[tuple[Launch, int]]) -> Callable[[Sequence[int], int], None]:
+    """Return the function that starts kernels on a stream, from the pointers of all of them: written once, for all."""
+    total, lock = sum(count for _, count in launches), threading.Lock()
+    values = (ctypes.c_uint64 * total)()
+    pack, at, starts = struct.Struct(f"={total}Q").pack_into, ctypes.addressof(values), []
+    for launch, count in launches:
+        addresses = (*range(at, at + 8 * count, 8), *launch.addresses)
+        parameters = (ctypes.c_void_p * len(addresses))(*addresses)
+        starts.append((launch.launch, ctypes.addressof(parameters), (parameters, launch.numbers)))
+        at += 8 * count
+
+    def start(pointers: Sequence[int], stream: int) -> None:
+        with lock:  # until the driver has copied the values
+            pack(values, 0, *pointers)
+            for launch, parameters, _ in starts:
+                answer = launch(stream, parameters, 0)
+                if answer[0]:
+                    checked(answer)
+
+    return start
 
 
 launch = launcher(Launch)

@@ -192,8 +192,21 @@ class Torch(Memory):
         tensor = torch.empty(shape, dtype=kind, device=self.owner.device)
         return Torch(tensor, tensor.data_ptr(), shape, dtype)
 
+    def scratch(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        torch = sys.modules["torch"]
+        return Held(torch.empty(shape, dtype=torch_dtypes()[dtype], device=self.owner.device))
+
     def turned_owner(self, axes: tuple[int, ...]) -> Any:
         return self.owner.permute(axes)
+
+
+class Held:
+    """Memory of a tensor's that nobody looks at."""
+
+    __slots__ = ("pointer", "tensor")
+
+    def __init__(self, tensor: Any) -> None:
+        self.tensor, self.pointer = tensor, tensor.data_ptr()
 
 
 @functools.cache

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from fastconv.cuda import backend
 
 
 class Tape:
@@ -19,7 +22,8 @@ class Tape:
         self.count = len(operands)
         self.tables: list[Any] = []
         self.asked_for: list[tuple[tuple[int, ...], Any]] = []  # shape and dtype
-        self.launches: list[tuple[Any, list[tuple[int, int]]]] = []
+        self.launches: list[tuple[Any, int]] = []  # and how many pointers each has
+        self.sources: list[tuple[int, int]] = []  # of all their pointers, one launch after the other
         self.results: list[tuple[int, tuple[int, ...] | None]] = []  # which memory, its axes in which order
         self.whole = True  # whether there is nothing beside
         for i, memory in enumerate(operands):
@@ -32,34 +36,26 @@ class Tape:
 
     def started(self, launch: Any, pointers: Sequence[Any]) -> None:
         """Note a kernel, whose pointers are memory, tables or None."""
-        sources = []
         for pointer in pointers:
             origin = getattr(pointer, "origin", -1)
             if origin >= 0:
-                sources.append((origin, pointer.pointer - pointer.begin))
+                self.sources.append((origin, pointer.pointer - pointer.begin))
             else:
-                sources.append((-1, 0 if pointer is None else pointer.pointer))
+                self.sources.append((-1, 0 if pointer is None else pointer.pointer))
                 self.tables.append(pointer)
-        self.launches.append((launch, sources))
+        self.launches.append((launch, len(pointers)))
 
     def play(self, operands: Sequence[Any]) -> Any:
         """Ask for memory and start the kernels anew, for other operands of the same kind; return the result."""
         like = operands[0]
-        made = [
-            like.fresh(shape, dtype) if kept else like.scratch(shape, dtype)
-            for shape, dtype, kept in self.made
-        ]
+        made = [like.fresh(*asked) if kept else like.scratch(*asked) for asked, kept in self.made]
         begins = [m.pointer for m in operands]
         begins += [m.pointer for m in made]
         begins.append(0)  # at -1: tables lie where they lay
-        stream = like.stream()
-        for launch, sources in self.launches:
-            launch.start([begins[origin] + distance for origin, distance in sources], stream)
-        results = []
-        for which, axes in self.results:
-            memory = made[which - self.count]
-            results.append((memory.turned(axes) if axes else memory).owner)
-        return self.handed(results)
+        self.start([begins[origin] + distance for origin, distance in self.sources], like.stream())
+        return self.handed(
+            [made[i].owner if axes is None else made[i].turned(axes).owner for i, axes in self.given]
+        )
 
     def close(self, result: Any) -> bool:
         """Note the form of what the call returned, and return whether the tape can be played."""
@@ -77,9 +73,22 @@ class Tape:
             self.handed: Callable[[list[Any]], Any] = handed
         else:
             places, self.handed = [0], operator.itemgetter(0)
-        kept = {which - self.count for which, _ in self.results}
-        self.made = [(*asked, i in kept) for i, asked in enumerate(self.asked_for)]
+        self.given = [(which - self.count, axes) for which, axes in self.results]
+        kept = {which for which, _ in self.given}
+        self.made = [(asked, i in kept) for i, asked in enumerate(self.asked_for)]
+        self.start = getattr(backend(), "in_turn", in_turn)(self.launches)
         return self.whole and len(places) == len(self.results) > 0
+
+
+def in_turn(launches: Sequence[tuple[Any, int]]) -> Callable[[Sequence[int], int], None]:
+    """Return the function that starts kernels on a stream, from the pointers of all of them."""
+
+    def start(pointers: Sequence[int], stream: int) -> None:
+        rest = iter(pointers)
+        for launch, count in launches:
+            launch.start(list(itertools.islice(rest, count)), stream)
+
+    return start
 
 
 class Listening(threading.local):
