@@ -270,6 +270,10 @@ class Record:
     def add(self, row: dict[str, Any]) -> None:
         """Keep a row."""
         self.rows.append(row)
+        self.save()
+
+    def save(self) -> None:
+        """Write the file anew."""
         new = self.path.with_suffix(".part")
         new.write_text(json.dumps(self.head | {"rows": self.rows}, indent=1))
         new.replace(self.path)
@@ -358,7 +362,8 @@ def main() -> None:
     before = json.loads(options.output.read_text())["rows"] if options.output.is_file() else []
     record, layers = Record(options.output, head, before), spread(corpus.load(options.suite))
     capability = properties.major, properties.minor
-    compile_all(kernels_of(layers, properties.multi_processor_count), capability)
+    record.save()
+    compile_all(kernels_of(layers, properties.multi_processor_count), capability, options.seconds / 2)
     try:
         head["launch"] = launch_cost("cuda")
         print(f"launch {head['launch'] * 1e6:.1f} us", flush=True)
@@ -366,7 +371,9 @@ def main() -> None:
             if alive("cuda"):
                 measure(layers, named, "cuda", on_device, until + more, record)
     finally:
-        print(summary(record.rows), flush=True)
+        head["table"] = summary(record.rows).splitlines()
+        record.save()
+        print(*head["table"], sep="\n", flush=True)
     if not alive("cuda"):  # another process can go on
         print("the GPU's context is lost: starting anew", flush=True)
         left = str(until - time.monotonic())

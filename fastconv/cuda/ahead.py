@@ -99,14 +99,20 @@ def elsewhere(processors: int) -> Iterator[Elsewhere]:
         plan.clear()
 
 
-def compile_all(kernels: Iterable[Kernel], capability: tuple[int, int]) -> None:
-    """Put the machine code of kernels into the disk cache, in as many processes as there are cores; show how far it is."""
+def compile_all(kernels: Iterable[Kernel], capability: tuple[int, int], seconds: float | None = None) -> None:
+    """Put the machine code of kernels into the disk cache, in as many processes as there are cores; show how far it is.
+
+    After so many seconds no further one is begun: the rest is compiled where it is called.
+    """
     spawn = multiprocessing.get_context("spawn")  # children of a process that uses a GPU must not be forks
     with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn) as pool:
         wanted = [
             pool.submit(replace(kernel).cubin, capability) for kernel in kernels
         ]  # without what it made
-        for done, ready in enumerate(as_completed(wanted), 1):
-            failed = f"; one fails: {ready.exception()}\n" if ready.exception() else ""
-            print(f"compiled {done} of {len(wanted)} kernels{failed}", end="\r", flush=True)
+        try:
+            for done, ready in enumerate(as_completed(wanted, seconds), 1):
+                failed = f"; one fails: {ready.exception()}\n" if ready.exception() else ""
+                print(f"compiled {done} of {len(wanted)} kernels{failed}", end="\r", flush=True)
+        except TimeoutError:
+            pool.shutdown(wait=False, cancel_futures=True)
     print()

@@ -27,7 +27,7 @@ if __name__ == "__main__":
     gpu.much = lambda: torch.zeros(1)
     gpu.NAMED = ()
     gpu.corpus.load = lambda suite: [Layer(ConvProblem.parse("n1 c2 k2 i4x4 f3x3 p1"), "3x3")]
-    gpu.compile_all = lambda kernels, capability: ahead.compile_all(kernels[:1], capability)
+    gpu.compile_all = lambda kernels, *rest: ahead.compile_all(kernels[:1], *rest)
     sys.argv = ["gpu", "core", "-o", sys.argv[1]]
     gpu.main()
 """
@@ -52,6 +52,7 @@ def test_the_race(tmp_path):
     found = json.loads(output.read_text())
     assert found["launch"] > 0
     assert len(found["rows"]) == 4
+    assert "TFLOP/s" in found["table"][0]
 
 
 def test_the_tests_of_a_device():
