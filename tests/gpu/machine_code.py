@@ -21,6 +21,7 @@ def usage(cubin, tmp_path):
         for tool, option in zip(tools, ("-res-usage", "-c"), strict=True)
     )
     found = re.search(r"REG:(\d+) STACK:(\d+).*?LOCAL:(\d+)", told)
+    assert not re.search(r"\b(ATOM|ATOMG|ATOMS|RED)\b", code), "sums would come in any order"
     return [int(number) for number in found.groups()], code
 
 

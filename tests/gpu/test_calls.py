@@ -1,6 +1,7 @@
 """Calls on a GPU without one: where arrays live, what the driver is asked for and told to start, and once more from a tape."""
 
 import ctypes
+import sys
 from types import SimpleNamespace
 
 import numba
@@ -167,6 +168,35 @@ def test_a_later_call_starts_the_same_kernels_with_its_own_arrays(algorithm, stu
         fastconv.conv2d(*other[:2], stride=1.0, **walk)
 
 
+@pytest.mark.parametrize("algorithm", sorted(on_gpu()))
+def test_neither_layout_is_turned(algorithm, monkeypatch):
+    """Images channels first or last are read and written as they lie, in every direction; weights may be copied."""
+    from fastconv.bench.gpu import absent
+    from fastconv.cuda import ahead, copy
+
+    copied, note = [], ahead.Elsewhere.note
+
+    def noted(gpu, kernel, blocks, pointers, geometry):
+        copied.extend([geometry.count] if kernel.maker is copy.copying else [])
+        return note(gpu, kernel, blocks, pointers, geometry)
+
+    monkeypatch.setattr(ahead.Elsewhere, "note", noted)
+    walk, w = {"padding": 1, "algorithm": algorithm}, ahead.Array((4, 8, 3, 3))
+    for last in (False, True):
+        x, y = (absent(shape, last) for shape in ((2, 8, 9, 7), (2, 4, 9, 7)))
+        with ahead.elsewhere(132) as gpu:
+            results = fastconv.conv2d(x, w, **walk), fastconv.conv2d_input(x.shape, w, y, **walk)
+            fastconv.conv2d_weight(x, w.shape, y, **walk)
+        assert gpu.kernels
+        assert set(copied) <= {4 * 8 * 3 * 3}
+        for result, like in zip(results, (y, x), strict=True):
+            assert (result.strides or packed(result.shape)) == (like.strides or packed(like.shape))
+
+
+def packed(shape):
+    return tuple(4 * int(np.prod(shape[i + 1 :])) for i in range(len(shape)))
+
+
 def test_what_a_race_starts_is_compiled_ahead(stub):
     from fastconv.bench import corpus, gpu
 
@@ -293,3 +323,27 @@ def test_a_tensors_call_runs_on_pytorchs_current_stream(stub, monkeypatch):
         assert {at for _, _, at, *_ in stub.started} == {stream}
         assert y.data_ptr() in {pointer for *_, pointers, _ in stub.started for pointer in pointers}
     assert len(plan.tapes) == 2
+
+
+def test_a_cupy_array_runs_on_cupys_current_stream(stub, monkeypatch):
+    """Its results are CuPy's, in memory of CuPy's."""
+
+    class ndarray(Foreign):
+        __module__, device = "cupy", SimpleNamespace(id=0)
+
+        def __init__(self, shape, dtype):
+            super().__init__(shape, stub.array(shape).pointer, dtype=dtype)
+            self.strides, self.ndim = packed(shape), len(shape)
+            self.data = SimpleNamespace(ptr=self.pointer)
+
+    stream = SimpleNamespace(ptr=55)
+    runtime = SimpleNamespace(getDevice=lambda: 0)
+    cuda = SimpleNamespace(get_current_stream=lambda: stream, runtime=runtime)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(empty=ndarray, cuda=cuda))
+    x, w = ndarray((2, 3, 5, 5), "float32"), ndarray((4, 3, 3, 3), "float32")
+    for stream.ptr in (55, 56):
+        stub.started.clear()
+        y = fastconv.conv2d(x, w)
+        assert type(y) is ndarray
+        assert {at for _, _, at, *_ in stub.started} == {stream.ptr}
+        assert y.pointer in {pointer for *_, pointers, _ in stub.started for pointer in pointers}
