@@ -17,7 +17,7 @@ from fastconv.cuda.language import DTYPES, U, copy4, cuda, further, inline, int6
 from fastconv.gemm.cuda import BK, TILES, Stages, Tile, placer, summer
 from fastconv.gemm.cuda_share import shared_out
 
-SMALL = Tile(32, 32, 4, 12)  # one warp
+SMALL = Tile(32, 64, blocks=12), Tile(64, 32, blocks=12)  # of one warp
 MOST_SPLITS, FEWEST_STAGES = 16, 8  # a split shorter than that is mostly its beginning and end
 
 
@@ -38,7 +38,7 @@ class Geometry(NamedTuple):
 
 def tiles(dtype: str) -> tuple[Tile, ...]:
     """Return the tiles to choose from."""
-    return (*TILES[dtype][: 4 if dtype == "float32" else 1], SMALL)
+    return (*TILES[dtype][:4], *SMALL) if dtype == "float32" else (TILES[dtype][0], Tile(32, 32, 4, 12))
 
 
 class Product(NamedTuple):
@@ -83,14 +83,15 @@ def bringer(tile: Tile):
 
 def product(dtype, tile: Tile):
     """Make the kernel of a tile."""
-    real, bm, bn, tm, own_results = DTYPES[dtype], tile.bm, tile.bn, tile.tm, placer(tile.bn // 8)
-    stages, half_m, half_n = Stages(tile), bm // 2, bn // 2
+    real, bm, bn, tm = DTYPES[dtype], tile.bm, tile.bn, tile.tm
+    own_results = placer(bn // 8, bm // tm)
+    stages, part_m, half_n = Stages(tile), tile.part, bn // 2
     sum_stages, size = summer(dtype, stages, bringer(tile)), 2 * stages.size
 
     @inline
     def write(out, acc, part, to, row, add):
         for i in range(tm):
-            at = to + int64(i % 4 + i // 4 * half_m) * row
+            at = to + int64(i % 4 + i // 4 * part_m) * row
             c0, c1, c2, c3 = acc[i, part], acc[i, part + 1], acc[i, part + 2], acc[i, part + 3]
             if add:
                 v0, v1, v2, v3 = load4(out, at)

@@ -1,7 +1,7 @@
 """The GEMM of a thread block: C[BM, BN] += A[BK, BM]^T * B[BK, BN] from shared memory, in registers.
 
-A thread owns TM x 8 results: rows 4*ty + {0..3} and those half a tile further down (TM = 8), columns
-4*tx + {0..3} and those half a tile to the right.  So a step k reads three or four vectors of 16 bytes for TM * 8
+A thread owns TM x 8 results: rows 4*ty + {0..3} and those a part of the tile further down, TM / 4 times, columns
+4*tx + {0..3} and those half a tile to the right.  So a step k reads TM / 4 + 2 vectors of 16 bytes for TM * 8
 multiplications: 64 FFMA to 4 LDS.128.  A load of 16 bytes takes a warp four passes over the banks, or two if lanes i and
 i^1, or i and i^2, read the same: so two by two lanes share rows one way and columns the other (`placer`).  In the 64
 cycles of four warps' FFMA their loads are 32 passes; with 16 neighbours side by side they would be 48.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from fastconv.cuda.language import DTYPES, U, arrived, inline, load4, outer, uint64
 
-BK = 8  # steps of a stage, each written out in the main loop
+BK = 8  # steps of a stage, or half of them, each written out in the main loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +27,25 @@ class Tile:
     bn: int
     tm: int = 8
     blocks: int = 2  # on one multiprocessor: bounds the registers of a thread
+    steps: int = BK  # of a stage: what one costs beside its copies is shared by more of them
 
     @property
     def threads(self) -> int:
         """Threads of a block."""
         return self.bm // self.tm * (self.bn // 8)
 
+    @property
+    def part(self) -> int:
+        """Rows from four of a thread's to its next four."""
+        return 4 * self.bm // self.tm
+
 
 # 65536 registers hold two blocks of 256 threads at 128 registers each: 64 sums, 16 operands of a step, and addresses.
+# The fewer rows a tile has, the more of B its threads copy; those save elsewhere.
 TILES = {
     "float32": (
-        Tile(128, 128), Tile(128, 64, blocks=3), Tile(64, 128, blocks=3), Tile(64, 64, blocks=6), Tile(32, 128, 4, 4),
+        Tile(128, 128), Tile(128, 64, blocks=3), Tile(64, 128, blocks=3, steps=2 * BK),
+        Tile(64, 64, blocks=6, steps=2 * BK), Tile(32, 128, blocks=6, steps=2 * BK),
     ),
     "float64": (Tile(64, 64, blocks=4), Tile(32, 128, 4, 2)),
 }  # fmt: skip
@@ -72,9 +80,9 @@ class Stages:
         return self.steps * (self.lda + self.ldb)
 
 
-def placer(across: int):
-    """Return the device function that tells a thread its first row and column, of ``across`` threads side by side."""
-    wide = min(8, across)  # of a warp
+def placer(across: int, deep: int = 8):
+    """Return the device function that tells a thread its first row and column, of ``across`` times ``deep`` threads."""
+    wide = max(min(8, across), 32 // deep)  # of a warp
     beside, high = across // wide, 32 // wide
 
     @inline
@@ -93,13 +101,12 @@ def multiplier(stages: Stages):
     ``at_a`` and ``at_b`` are where the thread's operands begin.
     """
     tile, lda, ldb, twice = stages.tile, stages.lda, stages.ldb, stages.steps == 2 * BK
-    tm, half_m, half_n, add = tile.tm, tile.bm // 2, tile.bn // 2, outer(tile.tm)
+    tm, part_m, half_n, add = tile.tm, tile.part, tile.bn // 2, outer(tile.tm)
 
     @inline
     def step(shared, at_a, at_b, a, b, acc):
-        a[0], a[1], a[2], a[3] = load4(shared, at_a)
-        if tm == 8:
-            a[4], a[5], a[6], a[7] = load4(shared, at_a + uint64(half_m))
+        for i in range(tm // 4):
+            a[4 * i], a[4 * i + 1], a[4 * i + 2], a[4 * i + 3] = load4(shared, at_a + uint64(i * part_m))
         b[0], b[1], b[2], b[3] = load4(shared, at_b)
         b[4], b[5], b[6], b[7] = load4(shared, at_b + uint64(half_n))
         add(a, b, acc)
@@ -138,7 +145,7 @@ def summer(dtype, stages: Stages, bring, place=nothing):
     ``a`` [TM] and ``b`` [8] hold the operands of a step.
     """
     zero, tile, begin_b, size = DTYPES[dtype](0), stages.tile, stages.b, stages.size
-    multiply, tm, own = multiplier(stages), tile.tm, placer(tile.bn // 8)
+    multiply, tm, own = multiplier(stages), tile.tm, placer(tile.bn // 8, tile.bm // tile.tm)
 
     @inline
     def sum_stages(shared, to_a, to_b, count, walk, fixed, tid, a, b, acc):

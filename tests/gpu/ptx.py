@@ -90,6 +90,17 @@ def extracted(a, at, count, kind):
     return ((a.astype("u8") >> at) & ((np.uint64(1) << count) - np.uint64(1))).astype(TYPES[kind])
 
 
+def permuted(a, b, selector, kind):
+    """Take each byte of the result from the eight of ``a`` and ``b``, by four bits of the selector."""
+    both, selector = a.astype("u8") | b.astype("u8") << np.uint64(32), int(selector)
+    assert not selector & 0x8888, "sign extension is not written"
+    result = np.zeros_like(both)
+    for i in range(4):
+        from_bit = np.uint64(8 * (selector >> 4 * i & 7))
+        result |= (both >> from_bit & np.uint64(255)) << np.uint64(8 * i)
+    return result.astype(TYPES[kind])
+
+
 def fused(a, b, c, down=False):
     """Multiply and add with one rounding, to the nearest or down."""
     exact = a.astype("f8") * b + c
@@ -113,7 +124,7 @@ OPERATIONS = {
     "shl": shift(operator.lshift), "shr": shift(operator.rshift), "min": of_two(np.fmin), "max": of_two(np.fmax),
     "not": lambda a, kind: ~a, "neg": lambda a, kind: -a, "abs": lambda a, kind: np.abs(a),
     "fma": lambda a, b, c, kind: fused(a, b, c),
-    "mad.lo": lambda a, b, c, kind: a * b + c, "bfi": inserted, "bfe": extracted,
+    "mad.lo": lambda a, b, c, kind: a * b + c, "bfi": inserted, "bfe": extracted, "prmt": permuted,
     "sqrt": lambda a, kind: np.sqrt(a), "rcp": lambda a, kind: 1 / a, "rsqrt": lambda a, kind: 1 / np.sqrt(a),
     "ex2": lambda a, kind: np.exp2(a), "lg2": lambda a, kind: np.log2(a), "tanh": lambda a, kind: np.tanh(a),
     "copysign": lambda a, b, kind: np.copysign(b, a), "mov": lambda a, kind: a, "cvta": lambda a, kind: a,

@@ -21,7 +21,6 @@ from fastconv.algorithms.im2col import cuda_weight
 from fastconv.algorithms.im2col.splits import SumGeometry, add_up
 from fastconv.cuda.compiler import Kernel
 from fastconv.cuda.memory import operand
-from fastconv.gemm.cuda import TILES
 
 CASES = [
     "reference n1 c2 k3 i3x2x2 f2x1x2 p1 s2 nhwc",
@@ -82,19 +81,23 @@ def test_arrays_may_begin_anywhere(name, line):
     check(f"{name} {line}", 4)
 
 
+LINES = ("n2 c3 k20 i12x12 f3x3 p1", "n1 c16 k130 i12x12 f1x1", "n1 c16 k20 i12x12 f3x3 p1", "n1 c16 k20 i12x12 f3x3 p1 nhwc",
+         "n1 c8 k20 i12x12 f3x3 s2 p1")  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "line",
-    ["n2 c3 k20 i12x12 f3x3 p1"]
-    + [pytest.param(line, marks=pytest.mark.slow) for line in (
-        "n1 c16 k130 i12x12 f1x1", "n1 c16 k20 i12x12 f3x3 p1", "n1 c16 k20 i12x12 f3x3 p1 nhwc",
-        "n1 c8 k20 i12x12 f3x3 s2 p1",
-    )],
-)  # fmt: skip
-def test_the_largest_tile(line, monkeypatch):
-    """Which tiny problems do not choose; its threads read operands in as few passes as can be."""
-    tile = TILES["float32"][0]
+    ("line", "which"),
+    [
+        pytest.param(line, which, marks=() if line == LINES[0] and which == 0 else pytest.mark.slow)
+        for line in LINES
+        for which in range(5)
+    ],
+)
+def test_every_tile(line, which, monkeypatch):
+    """Which tiny problems do not choose; threads read operands in as few passes as can be."""
     for module in (im2col, cuda_weight):
-        monkeypatch.setattr(module, "TILES", {"float32": (tile,)})
+        monkeypatch.setattr(module, "TILES", {"float32": (module.TILES["float32"][which],)})
+    monkeypatch.setattr(cuda_weight, "tiles_of", lambda dtype, way: cuda_weight.TILES[dtype])
     monkeypatch.setattr(Launch, "profiles", {})
     im2col.plan.cache_clear()
     cuda_weight.plan.cache_clear()

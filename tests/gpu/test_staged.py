@@ -45,7 +45,7 @@ SLOW = {
         "fft n1 c4 k2 i12 f3 d2 p2:0 g2 nhwc",
         "fft n1 c1 k2 i40 f20 p3",
     ],
-    "winograd": ["winograd n1 c3 k2 i9x8 f5x4 p2", "winograd:F(4,3) n9 c2 k3 i8x8 f3x3 p1 tight"],
+    "winograd": ["winograd n1 c3 k2 i9x8 f5x4 p2", "winograd:F(4,3) n17 c2 k3 i8x8 f3x3 p1 tight"],
 }
 
 
@@ -80,8 +80,7 @@ def test_machine_code_of_the_batched_gemm(target, tmp_path):
         found = [i for i in main if re.match("LD|ST", i) and not re.match("LDGDEPBAR|LDS RZ", i)]
         assert not [i for i in found if not re.match(r"LDS\.128|LDGSTS\.E\.BYPASS\.128", i)], "narrow copies"
         assert "STG.E.128" in code
-        share = sum("FFMA" in i for i in main) / len(main)
-        assert share >= (0.85 if tile.bm > 32 else 0.75), f"{tile}: {len(main)} instructions"
+        assert sum("FFMA" in i for i in main) >= 0.85 * len(main), f"{tile}: {len(main)} instructions"
 
 
 @pytest.mark.parametrize(("target", "near"), [(target, near) for near in (False, True) for target in TARGETS])

@@ -189,7 +189,7 @@ class DepthwiseWeightGrad(Staged):
         splits = max(1, splits)
         slots = splits * sweep
         self.geometry = g._replace(tile_blocks=splits, slots=slots, rounds=-(-g.tiles // slots))
-        self.p = batched.Product(batched.SMALL, 1, 1, splits)
+        self.p = batched.Product(batched.SMALL[0], 1, 1, splits)
         self.workspace = splits * self.batches * problem.itemsize
         computing = transforms.transforming(self.source.tiles * problem.c)
         self.seconds = self.predicted(problem, computing, 2 * splits * self.batches, 2)

@@ -8,6 +8,7 @@ split writes sums of its own, and a second kernel adds them, always in the same 
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from itertools import product
 from math import prod
 from typing import NamedTuple
@@ -17,7 +18,16 @@ import numpy as np
 from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.correlation import AxisPass, Pass, pass_of
 from fastconv.algorithms.im2col import cuda_weight
-from fastconv.algorithms.im2col.implicit import MARKS, NEVER, OUTSIDE, Geometry, Traits, bits, correlation
+from fastconv.algorithms.im2col.implicit import (
+    MARKS,
+    NEVER,
+    OUTSIDE,
+    Copies,
+    Geometry,
+    Traits,
+    bits,
+    correlation,
+)
 from fastconv.algorithms.im2col.splits import THREADS, SumGeometry, add_up, magic
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
@@ -149,7 +159,7 @@ def tables(p: Pass, tile: Tile, even: bool, last: bool) -> tuple[np.ndarray, np.
     lines, rows, taps = [], [], []
     nowhere = (0, NEVER, 0, 0) if marks else (0, OUTSIDE, OUTSIDE, OUTSIDE)
     # of a stage: where channels stand behind the pixels, those that a thread loads are neighbours
-    own = BK * tile.bn // tile.threads
+    own = Copies.of(tile).loads
     stage = [row * own % BK + row * own // BK for row in range(BK)] if last else range(BK)
     for phase in product(*(a.taps for a in axes)):
         found = [
@@ -165,14 +175,16 @@ def tables(p: Pass, tile: Tile, even: bool, last: bool) -> tuple[np.ndarray, np.
             at = c * channel + ((dz * sizes[1] + dy) * sizes[2] + dx) * pixel
             rows.append((at, *bits((dz, dy, dx), marks)))
             taps.append(c * p.channel_stride + index)
-        spare = -len(order) % BK
+        spare = -len(order) % tile.steps
         rows += [nowhere] * spare
         taps += [-1] * spare
-        lines.append((begin, (len(rows) - begin) // BK, 0, 0))
+        lines.append((begin, (len(rows) - begin) // tile.steps, 0, 0))
     if not rows:  # no tap at all: something to point at
-        rows, taps = [nowhere] * BK, [-1] * BK
-    table = lines + rows + [(*mark, 0, 0) for mark in marks]
-    return np.array(table, np.int32), np.array(taps, np.int32), len(rows)
+        rows, taps = [nowhere] * tile.steps, [-1] * tile.steps
+    ends = [(*mark, 0, 0) for mark in marks]
+    if marks and not even:  # which two rows share
+        rows = [(*rows[i][:2], *rows[i + 1][:2]) for i in range(0, len(rows), 2)]
+    return np.array(lines + rows + ends, np.int32), np.array(taps, np.int32), len(taps)
 
 
 def three(axes: tuple[AxisPass, ...]) -> tuple[AxisPass, ...]:
@@ -221,6 +233,8 @@ def plan(problem: ConvProblem, direction: Direction, limit: int) -> Blocks:
         last=last,
     )
     tile, splits, _ = share(problem, p)
+    if traits.dense and p.channels % tile.steps:  # a stage is read without looking where channels end
+        tile = replace(tile, steps=BK)
     table, taps, rows = tables(p, tile, even, last)
     m_ld = -(-p.m // tile.bm) * tile.bm
     packed = p.groups * rows * m_ld

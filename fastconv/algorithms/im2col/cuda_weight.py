@@ -20,12 +20,23 @@ from fastconv.algorithms.im2col.implicit_weight import STEPS, Geometry, Way, cor
 from fastconv.algorithms.im2col.splits import SumGeometry, add_up, magic
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
-from fastconv.gemm.cuda import TILES, Tile
+from fastconv.gemm.cuda import TILES as FORWARD
+from fastconv.gemm.cuda import Tile
 from fastconv.gemm.cuda_share import Share, shared_out
 from fastconv.problem import ConvProblem
 
 MOST_SPLITS, FEWEST_STAGES = 1024, 8
 MOST_LINES = 2**16  # a MB of tables
+
+# Splits make blocks enough of any tile, so threads own 16 x 8 results: they copy twice as much at positions found once.
+TILES = {
+    "float32": (
+        Tile(128, 128), Tile(128, 64, 16, 4), Tile(64, 128, 16, 4), Tile(64, 64, 16, 8), Tile(32, 128, 16, 8),
+    ),
+    "float64": FORWARD["float64"],
+}  # fmt: skip
+# Where positions come one by one, twice as many columns of a thread want registers.
+SINGLES = Tile(64, 64, blocks=6), Tile(32, 128, blocks=4)
 
 
 @functools.cache
@@ -50,10 +61,25 @@ def share(problem: ConvProblem, limit: int) -> Share:
     m, columns = problem.k // problem.groups, problem.c // problem.groups * prod(problem.kernel)
     steps = problem.n * prod(problem.output)
     most = min(MOST_SPLITS, steps // STEPS // FEWEST_STAGES, limit // padded(problem))
-    tiles = TILES[problem.dtype]
-    if not marks_of(problem):  # to compare coordinates takes more registers
-        tiles = tuple(replace(tile, blocks=2 * tile.blocks // 3) for tile in tiles)
+    tiles = tiles_of(problem.dtype, way_of(problem))
     return shared_out(tiles, problem.groups, m, columns, steps, most, problem.itemsize)
+
+
+def tiles_of(dtype: str, way: Way) -> tuple[Tile, ...]:
+    """Return the tiles to choose from, the largest first."""
+    if not way.marked:  # to compare coordinates takes more registers
+        return tuple(replace(tile, blocks=2 * tile.blocks // 3) for tile in FORWARD[dtype])
+    if way.paired or way.linked or dtype == "float64":
+        return TILES[dtype]
+    return (*TILES[dtype][:3], *SINGLES)
+
+
+def way_of(problem: ConvProblem) -> Way:
+    """Return how threads go through positions where arrays begin on 16 bytes."""
+    last, channels, m = problem.layout == "nhwc", problem.c // problem.groups, problem.k // problem.groups
+    x, marked = problem.last_axes(3)[-1], bool(marks_of(problem))
+    paired = marked and not last and x.stride == 1 and x.output % 2 == 0
+    return Way(marked, paired, last and channels % 4 == m % 4 == 0)
 
 
 def padded(problem: ConvProblem) -> int:
@@ -131,14 +157,11 @@ class WeightRun(Execution):
         output, sizes = [a.output for a in axes], [a.size for a in axes]
         pixels, plane, weights = prod(output), prod(output[1:]), prod(problem.weight_shape)
         last, channels, inner = problem.layout == "nhwc", problem.c // problem.groups, prod(sizes)
-        self.linked = last and channels % 4 == m % 4 == 0
+        self.way, self.vector, item = way_of(problem), columns % 4 == 0, problem.itemsize
         self.tables = [
-            backend().Buffer(table(problem, column_tiles * b.tile.bn, way))
-            for way in ([False, True] if self.linked else [False])
+            backend().Buffer(table(problem, column_tiles * b.tile.bn, linked))
+            for linked in ([False, True] if self.way.linked else [False])
         ]  # the second one for arrays that begin on 16 bytes
-        x, item = axes[-1], problem.itemsize
-        self.vector, marked = columns % 4 == 0, bool(marks_of(problem))
-        self.way = Way(marked, marked and not last and x.stride == 1 and x.output % 2 == 0, False)
         # elements from one pixel, group and channel to the next, then bytes
         strides = (
             (problem.c, channels, m, 1, problem.c * inner * item, problem.k * pixels * item, problem.k * item)
@@ -166,7 +189,7 @@ class WeightRun(Execution):
         engine, stream, b = backend(), out.stream(), self.b
         to = out.empty((b.partial,), out.dtype) if b.partial else out
         aligned = [m.pointer % 16 == 0 for m in (first, second, to)]
-        linked = self.linked and all(aligned[:2])
+        linked = self.way.linked and all(aligned[:2])
         way = self.way._replace(linked=linked)
         code = kernel(self.dtype, b.tile, way, self.vector and aligned[2] and not linked)
         engine.launch(code, self.blocks, stream, first, second, self.tables[linked], to, self.geometry)

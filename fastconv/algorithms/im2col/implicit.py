@@ -9,9 +9,8 @@ a thread finds out once: a bit for each offset along each axis, of which a row n
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
-
-from numba import boolean
 
 from fastconv.cuda.language import (
     DTYPES,
@@ -95,6 +94,11 @@ class Traits(NamedTuple):
     vector: bool  # results are written by 16 bytes: four positions, or four channels
     last: bool = False  # channels stand behind the pixels
 
+    @property
+    def paired(self) -> bool:
+        """Whether two rows share a line of the table."""
+        return self.marked and not self.even
+
 
 def bits(offsets: tuple[int, ...], marks: list[tuple[int, int]]) -> tuple[int, int, int]:
     """Return what the line of a tap says beside its offset: which ``marks`` (axis, offset) are its, or else offsets."""
@@ -111,7 +115,7 @@ def seeing(marked):
         offset, dz, dy, dx = load4(line, 0)
         if marked:
             return offset, U(missing & U(dz)) == U(0)
-        return offset, U(x + dx) < g.width and U(y + dy) < g.height and U(z + dz) < g.depth
+        return offset, (U(x + dx) < g.width) & (U(y + dy) < g.height) & (U(z + dz) < g.depth)
 
     return seen
 
@@ -132,12 +136,31 @@ def outside(marks, z, y, x, g):
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """What a thread copies of B in BK steps: ``loads`` rows, ``step`` apart, of each of its columns."""
+
+    columns: int  # ``threads`` apart
+    step: int
+    loads: int
+
+    @classmethod
+    def of(cls, tile: Tile) -> Copies:
+        """Return how a tile's threads share them out."""
+        step = max(1, tile.threads // tile.bn)
+        return cls(max(1, tile.bn // tile.threads), step, BK // step)
+
+
 def bringer(dtype, tile: Tile, traits: Traits):
     """Return what `summer` takes: how a stage comes to shared memory; and the elements on their way in registers."""
     zero, seen, threads, bm, bn = DTYPES[dtype](0), seeing(traits.marked), tile.threads, tile.bm, tile.bn
-    loads, step, quads = BK * bn // threads, threads // bn, -(-BK * bn // 4 // threads)
-    vectors = BK * bm // 4  # of packed weights in a stage
-    even, dense, last = traits.even, traits.dense, traits.last
+    steps, even, copies = tile.steps, traits.even, Copies.of(tile)
+    columns, step, loads, parts = copies.columns, copies.step, copies.loads, steps // BK
+    vectors = steps * bm // 4  # of packed weights in a stage
+    quads = -(-steps * bn // 4 // threads)  # of a thread's pixels
+    paired, rows, apart = traits.paired, parts if even else parts * loads, BK if even else step  # looked up
+    lines = rows // 2 if paired else rows
+    all_rows, held, two = columns * rows, columns * parts * loads, columns == 2
 
     @inline
     def bring_weights(shared, to, packed, tid, g):
@@ -145,53 +168,105 @@ def bringer(dtype, tile: Tile, traits: Traits):
             if vectors % threads == 0 or tid < U(vectors):
                 row = U(U(4 * i * threads // bm) * g.m_ld)
                 copy4(shared, uint64(to) + uint64(4 * i * threads), packed, row, True)
+        return further(packed, U(U(steps) * g.m_ld))
+
+    @inline
+    def bring_quads(shared, to_a, to_b, walk, fixed):
+        packed, source, line = walk
+        tid, places, channels, _, g = fixed
+        packed = bring_weights(shared, to_a, packed, tid, g)
+        wanted = places[0][4] != U(ALL)
+        for i in range(quads):
+            copy4(shared, uint64(to_b) + uint64(4 * i * threads), source, int32(U(i) * channels), wanted)
+        return packed, further(source, U(U(steps) * g.channel_source)), line
+
+    def looker(c):
+        @inline
+        def look(line, places, offsets, beside, g):
+            _, z, y, x, missing = places[c]
+            for i in range(lines):
+                at = further(line, 4 * i * apart)
+                if paired:
+                    offsets[2 * i], here, offsets[2 * i + 1], there = load4(at, 0)
+                    beside[c * rows + 2 * i] = U(missing & U(here))
+                    beside[c * rows + 2 * i + 1] = U(missing & U(there))
+                else:
+                    offsets[i], inside = seen(at, z, y, x, missing, g)
+                    beside[c * rows + i] = U(0) if inside else U(1)
+
+        return look
+
+    look = chained([looker(c) for c in range(columns)])
+
+    @inline
+    def put(shared, to, at, channels, inside):
+        if even:
+            for i in range(loads):
+                copy(shared, to + uint64(i * step * bn), at, int32(U(i) * channels), inside)
+        else:
+            copy(shared, to, at, 0, inside)
 
     @inline
     def bring(shared, to_a, to_b, walk, fixed):
-        offsets, wanted = cuda.local.array(loads, int32), cuda.local.array(loads, boolean)
+        offsets, beside = cuda.local.array(rows, int32), cuda.local.array(all_rows, U)  # zero: inside
         packed, source, line = walk
-        tid, z, y, x, missing, channels, regs, g = fixed
-        bring_weights(shared, to_a, packed, tid, g)
-        packed, to_b = further(packed, U(U(BK) * g.m_ld)), uint64(to_b)
-        if dense and not last:
-            for i in range(quads):
-                copy4(
-                    shared, to_b + uint64(4 * i * threads), source, int32(U(i) * channels), missing != U(ALL)
-                )
-            return packed, further(source, U(U(BK) * g.channel_source)), line
-        if dense:
-            offset, inside = seen(line, z, y, x, missing, g)
+        tid, places, channels, _, g = fixed
+        packed = bring_weights(shared, to_a, packed, tid, g)
+        look(line, places, offsets, beside, g)  # first all look-ups, then all copies
+        for i in range(rows):
+            row = i * BK if even else (i // 2 * 2 * step + i % 2 if paired else i * step)
+            to, at = uint64(to_b) + uint64(row * bn), further(source, offsets[i])
+            put(shared, to, at, channels, beside[i] == U(0))
+            if two:
+                to, at = to + uint64(threads), further(at, places[columns])
+                put(shared, to, at, channels, beside[rows + i] == U(0))
+        return packed, source, further(line, 2 * steps if paired else 4 * steps)
+
+    def loader(which):
+        c, first = which // parts, which * loads
+
+        @inline
+        def fetch(source, line, places, regs, g):
+            _, z, y, x, missing = places[c]
+            if c == 1:
+                source = further(source, places[columns])
+            offset, inside = seen(further(line, 4 * BK * (which % parts)), z, y, x, missing, g)
             for i in range(loads):
-                regs[i] = zero
+                regs[first + i] = zero
             if inside:
-                for i in range(loads // 4):
-                    at = further(further(source, offset), 4 * i)
-                    regs[4 * i], regs[4 * i + 1], regs[4 * i + 2], regs[4 * i + 3] = load4(at, 0)
-        elif even:
-            offset, inside = seen(line, z, y, x, missing, g)
-            for i in range(loads):
                 at = further(source, offset)
-                copy(shared, to_b + uint64(i * threads), at, int32(U(i) * channels), inside)
-        else:
-            for i in range(loads):  # first all look-ups, then all copies
-                offsets[i], wanted[i] = seen(further(line, 4 * i * step), z, y, x, missing, g)
-            for i in range(loads):
-                copy(shared, to_b + uint64(i * threads), source, offsets[i], wanted[i])
-        return packed, source, further(line, 4 * BK)
+                for j in range(loads // 4):
+                    i = first + 4 * j
+                    regs[i], regs[i + 1], regs[i + 2], regs[i + 3] = load4(further(at, 4 * j), 0)
+
+        return fetch
+
+    fetch = chained([loader(which) for which in range(columns * parts)])
+
+    @inline
+    def bring_linked(shared, to_a, to_b, walk, fixed):
+        packed, source, line = walk
+        tid, places, _, regs, g = fixed
+        packed = bring_weights(shared, to_a, packed, tid, g)
+        fetch(source, line, places, regs, g)
+        return packed, source, further(line, 4 * steps)
 
     @inline
     def place(shared, to_b, fixed):
-        regs = fixed[6]
-        for i in range(loads):
-            shared[uint64(to_b) + uint64(i * threads)] = regs[i]
+        regs = fixed[3]
+        for i in range(held):
+            column, row = i // loads // parts * threads, i // loads % parts * BK + i % loads * step
+            shared[uint64(to_b) + uint64(column + row * bn)] = regs[i]
 
-    return (bring, place, loads) if dense and last else (bring, nothing, 1)
+    if traits.dense and traits.last:
+        return bring_linked, place, held
+    return (bring_quads if traits.dense else bring), nothing, 1
 
 
 def writer(dtype, tile: Tile, traits: Traits, name):
     """Return the device function that adds bias and residual, activates and stores a thread's results."""
     real, zero, act = DTYPES[dtype], DTYPES[dtype](0), activation(name)
-    tm, half_m = tile.tm, tile.bm // 2
+    tm, part_m = tile.tm, tile.part
     plain, vector = traits.plain, traits.vector
 
     @inline
@@ -221,7 +296,7 @@ def writer(dtype, tile: Tile, traits: Traits, name):
         for j in range(4):
             at[j] = place_of(U(column + U(j)), phase, group, g)
         for i in range(tm // 4):
-            k = U(m_first + U(i * half_m))
+            k = U(m_first + U(i * part_m))
             if k < g.m:
                 shift[0], shift[1], shift[2], shift[3] = zero, zero, zero, zero
                 if g.has_bias:
@@ -242,7 +317,7 @@ def writer(dtype, tile: Tile, traits: Traits, name):
     def row_writer(i):
         @inline
         def write_row(out, bias, residual, acc, part, m_first, at, begin, group, g):
-            k = U(m_first + U(i % 4 + i // 4 * half_m))
+            k = U(m_first + U(i % 4 + i // 4 * part_m))
             if k < g.m:
                 shift = zero
                 if g.has_bias:
@@ -288,11 +363,41 @@ def correlation(dtype, tile: Tile, traits: Traits, name):
     """Make the kernel of a tile, with an activation by name; launch_bounds of its own."""
     real, bm, bn, tm, threads = DTYPES[dtype], tile.bm, tile.bn, tile.tm, tile.threads
     dense, linked, even = traits.dense and not traits.last, traits.even and traits.last, traits.even
-    half_n, step = bn // 2, threads // (bn // 4 if dense else bn)
+    half_n, copies = bn // 2, Copies.of(tile)
+    width = 4 if dense else 1  # of a copy
+    step = threads // (bn // 4) if dense else copies.step
+    together = 2 if traits.paired else 1  # rows of a line
+    ints = 4 // together
     own = BK // step  # channels of a thread, side by side where channels stand behind the pixels
     bring, place, held = bringer(dtype, tile, traits)
-    write, stages, own_results = writer(dtype, tile, traits, name), Stages(tile), placer(bn // 8)
-    sum_stages, size = summer(dtype, stages, bring, place), 2 * stages.size
+    stages = Stages(tile, tile.steps)
+    write, own_results = writer(dtype, tile, traits, name), placer(bn // 8, bm // tm)
+    sum_stages, size, steps = summer(dtype, stages, bring, place), 2 * stages.size, tile.steps
+
+    @inline
+    def located(base, marks, column, g):
+        """Return how far into the source a column's pixel lies, its coordinates, and the bits of taps that lie outside."""
+        n, rest = divided(column, g.positions, g.positions_m, g.positions_s)
+        z, rest = divided(rest, g.plane, g.plane_m, g.plane_s)
+        y, xx = divided(rest, g.row, g.row_m, g.row_s)
+        z, y, xx = U(z * g.stride_z), U(y * g.stride_y), U(xx * g.stride_x)
+        base += int64(n) * int64(g.image_source)
+        base += int64(U(U(U(z * g.height) + y) * g.width + xx)) * int64(g.pixel_source)
+        missing = outside(marks, z, y, xx, g)
+        if column >= g.columns:
+            xx, missing = U(OUTSIDE), U(ALL)
+        return base, z, y, xx, missing
+
+    @inline
+    def one(base, marks, column, g):
+        return located(base, marks, column, g), int64(0)
+
+    @inline
+    def two(base, marks, column, g):
+        first, second = located(base, marks, column, g), located(base, marks, U(column + U(threads)), g)
+        return first, second, second[0] - first[0]
+
+    locate = two if copies.columns == 2 and not dense else one
 
     def implicit_gemm(x, packed, table, bias, residual, out, g):
         shared = cuda.shared.array(size, real, alignment=16)
@@ -307,26 +412,14 @@ def correlation(dtype, tile: Tile, traits: Traits, name):
         first = U(U(U(count) * split) // g.splits)
         last = U(U(U(count) * U(split + U(1))) // g.splits)
 
-        in_tile, b_row = U(tid % U(bn)), U(tid // U(bn))
-        if dense:
-            in_tile, b_row = U(U(tid % U(bn // 4)) * U(4)), U(tid // U(bn // 4))
-        column = U(column_tile * U(bn) + in_tile)
-        n, rest = divided(column, g.positions, g.positions_m, g.positions_s)
-        z, rest = divided(rest, g.plane, g.plane_m, g.plane_s)
-        y, xx = divided(rest, g.row, g.row_m, g.row_s)
-        z, y, xx = U(z * g.stride_z), U(y * g.stride_y), U(xx * g.stride_x)
-        base = int64(n) * int64(g.image_source) + int64(group) * int64(g.group_source)
-        base += int64(U(U(U(z * g.height) + y) * g.width + xx)) * int64(g.pixel_source)
-        marks = (int64(g.phases) + int64(g.rows)) * int64(4)
-        missing = outside(further(table, marks), z, y, xx, g)
-        if column >= g.columns:
-            xx, missing = U(OUTSIDE), U(ALL)
-        row = int64(begin) + int64(first) * int64(BK)
+        in_tile, b_row = U(U(tid % U(bn // width)) * U(width)), U(tid // U(bn // width))
+        row = int64(begin) + int64(first) * int64(steps)
         a_at = (int64(group) * int64(g.rows) + row + int64(U(tid // U(bm // 4)))) * int64(g.m_ld)
         a_at += int64(U(m_tile * U(bm) + U(tid % U(bm // 4)) * U(4)))
-        line, channels = (int64(g.phases) + row) * int64(4), U(U(step) * g.channel_source)
+        line, channels = int64(g.phases) * int64(4) + row * int64(ints), U(U(step) * g.channel_source)
+        base = int64(group) * int64(g.group_source)
         if dense:
-            base += int64(U(U(first * U(BK)) + b_row)) * int64(g.channel_source)
+            base += int64(U(U(first * U(steps)) + b_row)) * int64(g.channel_source)
         elif linked:
             base += int64(U(b_row * U(own)))
             channels = U(1)
@@ -334,10 +427,12 @@ def correlation(dtype, tile: Tile, traits: Traits, name):
             base += int64(U(b_row * g.channel_source))
         else:
             line += int64(b_row) * int64(4)
-        walk = further(packed, a_at), further(x, base), further(table, line)
-        fixed = tid, z, y, xx, missing, channels, regs, g
-        to_a = U(tid * U(4))
-        sum_stages(shared, to_a, to_a if dense else tid, U(last - first), walk, fixed, tid, a, b, acc)
+        marks = further(table, int64(g.phases) * int64(4) + int64(g.rows) * int64(ints))
+        places = locate(base, marks, U(column_tile * U(bn) + in_tile), g)
+        walk = further(packed, a_at), further(x, places[0][0]), further(table, line)
+        fixed = tid, places, channels, regs, g
+        to_a, to_b = U(tid * U(4)), U(U(b_row * U(bn * together)) + in_tile)
+        sum_stages(shared, to_a, to_b, U(last - first), walk, fixed, tid, a, b, acc)
 
         m_first, column = own_results(tid)
         m_first, column = U(m_tile * U(bm) + m_first), U(column_tile * U(bn) + column)

@@ -185,15 +185,9 @@ def bringer(stages: Stages, way: Way):
 
 def correlation(dtype, tile: Tile, way: Way, vector):
     """Make the kernel of a tile; ``vector``: columns come in whole vectors."""
-    real, bm, bn, tm, width, own_results = (
-        DTYPES[dtype],
-        tile.bm,
-        tile.bn,
-        tile.tm,
-        way.width,
-        placer(tile.bn // 8),
-    )
-    stages, half_m, half_n, linked = Stages(tile, STEPS, pad=4), bm // 2, bn // 2, way.linked
+    real, bm, bn, tm, width = DTYPES[dtype], tile.bm, tile.bn, tile.tm, way.width
+    own_results = placer(bn // 8, bm // tm)
+    stages, part_m, half_n, linked = Stages(tile, STEPS, pad=4), tile.part, bn // 2, way.linked
     lda, ldb, size, threads = stages.lda, stages.ldb, 2 * stages.size, STEPS // way.positions
     a_loads, b_loads, lanes = way.loads(tile)
     positions, item = way.positions, 4 if dtype == "float32" else 8
@@ -204,7 +198,7 @@ def correlation(dtype, tile: Tile, way: Way, vector):
     def write(out, acc, part, m_first, column, group, split, g):
         begin = int64(split) * int64(g.split_result) * int64(4)
         for i in range(tm):
-            m = U(m_first + U(i % 4 + i // 4 * half_m))
+            m = U(m_first + U(i % 4 + i // 4 * part_m))
             if m < g.m:
                 to = begin + (int64(group) * int64(g.m) + int64(m)) * int64(g.columns)
                 if linked:  # from (tap, channel) to (channel, tap)
