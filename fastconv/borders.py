@@ -7,7 +7,9 @@ a table, and fetch the few pixels left and right of a row one by one (`edges`), 
 one move for all its lanes (`fft/lanes.py`): forward and weight gradient.
 The input gradient is the adjoint: what the padded pixels would receive is added to those that they repeat
 (`algorithms/frame.py`, for what FFT's tiles do not hold besides the image, `fft/cut.py`; of few channels as each tap is added,
-`im2col/col2im.py`; depthwise by weights of single columns, `direct/depthwise/schedule.py`, or of FFT's tiles added up, `fft/folded.py`).  Around a `circle` nothing is added: it reads grad_output as the forward pass reads the image.
+`im2col/col2im.py`; depthwise by weights of single columns, `direct/depthwise/schedule.py`, or of FFT's tiles added up,
+`fft/folded.py`; within Winograd's tiles at the ends, `winograd/folding.py`).  Around a `circle` nothing is added: it reads
+grad_output as the forward pass reads the image.
 """
 
 from __future__ import annotations

@@ -89,10 +89,10 @@ def _ends(
     return to, source, count, vector, itemsize
 
 
-def _moving(add: bool) -> Any:
+def _moving(operation: str) -> Any:
     @intrinsic
     def row(typing, dst, d, src, s, count):
-        """Set ``dst[d + j] = src[s + j]``, or add it, for j < count and touch nothing else of dst.
+        """Set ``dst[d + j] = src[s + j]``, or add or subtract it, for j < count and touch nothing else of dst.
 
         A compiler's loop takes the last elements one by one, up to 31 of a row of 56.
         """
@@ -107,14 +107,17 @@ def _moving(add: bool) -> Any:
                 with builder.if_else(whole) as (all_lanes, tail):
                     with all_lanes:
                         value = load(builder, at, 0, vector, itemsize)
-                        if add:
-                            value = builder.fadd(load(builder, out, 0, vector, itemsize), value)
+                        if operation:
+                            value = getattr(builder, operation)(
+                                load(builder, out, 0, vector, itemsize), value
+                            )
                         store(builder, value, out, 0, itemsize)
                     with tail:
                         mask = lanes_between(builder, v, I64(0), count, list(range(vl)))
                         value = masked_load(builder, at, mask, vector, itemsize)
-                        if add:
-                            value = builder.fadd(masked_load(builder, out, mask, vector, itemsize), value)
+                        if operation:
+                            old = masked_load(builder, out, mask, vector, itemsize)
+                            value = getattr(builder, operation)(old, value)
                         masked_store(builder, value, out, mask, itemsize)
             return context.get_dummy_value()
 
@@ -124,7 +127,7 @@ def _moving(add: bool) -> Any:
     return row
 
 
-write_row, add_row = _moving(add=False), _moving(add=True)
+write_row, add_row, subtract_row = map(_moving, ("", "fadd", "fsub"))
 
 
 @intrinsic

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from fastconv import activations, testing
 from fastconv.algorithms.winograd import CHOICES, GROWTH, STRIDED_CHOICES, Winograd
 from fastconv.algorithms.winograd.correlation import Correlation, correlation, reached
+from fastconv.algorithms.winograd.folding import fold
 from fastconv.algorithms.winograd.phases import share, tile_axes
 from fastconv.algorithms.winograd.strips import Strips, row_of_tiles
 from fastconv.algorithms.winograd.transforms import POINTS, matrices
@@ -20,10 +22,16 @@ from fastconv.problem import ConvProblem, Direction
 F4 = ((4, 3), (4, 3))
 
 
+def laid(problem, images):
+    """Return them in the problem's layout."""
+    last = problem.layout == "nhwc"
+    return np.moveaxis(np.moveaxis(images, 1, -1).copy(), -1, 1) if last else images
+
+
 def run(execution, problem, direction, draw=testing.normals):
     first, second, result = testing.shapes(problem, direction)
-    out = np.full(result, np.nan, problem.dtype)
-    operands = draw(first, problem.dtype, 1), draw(second, problem.dtype, 2)
+    out = laid(problem, np.full(result, np.nan, problem.dtype))
+    operands = laid(problem, draw(first, problem.dtype, 1)), draw(second, problem.dtype, 2)
     execution.run(*operands, out, np.empty(0, problem.dtype), activations.NONE, np.empty(0, problem.dtype))
     return *operands, out
 
@@ -56,8 +64,9 @@ def test_f2_is_exact_on_small_integers(direction):
 
 
 @pytest.mark.parametrize("direction", [Direction.FORWARD, Direction.INPUT_GRAD], ids=str)
-def test_every_way_has_the_same_bits(direction):
-    problem = ConvProblem.parse("n3 c34 k42 i27x29 f3x3 p1:2x0:1 g2")
+@pytest.mark.parametrize("mode", ["", " replicate"])
+def test_every_way_has_the_same_bits(direction, mode):
+    problem = ConvProblem.parse(f"n3 c34 k42 i27x29 f3x3 p1:2x0:1 g2{mode}")
     ways = [Correlation(problem, direction, F4, *way) for way in (
         (True, 3, 2**19), (False, 6, 2**19), (True, 1, 0), (False, 1, 0), (False, 2, 10**5),
     )]  # fmt: skip
@@ -75,11 +84,76 @@ def test_strips_of_rows_of_any_length(width, rest):
     testing.assert_exact(
         problem, Direction.FORWARD, *run(execution, problem, Direction.FORWARD, testing.integers)
     )
-    if "reflect" not in rest:
-        back = Winograd().variant("F(2,3)").build(problem, Direction.INPUT_GRAD, 2**30)
-        testing.assert_exact(
-            problem, Direction.INPUT_GRAD, *run(back, problem, Direction.INPUT_GRAD, testing.integers)
-        )
+    back = Winograd().variant("F(2,3)").build(problem, Direction.INPUT_GRAD, 2**30)
+    testing.assert_exact(
+        problem, Direction.INPUT_GRAD, *run(back, problem, Direction.INPUT_GRAD, testing.integers)
+    )
+
+
+PADDINGS = {"reflect": ("1", "0:1x1:0", "1x0"), "replicate": ("1", "2:1x0:2", "2")}
+
+
+@pytest.mark.parametrize("mode", PADDINGS)
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("name", ["F(2,3)", "F(4,3)"])
+def test_tiles_fold_what_is_around_the_image(name, layout, mode):
+    """Maps of all lengths; those whose tiles cannot fold have a frame."""
+    winograd, d, folded = Winograd().variant(name), Direction.INPUT_GRAD, set()
+    sizes = ["8x6", "9x10", "7x29", "31x12", "4x3", "2x5", "3x40"]
+    for size, padding in ((size, padding) for size in sizes for padding in PADDINGS[mode]):
+        problem = ConvProblem.parse(f"n3 c18 k7 i{size} f3x3 p{padding} {mode} {layout}")
+        folded.add(bool(fold(problem, d, winograd.tiles(problem, d))))
+        execution = winograd.build(problem, d, 2**30)
+        exact = name == "F(2,3)"
+        operands = run(execution, problem, d, testing.integers if exact else testing.normals)
+        if exact:
+            testing.assert_exact(problem, d, *operands)
+        else:
+            testing.assert_right(problem, d, *operands, growth=winograd.error_growth(problem, d))
+    assert folded == {False, True}
+
+
+@pytest.mark.parametrize(
+    ("line", "step"),
+    [
+        ("i56x56 f3x3 p1 reflect", 2),
+        ("i57x56 f3x3 p1 reflect", 0),  # the last row of tiles lacks the row that is repeated
+        ("i57x56 f3x3 p1 replicate", 1),
+        ("i57x56 f3x3 p1:0x1 reflect", 2),
+        ("i56x4 f3x3 p1 replicate", 0),  # one tile would be both the first and the last
+        ("i56x56 f3x3 p2 reflect", 0),  # the second row around would leave a power that is not negative
+        ("i56x56 f3x3 p3 replicate", 0),  # grad_output begins before the tiles
+        ("i56x56 f5x5 p2 replicate", 1),
+        ("i56x56 f3x1 p1 replicate", 0),
+        ("i56x56 f3x1 p1x0 reflect", 2),
+        ("i56 f3 p1 reflect", 2),
+        ("i56x56 f3x3 p1 circular", 0),
+        ("i56x56 f3x3 p1", 0),
+        ("i56x56 f3x3 s2 p1 replicate", 0),
+    ],
+)
+def test_what_tiles_can_fold(line, step):
+    problem = ConvProblem.parse(f"n1 c8 k8 {line}")
+    tiles = Winograd().tiles(problem, Direction.INPUT_GRAD)
+    assert fold(problem, Direction.INPUT_GRAD, tiles).step == step
+    assert not fold(problem, Direction.FORWARD, tiles)
+    for layout in ("nchw", "nhwc") if step else ():
+        bordered = replace(problem, layout=layout)
+        zeros = replace(bordered, padding_mode="zeros")
+        assert Winograd().cost(bordered, Direction.INPUT_GRAD) == Winograd().cost(zeros, Direction.INPUT_GRAD)
+
+
+@pytest.mark.parametrize("line", ["f3x3 p1 reflect", "f5x3 p2x1 replicate", "f3x3 p2x1 circular"])
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_folded_results_are_finished_once(line, layout):
+    problem, d = ConvProblem.parse(f"n2 c19 k4 i14x15 {line} {layout}"), Direction.INPUT_GRAD
+    execution = Winograd().build(problem, d, 2**30)
+    gy, w, plain = run(execution, problem, d)
+    bias, residual = testing.normals((19,), "float32", 3), testing.normals(plain.shape, "float32", 4)
+    out = np.full_like(plain, np.nan)
+    execution.run(gy, w, out, bias, activations.RELU, laid(problem, residual))
+    expected = np.maximum(plain + bias.reshape(-1, 1, 1) + residual, 0)
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_strips_of_a_long_row_repeat_themselves_soon():
@@ -224,8 +298,8 @@ from fastconv import activations, testing
 from fastconv.algorithms.winograd import Winograd
 from fastconv.problem import ConvProblem, Direction
 
-for dtype in ("float32", "float64"):
-    problem = ConvProblem.parse(f"n2 c7 k13 i11x39 f3x3 p1 {dtype}")
+for dtype, mode in (("float32", "zeros"), ("float64", "reflect")):
+    problem = ConvProblem.parse(f"n2 c7 k13 i11x39 f3x3 p1 {dtype} {mode}")
     for direction in Direction:
         first, second, result = testing.shapes(problem, direction)
         x, w, y = testing.normals(first, dtype, 1), testing.normals(second, dtype, 2), np.empty(result, dtype)

@@ -22,6 +22,7 @@ from math import prod
 
 from fastconv import borders, machine
 from fastconv.algorithms.base import Algorithm, Execution
+from fastconv.algorithms.winograd.folding import fold
 from fastconv.algorithms.winograd.phases import Counts, counts, share
 from fastconv.algorithms.winograd.transforms import ROWS, Tiles
 from fastconv.gemm.blocking import within
@@ -113,9 +114,11 @@ class Winograd(Algorithm):
 
     def seconds(self, problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
         """Predict the time with given tiles."""
-        problem = computed(problem, direction)
+        folded = fold(problem, direction, tiles)
+        if not folded:
+            problem = computed(problem, direction)
         inside = seconds(_kind(problem, direction), problem, work(problem, direction, tiles))
-        return with_frame(inside, problem, direction)
+        return inside if folded else with_frame(inside, problem, direction)
 
     def floor(self, problem, direction):
         # all transforms; depthwise layers, whose products are fewer, are those that ask another first
@@ -144,7 +147,7 @@ class Winograd(Algorithm):
             return correlation(problem, direction, tiles, limit)
         from fastconv.algorithms.winograd.correlation import correlation
 
-        if borders.framed(problem, direction):
+        if borders.framed(problem, direction) and not fold(problem, direction, tiles):
             from fastconv.algorithms.frame import framed
 
             zeros = replace(problem, padding_mode="zeros")

@@ -14,6 +14,7 @@ from fastconv.activations import NONE
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.winograd import filters_first
 from fastconv.algorithms.winograd.cpu import Geometry, convolve, transform_weights
+from fastconv.algorithms.winograd.folding import fold, masks
 from fastconv.algorithms.winograd.lanes import SPLITS
 from fastconv.algorithms.winograd.phases import TileAxis, counts, tile_axes
 from fastconv.algorithms.winograd.strips import Row, Strips, results, row_of_tiles, sources
@@ -71,6 +72,7 @@ class Correlation(Execution):
             *tiles[1],
             *(SPLITS.index((a.stride, a.lacking)) + 1 for a in axes),
             axes[1].steps,
+            fold(problem, direction, tiles).step + 1,
         )
         self.variant = tuple((0,) * length for length in lengths)
         self.described = record(g)
@@ -159,11 +161,12 @@ def geometry(
     u_start = m_start + positions * m_step + unit.vl
     t_start = u_start + (0 if by_tiles else chunk_panels * steps * positions * u_step)
     scratch = -(-(t_start + (sources * steps * rh * rw + 1) * LANES) // 16) * 16
+    top, bottom, _ = fold(problem, direction, tiles).rows
     both = [i and j for i in rows_of.filled for j in columns_of.filled]
     filled = sum(1 << phase for phase, taps_reach_it in enumerate(both) if taps_reach_it)
     return Geometry(
         problem.groups, c, k, h, w, p, q, rows_of.stride, rows_of.sources, columns_of.sources, rows_of.steps,
-        columns_of.steps, filled, places(problem, direction).size, 1 if problem.plain else -(-c // KC), mh, mw, tiles_h, tiles_w, problem.n * tiles_h, vectors, period,
+        columns_of.steps, filled, places(problem, direction).size, 1 if problem.plain else -(-c // KC), mh, mw, tiles_h, tiles_w, top, bottom, problem.n * tiles_h, vectors, period,
         positions, taps, rh * rw,
         c * k * taps, *strides, by_tiles, blocks, ld, panels, chunks, -(-c // 8),
         v_step, m_step, m_phase, u_step, u_phase, m_start, u_start, t_start, scratch,
@@ -216,7 +219,8 @@ def border_table(
     row = Row(mw, rw, along.stride, along.lacking)
     size = along.steps * mw, problem.axes[-1].output if forward else problem.axes[-1].size
     high = down.sources * (mh + rh - 1) - sum(down.lacking)
-    described = [*sources(strips, row, high, columns), *results(strips, *size)]
+    at_ends = masks(strips, fold(problem, direction, tiles), mw)
+    described = [*sources(strips, row, high, columns, at_ends[0]), *results(strips, *size, at_ends[1])]
 
     zeros_at = len(lines)
     at = zeros_at + -(-width * problem.itemsize // 8)

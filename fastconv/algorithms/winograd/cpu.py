@@ -55,6 +55,8 @@ class Geometry(NamedTuple):
     mw: int
     tiles_h: int
     tiles_w: int
+    top: int  #    rows of tiles at the ends of an image, where they have something to fold, or -1
+    bottom: int
     rows: int  #   of tiles, of all images
     strips: int
     period: int  #   after which they begin with a row again
@@ -106,7 +108,7 @@ def transform_weights(workers, counters, w, u, places, scratch, geos, mh, rh, mw
 @jit.kernel
 def convolve(
     workers, counters, x, w, u, v, y, places, scratch, border, bias, activation, residual, plain, given, geos, mh,
-    rh, mw, rw, down, along, woven,
+    rh, mw, rw, down, along, woven, fold,
 ):  # fmt: skip
     """Transform, multiply and transform back; U may be ``given``.
 
@@ -116,6 +118,7 @@ def convolve(
     """
     for worker in numba.prange(workers):
         geo = geos[0]
+        before, after = (mh, rh, mw, rw, down, along, fold), (mh, rh, mw, rw, down, along, woven, fold)
         base = worker * geo.scratch
         m0, u0, t0 = base + geo.m_start, base + geo.u_start, base + geo.t_start
         panel_size = geo.steps_h * geo.steps_w * geo.positions * geo.u_step
@@ -132,9 +135,7 @@ def convolve(
                 block, channels = task // geo.channel_parts, task % geo.channel_parts
                 c0, c1 = span(geo.c, geo.channel_parts, channels)
                 group, number = block // geo.blocks, block % geo.blocks
-                input_block(
-                    v, block * v_size, x, border, geo, group, number, c0, c1, (mh, rh, mw, rw, down, along)
-                )
+                input_block(v, block * v_size, x, border, geo, group, number, c0, c1, before)
             task, done = next_task(counters, worker, tasks), done + 1
         finish_stage(counters, done, tasks)
         fused = not given and not geo.by_tiles
@@ -146,9 +147,7 @@ def convolve(
             chunk, last_chunk = (0, geo.chunks) if geo.by_tiles else (number, number + 1)
             block, last_block = (number, number + 1) if geo.by_tiles else (0, geo.blocks)
             if geo.by_tiles:
-                input_block(
-                    scratch, base, x, border, geo, group, number, 0, geo.c, (mh, rh, mw, rw, down, along)
-                )
+                input_block(scratch, base, x, border, geo, group, number, 0, geo.c, before)
             for i in range(chunk, last_chunk):
                 p0, p1 = span(geo.panels, geo.chunks, i)
                 if fused:
@@ -160,8 +159,7 @@ def convolve(
                     b, b0 = (scratch, base) if geo.by_tiles else (v, (group * geo.blocks + j) * v_size)
                     multiply(scratch, m0, a, a0, b, b0, places, geo, j, p0, p1)
                     output_block(
-                        y, scratch, m0, border, geo, group, j, p0, p1, bias, activation, residual, plain,
-                        (mh, rh, mw, rw, down, along, woven),
+                        y, scratch, m0, border, geo, group, j, p0, p1, bias, activation, residual, plain, after
                     )  # fmt: skip
             task = next_task(counters, worker, tasks, 1)
 
@@ -203,7 +201,7 @@ def input_block(v, v0, x, border, geo, group, block, c0, c1, variant):
                 v, v0 + c * geo.ld + (s - strip) * geo.vl, geo.v_step, geo.c * geo.ld,
                 x, plane + i // geo.tiles_h * image_step, image_step, border,
                 geo.mh * geo.stride_h, geo.rows - i, geo.tiles_h, i % geo.tiles_h, geo.zeros_at,
-                border[geo.sources_at + s % geo.period], variant,
+                border[geo.sources_at + s % geo.period], geo.top, geo.bottom, variant,
             )  # fmt: skip
 
 
@@ -258,7 +256,7 @@ def output_block(y, m, m0, border, geo, group, block, p0, p1, bias, activation, 
                 y, plane + i // geo.tiles_h * image_step, image_step, pitch, lines, m,
                 m0 + phase * geo.steps_w * geo.m_phase + k * geo.ld + (s - strip) * geo.vl, geo.m_step, geo.m_phase, border,
                 geo.rows - i, geo.tiles_h, i % geo.tiles_h, border[geo.results_at + s % geo.period],
-                variant,
+                geo.top, geo.bottom, variant,
             )  # fmt: skip
             if not plain:
                 for row in range(i, min(((s + 1) * geo.vl - 1) // geo.tiles_w + 1, geo.rows)):

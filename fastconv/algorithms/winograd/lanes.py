@@ -11,8 +11,9 @@ Of a strided convolution (`phases.py`) the even and the odd pixels of a row are 
 loaded, or woven together as they are stored.
 
 F(m, r) of both axes is known when code is generated: it travels in the *type* of ``variant``, a tuple of tuples
-whose lengths are (m, r) of the rows, (m, r) of the columns, how rows and columns of the source are split (`SPLITS`), and how
-columns of the result are woven.  One kernel thus serves all variants, and its cache entry is keyed by them.
+whose lengths are (m, r) of the rows, (m, r) of the columns, how rows and columns of the source are split (`SPLITS`), how
+columns of the result are woven, and one more than the step of `folding`.  One kernel thus serves all variants, and its cache
+entry is keyed by them.
 """
 
 from __future__ import annotations
@@ -110,12 +111,41 @@ class _Reader:
         """Return the next number's bits as a mask, and whether all are set."""
         bits = self.builder.trunc(self.next(), ir.IntType(lanes))
         whole = self.builder.icmp_unsigned("==", bits, bits.type(2**lanes - 1))
-        return self.builder.bitcast(bits, ir.VectorType(I1, lanes)), whole
+        return _mask(self.builder, bits), whole
+
+    def masks(self, lanes: int, count: int) -> list[Any]:
+        """Return the next numbers' bits."""
+        return [self.mask(lanes)[0] for _ in range(count)]
+
+
+def _mask(builder: Any, bits: Any) -> Any:
+    """Return bits as a mask of lanes."""
+    return builder.bitcast(bits, ir.VectorType(I1, bits.type.width))
+
+
+def _divided(builder: Any, values: list[Any], step: int, first: Any, last: Any) -> list[Any]:
+    """Return the pixels of tiles divided as `folding` tells: from the beginning in the lanes ``first``, from the end in ``last``."""
+    for mask, direction in ((first, 1), (last, -1)):
+        values = values[::direction]
+        for i in range(step, len(values)):
+            values[i] = builder.select(mask, builder.fadd(values[i], values[i - step]), values[i])
+        values = values[::direction]
+    return values
+
+
+def _multiplied(builder: Any, values: list[Any], step: int, first: Any, last: list[Any]) -> list[Any]:
+    """Return the results of tiles times the divisor; of those at the end each has its mask of lanes."""
+    folded = list(values)
+    for j in range(step, len(values)):
+        folded[j] = builder.select(first, builder.fsub(folded[j], values[j - step]), folded[j])
+    for j, mask in enumerate(last):
+        folded[j] = builder.select(mask, builder.fsub(folded[j], values[j + step]), folded[j])
+    return folded
 
 
 @intrinsic
 def transform_input(
-    typing, v, v0, step, apart, x, x0, image, table, tile_lines, rows, tiles_h, first, zeros, pieces, variant,
+    typing, v, v0, step, apart, x, x0, image, table, tile_lines, rows, tiles_h, first, zeros, pieces, top, bottom, variant,
 ):  # fmt: skip
     """Set ``v[v0 + phase*apart + position*step + tile] = (B d B^T)[position]`` for the tiles of a strip.
 
@@ -124,8 +154,10 @@ def transform_input(
     is one of zeros, as there are at ``table[zeros]``; vectors of pixels are put together as ``table[pieces]`` tells.
     Phases are even and odd lines, and of each even and odd columns.  At infinity, where a phase that lacks the last tap is
     multiplied by zeros, nothing is stored, nor is the pixel read that matters there alone.
+    Rows ``top`` and ``bottom`` of an image, and the tiles of a row under masks, are divided (`folding`).
     """
     mh, rh, mw, rw = _mr(variant)
+    fold = variant.types[6].count - 1
     (down, lines_lack), (across, columns_lack) = (SPLITS[t.count - 1] for t in variant.types[4:6])
     left = [_without_last(matrices(mh, rh)[2], lack) for lack in lines_lack]
     right = [_without_last(matrices(mw, rw)[2], lack) for lack in columns_lack]
@@ -138,7 +170,7 @@ def transform_input(
 
     def codegen(context, builder, signature, arguments):
         v, v0, step, apart, x, x0, image, table, *rest = arguments
-        tile_lines, rows, tiles_h, first, zeros, pieces, _ = rest
+        tile_lines, rows, tiles_h, first, zeros, pieces, top, bottom, _ = rest
         itemsize = signature.args[0].dtype.bitwidth // 8
         vector = ir.VectorType(element(signature.args[0]), machine.tile(itemsize).vl)
         to = data(context, builder, signature.args[0], v, v0)
@@ -146,7 +178,7 @@ def transform_input(
         lines, nothing, held = (
             data(context, builder, signature.args[7], table, i) for i in (I64(0), zeros, pieces)
         )
-        places = _table(builder, plane.type, machine.tile(itemsize).vl * high)
+        places, numbers = (_table(builder, kind, vector.count * high) for kind in (plane.type, I64))
         nothing = builder.bitcast(nothing, plane.type)
         reader = _Reader(builder, held)
         with _each_row(builder, plane, image, first, tiles_h, rows, reader.next()) as (r, own, i, there):
@@ -157,14 +189,27 @@ def transform_input(
                 inside = builder.and_(there, builder.icmp_signed(">=", begin, I64(0)))
                 place = builder.select(inside, builder.gep(own, [begin]), nothing)
                 builder.store(place, places(builder.add(builder.mul(r, I64(high)), I64(h))))
-        ends, _ = reader.mask(vector.count)
+            if fold:
+                builder.store(i, numbers(builder.mul(r, I64(high))))
+        ends, *sides = reader.masks(vector.count, 3 if fold else 1)
+
+        def divide(row, mask, lines):
+            ends = [builder.icmp_signed("==", builder.load(numbers(row)), end) for end in (top, bottom)]
+            with builder.if_then(builder.or_(*ends), likely=False):
+                masks = [builder.select(end, mask, mask.type([0] * vector.count)) for end in ends]
+                values = _divided(builder, [builder.load(line) for line in lines], fold, *masks)
+                for value, line in zip(values, lines, strict=True):
+                    builder.store(value, line)
+
         entry = _table(builder, vector, high * vectors)
         with (
             cgutils.for_range(builder, I64(vectors)) as loop,
             builder.if_else(builder.icmp_signed(">", count := reader.next(), I64(0))) as (some, none),
         ):
             with some:
-                pixels = _put_together(builder, reader, count, places, high, vector, itemsize)
+                pixels = _put_together(
+                    builder, reader, count, places, high, vector, itemsize, divide if fold else None
+                )
                 for start, b in zip(starts, left, strict=False):
                     values = apply(Vectors(builder, vector), b, pixels[start : start + len(b)])
                     for i, value in enumerate(values, start):
@@ -187,6 +232,8 @@ def transform_input(
                     picks = [*range(1, vector.count), 0]
                     following = shuffled(builder, following, following, picks)
                     inputs.append(builder.select(ends, value, following))
+                if fold:
+                    inputs = _divided(builder, inputs, fold, *sides)
                 outputs = apply(Vectors(builder, vector), b, inputs)
                 odd = builder.icmp_signed(">=", loop.index, I64(starts[1]))
                 line = builder.select(odd, builder.sub(loop.index, I64(starts[1])), loop.index)
@@ -200,7 +247,7 @@ def transform_input(
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(v, i, i, i, x, i, i, table, i, i, i, i, i, i, variant), codegen
+    return types.void(v, i, i, i, x, i, i, table, i, i, i, i, i, i, i, i, variant), codegen
 
 
 def _without_last(matrix: Matrix, lack: int) -> Matrix:
@@ -223,9 +270,12 @@ def _each_row(builder: Any, plane: Any, image: Any, first: Any, tiles_h: Any, ro
 
 
 def _put_together(
-    builder: Any, reader: _Reader, count: Any, places: Any, high: int, vector: Any, itemsize: int
-) -> list[Any]:
-    """Emit the loop over the pieces of a vector; return it for each of the ``high`` lines of a tile."""
+    builder: Any, reader: _Reader, count: Any, places: Any, high: int, vector: Any, itemsize: int, divide: Any
+) -> list[Any]:  # fmt: skip
+    """Emit the loop over the pieces of a vector; return it for each of the ``high`` lines of a tile.
+
+    ``divide``, if any, is called with what a piece has filled.
+    """
     held = [
         cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * vector.count)) for _ in range(high)
     ]
@@ -243,36 +293,57 @@ def _put_together(
                 for address, line in zip(addresses, held, strict=True):
                     others = builder.load(line)
                     builder.store(masked_load(builder, address, mask, vector, itemsize, others), line)
+        if divide:
+            divide(row, mask, held)
     return [builder.load(line) for line in held]
 
 
 @intrinsic
 def transform_output(
-    typing, y, y0, image, pitch, lines, v, v0, step, apart, table, rows, tiles_h, first, pieces, variant,
+    typing, y, y0, image, pitch, lines, v, v0, step, apart, table, rows, tiles_h, first, pieces, top, bottom, variant,
 ):  # fmt: skip
     """Set the results (A v A^T) of a strip of tiles, whose rows are as `transform_input` has them.
 
     Of each image there are ``lines`` lines, ``pitch`` apart; ``table[pieces]`` tells which lanes belong where.
     Where columns are woven, those of the tiles at v0 and of the tiles ``apart`` from them take turns.
+    Tiles at the ends of rows and columns are multiplied (`folding`).
     """
     mh, rh, mw, rw = _mr(variant)
-    woven = variant.types[6].count
+    woven, fold = variant.types[6].count, variant.types[7].count - 1
     high, wide = mh + rh - 1, mw + rw - 1
     a_high, a_wide = matrices(mh, rh)[0], matrices(mw, rw)[0]
 
     def codegen(context, builder, signature, arguments):
-        y, y0, image, pitch, lines, v, v0, step, apart, table, rows, tiles_h, first, pieces, _ = arguments
+        y, y0, image, pitch, lines, v, v0, step, apart, table, *rest = arguments
+        rows, tiles_h, first, pieces, top, bottom, _ = rest
         itemsize = signature.args[0].dtype.bitwidth // 8
         vector = ir.VectorType(element(signature.args[0]), machine.tile(itemsize).vl)
         plane = data(context, builder, signature.args[0], y, y0)
         source = data(context, builder, signature.args[5], v, v0)
         pieces = data(context, builder, signature.args[9], table, pieces)
         places, counts = (_table(builder, kind, vector.count) for kind in (plane.type, I64))
-        touched = _Reader(builder, pieces).next()
-        with _each_row(builder, plane, image, first, tiles_h, rows, touched) as (r, own, i, there):
+        head = _Reader(builder, pieces)
+        bits = ir.IntType(vector.count)
+        at_ends = [cgutils.alloca_once_value(builder, bits(0)) for _ in range(2)]
+        with _each_row(builder, plane, image, first, tiles_h, rows, head.next()) as (r, own, i, there):
             line = builder.mul(i, I64(mh))
             builder.store(builder.gep(own, [builder.mul(line, pitch)]), places(r))
             builder.store(builder.select(there, builder.sub(lines, line), I64(0)), counts(r))
+            if fold:
+                of_row = builder.trunc(head.next(), bits)
+                for row, found in zip((top, bottom), at_ends, strict=True):
+                    here = builder.select(builder.icmp_signed("==", i, row), of_row, bits(0))
+                    builder.store(builder.or_(builder.load(found), here), found)
+        if fold:
+            above, last = (builder.load(found) for found in at_ends)
+            of_last = builder.sub(lines, builder.mul(bottom, I64(mh)))
+            inside = [builder.icmp_signed("<", I64(j), of_last) for j in range(fold, mh)]
+            above, *below = (
+                _mask(builder, lanes)
+                for lanes in (above, *(builder.select(j, last, bits(0)) for j in inside))
+            )
+            left, *right = head.masks(vector.count, 1 + max(0, mw - fold))
+        behind = builder.load(head.place)
         tables = [_table(builder, vector, mh * wide) for _ in range(woven)]
         for phase, entry in enumerate(tables):
             own = builder.gep(source, [builder.mul(apart, I64(phase))])
@@ -282,7 +353,10 @@ def transform_output(
                     load(builder, builder.gep(at, [builder.mul(step, I64(i * wide))]), 0, vector, itemsize)
                     for i in range(high)
                 ]
-                for i, value in enumerate(apply(Vectors(builder, vector), a_high, inputs)):
+                values = apply(Vectors(builder, vector), a_high, inputs)
+                if fold:
+                    values = _multiplied(builder, values, fold, above, below)
+                for i, value in enumerate(values):
                     builder.store(value, entry(builder.add(loop.index, I64(i * wide))))
         with cgutils.for_range(builder, I64(mh)) as loop:
             base = builder.mul(loop.index, I64(wide))
@@ -290,14 +364,16 @@ def transform_output(
             for entry in tables:
                 inputs = [builder.load(entry(builder.add(base, I64(j)))) for j in range(wide)]
                 phases.append(apply(Vectors(builder, vector), a_wide, inputs))
+            if fold:
+                phases = [_multiplied(builder, values, fold, left, right) for values in phases]
             line = builder.mul(loop.index, pitch)
-            reader = _Reader(builder, builder.gep(pieces, [I64(1)]))
+            reader = _Reader(builder, behind)
             for value in _merge(builder, [value for pixel in zip(*phases, strict=True) for value in pixel]):
                 _take_apart(builder, reader, value, places, counts, loop.index, line, itemsize)
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(y, i, i, i, i, v, i, i, i, table, i, i, i, i, variant), codegen
+    return types.void(y, i, i, i, i, v, i, i, i, table, i, i, i, i, i, i, variant), codegen
 
 
 def _take_apart(

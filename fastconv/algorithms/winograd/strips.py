@@ -62,8 +62,13 @@ class Row(NamedTuple):
     ]  # of each of them that is read, as a line of its own, how many taps it lacks at the end
 
 
-def sources(strips: Strips, row: Row, high: int, columns: Array) -> list[list[int]]:
-    """Return the table of each strip: rows, ``ends`` as bits, the vectors of pixels; of tiles ``high`` lines are read.
+def lanes(chosen: Array) -> int:
+    """Return lanes as bits."""
+    return int(chosen @ (1 << np.arange(len(chosen))))
+
+
+def sources(strips: Strips, row: Row, high: int, columns: Array, masks: list[list[int]]) -> list[list[int]]:
+    """Return the table of each strip: rows, ``ends`` as bits, ``masks``, the vectors of pixels; of tiles ``high`` lines are read.
 
     ``columns`` tells of each pixel of a padded line its column in the image, or -1.  First come the pixels in
     which tiles begin, ``m * stride`` of each; then those that the tiles at ``ends`` would share with a next one.
@@ -79,17 +84,20 @@ def sources(strips: Strips, row: Row, high: int, columns: Array) -> list[list[in
     found = [columns[pixels]] + [np.where(strips.ends, columns[p], -1)[:, None] for p in next_tile]
     rows = np.concatenate([rows] + [strips.rows[:, None]] * len(next_tile), axis=1)
     tables = _pieces(rows * high, np.concatenate(found, axis=1))
-    ends = strips.ends @ (1 << np.arange(strips.ends.shape[1]))
+    ends = map(lanes, strips.ends)
     return [
-        [*strip, *table] for strip, table in zip(zip(strips.touched, ends, strict=True), tables, strict=True)
+        [touched, end, *mask, *table]
+        for touched, end, mask, table in zip(strips.touched, ends, masks, tables, strict=True)
     ]
 
 
-def results(strips: Strips, step: int, size: int) -> list[list[int]]:
-    """Return the table of each strip: rows, the vectors of results, ``step`` of ``size`` columns a tile."""
+def results(strips: Strips, step: int, size: int, masks: list[list[int]]) -> list[list[int]]:
+    """Return the table of each strip: rows, ``masks``, the vectors of results, ``step`` of ``size`` columns a tile."""
     rows, pixels = _dense(strips, step)
     tables = _pieces(rows, np.where(pixels < size, pixels, -1))
-    return [[touched, *table] for touched, table in zip(strips.touched, tables, strict=True)]
+    return [
+        [touched, *mask, *table] for touched, mask, table in zip(strips.touched, masks, tables, strict=True)
+    ]
 
 
 def _dense(strips: Strips, step: int) -> tuple[Array, Array]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import chain
 from math import prod
 from typing import Any
 
@@ -12,6 +14,7 @@ from fastconv.activations import NONE
 from fastconv.algorithms.base import Array, Execution, flat, pixels
 from fastconv.algorithms.direct.pixels.frame import NOWHERE, Box, FramedPixels, Widened, widened
 from fastconv.algorithms.winograd import Tiles
+from fastconv.algorithms.winograd.folding import Fold, fold, moves
 from fastconv.algorithms.winograd.pixels.cpu import UNPACKED, Geometry, convolve, transform_weights
 from fastconv.gemm.blocking import odd_lines
 from fastconv.gemm.gathered import widest
@@ -27,7 +30,7 @@ def correlation(problem: ConvProblem, direction: Direction, tiles: Tiles, limit:
     while execution.workspace > limit and execution.most > 1:
         cache //= 2
         execution = Correlation(problem, direction, tiles, cache)
-    if borders.framed(problem, direction):
+    if borders.framed(problem, direction) and not fold(problem, direction, tiles):
         return FramedPixels(execution, problem)
     return execution
 
@@ -36,11 +39,15 @@ class Correlation(Widened):
     """Forward, or the input gradient as the correlation of grad_output with turned filters."""
 
     def __init__(self, problem: ConvProblem, direction: Direction, tiles: Tiles, cache: int) -> None:
-        problem, box = widened(problem, direction)
-        g = geometry(problem, direction, tiles, cache, box)
+        folded = fold(problem, direction, tiles)
+        problem, box = widened(replace(problem, padding_mode="zeros") if folded else problem, direction)
+        g = geometry(problem, direction, tiles, cache, box, folded)
         self.dtype, self.flops, self.most = problem.dtype, problem.flops, g.most
         self.variant = tuple((0,) * length for axis in tiles for length in axis)
-        self.geometry, self.scratch, self.border = record(g), g.scratch, border_table(problem, direction, g)
+        self.geometry, self.scratch = record(g), g.scratch
+        self.border = np.concatenate(
+            (border_table(problem, direction, g), fold_table(folded, tiles, g.added_at))
+        )
         self.groups, self.k, self.lanes, self.zeros = g.groups, g.k, g.vectors * g.vl, g.m_row
         self.positions = np.arange(g.high * g.wide, dtype=np.int64) * g.v_step
         self.u_size = g.groups * g.panels * g.high * g.wide * g.u_step
@@ -93,7 +100,9 @@ class Correlation(Widened):
         )  # fmt: skip
 
 
-def geometry(problem: ConvProblem, direction: Direction, tiles: Tiles, cache: int, box: Box) -> Geometry:
+def geometry(
+    problem: ConvProblem, direction: Direction, tiles: Tiles, cache: int, box: Box, fold: Fold
+) -> Geometry:
     """Describe the correlation; V of a block takes half of ``cache`` bytes, as M of a panel takes a tenth."""
     unit, cores = machine.tile(problem.itemsize), machine.machine().cores
     (mh, rh), (mw, rw) = tiles
@@ -108,6 +117,9 @@ def geometry(problem: ConvProblem, direction: Direction, tiles: Tiles, cache: in
     tiles_h, tiles_w = -(-p // mh), -(-q // mw)
     total, positions = problem.n * tiles_h * tiles_w, high * wide
 
+    ends = fold.rows.first * mh, fold.rows.last * mh, fold.columns.first * mw, fold.columns.last * mw
+    columns_at = (tiles_h - 1) * mh + high
+    added_at = columns_at + (tiles_w - 1) * mw + wide
     v_row = odd_lines(c, unit.vl)
     largest = max(1, cache // 2 // (positions * v_row * problem.itemsize))
     blocks = max(-(-total // largest), min(total, 4 * cores), 1)
@@ -122,7 +134,7 @@ def geometry(problem: ConvProblem, direction: Direction, tiles: Tiles, cache: in
     t_start = patch + max(positions * v_row, mh * mw * width)
     scratch = -(-(t_start + taps * t_step) // 16) * 16
     return Geometry(
-        problem.groups, c, k, h, w, p, q, *box, (tiles_h - 1) * mh + high, lo_h, lo_w, mh, mw, high, wide, tiles_h, tiles_w, total, taps,
+        problem.groups, c, k, h, w, p, q, *box, *ends, columns_at, added_at, added_at + KINDS + 1, lo_h, lo_w, mh, mw, high, wide, tiles_h, tiles_w, total, taps,
         prod(problem.weight_shape) // problem.groups, *strides, turned, blocks, most, vectors, panels,
         v_row, v_step, width, m_step, u_step, t_step, m_start, patch, t_start, scratch, unit.vl, machine.simd().registers,
     )  # fmt: skip
@@ -134,3 +146,14 @@ def border_table(problem: ConvProblem, direction: Direction, g: Geometry) -> Arr
     rows = borders.sources(np.arange(g.columns_at) - g.lo_h, g.h, beside)
     columns = borders.sources(np.arange((g.tiles_w - 1) * g.mw + g.wide) - g.lo_w, g.w, across)
     return np.concatenate((rows, columns))
+
+
+KINDS = 9  # of tiles (`folding.moves`)
+
+
+def fold_table(fold: Fold, tiles: Tiles, at: int) -> Array:
+    """Return where the moves of each kind of tile begin, of pixels and of results, and these, for a table of its own at ``at``."""
+    pixels, results = moves(fold, tiles)
+    begins = at + 2 * (KINDS + 1) + np.cumsum([0, *map(len, pixels + results)])
+    table = [*begins[: KINDS + 1], *begins[KINDS:], *chain(*pixels, *results)]
+    return np.array(table, np.int64)

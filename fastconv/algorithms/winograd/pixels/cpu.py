@@ -2,8 +2,8 @@
 
 A task is a block of tiles of one group.  V of the block stays in the worker's L2 and the transformed weights
 stream by, a panel of at most four vectors of result channels at a time, whose M is transformed back at once.
-A tile that leaves the image, or whose channels end within a vector, goes through a patch in scratch, so that
-transforms meet nothing but whole tiles of whole vectors.
+A tile that leaves the image, that folds (`winograd/folding.py`), or whose channels end within a vector, goes through a
+patch in scratch, so that transforms meet nothing but whole tiles of whole vectors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastconv.algorithms.winograd.filters import unpack_filters
 from fastconv.algorithms.winograd.pixels.lanes import transform_filters, transform_pixels, transform_results
 from fastconv.algorithms.winograd.transforms import LANES
 from fastconv.gemm.gathered import pixel_rows, tile_gathered
-from fastconv.gemm.move import write_row
+from fastconv.gemm.move import add_row, subtract_row, write_row
 from fastconv.gemm.schedule import finish_stage, next_task, part, span
 
 
@@ -40,7 +40,13 @@ class Geometry(NamedTuple):
     inner_d: int
     inner_h: int
     inner_w: int
-    columns_at: int  # in the table of where padded rows lie, and columns behind them
+    top: int  #    first rows, and columns, of the tiles at the ends that fold
+    bottom: int
+    left_end: int
+    right_end: int
+    columns_at: int  # in the table of where padded rows lie, and columns behind them; by a tile's kind,
+    added_at: int  #       which of its pixels are added to each other,
+    subtracted_at: int  #  and which of its results are subtracted
     lo_h: int
     lo_w: int
     mh: int  # outputs of a tile
@@ -140,7 +146,7 @@ def convolve(
             for panel in range(geo.panels):
                 _multiply(scratch, sources, targets, u, positions, start, geo, group, panel, t1 - t0)
                 _output_block(
-                    y, around, scratch, base, start, geo, group, panel, t0, t1, plain, activation, residual,
+                    y, around, scratch, base, start, border, geo, group, panel, t0, t1, plain, activation, residual,
                     (mh, rh, mw, rw),
                 )  # fmt: skip
             task = next_task(counters, worker, tasks, 1)
@@ -154,6 +160,13 @@ def _tile_at(geo, t):
 
 
 @jit.inner
+def _kind(geo, row, column):
+    """Return the kind of the tile that begins there (`folding.moves`)."""
+    down = 1 if row == geo.top else 2 if row == geo.bottom else 0
+    return 3 * down + (1 if column == geo.left_end else 2 if column == geo.right_end else 0)
+
+
+@jit.inner
 def _input_block(scratch, base, x, border, geo, group, t0, t1, variant):
     """Write V of some tiles; ``border`` has the row, and the column, where each of the padded image is, or -1."""
     channels, at = geo.groups * geo.c, base
@@ -161,6 +174,8 @@ def _input_block(scratch, base, x, border, geo, group, t0, t1, variant):
         image, first_row, first_column = _tile_at(geo, t)
         row, column = first_row - geo.lo_h, first_column - geo.lo_w
         inside = row >= 0 and row + geo.high <= geo.h and column >= 0 and column + geo.wide <= geo.w
+        kind = geo.added_at + _kind(geo, first_row, first_column)
+        inside = inside and border[kind] == border[kind + 1]
         begin = ((image * geo.h + row) * geo.w + column) * channels + group * geo.c
         if inside and geo.c % geo.vl == 0:
             transform_pixels(
@@ -178,6 +193,9 @@ def _input_block(scratch, base, x, border, geo, group, t0, t1, variant):
                         write_row(scratch, to, x, pixel * channels + group * geo.c, geo.c)
                     else:
                         scratch[to : to + geo.c] = 0
+            for i in range(border[kind], border[kind + 1], 2):
+                to, source = patch + border[i] * geo.v_row, patch + border[i + 1] * geo.v_row
+                add_row(scratch, to, scratch, source, geo.c)
             transform_pixels(
                 scratch, at, geo.v_step, scratch, patch, geo.wide * geo.v_row, geo.v_row, geo.c, variant
             )
@@ -203,7 +221,7 @@ def _multiply(scratch, sources, targets, u, positions, zeros, geo, group, panel,
 
 @jit.inner
 def _output_block(
-    y, around, scratch, base, start, geo, group, panel, t0, t1, plain, activation, residual, variant
+    y, around, scratch, base, start, border, geo, group, panel, t0, t1, plain, activation, residual, variant
 ):  # fmt: skip
     """Transform M of a panel back, and write it to its place."""
     first = part(geo.vectors, geo.panels, panel) * geo.vl
@@ -218,16 +236,21 @@ def _output_block(
         i, j = row - geo.above, column - geo.left
         inside = i >= 0 and i + geo.mh <= geo.inner_h and j >= 0 and j + geo.mw <= geo.inner_w
         begin = (image * size + i * geo.inner_w + j) * channels + group * geo.k + first
-        whole = inside and count == width
+        kind = geo.subtracted_at + _kind(geo, row, column)
+        folds = border[kind] < border[kind + 1]
+        whole = inside and count == width and not folds
         if whole:
             transform_results(
                 y, begin, geo.inner_w * channels, channels, scratch, m0, geo.m_step, start, s0, count, variant
             )
         else:
-            patch = base + geo.patch
+            patch, begins = base + geo.patch, 0 if folds else s0
             transform_results(
-                scratch, patch, geo.mw * width, width, scratch, m0, geo.m_step, start, s0, count, variant
+                scratch, patch, geo.mw * width, width, scratch, m0, geo.m_step, start, begins, count, variant
             )
+            for i in range(border[kind], border[kind + 1], 2):
+                to, source = patch + border[i] * width, patch + border[i + 1] * width
+                subtract_row(scratch, to, scratch, source, count)
         if not (whole and plain):
             for r in range(min(geo.mh, geo.p - row)):
                 for s in range(min(geo.mw, geo.q - column)):
@@ -240,6 +263,8 @@ def _output_block(
                         write_row(around, to * channels + group * geo.k + first, scratch, source, count)
                         continue
                     to = (image * size + at) * channels + group * geo.k + first
+                    if folds:
+                        add_row(scratch, source, start, s0, count)
                     if not whole:
                         write_row(y, to, scratch, source, count)
                     if not plain:
