@@ -1,4 +1,4 @@
-"""Images in the other layout: for what reads only one, or reads it so much faster."""
+"""Images in the other layout, for what reads only one."""
 
 from __future__ import annotations
 

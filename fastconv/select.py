@@ -17,7 +17,7 @@ from fastconv.algorithms.base import Algorithm
 from fastconv.config import Settings
 from fastconv.dtypes import carrier
 from fastconv.errors import AlgorithmError, WorkspaceError
-from fastconv.problem import FORWARD, WEIGHT_GRAD, ConvProblem, Direction
+from fastconv.problem import INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
 from fastconv.taps import without_padded
 
 LARGE = 6  # taps along both axes, of which FFT is about as fast as Winograd
@@ -44,6 +44,7 @@ class Selection:
     direction: Direction
     algorithm: str
     candidates: tuple[Candidate, ...]
+    copied: bool = False  # whether images held pixel by pixel are copied channels first, and the result back
 
     def __str__(self) -> str:
         width = max(len("algorithm"), *(len(c.name) for c in self.candidates))
@@ -59,6 +60,8 @@ class Selection:
             lines.append(
                 f"{mark} {c.name:{width}}  {cost:>12}  {measured:>12}  {size:>10}  {growth:>6}  {c.reason or ''}".rstrip()
             )
+        if self.copied:
+            lines.append("  images are copied channels first, and the result back")
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -115,21 +118,22 @@ def _cheapest_first(
 
 def select(problem: ConvProblem, direction: Direction, settings: Settings, device: str = "cpu") -> Selection:
     """Ask every algorithm everything; choose the one that the settings name, or the cheapest within them."""
-    named = settings.algorithm
+    named, layout = settings.algorithm, problem.layout
     problem = _as_served(problem, direction, settings, device)
+    copied = problem.layout != layout
     asked = dict(registry() if device == "cpu" else on_gpu())
     if named != "auto":
         asked[named] = find(named, device)
     candidates = tuple(_ask(name, a, problem, direction, settings) for name, a in asked.items())
     if named != "auto":
         _require(next(c for c in candidates if c.name == named), problem, direction, settings)
-        return Selection(problem, direction, named, candidates)
+        return Selection(problem, direction, named, candidates, copied)
     best = min((c for c in candidates if c.reason is None), key=lambda c: c.cost or 0.0)
-    return Selection(problem, direction, best.name, candidates)
+    return Selection(problem, direction, best.name, candidates, copied)
 
 
 def _as_served(problem: ConvProblem, direction: Direction, settings: Settings, device: str) -> ConvProblem:
-    """Return the problem without taps in the padding, and channels first where that serves it, or serves it better."""
+    """Return the problem without taps in the padding, and channels first if its layout is not served."""
     if device == "cpu":
         problem = without_padded(problem)
     if problem.layout != "nhwc":
@@ -139,11 +143,12 @@ def _as_served(problem: ConvProblem, direction: Direction, settings: Settings, d
     if find(serving, device).reject(problem, direction):
         return planar
     exact = _inexact(problem, settings) is not None
-    other = _channels_first(problem, direction, exact) if device == "cpu" and named == "auto" else None
-    if other:
+    others = _channels_first(problem, direction, exact) if device == "cpu" and named == "auto" else ()
+    if others:
         from fastconv.roofline import turning  # imports Numba
 
-        carried, turned = carrier(problem), find(other).cost(planar, direction) + turning(problem)
+        able = [a for a in map(find, others) if not a.reject(planar, direction)]
+        carried, turned = carrier(problem), min(a.cost(planar, direction) for a in able) + turning(problem)
         if all(
             turned < a.cost(carried, direction)
             for a in registry().values()
@@ -153,21 +158,21 @@ def _as_served(problem: ConvProblem, direction: Direction, settings: Settings, d
     return problem
 
 
-def _channels_first(problem: ConvProblem, direction: Direction, exact: bool) -> str | None:
+def _channels_first(problem: ConvProblem, direction: Direction, exact: bool) -> tuple[str, ...]:
     """Name who may serve images pixel by pixel better when they are turned.
 
-    Result channels, which are lanes, may fill half of a vector at the most.  And borders make more tiles of Winograd of a
-    large kernel, where those of FFT hold them mostly.
+    Result channels, which are lanes, may fill half of a vector at the most; at a stride Winograd, or im2col of taps apart,
+    multiplies less then.  And borders make more tiles of Winograd of a large kernel, where those of FFT hold them mostly.
     """
     if direction is WEIGHT_GRAD or problem.is_depthwise:
-        return None
-    results = (problem.k if direction is FORWARD else problem.c) // problem.groups
-    from fastconv import machine  # imports Numba
+        return ()
+    if direction is INPUT_GRAD and not problem.unit_stride:
+        from fastconv import machine  # imports Numba
 
-    if 2 * results <= machine.tile(problem.itemsize).vl:
-        return "direct"
+        few = 2 * (problem.c // problem.groups) <= machine.tile(problem.itemsize).vl
+        return () if not few else ("im2col",) if exact else ("im2col", "winograd")
     large = len(problem.axes) == 2 and min(problem.kernel) >= LARGE and problem.unit_stride
-    return "fft" if large and not exact and borders.framed(problem, direction) else None
+    return ("fft",) if large and not exact and borders.framed(problem, direction) else ()
 
 
 def admitted(algorithm: Algorithm, problem: ConvProblem, direction: Direction, settings: Settings) -> bool:

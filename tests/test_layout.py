@@ -7,6 +7,7 @@ import pytest
 
 import fastconv
 from fastconv import arrays, testing
+from fastconv.algorithms.direct.cost import turns
 from fastconv.config import Settings
 from fastconv.plan import Plan
 from fastconv.problem import ConvProblem, Direction
@@ -67,12 +68,20 @@ def test_one_channel_is_in_both_layouts():
     np.testing.assert_allclose(y, to_last(fastconv.conv2d(x[:, None, :, :, 0], w)), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("line", ["n2 c3 k24 i41x38 f7x7 p3 s2", "n1 c40 k40 i17x19 f5x5 p2 g20 float64"])
-def test_few_results_a_group_are_computed_channels_first(line):
-    """And what is given, and handed back, is like the images of the call."""
+@pytest.mark.parametrize(
+    ("line", "layout"),
+    [
+        ("n2 c3 k24 i41x38 f5x5 p2", "nhwc"),
+        ("n1 c40 k40 i17x19 f5x5 p2 g20 float64", "nhwc"),
+        ("n2 c3 k24 i41x38 f7x7 p3 s2", "nchw"),  # phases of Winograd: as a whole
+    ],
+)
+def test_few_results_a_group_are_turned(line, layout):
+    """Task by task, where nothing else is faster.  What is given, and handed back, is like the images of the call."""
     p = ConvProblem.parse(line)
-    last = replace(p, layout="nhwc")
-    assert Plan(last, Direction.INPUT_GRAD, Settings()).problem == p
+    plan = Plan(replace(p, layout="nhwc"), Direction.INPUT_GRAD, Settings())
+    assert plan.problem == replace(p, layout=layout)
+    assert layout == "nchw" or turns(plan.problem, Direction.INPUT_GRAD)
     shapes = p.input_shape, p.weight_shape, p.output_shape
     x, w, gy = (testing.normals(shape, p.dtype, i) for i, shape in enumerate(shapes))
     options = {"stride": p.axes[0].stride, "padding": p.axes[0].lo, "groups": p.groups}
@@ -145,6 +154,13 @@ def test_a_named_algorithm_serves_any_layout(algorithm):
     x, w, _ = draw(2)
     y = fastconv.conv2d(to_last(x), w, layout="NHWC", algorithm=algorithm)
     np.testing.assert_allclose(y, to_last(fastconv.conv2d(x, w)), rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_copied_channels_first_is_told():
+    x, w, _ = draw(2)
+    for algorithm, copied in (("fft", True), ("im2col", False), ("auto", False)):
+        told = str(fastconv.explain(to_last(x), w, layout="NHWC", algorithm=algorithm))
+        assert ("copied channels first" in told) is copied
 
 
 def test_names():

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import borders, machine, threads, workspace
-from fastconv.algorithms.base import Array, Execution, flat
+from fastconv.algorithms.base import Array, Execution, flat, pixels
 from fastconv.gemm.pack import WeightView, pack_weights
 from fastconv.gemm.record import record
 from fastconv.gemm.schedule import counters
@@ -98,10 +98,14 @@ class AxisPass:
         """Return the source pixel that stands at each coordinate, or -1 for a zero."""
         return borders.sources(at, self.source, self.border)
 
-    def edges(self, offsets: Sequence[int]) -> list[int]:
+    def edges(self, offsets: Sequence[int], apart: int = 1) -> list[int]:
         """Return the table of `segments.add_edges`: the positions that read the border from each offset."""
         found = [
-            [((at - o) // self.stride, pixel) for at, pixel in self.border if (at - o) % self.stride == 0]
+            [
+                ((at - o) // self.stride, pixel * apart)
+                for at, pixel in self.border
+                if (at - o) % self.stride == 0
+            ]
             for o in offsets
         ]
         starts = np.cumsum([len(offsets) + 1, *(2 * len(pairs) for pairs in found)])
@@ -141,6 +145,11 @@ class Pass:
     group_stride: int  #   of the weight array, in elements
     row_stride: int  #     from one result channel to the next
     channel_stride: int  # from one source channel to the next
+    last: bool = False  #  whether images are held pixel by pixel
+
+    def steps_of(self, channels: int, size: int) -> tuple[int, int]:
+        """Return from one of the ``channels`` of a group of images of ``size`` pixels to the next, and from pixel to pixel."""
+        return (1, self.groups * channels) if self.last else (size, 1)
 
     @property
     def phases(self) -> int:
@@ -201,7 +210,7 @@ class Pass:
         axis = AxisPass(pixels, pixels, pixels, 1, (((0, 0),),))
         return Pass(
             self.n, self.groups, self.channels, self.m, (axis,), (1,),
-            self.group_stride, self.row_stride, self.channel_stride,
+            self.group_stride, self.row_stride, self.channel_stride, self.last,
         )  # fmt: skip
 
 
@@ -213,7 +222,7 @@ def pass_of(problem: ConvProblem, direction: Direction) -> Pass:
     axes = tuple(axis_pass(a, direction, problem.padding_mode) for a in problem.axes)
     return Pass(
         problem.n, problem.groups, c if forward else k, k if forward else c, axes, problem.kernel,
-        k * c * taps, c * taps if forward else taps, taps if forward else c * taps,
+        k * c * taps, c * taps if forward else taps, taps if forward else c * taps, problem.layout == "nhwc",
     ).collapsed()  # fmt: skip
 
 
@@ -325,6 +334,7 @@ class Correlation(Execution):
         self.again = functools.partial(Correlation, direction=direction, kind=kind, cache=cache)
         p = pass_of(problem, direction)
         p = replace(p, axes=tuple(a.reaching for a in p.axes))
+        self.images = pixels if p.last else flat
         self.blocked = b = kind(p, problem.itemsize, cache)
         self.packed = -(-b.packed // 16) * 16 if b.pack_ahead else 0
         cores = machine.machine().cores
@@ -341,21 +351,25 @@ class Correlation(Execution):
     def run(
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
-        b, weight = self.blocked, flat(second)
+        b, weight, images = self.blocked, flat(second), self.images
         used = threads.workers(b.flops)
         scratch = workspace.take(self.packed + used * b.scratch, self.dtype)
         view = b.view
         if self.packed:
             b.pack(weight, scratch)
             weight, view, scratch = scratch, b.packed_view, scratch[self.packed :]
-        b.correlate(used, flat(first), weight, view, flat(out), scratch, bias, activation, flat(residual))
+        b.correlate(
+            used, images(first), weight, view, images(out), scratch, bias, activation,
+            images(residual) if residual.size else residual,
+        )  # fmt: skip
 
     def run_prepared(
         self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
-        b = self.blocked
+        b, images = self.blocked, self.images
         used = threads.workers(b.flops)
         scratch = workspace.take(used * b.scratch, self.dtype)
         b.correlate(
-            used, flat(first), prepared, b.packed_view, flat(out), scratch, bias, activation, flat(residual)
+            used, images(first), prepared, b.packed_view, images(out), scratch, bias, activation,
+            images(residual) if residual.size else residual,
         )  # fmt: skip

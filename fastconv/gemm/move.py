@@ -370,7 +370,7 @@ def _transpose_narrow(dst, d, ldd, src, s, lds, rows, columns):
         for j in range(0, columns, BLOCK):
             wide = min(BLOCK, columns - j)
             to, at = d + j * ldd + i, s + i * lds + j
-            if high * wide > 2 * BLOCK:
+            if high * wide > BLOCK:
                 _transpose_corner(dst, to, ldd, src, at, lds, high, wide)
             else:
                 for k in range(high):

@@ -9,7 +9,8 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import jit, machine
-from fastconv.gemm.move import lanes, lanes_between, masked_store, store_past, to_boundary
+from fastconv.activations import finish, is_plain
+from fastconv.gemm.move import lanes, lanes_between, masked_store, store_past, to_boundary, transpose
 from fastconv.gemm.tile import I64, data, element, load, shuffled, store
 
 
@@ -92,3 +93,31 @@ def weave_rows(dst, d, ldd, src, s, lds, apart, phases, rows, count, past_caches
         for m in range(rows):
             for j in range(count):
                 dst[d + m * ldd + j] = src[s + m * lds + j % phases * apart + j // phases]
+
+
+@jit.inner
+def weave_pixels(dst, d, pixel, src, s, lds, apart, phases, channels, count):
+    """Set ``dst[d + j*pixel + m] = src[s + m*lds + j % phases * apart + j // phases]`` for m < channels, j < count."""
+    for phase in range(min(phases, count)):
+        wide = (count - phase + phases - 1) // phases
+        transpose(dst, d + phase * pixel, phases * pixel, src, s + phase * apart, lds, channels, wide)
+
+
+@jit.inner
+def write_results(out, to, geo, step, c, at, channels, wide, there, activation, residual):
+    """Weave ``step`` phases of rows of C, to their places unless they are ``there``, and finish them.
+
+    What the tile did not do: a residual, whose elements stand in the same order, and activations.
+    """
+    plain, lds = is_plain(activation, residual), geo.phases * geo.ldc
+    runs, length, apart = channels, wide, geo.result_channel
+    if geo.result_pixel > 1:
+        runs, length, apart = wide if channels > 0 else 0, channels, geo.result_pixel
+        weave_pixels(out, to, apart, c, at, lds, geo.ldc, step, channels, wide)
+    elif not there:
+        past = plain and geo.past_caches > 0
+        weave_rows(out, to, apart, c, at, lds, geo.ldc, step, channels, wide, past)
+    if not plain:
+        for _ in range(runs):
+            finish(out, to, length, residual[:0], 0, activation, residual, to)
+            to += apart

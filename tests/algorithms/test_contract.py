@@ -13,6 +13,7 @@ import pytest
 
 from fastconv import activations, config, testing, workspace
 from fastconv.algorithms import registry
+from fastconv.algorithms.direct.cost import can_turn
 from fastconv.problem import ConvProblem, Direction
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -388,6 +389,17 @@ PIXEL_BY_PIXEL = [
 @each_direction
 def test_images_pixel_by_pixel(name, direction, always_parallel):
     """Right, from both dtypes, prepared or not, with the same bits from one worker (all of float64); or rejected in words."""
+    check_pixel_by_pixel(name, direction)
+
+
+@each_direction
+def test_images_turned_to_rows(direction, always_parallel, monkeypatch):
+    """Direct does so where result channels are few; here, wherever it can."""
+    monkeypatch.setattr(sys.modules[type(registry()["direct"]).__module__], "turns", can_turn)
+    check_pixel_by_pixel("direct", direction)
+
+
+def check_pixel_by_pixel(name, direction):
     algorithm, activation = registry()[name], activations.RELU
     for problem in [*PIXEL_BY_PIXEL, *(replace(p, dtype="float64") for p in PIXEL_BY_PIXEL[::8])]:
         if not serves(name, problem, direction) or unusual(name, problem):
@@ -416,7 +428,7 @@ def test_images_pixel_by_pixel(name, direction, always_parallel):
         np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5 if rounded else 0)
 
 
-@pytest.mark.parametrize("name", ["direct", "winograd"])
+@pytest.mark.parametrize("name", ["direct", "im2col", "winograd"])
 @each_direction
 def test_same_bits_pixel_by_pixel(name, direction, always_parallel):
     """On one worker or more; and within the least workspace."""

@@ -9,7 +9,7 @@ from math import prod
 from fastconv import borders, machine
 from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.direct import depthwise, pixels
-from fastconv.algorithms.direct.cost import cost
+from fastconv.algorithms.direct.cost import cost, turns
 from fastconv.gemm.blocking import within
 from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
 from fastconv.roofline import least, without
@@ -36,7 +36,7 @@ class Direct(Algorithm):
         return cost(problem, direction)
 
     def preparing(self, problem: ConvProblem) -> float:
-        if problem.layout == "nhwc" and not problem.is_depthwise:
+        if problem.layout == "nhwc" and not problem.is_depthwise and not turns(problem, FORWARD):
             vectors = prod(problem.weight_shape) / machine.tile(problem.itemsize).vl
             return without("direct pixels", problem, {"weights": vectors})
         return 0.0
@@ -47,9 +47,9 @@ class Direct(Algorithm):
         return least("direct weight_grad" if direction is WEIGHT_GRAD else "direct", problem)
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
-        if problem.layout == "nhwc":
+        if problem.layout == "nhwc" and not turns(problem, direction):
             return pixels.build(problem, direction, limit)
-        if _by_plane(problem, direction):
+        if problem.layout != "nhwc" and _by_plane(problem, direction):
             return depthwise.build(problem, direction)
         return within(limit, functools.partial(_make, problem, direction))
 

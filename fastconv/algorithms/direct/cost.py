@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastconv import machine
+from fastconv import borders, machine
 from fastconv.gemm.blocking import blocks_of_rows
 from fastconv.problem import WEIGHT_GRAD, ConvProblem, Direction
 from fastconv.roofline import Sizes, computed, multiply, seconds, sizes, with_frame
@@ -13,13 +13,37 @@ TASKS = 8  # of the weight gradient at the least; never taken from the machine's
 
 def cost(problem: ConvProblem, direction: Direction) -> float:
     """Predict seconds."""
-    problem = computed(problem, direction)
-    s = sizes(problem, direction)
     if problem.layout == "nhwc":
-        return seconds("direct pixels", problem, pixels(s, problem.itemsize))
+        return min(ways(problem, direction))
+    s = sizes(problem, direction)
     if direction is WEIGHT_GRAD:
         return seconds("direct weight_grad", problem, weight_grad(s, problem.itemsize))
     return with_frame(seconds("direct", problem, correlation(s, problem.itemsize)), problem, direction)
+
+
+def ways(problem: ConvProblem, direction: Direction) -> tuple[float, ...]:
+    """Predict seconds of images held pixel by pixel: as they stand, and by rows of pixels where these fill more lanes."""
+    whole = computed(problem, direction)
+    s = sizes(whole, direction)
+    as_they_stand = seconds("direct pixels", whole, pixels(s, problem.itemsize))
+    if 2 * s.m > machine.tile(problem.itemsize).vl or not can_turn(problem, direction):
+        return (as_they_stand,)
+    return as_they_stand, seconds("direct", problem, correlation(s, problem.itemsize, True))
+
+
+def can_turn(problem: ConvProblem, direction: Direction) -> bool:
+    """Tell whether kernels of rows serve images held pixel by pixel."""
+    return (
+        direction is not WEIGHT_GRAD and not borders.framed(problem, direction) and not problem.is_depthwise
+    )
+
+
+def turns(problem: ConvProblem, direction: Direction) -> bool:
+    """Tell whether a task turns the pixels it reads to rows, as result channels, the lanes otherwise, are few."""
+    if not can_turn(problem, direction):
+        return False
+    as_they_stand, *by_rows = ways(problem, direction)
+    return bool(by_rows) and by_rows[0] < as_they_stand
 
 
 def pixels(s: Sizes, itemsize: int) -> dict[str, float]:
@@ -32,21 +56,25 @@ def pixels(s: Sizes, itemsize: int) -> dict[str, float]:
     }
 
 
-def correlation(s: Sizes, itemsize: int) -> dict[str, float]:
-    """Count a pass: rows filled, multiplied, and woven where they are phases."""
+def correlation(s: Sizes, itemsize: int, turned: bool = False) -> dict[str, float]:
+    """Count a pass: rows filled, multiplied, and woven where they are phases; or pixels turned to rows, and back."""
     n, g, c, m, taps, phases, p, q, stride_h, stride_w, _, reach_w, width, lines = s
     vl = machine.tile(itemsize).vl
     in_place = p == stride_w == phases == 1  # a signal, nearly all of it
     # where positions share pixels of several phases, what a slice reads of all of them leaves L1
     apart = phases > 1 or reach_w >= stride_w > 1
-    return {
+    fill = g * n * c * p * stride_h * -(-(q * stride_w + reach_w) // vl)
+    store = n * g * m * lines * -(-width // vl)
+    parts = {
         "products strided" if apart else "products": (
             g * n * multiply(m, p * -(-q // vl), c * taps, itemsize)
         ),
-        "fill strided" if stride_w > 1 else "fill": (
-            0 if in_place else g * n * c * p * stride_h * -(-(q * stride_w + reach_w) // vl)
-        ),
-        "store woven": n * g * m * lines * -(-width // vl) if phases > 1 else 0,
+    }
+    if turned:
+        return parts | {"turn": fill + store}
+    return parts | {
+        "fill strided" if stride_w > 1 else "fill": 0 if in_place else fill,
+        "store woven": store if phases > 1 else 0,
     }
 
 

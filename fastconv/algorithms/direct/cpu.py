@@ -6,7 +6,8 @@ copies the source rows it needs into scratch once, with the padding and split by
     stripe[channel][row phase][column phase][row][pitch]     source pixel of (phase, i) = i*stride + phase + first
 
 A result of a volume reads several sheets of the source: the row phases of all of them count as row phases.
-Where a block of results reads no padding and at stride 1, that is the source itself, which is then read in place.
+Where a block of results reads no padding and at stride 1, that is the source itself, which is then read in place.  Images
+held pixel by pixel are turned to rows as they are copied, and results as they are stored: where those have few channels.
 Nothing is lowered: the rows of matrix B are these views, found through a table of steps for each phase of
 the result (`correlation`).  A tile's columns run on from row to row where that wastes fewer lanes (``runs = 1``: the pitch - q pixels
 between rows are computed and dropped), else each row is a run of its own.  Each slice of a run, as wide as the
@@ -20,13 +21,12 @@ from typing import NamedTuple
 import numba
 
 from fastconv import jit
-from fastconv.activations import finish, is_plain
 from fastconv.gemm.move import to_boundary
 from fastconv.gemm.pack import load_panels
 from fastconv.gemm.result import multiply_panels
 from fastconv.gemm.schedule import next_task, part, span
-from fastconv.gemm.segments import add_edges, add_segment, copy_pixels, copy_segments
-from fastconv.gemm.weave import weave_rows
+from fastconv.gemm.segments import add_edges, add_segment, copy_channels, copy_pixels, copy_segments
+from fastconv.gemm.weave import write_results
 
 
 class Geometry(NamedTuple):
@@ -41,12 +41,15 @@ class Geometry(NamedTuple):
     q: int
     source_h: int  #  rows of all sheets
     source_w: int
+    source_channel: int  # elements from channel to channel, and from pixel to pixel: 1 but in images held so
+    source_pixel: int
     stride_h: int
     stride_w: int
     first_h: int  #   source row of (phase 0, row 0) for result row 0
     first_w: int
     phases_h: int  #  phases of the stride that taps use, of each sheet that they reach
     phases_w: int
+    split: bool  #    whether one pass over a row splits it
     stripe_rows: int  # rows of a phase in the stripe of a full block
     pitch: int
     phase_size: int  # rows * pitch, and what the last row writes too much
@@ -62,6 +65,8 @@ class Geometry(NamedTuple):
     steps_w: int
     result_w: int
     result_size: int
+    result_channel: int  # as of the source
+    result_pixel: int
     phases: int
     ld: int  #        columns of a slice
     ldc: int  #       row length of C for one phase: a slice, or of phases all that are woven
@@ -107,6 +112,10 @@ def _work(worker, counters, x, w, view, out, scratch, lists, geo, tables, bias, 
         block, m_block = task // geo.m_blocks, task % geo.m_blocks
         plane, block = block // blocks, block % blocks
         image, group = plane // geo.groups, plane % geo.groups
+        if geo.source_pixel > 1:  # which all groups share
+            plane, group = task // geo.m_blocks // geo.groups, task // geo.m_blocks % geo.groups
+            image, block = plane // blocks, plane % blocks
+        result = (image * geo.groups * geo.result_size + group * geo.result_channel) * geo.m
         area = area_of(geo, block)
         p0, p1 = span(panels, geo.m_blocks, m_block)
         m0, m1 = part(geo.m, panels, p0), part(geo.m, panels, p1)
@@ -118,9 +127,10 @@ def _work(worker, counters, x, w, view, out, scratch, lists, geo, tables, bias, 
         n = 0 if near else plan_stripe(segments, area, geo, tables)
         for chunk in range(geo.chunks):
             ch0, ch1 = span(geo.channels, geo.chunks, chunk)
-            source = (image * geo.groups + group) * geo.channels + ch0
+            source = image * geo.groups * geo.channels * geo.source_h * geo.source_w
+            source += (group * geo.channels + ch0) * geo.source_channel
             if near:
-                begin = (source * geo.source_h + area[0] + geo.first_h) * geo.source_w + area[2] + geo.first_w
+                begin = source + (area[0] + geo.first_h) * geo.source_w + area[2] + geo.first_w
             else:
                 begin = b0
                 fill(scratch, b0, x, source, ch1 - ch0, geo, segments, n)
@@ -135,18 +145,18 @@ def _work(worker, counters, x, w, view, out, scratch, lists, geo, tables, bias, 
                     columns += beyond
                 row, q = (j0 // geo.pitch, j0 % geo.pitch) if geo.flattened else (run, j0)
                 straight = chunk == geo.chunks - 1 and geo.phases == 1 and q + columns <= area[3]
-                channel = (image * geo.groups + group) * geo.m + m0
-                place = channel * geo.result_size + (area[0] + row) * geo.result_w + area[2] + q
+                straight = straight and geo.result_pixel == 1
+                place = result + m0 * geo.result_channel
                 kept = i if geo.chunks > 1 else 0
                 c0 = b0 + geo.c_start + (run * whole + j0 if geo.phases > 1 else kept * (m1 - m0) * geo.ldc)
                 done = multiply_panels(
                     None, geo.ld if near else 0, 0, None, 0, w, view, out, scratch, b0 + geo.panel, x if near else scratch,
                     begin + run * geo.pitch + j0, c0, geo, geo.phases_at + 2 * near, tables, group, chunk, p0, p1, columns,
-                    straight, place, -1, True, True, bias, activation, residual,
+                    straight, place + (area[0] + row) * geo.result_w + area[2] + q, -1, True, True, bias, activation, residual,
                 )  # fmt: skip
                 if not done and geo.phases == 1:
                     store(
-                        scratch, c0, out, geo, tables, channel, m1 - m0, area, row, q, columns, straight,
+                        scratch, c0, out, geo, tables, place, m1 - m0, area, row, q, columns, straight,
                         activation, residual,
                     )  # fmt: skip
         # some channels at a time: of each what follows in memory, for pieces of rows take three times as long
@@ -154,8 +164,9 @@ def _work(worker, counters, x, w, view, out, scratch, lists, geo, tables, bias, 
             k0, k1 = span(geo.m, panels, p)
             for run in range(runs):
                 c = b0 + geo.c_start + (k0 - m0) * geo.phases * geo.ldc + run * whole
+                place = result + k0 * geo.result_channel
                 store(
-                    scratch, c, out, geo, tables, (image * geo.groups + group) * geo.m + k0, k1 - k0, area, run, 0, width,
+                    scratch, c, out, geo, tables, place, k1 - k0, area, run, 0, width,
                     False, activation, residual,
                 )  # fmt: skip
         task = next_task(counters, worker, tasks)
@@ -186,8 +197,7 @@ def plan_stripe(segments, area, geo, tables):
     """List the segments of a channel, and the pixels of its border, of the stripe under an area of results."""
     p0, rows, q0, _ = area
     sheet, p0 = p0 // geo.p, p0 % geo.p
-    split = geo.stride_w == geo.phases_w == 2
-    pixels = segments[geo.pixels + 1 :]
+    pixels, split = segments[geo.pixels + 1 :], geo.split > 0
     n = m = 0
     for i in range(geo.phases_h):
         for k in range(1 if split else geo.phases_w):
@@ -199,14 +209,13 @@ def plan_stripe(segments, area, geo, tables):
             row_at = geo.source_row_at + sheet * geo.sheet_rows + tables[geo.phase_h_at + i]
             for row in range(rows + geo.stripe_rows - geo.block_rows):
                 h = tables[row_at + (p0 + row) * geo.stride_h]
-                source = 0 if h < 0 else h * geo.source_w + first
+                line = h * geo.source_w * geo.source_pixel
+                source = 0 if h < 0 else line + first * geo.source_pixel
                 n = add_segment(segments, n, to, source, geo.pitch, lo, lo if h < 0 else hi)
                 for phase in range(k, geo.phases_w if split else k + 1):
                     if h >= 0:
                         at = to + (phase - k) * geo.phase_size
-                        m = add_edges(
-                            pixels, m, at, h * geo.source_w, q0, geo.pitch, tables, geo.edges_at, phase
-                        )
+                        m = add_edges(pixels, m, at, line, q0, geo.pitch, tables, geo.edges_at, phase)
                 to += geo.pitch
     segments[geo.pixels] = m
     return n
@@ -215,15 +224,14 @@ def plan_stripe(segments, area, geo, tables):
 @jit.inner
 def fill(b, b0, x, source, channels, geo, segments, n):
     """Copy the segments of some channels, and the pixels of their border, into the stripe."""
-    pixels = segments[geo.pixels + 1 :]
-    split = geo.stride_w == geo.phases_w == 2
-    size, step = geo.source_h * geo.source_w, geo.channel_size
+    pixels, edges, step = segments[geo.pixels + 1 :], segments[geo.pixels], geo.channel_size
+    if geo.source_pixel > 1:
+        copy_channels(b, b0, step, x, source, 1, channels, segments, n, geo.stride_w * geo.source_pixel)
     for c in range(channels):
-        at = b0 + c * step
-        copy_segments(
-            b, at, x, (source + c) * size, segments, n, geo.stride_w, geo.phase_size if split else 0
-        )
-        copy_pixels(b, at, x, (source + c) * size, pixels, 0, segments[geo.pixels])
+        at, begin = b0 + c * step, source + c * geo.source_channel
+        if geo.source_pixel == 1:
+            copy_segments(b, at, x, begin, segments, n, geo.stride_w, geo.phase_size if geo.split else 0)
+        copy_pixels(b, at, x, begin, pixels, 0, edges)
 
 
 @jit.inner
@@ -234,13 +242,11 @@ def runs_of(geo, area):
 
 
 @jit.inner
-def store(c, c0, out, geo, tables, channel, channels, area, row, q, columns, straight, activation, residual):
+def store(c, c0, out, geo, tables, place, channels, area, row, q, columns, straight, activation, residual):
     """Weave the phases of some rows of C and write them to their places, unless they are there already.
 
-    Their columns begin at ``q`` of an area's ``row``.  There what the tile did not do is done: a residual,
-    whose elements stand in the same order, and activations.
+    ``place`` is that of the first channel's first pixel; their columns begin at ``q`` of an area's ``row``.
     """
-    plain = is_plain(activation, residual)
     done = 0
     while done < columns:
         count = min(columns - done, area[3] - q)  # less than one between rows
@@ -248,17 +254,10 @@ def store(c, c0, out, geo, tables, channel, channels, area, row, q, columns, str
         wide = min(count * geo.steps_w, geo.result_w - to_w)
         for phase in range(geo.steps_h if wide > 0 else 0):
             result_row = tables[geo.result_row_at + phase * geo.sheets * geo.p + area[0] + row]
-            to = channel * geo.result_size + result_row * geo.result_w + to_w
+            to = place + (result_row * geo.result_w + to_w) * geo.result_pixel
             at = c0 + phase * geo.steps_w * geo.ldc + done
             some = channels if result_row >= 0 else 0
-            if not straight:
-                lds = geo.phases * geo.ldc
-                past = plain and geo.past_caches > 0
-                weave_rows(out, to, geo.result_size, c, at, lds, geo.ldc, geo.steps_w, some, wide, past)
-            if not plain:
-                for _ in range(some):
-                    finish(out, to, wide, residual[:0], 0, activation, residual, to)
-                    to += geo.result_size
+            write_results(out, to, geo, geo.steps_w, c, at, some, wide, straight, activation, residual)
         done += geo.pitch - q
         q = 0
         row += 1

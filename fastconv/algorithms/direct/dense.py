@@ -123,7 +123,7 @@ class Stripe:
 
     def near(self, p: Pass, channels: int, itemsize: int) -> bool:
         """Tell whether blocks that lie within the source can read it in place, so many channels from L1."""
-        if len(p.axes) > 2 or p.phases > 1 or any(a.stride > 1 for a in p.axes):
+        if p.last or len(p.axes) > 2 or p.phases > 1 or any(a.stride > 1 for a in p.axes):
             return False
         size = prod(a.source for a in p.axes)
         return stays_in_l1(channels * (1 + self.h.extra), size * itemsize)
@@ -140,8 +140,8 @@ class Stripe:
         return found
 
 
-def tables_of(s: Stripe) -> dict[str, Any]:
-    """Return the tables of phases, and of what is read of the source and its border."""
+def tables_of(s: Stripe, pixel: int) -> dict[str, Any]:
+    """Return the tables of phases, and of what is read of the source, whose pixels are ``pixel`` apart, and its border."""
     offsets = np.array(s.sheets.offsets or [0])
     count = s.sheet_rows // len(offsets)
     sheets = s.sheets.sources(offsets + s.sheets.stride * np.arange(s.sheets.outputs)[:, None])
@@ -150,23 +150,25 @@ def tables_of(s: Stripe) -> dict[str, Any]:
         "phase_h": [sheet * count + phase for sheet in range(len(offsets)) for phase in s.h.phases],
         "phase_w": s.w.phases,
         "source_row": combined(sheets.reshape(1, -1), rows.reshape(1, -1), s.rows.source),
-        "edges": s.columns.edges([s.w.first + phase for phase in s.w.phases]),
+        "edges": s.columns.edges([s.w.first + phase for phase in s.w.phases], pixel),
     }
 
 
 def describe(p: Pass, s: Stripe, itemsize: int, starts: dict[str, int], **blocks: int) -> Array:
     """Put a pass and its stripe into numbers; ``blocks`` are those that the caller has chosen."""
-    tile, last, far = machine.tile(itemsize), p.axes[-1], streams(p.results, itemsize)
+    tile, last, far = machine.tile(itemsize), p.axes[-1], not p.last and streams(p.results, itemsize)
+    sizes = prod(a.source for a in p.axes), prod(a.result for a in p.axes)
+    (source_channel, source_pixel), (result_channel, result_pixel) = map(p.steps_of, (p.channels, p.m), sizes)
     geometry = Geometry(
         n=p.n, groups=p.groups, channels=p.channels, m=p.m,
         sheets=s.sheets.outputs, p=s.rows.outputs, q=last.outputs, source_h=s.sheets.source * s.rows.source,
-        source_w=last.source, sheet_rows=s.sheet_rows,
+        source_w=last.source, source_channel=source_channel, source_pixel=source_pixel, sheet_rows=s.sheet_rows,
         stride_h=s.rows.stride, stride_w=last.stride, first_h=s.h.first, first_w=s.w.first,
-        phases_h=s.row_phases, phases_w=len(s.w.phases), stripe_rows=s.block_rows + s.h.extra,
+        phases_h=s.row_phases, phases_w=len(s.w.phases), split=last.stride == len(s.w.phases) == 2 and source_pixel == 1, stripe_rows=s.block_rows + s.h.extra,
         pitch=s.pitch, phase_size=s.phase_size, channel_size=s.channel_size, block_rows=s.block_rows, block_q=s.block_q, flattened=s.flattened,
         row_blocks=s.row_blocks, q_blocks=s.q_blocks, steps_h=s.sheets.step * s.rows.step, steps_w=last.step,
         phases=p.phases,
-        result_w=last.result, result_size=prod(a.result for a in p.axes), vl=tile.vl, mr=tile.mr, nr=tile.nr,
+        result_w=last.result, result_size=sizes[1], result_channel=result_channel, result_pixel=result_pixel, vl=tile.vl, mr=tile.mr, nr=tile.nr,
         segments=s.segments, pixels=s.pixels, source_row_at=starts["source_row"], edges_at=starts["edges"], phases_at=starts.get("phases", 0), phase_h_at=starts["phase_h"], phase_w_at=starts["phase_w"],
         result_row_at=starts.get("result_row", 0), stream=s.stream(p, tile.vl) and far, past_caches=p.phases > 1 and far,
         **blocks,
@@ -233,7 +235,7 @@ class DensePass(BlockedPass):
                 steps["steps"] = np.concatenate([steps["steps"], in_place["steps"]])
             tables, starts = joined(
                 **steps,
-                **tables_of(s),
+                **tables_of(s, p.steps_of(p.channels, 0)[1]),
                 result_row=combined(s.sheets.pixels, s.rows.pixels, s.rows.result),
             )
             geometry = describe(

@@ -5,6 +5,8 @@
 
 A rounding error spreads over its tile in proportion to the largest value there, and so does a NaN or an
 infinity: small results beside large ones have fewer correct digits than a sum over their own products.
+
+Tiles are of one channel, many of them side by side: images with channels last are copied channels first, and back.
 """
 
 from __future__ import annotations

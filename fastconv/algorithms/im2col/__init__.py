@@ -47,7 +47,7 @@ class Im2col(Algorithm):
     exact = True
 
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
-        if problem.layout == "nhwc":
+        if problem.layout == "nhwc" and (direction is WEIGHT_GRAD or borders.framed(problem, direction)):
             return CHANNELS_FIRST
         return None
 
@@ -83,7 +83,7 @@ def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
 
         return framed(_make(replace(problem, padding_mode="zeros"), direction, cache), problem, cache)
     # packed weights take scratch: not where it is scarce
-    taps = cache == machine.machine().l2 and by_tap(problem, direction)
+    taps = cache == machine.machine().l2 and problem.layout != "nhwc" and by_tap(problem, direction)
     return Correlation(problem, direction, TapPass if taps else LoweredPass, cache)
 
 
@@ -111,7 +111,7 @@ class LoweredPass(BlockedPass):
         lowered, phases = len(views), p.phases
         chunks = max(1, min(p.channels, -(-p.channels * lowered // KC)))
         per_chunk = -(-p.channels // chunks)
-        past = streams(p.results, itemsize)  # the caches
+        past = not p.last and streams(p.results, itemsize)  # the caches
         stream = phases == 1 and past and prod(a.result for a in p.axes) % tile.vl == 0
         by_lines = phases == 1 and past and not stream
         width = tile.nr * tile.vl
@@ -131,28 +131,32 @@ class LoweredPass(BlockedPass):
         places = dict(zip(sizes, starts.tolist(), strict=False))
         self.scratch = int(starts[-1])
         pixels, listed = lists_of(p, width)
+        source, result = (prod(sizes) for sizes in zip(*((a.source, a.result) for a in p.axes), strict=True))
+        source_channel, source_pixel = p.steps_of(p.channels, source)
+        result_channel, result_pixel = p.steps_of(p.m, result)
         kept = slices if chunks > 1 else 1
         self.segments = kept * listed
 
         def values() -> tuple[Geometry, Array]:
-            edges = last.edges(last.offsets)
+            edges = last.edges(last.offsets, source_pixel)
             lo, hi = last.meeting()
             tables, starts = joined(
                 **phase_tables(p, {o: i * width for o, i in views.items()}, per_chunk, lowered * width),
                 source_row=source_rows(outer), result_row=result_rows(outer), offset=last.offsets,
-                together=together(last), lo=lo, hi=hi, edges=edges,
+                together=together(last) if source_pixel == 1 else [1] * len(last.offsets), lo=lo, hi=hi, edges=edges,
             )  # fmt: skip
             geometry = Geometry(
                 groups=p.groups, channels=p.channels, m=p.m, outer=lowered // max(1, len(last.offsets)),
                 inner=len(last.offsets), rows=rows, q=last.outputs, columns=p.columns,
                 source_rows=prod(a.source for a in outer), source_width=last.source, stride=last.stride,
+                source_channel=source_channel, source_pixel=source_pixel,
                 outer_steps=phases // last.step, step=last.step, result_width=last.result,
-                result_size=prod(a.result for a in p.axes), column_blocks=column_blocks,
+                result_size=result, result_channel=result_channel, result_pixel=result_pixel, column_blocks=column_blocks,
                 row_blocks=row_blocks, chunks=chunks, phases=phases, ld=width, ldc=ldc, panel=places["panel"],
                 c_start=places["c_start"], scratch=self.scratch, segments=listed, pixels=pixels, lists=kept, phases_at=starts["phases"], source_row_at=starts["source_row"],
                 result_row_at=starts["result_row"], offset_at=starts["offset"],
                 together_at=starts["together"], lo_at=starts["lo"],
-                hi_at=starts["hi"], edges_at=starts["edges"], near=all(a.is_read_in_place for a in p.axes), stream=stream, past_caches=phases > 1 and past, lines=places["lines"] if by_lines else 0,
+                hi_at=starts["hi"], edges_at=starts["edges"], near=source_pixel == 1 and all(a.is_read_in_place for a in p.axes), stream=stream, past_caches=phases > 1 and past, lines=places["lines"] if by_lines else 0,
                 vl=tile.vl, mr=tile.mr, nr=tile.nr,
             )  # fmt: skip
             return geometry, tables

@@ -52,6 +52,8 @@ class Geometry(NamedTuple):
     phases: int
     result_width: int
     result_size: int  # pixels of a result channel
+    result_channel: int  # elements from channel to channel, and from pixel to pixel
+    result_pixel: int
     line_blocks: int
     row_blocks: int
     chunks: int  #    of source channels
@@ -218,11 +220,12 @@ class TapPass(BlockedPass):
                 tap=taps, source_row=source_rows(outer), result_row=result_rows(outer), offset=last.offsets,
                 lo=lo, hi=hi,
             )  # fmt: skip
+            size = prod(a.result for a in p.axes)
             geometry = Geometry(
                 groups=p.groups, channels=p.channels, m=p.m, taps=len(taps), rows=rows, q=last.outputs,
                 lines=p.n * rows, source_rows=prod(a.source for a in outer), source_width=last.source,
                 stride=last.stride, outer_steps=p.phases // last.step, step=last.step, phases=p.phases,
-                result_width=last.result, result_size=prod(a.result for a in p.axes),
+                result_width=last.result, result_size=size, result_channel=size, result_pixel=1,
                 line_blocks=self.column_blocks, row_blocks=row_blocks, chunks=chunks, width=width, ldc=ldc, past_caches=p.phases > 1 and streams(p.results, itemsize),
                 product=starts[1], sums=starts[2], scratch=self.scratch, segments=self.segments,
                 tap_at=at["tap"], source_row_at=at["source_row"], result_row_at=at["result_row"],

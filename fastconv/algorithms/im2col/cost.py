@@ -34,6 +34,7 @@ def few(problem: ConvProblem, direction: Direction) -> bool:
     """Tell whether `col2im` is asked, too."""
     return (
         direction is INPUT_GRAD
+        and problem.layout != "nhwc"
         and problem.c // problem.groups <= FEW_ROWS
         and problem.k // problem.groups > 1
     )
@@ -62,9 +63,9 @@ def added(problem: ConvProblem, direction: Direction) -> float:
 
 def ways(problem: ConvProblem, direction: Direction) -> tuple[float, ...]:
     """Predict seconds with all taps lowered together, and one by one where that leaves out products."""
-    s, part = sizes(problem, direction), share(problem, direction)
-    lowered = seconds(kind(problem, direction), problem, correlation(s, problem.itemsize))
-    if part == 1.0:
+    s, part, last = sizes(problem, direction), share(problem, direction), problem.layout == "nhwc"
+    lowered = seconds(kind(problem, direction), problem, correlation(s, problem.itemsize, last))
+    if part == 1.0 or last:
         return (lowered,)
     return lowered, seconds("im2col taps", problem, taps(s, part, problem.itemsize))
 
@@ -73,7 +74,8 @@ def kind(problem: ConvProblem, direction: Direction) -> str:
     """Name a pass by what it costs: in place, where tiles lower the source as they read it."""
     if direction is WEIGHT_GRAD:
         return "im2col weight_grad"
-    return "im2col in place" if in_place(sizes(problem, direction)) else "im2col"
+    near = problem.layout != "nhwc" and in_place(sizes(problem, direction))
+    return "im2col in place" if near else "im2col"
 
 
 def in_place(s: Sizes) -> bool:
@@ -119,21 +121,26 @@ def taps(s: Sizes, part: float, itemsize: int) -> dict[str, float]:
     }
 
 
-def correlation(s: Sizes, itemsize: int) -> dict[str, float]:
-    """Count a pass: blocks of columns lowered, multiplied, and woven where they are phases."""
+def correlation(s: Sizes, itemsize: int, turned: bool = False) -> dict[str, float]:
+    """Count a pass: blocks of columns lowered, multiplied, and woven where they are phases; or turned, and back."""
     n, g, c, m, taps, phases, p, q, _, stride_w, _, _, width, lines = s
     tile = machine.tile(itemsize)
     vl, slices = tile.vl, -(-q // (tile.vl * tile.nr))
     rows = -(-taps // phases)  # of B for a channel: taps of one phase, and what other phases read besides
     # blocks of columns fill a third of L2, and their results a half: those of more rows lower again
     again = -(-2 * m * phases // (3 * (min(KC, c * rows))))
-    if in_place(s):
+    if in_place(s) and not turned:
         again = slices = 0
-    return {
+    lower, store = g * again * c * rows * n * p * -(-q // vl), n * g * m * lines * -(-width // vl)
+    parts = {
         "products": g * multiply(m, -(-n * p * q // vl), c * taps, itemsize),
-        "lower strided" if stride_w > 1 else "lower": g * again * c * rows * n * p * -(-q // vl),
-        "store woven": n * g * m * lines * -(-width // vl) if phases > 1 else 0,
         "segments": g * rows * n * p * slices,  # listed once for all channels
+    }
+    if turned:
+        return parts | {"turn": lower + store}
+    return parts | {
+        "lower strided" if stride_w > 1 else "lower": lower,
+        "store woven": store if phases > 1 else 0,
     }
 
 

@@ -16,14 +16,14 @@ from typing import NamedTuple
 import numba
 
 from fastconv import jit
-from fastconv.activations import finish, is_plain
+from fastconv.activations import is_plain
 from fastconv.gemm.move import to_boundary
 from fastconv.gemm.pack import load_panels
 from fastconv.gemm.result import multiply_panels
 from fastconv.gemm.schedule import next_task, part, span
 from fastconv.gemm.segments import SEGMENT, add_edges, add_segment, copy_channels, copy_pixels, copy_segments
 from fastconv.gemm.tile import tile
-from fastconv.gemm.weave import weave_rows
+from fastconv.gemm.weave import write_results
 
 
 class Geometry(NamedTuple):
@@ -39,11 +39,15 @@ class Geometry(NamedTuple):
     columns: int  #   n * rows * q
     source_rows: int
     source_width: int
+    source_channel: int  # elements from channel to channel, and from pixel to pixel: 1 but in images held so
+    source_pixel: int
     stride: int  #    of the last axis
     outer_steps: int  # phases over all axes but the last
     step: int  #      phases of the last axis
     result_width: int
     result_size: int  # pixels of a result channel
+    result_channel: int  # as of the source
+    result_pixel: int
     column_blocks: int
     row_blocks: int
     chunks: int  #    of source channels
@@ -117,7 +121,7 @@ def _work(worker, counters, x, w, view, out, scratch, lists, geo, tables, bias, 
                     if chunk == 0 or geo.lists == 1:
                         plan_rows(segments, geo, tables, j0, j1 - j0, True)
                     lower_channels(scratch, b0, x, geo, group, j0, ch0, ch1, segments)
-                straight = chunk == geo.chunks - 1 and geo.phases == 1 and within
+                straight = chunk == geo.chunks - 1 and geo.phases == 1 and within and geo.result_pixel == 1
                 place = (image * geo.groups * geo.m + group * geo.m + m0) * geo.result_size + pixel
                 lines = -1
                 if geo.lines > 0 and straight and is_plain(activation, residual):
@@ -165,7 +169,7 @@ def plan_rows(segments, geo, tables, j0, columns, together):
     of the border of each view begin, then they.
     """
     views, rows, q, stride = geo.outer * geo.inner, geo.rows, geo.q, geo.stride
-    width, ld, source_rows = geo.source_width, geo.ld, geo.source_row_at
+    width, ld, source_rows, apart = geo.source_width, geo.ld, geo.source_row_at, geo.source_pixel
     image_step = geo.groups * geo.channels * geo.source_rows * width
     counts = segments[geo.pixels :]
     pixels = counts[views + 3 :]
@@ -189,11 +193,13 @@ def plan_rows(segments, geo, tables, j0, columns, together):
                 while done < columns:
                     count = min(q - column, columns - done)
                     source_row = tables[source_rows + outer * rows + row]
-                    line = plane + source_row * width
+                    line = plane + source_row * width * apart
                     lo, hi = first - column * step, last - column * step
                     if source_row < 0:
                         lo = hi = 0
-                    n = add_segment(segments, n, to + done, line + column * stride + offset, count, lo, hi)
+                    n = add_segment(
+                        segments, n, to + done, line + (column * stride + offset) * apart, count, lo, hi
+                    )
                     for view in range(kind if source_row >= 0 else 0):
                         place = to + view * ld + done
                         edges = add_edges(
@@ -214,15 +220,17 @@ def plan_rows(segments, geo, tables, j0, columns, together):
 def lower_channels(b, b0, x, geo, group, j0, ch0, ch1, segments):
     """Write the rows of B of channels ch0..ch1 for the columns from j0 on, whose segments are listed."""
     views, size = geo.outer * geo.inner, geo.source_rows * geo.source_width
-    first = (j0 // (geo.rows * geo.q) * geo.groups + group) * geo.channels + ch0
+    first = j0 // (geo.rows * geo.q) * geo.groups * geo.channels * size
+    first += (group * geo.channels + ch0) * geo.source_channel
     counts = segments[geo.pixels :]
-    pairs, n, step = counts[0], counts[1], views * geo.ld
-    copy_channels(b, b0, step, x, first * size, size, ch1 - ch0, segments, pairs, 2, geo.ld)
-    single = segments[SEGMENT * pairs :]
-    copy_channels(b, b0, step, x, first * size, size, ch1 - ch0, single, n - pairs, geo.stride)
-    if counts[views + 2] > 0:
-        for c in range(ch1 - ch0):
-            copy_pixels(b, b0 + c * step, x, (first + c) * size, counts[views + 3 :], 0, counts[views + 2])
+    pairs, n, step, count = counts[0], counts[1], views * geo.ld, ch1 - ch0
+    pixels, edges = counts[views + 3 :], counts[views + 2]
+    apart, stride = geo.source_channel, geo.stride * geo.source_pixel
+    copy_channels(b, b0, step, x, first, apart, count, segments, pairs, 2, geo.ld)
+    copy_channels(b, b0, step, x, first, apart, count, segments[SEGMENT * pairs :], n - pairs, stride)
+    if edges > 0:
+        for c in range(count):
+            copy_pixels(b, b0 + c * step, x, first + c * apart, pixels, 0, edges)
 
 
 @jit.inner
@@ -257,12 +265,8 @@ def multiply(scratch, c0, a0, b0, ld, geo, vectors, length, mr, more):
 
 @jit.inner
 def store(c, c0, out, geo, tables, group, j0, columns, m0, m1, straight, activation, residual):
-    """Weave the phases of some rows of C and write them to their places, unless they are there already.
-
-    There what the tile did not do is done: a residual, whose elements stand in the same order, and activations.
-    """
+    """Write some rows of C to their places and finish them: what the tile did not do."""
     rows, q = (geo.rows, geo.q) if geo.phases > 1 else (1, geo.rows * geo.q)
-    plain = is_plain(activation, residual)
     for outer in range(geo.outer_steps):
         image, row, column = j0 // (rows * q), j0 % (rows * q) // q, j0 % q
         done = 0
@@ -275,16 +279,10 @@ def store(c, c0, out, geo, tables, group, j0, columns, m0, m1, straight, activat
                 channels = m1 - m0 if result_row >= 0 else 0
                 wide = min(wide, geo.result_width - to)
                 to += result_row * geo.result_width
-            to += (image * geo.groups * geo.m + group * geo.m + m0) * geo.result_size
-            if not straight:
-                from_c = c0 + outer * geo.step * geo.ldc + done
-                lds = geo.phases * geo.ldc
-                past = plain and geo.past_caches > 0
-                weave_rows(out, to, geo.result_size, c, from_c, lds, geo.ldc, geo.step, channels, wide, past)
-            if not plain:
-                for m in range(channels):
-                    at = to + m * geo.result_size
-                    finish(out, at, wide, residual[:0], 0, activation, residual, at)
+            to = to * geo.result_pixel + image * geo.groups * geo.m * geo.result_size
+            to += (group * geo.m + m0) * geo.result_channel
+            at = c0 + outer * geo.step * geo.ldc + done
+            write_results(out, to, geo, geo.step, c, at, channels, wide, straight, activation, residual)
             done += count
             column = 0
             row += 1
