@@ -21,6 +21,10 @@ from fastconv.problem import INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
 from fastconv.taps import without_padded
 
 LARGE = 6  # taps along both axes, of which FFT is about as fast as Winograd
+LONGEST = 7  # taps of Winograd's tiles
+# Of the time pixel by pixel, as predicted, that spectra of longer kernels take at the most.  Predicted -> measured, one thread: 11x11
+# taps 0.5 -> 0.75, signals of 31 taps 0.6 -> 0.65, of 9 taps 0.9 -> 1.25, 3 -> 32 channels 9x9 0.98 -> 1.6.
+SURE = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +153,9 @@ def _as_served(problem: ConvProblem, direction: Direction, settings: Settings, d
 
         able = [a for a in map(find, others) if not a.reject(planar, direction)]
         carried, turned = carrier(problem), min(a.cost(planar, direction) for a in able) + turning(problem)
+        part = SURE if _is_long(problem) else 1.0
         if all(
-            turned < a.cost(carried, direction)
+            turned < part * a.cost(carried, direction)
             for a in registry().values()
             if not (exact and not a.exact) and not a.reject(carried, direction)
         ):
@@ -162,8 +167,11 @@ def _channels_first(problem: ConvProblem, direction: Direction, exact: bool) -> 
     """Name who may serve images pixel by pixel better when they are turned.
 
     Result channels, which are lanes, may fill half of a vector at the most; at a stride Winograd, or im2col of taps apart,
-    multiplies less then.  And borders make more tiles of Winograd of a large kernel, where those of FFT hold them mostly.
+    multiplies less then.  And borders make more tiles of Winograd of a large kernel, where those of FFT hold them mostly; of
+    longer kernels there are no tiles at all, and every product is multiplied.
     """
+    if _is_long(problem) and not exact:
+        return ("fft",)
     if direction is WEIGHT_GRAD or problem.is_depthwise:
         return ()
     if direction is INPUT_GRAD and not problem.unit_stride:
@@ -173,6 +181,11 @@ def _channels_first(problem: ConvProblem, direction: Direction, exact: bool) -> 
         return () if not few else ("im2col",) if exact else ("im2col", "winograd")
     large = len(problem.axes) == 2 and min(problem.kernel) >= LARGE and problem.unit_stride
     return ("fft",) if large and not exact and borders.framed(problem, direction) else ()
+
+
+def _is_long(problem: ConvProblem) -> bool:
+    """Tell whether a kernel is longer than tiles pixel by pixel serve, and spectra serve it."""
+    return problem.plain and max(problem.kernel) > LONGEST and len(problem.axes) <= 2
 
 
 def admitted(algorithm: Algorithm, problem: ConvProblem, direction: Direction, settings: Settings) -> bool:

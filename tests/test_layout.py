@@ -11,6 +11,7 @@ from fastconv.algorithms.direct.cost import turns
 from fastconv.config import Settings
 from fastconv.plan import Plan
 from fastconv.problem import ConvProblem, Direction
+from fastconv.select import select
 
 LAST = {1: "NLC", 2: "NHWC", 3: "NDHWC"}
 
@@ -91,6 +92,15 @@ def test_few_results_a_group_are_turned(line, layout):
     gx = fastconv.conv2d_input(to_last(x).shape, w, to_last(gy), layout="NHWC", **options)
     assert gx.flags.c_contiguous
     np.testing.assert_allclose(gx, to_last(grads.input), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_long_kernels_are_computed_channels_first(direction):
+    """By their spectra, which take fewer operations; strict precision has none."""
+    problem = ConvProblem.parse("n4 c64 k64 i56x56 f11x11 p5 nhwc")
+    turned = select(problem, direction, Settings())
+    assert (turned.problem.layout, turned.algorithm) == ("nchw", "fft")
+    assert select(problem, direction, Settings(precision="strict")).problem.layout == "nhwc"
 
 
 @pytest.mark.parametrize(
