@@ -351,25 +351,29 @@ class Correlation(Execution):
     def run(
         self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
-        b, weight, images = self.blocked, flat(second), self.images
+        b, weight = self.blocked, flat(second)
         used = threads.workers(b.flops)
         scratch = workspace.take(self.packed + used * b.scratch, self.dtype)
         view = b.view
         if self.packed:
             b.pack(weight, scratch)
             weight, view, scratch = scratch, b.packed_view, scratch[self.packed :]
-        b.correlate(
-            used, images(first), weight, view, images(out), scratch, bias, activation,
-            images(residual) if residual.size else residual,
-        )  # fmt: skip
+        self._correlate(used, first, weight, view, out, scratch, bias, activation, residual)
 
     def run_prepared(
         self, first: Array, prepared: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
-        b, images = self.blocked, self.images
+        b = self.blocked
         used = threads.workers(b.flops)
         scratch = workspace.take(used * b.scratch, self.dtype)
-        b.correlate(
-            used, images(first), prepared, b.packed_view, images(out), scratch, bias, activation,
+        self._correlate(used, first, prepared, b.packed_view, out, scratch, bias, activation, residual)
+
+    def _correlate(
+        self, used: int, first: Array, weight: Array, view: Array, out: Array, scratch: Array, bias: Array,
+        activation: Any, residual: Array,
+    ) -> None:  # fmt: skip
+        images = self.images
+        self.blocked.correlate(
+            used, images(first), weight, view, images(out), scratch, bias, activation,
             images(residual) if residual.size else residual,
         )  # fmt: skip

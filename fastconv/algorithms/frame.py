@@ -82,9 +82,8 @@ class Batch(NamedTuple):
     targets: int
 
 
-Covered = tuple[
-    tuple[int, int], ...
-]  # pixels before and after the image, of each axis, that tiles hold besides its own
+# pixels before and after the image, of each axis, that tiles hold besides its own
+Covered = tuple[tuple[int, int], ...]
 
 
 class Piece(NamedTuple):

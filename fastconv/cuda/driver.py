@@ -112,10 +112,8 @@ class Launch:
         self.numbers, self.addresses = _numbers(kernel.integer, geometry)
         shape = blocks, 1, 1, kernel.threads, 1, 1, 0
         function = _function(kernel, context())
-        self.launch, self.count = (
-            functools.partial(bindings().cuLaunchKernel, function, *shape),
-            len(pointers),
-        )
+        self.launch = functools.partial(bindings().cuLaunchKernel, function, *shape)
+        self.count = len(pointers)
 
     def start(self, pointers: Sequence[int], stream: int) -> None:
         """Start it on a stream."""

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from every_result import check
 
 from fastconv import machine, testing
 from fastconv.algorithms import find
@@ -30,17 +31,7 @@ BOTH = pytest.mark.parametrize("direction", [Direction.FORWARD, Direction.INPUT_
 @BOTH
 def test_every_result(line, direction):
     p = ConvProblem.parse(line)
-    execution = Correlation(p, direction, TapPass, machine.machine().l2)
-    first, second, shape = testing.shapes(p, direction)
-    first, second = testing.integers(first, p.dtype), testing.integers(second, p.dtype, 1)
-    out, nothing = testing.guarded(shape, p.dtype), np.empty(0, p.dtype)
-    out[...] = np.nan
-    execution.run(first, second, out, nothing, 0, nothing)
-    testing.assert_exact(p, direction, first, second, out)
-    bias, residual = testing.integers((shape[1],), p.dtype, 2), testing.integers(shape, p.dtype, 3)
-    whole = testing.definition(p, direction, first, second) + bias.reshape(-1, *[1] * len(p.axes)) + residual
-    execution.run_prepared(first, execution.prepare(second), out, bias, 1, residual)
-    np.testing.assert_array_equal(out, np.maximum(whole, 0))
+    check(Correlation(p, direction, TapPass, machine.machine().l2), p, direction)
 
 
 @pytest.mark.parametrize("cache", [2**14, 2**17])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from every_result import check
 
 from fastconv import machine, testing
 from fastconv.algorithms import find
@@ -32,17 +33,7 @@ CASES += [f"{line} {mode}" for line in LINES for mode in ("", "reflect", "replic
 @pytest.mark.parametrize("cache", [2**14, None])
 def test_every_result(line, cache):
     p = ConvProblem.parse(line)
-    execution = Col2im(p, cache or machine.machine().l2)
-    first, second, shape = testing.shapes(p, INPUT_GRAD)
-    first, second = testing.integers(first, p.dtype), testing.integers(second, p.dtype, 1)
-    out, nothing = testing.guarded(shape, p.dtype), np.empty(0, p.dtype)
-    out[...] = np.nan
-    execution.run(first, second, out, nothing, 0, nothing)
-    testing.assert_exact(p, INPUT_GRAD, first, second, out)
-    bias, residual = testing.integers((shape[1],), p.dtype, 2), testing.integers(shape, p.dtype, 3)
-    whole = testing.definition(p, INPUT_GRAD, first, second) + bias.reshape(-1, *[1] * len(p.axes)) + residual
-    execution.run_prepared(first, execution.prepare(second), out, bias, 1, residual)
-    np.testing.assert_array_equal(out, np.maximum(whole, 0))
+    check(Col2im(p, cache or machine.machine().l2), p, INPUT_GRAD)
 
 
 def test_bits_do_not_depend_on_the_number_of_workers():
