@@ -91,8 +91,9 @@ def weave_rows(dst, d, ldd, src, s, lds, apart, phases, rows, count, past_caches
         _two(dst, d, ldd, src, s, lds, apart, rows, count, first, past_caches)
     else:
         for m in range(rows):
-            for j in range(count):
-                dst[d + m * ldd + j] = src[s + m * lds + j % phases * apart + j // phases]
+            for phase in range(min(phases, count)):
+                for j in range((count - 1 - phase) // phases + 1):
+                    dst[d + m * ldd + phase + j * phases] = src[s + m * lds + phase * apart + j]
 
 
 @jit.inner
