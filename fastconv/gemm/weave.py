@@ -10,8 +10,9 @@ from numba.extending import intrinsic
 
 from fastconv import jit, machine
 from fastconv.activations import finish, is_plain
-from fastconv.gemm.move import lanes, lanes_between, masked_store, store_past, to_boundary, transpose
+from fastconv.gemm.move import lanes, lanes_between, masked_store, store_past, to_boundary
 from fastconv.gemm.tile import I64, data, element, load, shuffled, store
+from fastconv.gemm.transposition import transpose
 
 
 def _weave(phases: int) -> Any:
