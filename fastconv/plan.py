@@ -17,6 +17,7 @@ from fastconv.algorithms.base import Array, Execution
 from fastconv.arguments import Walk
 from fastconv.config import Settings, current, override
 from fastconv.problem import ConvProblem, Direction
+from fastconv.select import nobody
 from fastconv.tune import decide
 
 KEPT = 512  # plans; the layers of several networks in three directions
@@ -62,9 +63,7 @@ class Plan:
                 problem = replace(problem, layout=served.layout)
                 self.execution = taps.within(self.execution, problem, direction, settings.workspace)
         else:
-            if settings.algorithm != "auto":
-                find_algorithm(settings.algorithm, device)  # an unknown name is an error for any batch
-            self.algorithm = "empty"
+            self.algorithm = nobody(settings, device)
             self.execution = _Empty()
         self.problem = problem
         self.run = self.execution.run
