@@ -47,6 +47,9 @@ class Plan:
         prepared: bool = False,
     ) -> None:
         self.direction, self.layout = direction, problem.layout  # as asked for
+        *_, self.shape = direction.roles(problem.input_shape, problem.weight_shape, problem.output_shape)
+        if device == "cpu":
+            np.empty(self.shape, problem.dtype)  # MemoryError at once, not after tables as long as the result
         if problem.n:
             served, names = decide(problem, direction, settings, device, prepared)
             for self.algorithm in names:
@@ -67,7 +70,6 @@ class Plan:
             self.execution = _Empty()
         self.problem = problem
         self.run = self.execution.run
-        *_, self.shape = direction.roles(problem.input_shape, problem.weight_shape, problem.output_shape)
         self.nothing = np.empty(0, problem.dtype)
         self.used = True
 
