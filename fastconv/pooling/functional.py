@@ -1,4 +1,4 @@
-"""Maxima and means of sliding windows, by PyTorch's names, order and defaults; signatures and documentation only."""
+"""The pooling functions users call: PyTorch's names, order and defaults; signatures and documentation only."""
 
 from __future__ import annotations
 

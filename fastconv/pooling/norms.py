@@ -1,4 +1,4 @@
-"""Norms of windows."""
+"""Norms of windows, and maxima put back where they stood."""
 
 from __future__ import annotations
 

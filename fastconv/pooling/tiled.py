@@ -28,16 +28,17 @@ from fastconv.pooling.lines import (
     APART,
     LEAST,
     LINE,
+    WALK,
     I,
     Join,
     Line,
+    Windows,
     add,
     at_taps,
     everywhere,
     larger,
     root,
 )
-from fastconv.pooling.slices import WALK, Windows
 
 
 def _emit_down(

@@ -20,35 +20,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import gcd
-from typing import Any
 
-import numba
-import numpy as np
-
-from fastconv import activations, borders, jit, machine, threads
-from fastconv.activations import finish
-from fastconv.algorithms.base import Array, Execution, flat
-from fastconv.algorithms.direct.depthwise.move import PIECE, copy_rows, fold, interleave
-from fastconv.algorithms.direct.depthwise.pointer import pointer
+from fastconv import borders, machine
+from fastconv.algorithms.direct.depthwise.maps import Maps, Result
 from fastconv.algorithms.direct.depthwise.schedule import Block, Columns, Rows, Schedule, Tap, row_blocks
 from fastconv.algorithms.direct.depthwise.shape import (
     MOST_FAR,
     MOST_REPEATED,
     Copies,
     apart,
-    copy_tables,
     parts,
     pitch,
     plane_axes,
     repeated,
-    repeats,
-    take,
 )
-from fastconv.algorithms.direct.depthwise.taps import STEP, each, most_rows, most_taps, pairs
-from fastconv.gemm.schedule import next_run
+from fastconv.algorithms.direct.depthwise.taps import most_rows, most_taps
 from fastconv.problem import Axis, ConvProblem
-
-FIELDS, GROUP, PIECES = len(STEP), 8, len(PIECE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,72 +62,7 @@ def _phase(axis: Axis, start: int, count: int) -> Phase:
     return Phase(start, count, last, len(taps), (start + axis.lo - last * axis.dilation) // axis.stride)
 
 
-@jit.kernel
-def input_grad(
-    workers, counters, gy, w, gx, bias, activation, residual, finishing, scratch, geometry,
-    steps, rows, blocks, columns, bordered, groups, frame, copied, pieces, singles,
-):  # fmt: skip
-    """Write gx; the tables are those of `InputGrad`."""
-    planes, n_parts, channels, sources, weights, map_size, width, twice, per_worker = geometry[:9]
-    ldb, between, stride, padded, left, inside, turned, ldg = geometry[9:17]
-    n_groups = groups.size // GROUP
-    for worker in numba.prange(workers):
-        turn = pointer(scratch, worker * per_worker)
-        place = pointer(turn, turned)
-        r, b, c = pointer(rows, 0), pointer(blocks, 0), pointer(columns, 0)
-        some, single = pointer(pieces, 0), pointer(singles, 0)
-        tasks = planes * n_parts
-        begin, end = next_run(counters, worker, tasks)
-        while begin < tasks:
-            plane, part = begin // n_parts, begin % n_parts
-            channel = plane % channels
-            for _ in range(begin, end):
-                plane_of_gy, weight = pointer(gy, plane * sources), pointer(w, channel * weights)
-                result = pointer(gx, plane * map_size)
-                out = turn if turned else result
-                source = place if copied.size else plane_of_gy
-                first = n_groups * part // n_parts
-                for group in range(first, n_groups * (part + 1) // n_parts):
-                    g = pointer(groups, GROUP * group)
-                    if copied.size:
-                        held = g[7] if first == 0 else 0
-                        copy_rows(
-                            place, plane_of_gy, pointer(copied, 2 * (g[5] + held)), g[6] - held, some,
-                            pieces.size // PIECES, 1, single, singles.size // 2, (g[6] - held) * ldg,
-                        )  # fmt: skip
-                    for i in range(g[0], g[1]):
-                        if twice:
-                            pairs(out, source, weight, pointer(steps, FIELDS * i), r, b, c, bordered)
-                        else:
-                            each(out, source, weight, pointer(steps, FIELDS * i), r, b, c, bordered)
-                    for i in range(g[4] if turned else 0):
-                        row, line = pointer(result, (g[2] + g[3] * i) * width), pointer(turn, i * ldb)
-                        plain = frame.size == 0 and group < inside
-                        if stride > 1 and not twice:
-                            whole = row if plain else pointer(turn, turned - padded)
-                            interleave(whole, line, between, stride, padded)
-                            line = whole
-                        if not plain:
-                            fold(row, pointer(line, left), width, group >= inside)
-                            for j in range(0, frame.size, 2):
-                                row[frame[j + 1]] += line[frame[j]]
-                    if finishing and inside == n_groups:
-                        together = g[4] if g[3] == 1 else 1
-                        for i in range(0, g[4], together):
-                            at = plane * map_size + (g[2] + g[3] * i) * width
-                            finish(gx, at, together * width, bias, channel, activation, residual, at)
-                if finishing and inside < n_groups:
-                    at = plane * map_size
-                    finish(gx, at, map_size, bias, channel, activation, residual, at)
-                part += 1
-                if part == n_parts:
-                    part = 0
-                    plane += 1
-                    channel = channel + 1 if channel + 1 < channels else 0
-            begin, end = next_run(counters, worker, tasks)
-
-
-class InputGrad(Execution):
+class InputGrad(Maps):
     """Geometry and tables of the input gradient."""
 
     def __init__(self, problem: ConvProblem) -> None:
@@ -150,7 +72,6 @@ class InputGrad(Execution):
         wide = not circle and len(repeated(h, mode)) > MOST_REPEATED * h.kernel
         across = h._replace(size=h.lo + h.size + h.hi, lo=0, hi=0) if wide else h
         multiplier = problem.k // problem.c
-        self.dtype, self.flops, self.typed = problem.dtype, problem.flops, threads.Typed(input_grad)
         edges = () if wide or circle else borders.edges(h, mode)
         columns = [_columns(problem, v, across, f, edges) for f in phases(across)]
         copies = None
@@ -181,31 +102,16 @@ class InputGrad(Execution):
         # one more: lines of the next rows are fetched to be written
         held = apart((len(columns) + 1) * between, problem.itemsize)
         line = across.size if woven and (wide or around) else 0  # its phases interleaved, before it is added
-        turned = held + apart(line, problem.itemsize)
-        self.per_worker = turned + apart(copies.elements if copies else 0, problem.itemsize)
         counts = [
-            planes, 1 if around else parts(planes, len(image)), problem.c, multiplier * v.output * h.output,
-            multiplier * v.kernel * h.kernel, v.size * h.size, h.size, int(twice), self.per_worker, ldb, between,
-            h.stride, across.size, h.lo if wide else 0, len(image), turned, h.output,
+            planes, 1 if around else parts(planes, len(image)), problem.c, multiplier * v.kernel * h.kernel,
+            1, multiplier * v.output * h.output, h.output, 1, v.size * h.size, h.size,
         ]  # fmt: skip
-        self.geometry = np.array(counts, np.int64)
-        frame = [n for at, to in borders.edges(h, mode) for n in (at + h.lo, to)] if wide else []
-        self.tables = [
-            *schedule.tables(),
-            repeats(problem),
-            *(np.array(t, np.int64) for t in (groups, frame, *copy_tables(copies))),
-        ]
-        self.workspace = self.per_worker * problem.itemsize * machine.machine().cores
-
-    def run(
-        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
-    ) -> None:
-        scratch = take(self.per_worker, self.flops, self.dtype)
-        threads.share_out(
-            self.typed, self.flops,
-            flat(first), flat(second), flat(out), bias, activation, flat(residual),
-            bias.size + residual.size > 0 or activation != activations.NONE, scratch, self.geometry, *self.tables,
+        result = Result(
+            held + apart(line, problem.itemsize), ldb, between, h.stride if woven else 1, across.size,
+            h.lo if wide else 0, len(image),
         )  # fmt: skip
+        frame = [n for at, to in borders.edges(h, mode) for n in (at + h.lo, to)] if wide else []
+        super().__init__(problem, schedule, groups, copies, counts, result, (1, 1 + twice), frame)
 
 
 def _blocks(axis: Axis, mode: str, phase: Phase, n_phases: int) -> Iterator[Block]:

@@ -33,6 +33,8 @@ def scalar_type(kind: types.CPointer) -> Any:
 def out_of_line(builder: Any, name: str, arguments: Any, emit: Any) -> None:
     """Call a function whose body ``emit(builder, *arguments)`` writes, once in a module.
 
+    Kernels of one process share what has a name: another body is to have another one.
+
     Inlined into a loop, the addresses of every case of a large switch would be computed before the
     loop and kept on the stack.
     """

@@ -250,57 +250,49 @@ def _changed(builder: Any, condition: Any, values: list[Any], emit: Callable[[],
     return results
 
 
-def _family(name: str, stride: int, phases: int) -> Any:
-    """Make the intrinsic of one family."""
+@intrinsic
+def taps(typing, out, source, weight, step, rows, blocks, columns, strided, paired, bordered):
+    """Take one step of the tables; kernels for None in place of the last three have no code for what these are."""
+    stride, phases, repeats = (1 + (kind != types.none) for kind in (strided, paired, bordered))
 
-    @intrinsic
-    def taps(typing, out, source, weight, step, rows, blocks, columns, bordered):
-        """Take one step of the tables."""
+    def codegen(context, builder, signature, arguments):
+        scalar, itemsize = scalar_type(signature.args[0])
 
-        def codegen(context, builder, signature, arguments):
-            scalar, itemsize = scalar_type(signature.args[0])
-            repeats = bordered != types.none
-            *arguments, _ = arguments
+        def emit(builder, out, source, weight, step, rows, blocks, columns):
+            field = {key: builder.load(builder.gep(step, [I64(i)])) for i, key in enumerate(STEP)}
+            p = SimpleNamespace(**field, stride=stride, step=stride, phases=phases, itemsize=itemsize)
+            p.out, p.taps = builder.gep(out, [p.out]), builder.gep(weight, [p.weight])
+            p.source, p.table = source, columns
+            p.rows, p.block = builder.gep(rows, [p.rows]), builder.gep(blocks, [p.block])
+            p.more = builder.icmp_signed("!=", p.more, I64(0))
+            p.bordered, p.one_row = repeats > 1, builder.icmp_signed("==", p.ldo, I64(0))
+            most, vl = most_taps(stride, phases), machine.tile(itemsize).vl
+            done = builder.append_basic_block("done")
+            # the lanes that a block stores tell how wide the map is
+            stored = builder.load(builder.gep(p.block, [I64(1)]))
+            narrow = builder.and_(
+                builder.icmp_unsigned("<", stored, I64(1 << (phases * vl // 2))),
+                builder.icmp_signed(">=", p.height, I64(NARROW)),
+            )
+            which = builder.add(builder.mul(p.height, I64(most + 1)), p.tall)
+            whole, half = builder.append_basic_block("whole"), builder.append_basic_block("half")
+            builder.cbranch(narrow, half, whole)
+            for entry, lanes, fewest in ((whole, vl, 1), (half, vl // 2, NARROW)):
+                builder.position_at_end(entry)
+                each = {
+                    j * (most + 1) + t: (j, t)
+                    for j in range(fewest, most_rows(phases) + 1)
+                    for t in range(1, most + 1)
+                }
+                for case in cases(builder, which, each, "case"):
+                    _emit(builder, p, case, ir.VectorType(scalar, lanes))
+                builder.branch(done)
+            builder.position_at_end(done)
 
-            def emit(builder, out, source, weight, step, rows, blocks, columns):
-                field = {key: builder.load(builder.gep(step, [I64(i)])) for i, key in enumerate(STEP)}
-                p = SimpleNamespace(**field, stride=stride, step=stride, phases=phases, itemsize=itemsize)
-                p.out, p.taps = builder.gep(out, [p.out]), builder.gep(weight, [p.weight])
-                p.source, p.table = source, columns
-                p.rows, p.block = builder.gep(rows, [p.rows]), builder.gep(blocks, [p.block])
-                p.more = builder.icmp_signed("!=", p.more, I64(0))
-                p.bordered, p.one_row = repeats, builder.icmp_signed("==", p.ldo, I64(0))
-                most, vl = most_taps(stride, phases), machine.tile(itemsize).vl
-                done = builder.append_basic_block("done")
-                # the lanes that a block stores tell how wide the map is
-                stored = builder.load(builder.gep(p.block, [I64(1)]))
-                narrow = builder.and_(
-                    builder.icmp_unsigned("<", stored, I64(1 << (phases * vl // 2))),
-                    builder.icmp_signed(">=", p.height, I64(NARROW)),
-                )
-                which = builder.add(builder.mul(p.height, I64(most + 1)), p.tall)
-                whole, half = builder.append_basic_block("whole"), builder.append_basic_block("half")
-                builder.cbranch(narrow, half, whole)
-                for entry, lanes, fewest in ((whole, vl, 1), (half, vl // 2, NARROW)):
-                    builder.position_at_end(entry)
-                    each = {
-                        j * (most + 1) + t: (j, t)
-                        for j in range(fewest, most_rows(phases) + 1)
-                        for t in range(1, most + 1)
-                    }
-                    for case in cases(builder, which, each, "case"):
-                        _emit(builder, p, case, ir.VectorType(scalar, lanes))
-                    builder.branch(done)
-                builder.position_at_end(done)
+        out_of_line(
+            builder, f"fastconv_depthwise_taps{stride}{phases}{repeats}_{itemsize}", arguments[:7], emit
+        )
+        return context.get_dummy_value()
 
-            out_of_line(builder, f"fastconv_depthwise_{name}_{itemsize}_{repeats:d}", arguments, emit)
-            return context.get_dummy_value()
-
-        return types.void(out, source, weight, step, rows, blocks, columns, bordered), codegen
-
-    return taps
-
-
-each = _family("each", 1, 1)
-second = _family("second", 2, 1)
-pairs = _family("pairs", 1, 2)
+    arguments = out, source, weight, step, rows, blocks, columns, strided, paired, bordered
+    return types.void(*arguments), codegen
