@@ -8,8 +8,7 @@ NaN goes through every one of them, as in PyTorch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numba
 import numpy as np
@@ -17,8 +16,7 @@ from numba.core import types
 from numba.extending import overload
 
 from fastconv import jit
-
-Activation = Literal["relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu"] | Callable[[Any], Any]
+from fastconv.arguments import Activation
 
 NONE, RELU, LEAKY_RELU, SIGMOID, TANH, SILU, GELU = range(7)
 CODES = {
@@ -31,7 +29,7 @@ CODES = {
 }
 
 
-def resolve(activation: Activation | None, dtype: np.dtype[Any]) -> Any:
+def resolve(activation: Activation, dtype: np.dtype[Any]) -> Any:
     """Return the code or jitted function that kernels take; refuse anything else."""
     if activation is None:
         return NONE

@@ -89,10 +89,11 @@ def config(**changes: Any) -> Iterator[Settings]:
         A name from `fastconv.algorithms`, or "auto": the cheapest by the cost model.
     precision : {"fast", "strict"}, optional
         "strict" admits only algorithms that add and multiply what they are given: no result has more error than
-        naive summation of its own products, and a NaN or infinity in an image reaches those results alone that
-        read it.  One in a weight may also make NaN of results at an edge, where it meets a zero around the image, but
-        of no pixel of an input gradient that its tap does not reach.  Depthwise layers multiply a pixel that a border
-        repeats by the sum of the weights it meets: infinite times weights of two signs is infinite there, and not NaN.
+        naive summation of its own products, in all tests within 64 eps times the sum of their magnitudes, whatever
+        stands beside; and a NaN or infinity in an image reaches those results alone that read it.  One in a weight
+        may also make NaN of results at an edge, where it meets a zero around the image, but of no pixel of an input
+        gradient that its tap does not reach.  Depthwise layers multiply a pixel that a border repeats by the sum of
+        the weights it meets: infinite times weights of two signs is infinite there, and not NaN.
     workspace : int, optional
         Bytes of scratch memory that a call may take.
     threads : int or None, optional

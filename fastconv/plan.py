@@ -17,6 +17,7 @@ from fastconv.algorithms.base import Array, Execution
 from fastconv.arguments import Walk
 from fastconv.config import Settings, current, override
 from fastconv.problem import ConvProblem, Direction
+from fastconv.select import nobody
 from fastconv.tune import decide
 
 KEPT = 512  # plans; the layers of several networks in three directions
@@ -46,6 +47,9 @@ class Plan:
         prepared: bool = False,
     ) -> None:
         self.direction, self.layout = direction, problem.layout  # as asked for
+        *_, self.shape = direction.roles(problem.input_shape, problem.weight_shape, problem.output_shape)
+        if device == "cpu":
+            np.empty(self.shape, problem.dtype)  # MemoryError at once, not after tables as long as the result
         if problem.n:
             served, names = decide(problem, direction, settings, device, prepared)
             for self.algorithm in names:
@@ -62,13 +66,10 @@ class Plan:
                 problem = replace(problem, layout=served.layout)
                 self.execution = taps.within(self.execution, problem, direction, settings.workspace)
         else:
-            if settings.algorithm != "auto":
-                find_algorithm(settings.algorithm, device)  # an unknown name is an error for any batch
-            self.algorithm = "empty"
+            self.algorithm = nobody(settings, device)
             self.execution = _Empty()
         self.problem = problem
         self.run = self.execution.run
-        *_, self.shape = direction.roles(problem.input_shape, problem.weight_shape, problem.output_shape)
         self.nothing = np.empty(0, problem.dtype)
         self.used = True
 

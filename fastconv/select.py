@@ -51,7 +51,7 @@ class Selection:
     copied: bool = False  # whether images held pixel by pixel are copied channels first, and the result back
 
     def __str__(self) -> str:
-        width = max(len("algorithm"), *(len(c.name) for c in self.candidates))
+        width = max(map(len, ("algorithm", *(c.name for c in self.candidates))))
         lines = [
             f"{self.direction} {self.problem}",
             f"  {'algorithm':{width}}  {'predicted':>12}  {'measured':>12}  {'workspace':>10}  {'error':>6}  note",
@@ -123,6 +123,8 @@ def _cheapest_first(
 def select(problem: ConvProblem, direction: Direction, settings: Settings, device: str = "cpu") -> Selection:
     """Ask every algorithm everything; choose the one that the settings name, or the cheapest within them."""
     named, layout = settings.algorithm, problem.layout
+    if not problem.n:
+        return Selection(problem, direction, nobody(settings, device), ())
     problem = _as_served(problem, direction, settings, device)
     copied = problem.layout != layout
     asked = dict(registry() if device == "cpu" else on_gpu())
@@ -134,6 +136,13 @@ def select(problem: ConvProblem, direction: Direction, settings: Settings, devic
         return Selection(problem, direction, named, candidates, copied)
     best = min((c for c in candidates if c.reason is None), key=lambda c: c.cost or 0.0)
     return Selection(problem, direction, best.name, candidates, copied)
+
+
+def nobody(settings: Settings, device: str) -> str:
+    """Return who serves a batch without images; a name that is none is an error for any batch."""
+    if settings.algorithm != "auto":
+        find(settings.algorithm, device)
+    return "empty"
 
 
 def _as_served(problem: ConvProblem, direction: Direction, settings: Settings, device: str) -> ConvProblem:

@@ -454,6 +454,25 @@ def test_huge_paddings_under_huge_strides_are_right(monkeypatch, far, algorithm)
         fastconv.explain(x, w, direction=direction, **given)
 
 
+BEYOND_MEMORY = {
+    "conv1d": lambda x, w, long: fastconv.conv1d(x, w, padding=long.size),
+    "conv1d_input": lambda x, w, long: fastconv.conv1d_input(long.shape, w, long[..., 2:]),
+    "conv1d_weight": lambda x, w, long: fastconv.conv1d_weight(long, long[..., 7:].shape, x),
+    "conv1d_weight of padding": lambda x, w, long: fastconv.conv1d_weight(
+        x, long[..., 1:].shape, x[..., :2], padding=long.size // 2 - 4
+    ),
+    "conv_transpose1d": lambda x, w, long: fastconv.conv_transpose1d(x, w, stride=long.size // 2),
+}
+
+
+@pytest.mark.parametrize("call", BEYOND_MEMORY)
+def test_results_beyond_memory(call):
+    """Refused at once, not after tables as long as they are."""
+    x, w = np.ones((1, 1, 8), np.float32), np.ones((1, 1, 3), np.float32)
+    with pytest.raises(MemoryError, match="allocate"):
+        BEYOND_MEMORY[call](x, w, np.broadcast_to(np.float32(1), (1, 1, 2**46)))
+
+
 @pytest.mark.parametrize("name", ["padding_mode", "layout", "direction", "algorithm"])
 def test_arrays_are_no_names(name):
     """They compare element by element."""

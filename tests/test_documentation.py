@@ -64,3 +64,12 @@ def test_readme():
     failed, tried = doctest.testfile(str(readme), module_relative=False, optionflags=doctest.ELLIPSIS)
     assert tried > 3
     assert not failed
+
+
+def test_files_that_texts_name():
+    """The README, the changelog and docstrings name files by the end of their path."""
+    root = Path(__file__).parents[1]
+    there = [p.relative_to(root).as_posix() for p in root.rglob("*.py")]
+    for text in (root / "README.md", root / "CHANGELOG.md", *root.glob("fastconv/**/*.py")):
+        for name in re.findall(r"`([\w/]+\.py)`", text.read_text(encoding="utf-8")):
+            assert any(f"/{path}".endswith(f"/{name}") for path in there), f"{text.name} names {name}"

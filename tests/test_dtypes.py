@@ -240,6 +240,19 @@ def test_mixed_operands_are_promoted(dtypes, expected):
     np.testing.assert_array_equal(y, np.full((1, 3, 3), 4))
 
 
+def test_a_bias_is_promoted_with_them():
+    """Not rounded to what the operands are."""
+    x, w = np.ones((1, 2, 4)), np.ones((3, 2, 2))
+    for dtype, bias, expected in (
+        ("int8", 0.5, "float64"),
+        ("float32", 2**24 + 1, "float64"),
+        ("float32", 1j, "complex128"),
+    ):
+        y = fastconv.conv1d(x.astype(dtype), w.astype(dtype), np.full(3, bias))
+        assert y.dtype == expected
+        np.testing.assert_array_equal(y, np.full((1, 3, 3), 4 + bias))
+
+
 def test_problems_of_every_dtype_print_and_parse():
     for dtype in ("float16", "bfloat16", "int64", "complex64", "complex128"):
         problem = ConvProblem.parse(f"n1 c2 k3 i5 f2 {dtype}")

@@ -5,6 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import as_strided
 
 import fastconv
 
@@ -254,6 +255,33 @@ def test_zero_strides():
     np.testing.assert_array_equal(
         fastconv.conv2d_input((2, 3, 7, 6), w, spread), fastconv.conv2d_input((2, 3, 7, 6), w, ones)
     )
+
+
+@pytest.mark.parametrize("layout", ["overlapping", "spread", "one channel, pixel by pixel"])
+def test_operands_that_share_elements(layout):
+    """Their strides tell nothing of the order in memory."""
+    line = integers(40)
+    x, w = {
+        "overlapping": (
+            as_strided(line, (2, 3, 7, 6), (8, 4, 8, 4)),
+            as_strided(line, (4, 3, 3, 2), (4,) * 4),
+        ),
+        "spread": (
+            np.broadcast_to(line[:6], (2, 3, 7, 6)),
+            np.broadcast_to(line[:3].reshape(3, 1, 1), (4, 3, 3, 2)),
+        ),
+        "one channel, pixel by pixel": (
+            np.moveaxis(integers(2, 7, 6, 1), -1, 1),
+            np.moveaxis(integers(4, 3, 2, 1), -1, 1),
+        ),
+    }[layout]
+    copies = x.copy(), w.copy()
+    y = fastconv.conv2d(x, w)
+    np.testing.assert_array_equal(y, fastconv.conv2d(*copies))
+    for ours, theirs in zip(
+        fastconv.conv2d_backward(x, w, y), fastconv.conv2d_backward(*copies, y), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_operands_stay_as_they_are():

@@ -94,18 +94,25 @@ WINOGRADS = ConvProblem.parse("n1 c64 k64 i56x56 f3x3 p1")  # chosen for it wher
 each_direction = pytest.mark.parametrize("direction", list(Direction), ids=str)
 
 
-def strictly(direction, first, second):
-    settings = {"padding": 1}
-    with fastconv.config(precision="strict"):
-        return {
-            Direction.FORWARD: lambda: fastconv.conv2d(first, second, **settings),
-            Direction.INPUT_GRAD: lambda: fastconv.conv2d_input(
-                WINOGRADS.input_shape, second, first, **settings
-            ),
-            Direction.WEIGHT_GRAD: lambda: fastconv.conv2d_weight(
-                first, WINOGRADS.weight_shape, second, **settings
-            ),
-        }[direction]()
+def called(problem, direction, first, second, **settings):
+    """Call the function of a direction, on images as the problem's layout has them in memory."""
+    rank, (x, w, _) = len(problem.axes), testing.shapes(problem, Direction.FORWARD)
+    walk = {
+        "stride": tuple(a.stride for a in problem.axes), "padding": tuple((a.lo, a.hi) for a in problem.axes),
+        "groups": problem.groups, "padding_mode": problem.padding_mode,
+    }  # fmt: skip
+    first, second = (
+        np.moveaxis(np.ascontiguousarray(to_last(a)), -1, 1)
+        if problem.layout == "nhwc" and a.shape != w
+        else a
+        for a in (first, second)
+    )
+    with fastconv.config(**settings):
+        if direction is Direction.FORWARD:
+            return getattr(fastconv, f"conv{rank}d")(first, second, **walk)
+        if direction is Direction.INPUT_GRAD:
+            return getattr(fastconv, f"conv{rank}d_input")(x, second, first, **walk)
+        return getattr(fastconv, f"conv{rank}d_weight")(first, w, second, **walk)
 
 
 @each_direction
@@ -118,21 +125,48 @@ def test_strict_keeps_nan_and_infinity_where_the_definition_has_them(direction):
     first[0, 3, 5, 6], first[0, 4, 15, 20] = np.nan, np.inf
     with np.errstate(invalid="ignore"):
         exact = testing.definition(WINOGRADS, direction, first, second)
-    result = strictly(direction, first, second)
+    result = called(WINOGRADS, direction, first, second, precision="strict")
     np.testing.assert_array_equal(np.isfinite(result), np.isfinite(exact))
     assert np.isfinite(result).any()
 
 
+@pytest.mark.parametrize(
+    ("line", "direction", "most"),
+    [
+        ("n12 c2 k3 i40x40 f3x3 p1", Direction.FORWARD, 12), ("n12 c2 k3 i40x40 f3x3 p1", Direction.INPUT_GRAD, 12),
+        ("n12 c2 k3 i60 f3 p1", Direction.FORWARD, 12), ("n12 c2 k3 i79x79 f3x3 s2 p1", Direction.INPUT_GRAD, 18),
+    ],
+)  # fmt: skip
+def test_how_far_winograd_spreads_a_nan(line, direction, most):
+    """Over the tiles that read it: each image has one a pixel further, through all places within a tile."""
+    problem = ConvProblem.parse(line)
+    first, second = (testing.normals(s, "float32") for s in testing.shapes(problem, direction)[:2])
+    for i, image in enumerate(first):
+        image[(0, *[14 + i] * len(problem.axes))] = np.nan
+    bad = ~np.isfinite(called(problem, direction, first, second, algorithm="winograd"))
+    for image in bad:
+        places = np.argwhere(image.any(axis=0))
+        assert 3 <= (np.ptp(places, axis=0) + 1).min() <= (np.ptp(places, axis=0) + 1).max() <= most
+
+
+OTHERS = [  # each by kernels of another kind
+    "n1 c32 k32 i28x28 f3x3 p1 nhwc", "n1 c16 k8 i24x24 f5x5 s2 p2 reflect", "n1 c32 k32 i24x24 f7x7 p3 g32",
+    "n1 c16 k8 i200 f31 p15",
+]  # fmt: skip
+
+
 @each_direction
-def test_strict_keeps_each_result_as_exact_as_its_own_terms(direction):
+@pytest.mark.parametrize("problem", [WINOGRADS, *map(ConvProblem.parse, OTHERS)], ids=str)
+def test_strict_keeps_each_result_as_exact_as_its_own_terms(problem, direction):
     """Pixels of 1e0 beside those of 1e12: |error| <= 64 eps (|x| * |w|), element by element."""
     first, second = (
-        testing.normals(s, "float32", i) for i, s in enumerate(testing.shapes(WINOGRADS, direction)[:2])
+        testing.normals(s, "float32", i) for i, s in enumerate(testing.shapes(problem, direction)[:2])
     )
-    first[..., 30:] *= 1e12
-    exact = testing.definition(WINOGRADS, direction, first, second)
-    sizes = testing.definition(WINOGRADS, direction, np.abs(first), np.abs(second))
-    assert (np.abs(strictly(direction, first, second) - exact) <= 64 * np.finfo("f").eps * sizes).all()
+    first[..., first.shape[-1] // 2 :] *= 1e12
+    exact = testing.definition(problem, direction, first, second)
+    sizes = testing.definition(problem, direction, np.abs(first), np.abs(second))
+    result = called(problem, direction, first, second, precision="strict")
+    assert (np.abs(result - exact) <= 64 * np.finfo("f").eps * sizes).all()
 
 
 @each_exact

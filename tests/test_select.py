@@ -174,6 +174,22 @@ def test_explain(monkeypatch, direction):
     assert fastconv.explain(x[:, :, 0], w[:, :, 0], groups=2, algorithm="reference").algorithm == "reference"
 
 
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("groups", [1, 64])
+@pytest.mark.parametrize("direction", list(Direction))
+def test_explain_of_no_images(monkeypatch, direction, groups, layout):
+    """A call returns something empty then, or zeros, by any name that is one."""
+    monkeypatch.undo()
+    x = np.zeros((0, 64, 28, 28) if layout == "NCHW" else (0, 28, 28, 64), np.float32)
+    given = {"groups": groups, "direction": direction, "layout": layout}
+    w = np.zeros((64, 64 // groups, 3, 3), np.float32)
+    selection = fastconv.explain(x, w, padding=1, **given)
+    assert selection.algorithm == "empty"
+    assert f"{direction} n0 c64" in str(selection)
+    with pytest.raises(ValueError, match="algorithm must be 'auto' or one of"):
+        fastconv.explain(x, w, algorithm="quickest", **given)
+
+
 def test_explain_refuses(monkeypatch):
     monkeypatch.undo()
     x, w = np.zeros((2, 4, 9, 9)), np.zeros((6, 4, 3, 3))

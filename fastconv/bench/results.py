@@ -32,9 +32,7 @@ class Row:
     failure: str = ""
     samples: dict[str, Sample] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)  # of each contestant
-    first: dict[str, float] = field(
-        default_factory=dict
-    )  # seconds of its first call: plan, loading of kernels
+    first: dict[str, float] = field(default_factory=dict)  # seconds of a first call: plan, loading of kernels
     memory: dict[str, int] = field(default_factory=dict)  # bytes at the peak of a call, result included
     left_out: dict[str, str] = field(default_factory=dict)  # who does not race, and why
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
-
-I64 = ir.IntType(64)
+from fastconv.gemm.tile import I64
 
 
 def rolled(builder: Any, count: Any, body: Callable[[Any], None]) -> None:

@@ -21,12 +21,11 @@ from typing import NamedTuple
 import numba
 
 from fastconv import jit
-from fastconv.gemm.move import TAPS, transpose, turn_taps
 from fastconv.gemm.schedule import part, span
+from fastconv.gemm.transposition import TAPS, transpose, turn_taps
 
-CHANNELS = (
-    16  # of the sum packed at a time: their rows of w stay in cache for all panels, also a power of two apart
-)
+# of the sum packed at a time: their rows of w stay in cache for all panels, also a power of two apart
+CHANNELS = 16
 
 
 class WeightView(NamedTuple):

@@ -35,8 +35,32 @@ from fastconv.gemm.tile import (
     store,
 )
 
+ARGUMENTS = (
+    "out", "o0", "ldo", "columns", "past_caches", "c", "c0", "ldc", "accumulate", "bias", "channel", "biased", "floor",
+    "a", "a0", "b", "b0", "steps", "begin", "length", "mr", "nr", "following", "n0", "apart", "lda", "scale", "source",
+    "s0",
+)  # fmt: skip
+
 
 def _emit_stores(
+    builder: Any, rows: list[Any], results: list[list[Any]], columns: Any, past_caches: Any, itemsize: int
+) -> None:  # fmt: skip
+    """Emit the stores of ``columns`` of each row: whole vectors past the caches or near, else the last one under a mask."""
+    nr, vl = len(results[0]), results[0][0].type.count
+    with builder.if_else(past_caches) as (far, near):
+        with far:
+            _emit_vectors(builder, rows, results, itemsize, past_caches=True)
+        with near:
+            whole = builder.icmp_signed("==", columns, I64(nr * vl))
+            with builder.if_else(whole) as (all_lanes, edge):
+                with all_lanes:
+                    _emit_vectors(builder, rows, results, itemsize)
+                with edge:
+                    mask = lanes_between(builder, I64((nr - 1) * vl), I64(0), columns, list(range(vl)))
+                    _emit_vectors(builder, rows, results, itemsize, mask)
+
+
+def _emit_vectors(
     builder: Any, rows: list[Any], results: list[list[Any]], itemsize: int, mask: Any = None,
     past_caches: bool = False,
 ) -> None:  # fmt: skip
@@ -71,39 +95,39 @@ def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_cac
     i, flag = types.int64, types.boolean
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        out, o0, ldo, columns, past_caches, c, c0, ldc, more, bias, channel, biased, floor = arguments[:13]
-        a, a0, b, b0, steps, begin, length, mr, nr, following, n0, apart, lda, scale, source, s0 = arguments[
-            13:
-        ]
-        kinds = signature.args
-        scalar = element(kinds[0])
-        itemsize = kinds[0].dtype.bitwidth // 8
+        (out, o0, ldo, columns, past_caches, c, c0, ldc, accumulate, bias, channel, biased, floor, a, a0, b, b0, steps,
+         begin, length, mr, nr, following, n0, apart, lda, scale, source, s0) = arguments  # fmt: skip
+        kinds = dict(zip(ARGUMENTS, signature.args, strict=True))
+        scalar = element(kinds["out"])
+        itemsize = kinds["out"].dtype.bitwidth // 8
         shape = machine.tile(itemsize)
         vector = ir.VectorType(scalar, shape.vl)
+
+        def pointer(name: str, value: Any, index: Any) -> Any:
+            return data(context, builder, kinds[name], value, index)
+
         find = by_steps(
-            builder, data(context, builder, kinds[13], a, a0), data(context, builder, kinds[15], b, b0),
-            data(context, builder, kinds[17], steps, begin), lda, scale,
-        )  # fmt: skip
-        if not isinstance(kinds[22], types.NoneType):
-            following = data(context, builder, kinds[22], following, n0)
+            builder, pointer("a", a, a0), pointer("b", b, b0), pointer("steps", steps, begin), lda, scale
+        )
+        fetches = not isinstance(kinds["following"], types.NoneType)
+        if fetches:
+            following = pointer("following", following, n0)
 
         def operands(t: Any, mr: int) -> tuple[Any, Any, None]:
             scalar_at, b, _ = find(t, mr)
-            if isinstance(kinds[22], types.NoneType):
-                prefetch(builder, builder.gep(b, [n0]))
-            else:
-                prefetch(builder, builder.gep(following, [builder.mul(t, apart)]))
+            wanted = builder.gep(following, [builder.mul(t, apart)]) if fetches else builder.gep(b, [n0])
+            prefetch(builder, wanted)
             return scalar_at, b, None
 
         def copying(t: Any, mr: int) -> tuple[Any, Any, Any]:
             scalar_at, b, _ = operands(t, mr)
             return scalar_at, builder.gep(rows_of_source, [builder.mul(t, apart)]), b
 
-        rows = rows_at(builder, data(context, builder, kinds[0], out, o0), ldo, shape.mr)
-        partial = rows_at(builder, data(context, builder, kinds[5], c, c0), ldc, shape.mr)
+        rows = rows_at(builder, pointer("out", out, o0), ldo, shape.mr)
+        partial = rows_at(builder, pointer("c", c, c0), ldc, shape.mr)
         none = ir.Constant(ir.ArrayType(scalar, shape.mr), [0.0] * shape.mr)
         none = builder.bitcast(cgutils.global_constant(builder, "no_bias", none), scalar.as_pointer())
-        first = builder.select(biased, data(context, builder, kinds[9], bias, channel), none)
+        first = builder.select(biased, pointer("bias", bias, channel), none)
         least = splat(builder, floor, vector)
 
         def emit(m: int, j: int, operands: Any = operands) -> None:
@@ -112,25 +136,14 @@ def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_cac
             results = [
                 # the machine's maximum: of two operands the second, if one is no number
                 [builder.select(builder.fcmp_ordered(">", least, v), least, v) for v in values]
-                for values in emit_added(builder, partial, sums, more, itemsize)
+                for values in emit_added(builder, partial, sums, accumulate, itemsize)
             ]
-            with builder.if_else(past_caches) as (far, near):
-                with far:
-                    _emit_stores(builder, rows, results, itemsize, past_caches=True)
-                with near:
-                    whole = builder.icmp_signed("==", columns, I64(j * shape.vl))
-                    with builder.if_else(whole) as (all_lanes, edge):
-                        with all_lanes:
-                            _emit_stores(builder, rows, results, itemsize)
-                        with edge:
-                            tail = I64((j - 1) * shape.vl)
-                            mask = lanes_between(builder, tail, I64(0), columns, list(range(shape.vl)))
-                            _emit_stores(builder, rows, results, itemsize, mask)
+            _emit_stores(builder, rows, results, columns, past_caches, itemsize)
 
-        if isinstance(kinds[27], types.NoneType):
+        if isinstance(kinds["source"], types.NoneType):
             emit_family(builder, mr, nr, shape, emit)
             return context.get_dummy_value()
-        rows_of_source = data(context, builder, kinds[27], source, s0)
+        rows_of_source = pointer("source", source, s0)
         with builder.if_else(builder.icmp_signed(">=", s0, I64(0))) as (absent, there):
             with absent:
                 emit_family(builder, mr, nr, shape, lambda m, j: emit(m, j, copying), least=shape.nr)

@@ -8,7 +8,8 @@ turned on its way into cache, area by area, and what is around the image is put 
 from __future__ import annotations
 
 from fastconv import jit
-from fastconv.gemm.move import transpose, write_row
+from fastconv.gemm.move import write_row
+from fastconv.gemm.transposition import transpose
 
 CHANNELS = 16  # turned at a time, row after row of an area: whole cache lines are written, few streams read
 

@@ -10,8 +10,9 @@ from numba.extending import intrinsic
 
 from fastconv import jit, machine
 from fastconv.activations import finish, is_plain
-from fastconv.gemm.move import lanes, lanes_between, masked_store, store_past, to_boundary, transpose
+from fastconv.gemm.move import lanes, lanes_between, masked_store, store_past, to_boundary
 from fastconv.gemm.tile import I64, data, element, load, shuffled, store
+from fastconv.gemm.transposition import transpose
 
 
 def _weave(phases: int) -> Any:
@@ -91,8 +92,9 @@ def weave_rows(dst, d, ldd, src, s, lds, apart, phases, rows, count, past_caches
         _two(dst, d, ldd, src, s, lds, apart, rows, count, first, past_caches)
     else:
         for m in range(rows):
-            for j in range(count):
-                dst[d + m * ldd + j] = src[s + m * lds + j % phases * apart + j // phases]
+            for phase in range(min(phases, count)):
+                for j in range((count - 1 - phase) // phases + 1):
+                    dst[d + m * ldd + phase + j * phases] = src[s + m * lds + phase * apart + j]
 
 
 @jit.inner

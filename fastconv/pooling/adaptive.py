@@ -111,9 +111,24 @@ def adaptive_avg_pool2d_backward(input_size: Sequence[int], grad_output: ArrayLi
 def adaptive_max_pool2d(
     input: ArrayLike, output_size: Sizes, return_indices: bool = False
 ) -> Array | tuple[Array, Array]:
-    """Return the largest pixels of P x Q windows that share out the input; see `adaptive_avg_pool2d`.
+    """Return the largest pixels of P x Q windows that share out the input, as those of `adaptive_avg_pool2d` do.
 
-    With ``return_indices`` also where in its map each stands, as `max_pool2d` does.
+    Parameters
+    ----------
+    input : (N, C, H, W) or (C, H, W) array of float32 or float64
+    output_size : int or (int, int)
+        P and Q; None keeps the input's size.
+    return_indices : bool, default False
+        Whether to return where in its map each maximum stands, too, as `max_pool2d` does.
+
+    Returns
+    -------
+    (N, C, P, Q) or (C, P, Q) array, or a pair of them
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not served; the message gives the rule and the numbers.
 
     Examples
     --------

@@ -20,18 +20,8 @@ from numba.extending import intrinsic
 from fastconv.gemm.loops import rolled
 from fastconv.gemm.move import I32, masked_load
 from fastconv.gemm.tile import I64, data, load, splat, store
-from fastconv.pooling.lines import (
-    FOUR,
-    LINE,
-    SLIDING,
-    WALK,
-    Counts,
-    I,
-    Line,
-    Windows,
-    everywhere,
-    first_taps,
-)
+from fastconv.pooling.lines import LINE, SLIDING, I, Line, everywhere, first_taps
+from fastconv.pooling.slices import FOUR, WALK, Counts, Windows
 
 
 def _give(windows: Windows, to: Any, own: Any, takes: Callable[[Any], Any] | None) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 
 from fastconv import jit, threads, workspace
 from fastconv.arrays import Array
-from fastconv.gemm.move import transpose
 from fastconv.gemm.schedule import next_task
+from fastconv.gemm.transposition import transpose
 from fastconv.pooling import plan
 from fastconv.pooling.lanes import give_shares, give_to_largest, largest, largest_at, mean
 from fastconv.pooling.plan import LANES

@@ -1,4 +1,4 @@
-"""The pooling functions users call: PyTorch's names, order and defaults; signatures and documentation only."""
+"""Maxima and means of sliding windows, by PyTorch's names, order and defaults; signatures and documentation only."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from numba.extending import intrinsic
 
 from fastconv.gemm.move import I32
 from fastconv.gemm.tile import I64, data, element, load, splat, store
+from fastconv.pooling.lines import exceeds
 from fastconv.pooling.plan import LANES
 
 TRIPLE = types.UniTuple(types.int64, 3)
@@ -63,9 +64,7 @@ def _find(
 
     def take(at: Any, number: Any) -> None:
         value, before = load(builder, builder.gep(x, [at]), 0, vector, itemsize), builder.load(best)
-        won = builder.or_(
-            builder.fcmp_ordered(">", value, before), builder.fcmp_unordered("uno", value, value)
-        )
+        won = exceeds(builder, value, before)
         builder.store(builder.select(won, value, before), best)
         name = splat(builder, builder.trunc(builder.add(number, first), I32), numbers)
         builder.store(builder.select(won, name, builder.load(place)), place)
@@ -83,9 +82,8 @@ def largest(typing, y, y0, x, x0, taps, steps):
         vector, itemsize = _vector(signature.args[2])
         to = data(context, builder, signature.args[0], y, y0)
         source = data(context, builder, signature.args[2], x, x0)
-        best, _ = _find(
-            builder, source, taps, steps, steps, I64(0), vector, itemsize
-        )  # places unread: removed
+        # places are not read, so their code is removed
+        best, _ = _find(builder, source, taps, steps, steps, I64(0), vector, itemsize)
         store(builder, builder.load(best), to, 0, itemsize)
         return context.get_dummy_value()
 

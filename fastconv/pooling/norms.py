@@ -1,4 +1,4 @@
-"""Norms of windows, and maxima put back where they stood."""
+"""Norms of windows."""
 
 from __future__ import annotations
 

@@ -19,9 +19,7 @@ from fastconv.gemm.record import joined, record
 from fastconv.pooling.windows import Axes, Spans
 
 LANES = 16  # planes a task takes side by side: a vector of 512 bits in float32, more of them elsewhere
-BLOCK = (
-    2**18
-)  # bytes of pixels and results that a task holds: a half of the second-level cache of small cores
+BLOCK = 2**18  # bytes of pixels and results of a task: a half of the second-level cache of small cores
 
 
 class Geometry(NamedTuple):

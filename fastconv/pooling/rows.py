@@ -9,7 +9,7 @@ lines, so these are joined once, to rows of ``scratch``, and what comes down is 
     `mean_apart` ...  lines of pixels to results, joined in registers: windows that are apart share none
     ================= ==========================================================================
 
-A NaN is taken whenever it is met, and of equal pixels the first, as PyTorch does.  Arguments are those of `lines`.
+A NaN is taken whenever it is met, and of equal pixels the first, as PyTorch does.  Arguments are those of `lines` and `slices`.
 """
 
 from __future__ import annotations
@@ -24,23 +24,8 @@ from numba.extending import intrinsic
 from fastconv.gemm.loops import rolled
 from fastconv.gemm.move import I32, masked_store
 from fastconv.gemm.tile import I64, data, load, splat, store
-from fastconv.pooling.lines import (
-    FOUR,
-    LEAST,
-    LINE,
-    SLIDING,
-    WALK,
-    Counts,
-    I,
-    Join,
-    Line,
-    Pixels,
-    Windows,
-    add,
-    first_taps,
-    larger,
-    root,
-)
+from fastconv.pooling.lines import LEAST, LINE, SLIDING, I, Join, Line, Pixels, add, first_taps, larger, root
+from fastconv.pooling.slices import FOUR, WALK, Counts, Windows
 
 
 def _emit_across(

@@ -28,17 +28,16 @@ from fastconv.pooling.lines import (
     APART,
     LEAST,
     LINE,
-    WALK,
     I,
     Join,
     Line,
-    Windows,
     add,
     at_taps,
     everywhere,
     larger,
     root,
 )
+from fastconv.pooling.slices import WALK, Windows
 
 
 def _emit_down(

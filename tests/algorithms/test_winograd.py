@@ -198,7 +198,7 @@ def test_variants():
     [
         ("n1 c1 i8x8x8 f3x3x3", "two axes"),
         ("n1 c1 i8x8 f3x3 s3", "stride 1 or 2"),
-        ("n1 c1 i8x8 f3x3 d2", "dilation 1"),
+        ("n1 c1 i8x8 f3x3 d2 nhwc", "dilation 1"),
         ("n1 c1 i8x8 f3x3 s2x1 d2", "dilation 1"),
         ("n1 c1 i8x8 f8x8", "7 taps"),
         ("n1 c1 i28x28 f15x15 s2", "8x8 in a phase"),
@@ -323,3 +323,34 @@ def test_narrow_vectors(cpu, features, tmp_path):
         [sys.executable, "-c", NARROW], check=False, capture_output=True, text=True, env=environment
     )
     assert result.stdout.strip() == "done", result.stderr[-2000:]
+
+
+@pytest.mark.parametrize("direction", list(Direction), ids=str)
+@pytest.mark.parametrize("mode", ["", " circular"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "n2 c20 k18 i13x11 f3x3 d2 p2",
+        "n1 c3 k4 i16x19 f3x3 d4x3 p4:3x1:0",
+        "n1 c4 k6 i7x8 f3x3 d6 p6 g2",  # more images than pixels along an axis
+        "n2 c4 k6 i6x40 f3x3 d1x2 p1x2",
+        "n2 c4 k6 i60 f3 d9 p18",
+    ],
+)
+def test_every_dth_pixel_is_an_image(line, mode, direction):
+    problem = ConvProblem.parse(line + mode)
+    winograd = Winograd()
+    operands = run(winograd.build(problem, direction, 2**30), problem, direction)
+    testing.assert_right(problem, direction, *operands, growth=winograd.error_growth(problem, direction))
+
+
+@pytest.mark.parametrize("direction", [Direction.FORWARD, Direction.INPUT_GRAD], ids=str)
+def test_images_put_together_are_finished(direction):
+    problem = ConvProblem.parse("n1 c3 k4 i11x12 f3x3 d3 p3")
+    execution = Winograd().build(problem, direction, 2**30)
+    first, second, plain = run(execution, problem, direction)
+    bias = np.arange(plain.shape[1], dtype=np.float32) - 1
+    residual = testing.normals(plain.shape, problem.dtype, 3)
+    out = np.empty_like(plain)
+    execution.run(first, second, out, bias, activations.RELU, residual)
+    np.testing.assert_allclose(out, np.maximum(plain + bias[:, None, None] + residual, 0), atol=1e-5)

@@ -27,11 +27,12 @@ from fastconv.algorithms.direct.cost import PIXELS, TASKS, cut, mergeable
 from fastconv.algorithms.direct.pixels.correlation import leaves
 from fastconv.algorithms.direct.pixels.cpu import copy_rows
 from fastconv.gemm.gathered import tile_over_pixels
-from fastconv.gemm.move import SLACK, transpose
+from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import joined as joined_tables
 from fastconv.gemm.record import record
 from fastconv.gemm.schedule import next_task, part, span
 from fastconv.gemm.splits import add_splits
+from fastconv.gemm.transposition import transpose
 from fastconv.gemm.turn import turn_area
 from fastconv.problem import ConvProblem, Direction
 

@@ -29,8 +29,9 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from fastconv import jit, machine
-from fastconv.gemm.move import masked_load, masked_store, transposed
+from fastconv.gemm.move import masked_load, masked_store
 from fastconv.gemm.tile import I64, data, element, fma, load, splat, store
+from fastconv.gemm.transposition import transposed
 
 HEAD = 5
 

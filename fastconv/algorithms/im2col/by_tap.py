@@ -26,11 +26,12 @@ from fastconv.algorithms.correlation import BlockedPass, Pass, result_rows, sour
 from fastconv.algorithms.im2col.cost import TAP_KC
 from fastconv.algorithms.im2col.cpu import store
 from fastconv.gemm.blocking import streams
-from fastconv.gemm.move import BLOCK, SLACK, add_rows
+from fastconv.gemm.move import SLACK, add_rows
 from fastconv.gemm.record import joined, record
 from fastconv.gemm.schedule import next_task, part, span
 from fastconv.gemm.segments import SEGMENT, add_segment, copy_channels
 from fastconv.gemm.tile import tile
+from fastconv.gemm.transposition import BLOCK
 from fastconv.roofline import multiply
 
 

@@ -25,10 +25,11 @@ from fastconv.algorithms.im2col.cost import PIXELS, cut, turns_gradient
 from fastconv.algorithms.im2col.cpu import lower, plan_rows
 from fastconv.gemm.blocking import odd_lines
 from fastconv.gemm.gathered import tile_over_pixels
-from fastconv.gemm.move import SLACK, transpose, write_row
+from fastconv.gemm.move import SLACK, write_row
 from fastconv.gemm.record import record
 from fastconv.gemm.schedule import next_task, part, span
 from fastconv.gemm.splits import add_splits
+from fastconv.gemm.transposition import transpose
 from fastconv.problem import ConvProblem, Direction
 
 

@@ -8,7 +8,7 @@ pays are transforms, more memory, and rounding, which grows with alpha (`GROWTH`
 
 The input gradient is the same correlation of grad_output with turned filters; the weight gradient is
 F(r, m) of the same tiles: m x m pixels of grad_output take the part of the kernel (`weight_grad.py`).
-Stride 2 becomes phases at stride 1 (`phases.py`).
+Stride 2 becomes phases at stride 1 (`phases.py`), dilation images of every d-th pixel (`dilated.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from math import prod
 from fastconv import borders, machine
 from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.winograd.folding import fold
-from fastconv.algorithms.winograd.phases import Counts, counts, share
+from fastconv.algorithms.winograd.phases import Counts, counts, share, undilated
 from fastconv.algorithms.winograd.transforms import ROWS, Tiles
 from fastconv.gemm.blocking import within
 from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
@@ -36,6 +36,7 @@ CHOICES = {1: (1,), 2: (3,), 3: (2, 4), 4: (3,), 5: (2,), 6: (3,), 7: (2,)}
 STRIDED_CHOICES = {FORWARD: CHOICES | {2: (2,)}, INPUT_GRAD: CHOICES | {2: (2, 4)}}
 LONG_CHOICES = {2: (3, 5), 3: (2, 4, 6), 4: (3, 5), 5: (2, 4), 6: (3,), 7: (2,)}  # along one axis alone
 
+APART = 40  # cycles of a vector, or of what a row has, that is copied between an image and those of every d-th pixel
 TRANSFORM = 6  # cycles to transform a vector of any operand at one position of a tile, at the least
 
 # rms error over that of naive summation with 32 channels of normal numbers, measured along one axis;
@@ -66,6 +67,7 @@ class Winograd(Algorithm):
     def reject(self, problem, direction):
         if len(problem.axes) > 2:
             return f"tiles have one or two axes, the problem has {len(problem.axes)}"
+        problem = undilated(problem, direction)
         if not problem.plain:
             most = 2 if direction is not WEIGHT_GRAD and problem.layout == "nchw" else 1
             for _, _, stride, dilation, _, _ in problem.axes:
@@ -89,6 +91,7 @@ class Winograd(Algorithm):
 
     def tiles(self, problem: ConvProblem, direction: Direction) -> Tiles:
         """Return the cheapest admissible tiles."""
+        problem = undilated(problem, direction)
         found = counts(problem, direction)
         pairs = _pairs(found.taps, self.given, None if problem.plain else direction)
         return pairs[0] if len(pairs) == 1 else min(pairs, key=self.weighing(problem, direction, found))
@@ -107,10 +110,14 @@ class Winograd(Algorithm):
         return weigh
 
     def error_growth(self, problem, direction):
-        return growth(problem, direction, self.tiles(problem, direction))
+        return growth(undilated(problem, direction), direction, self.tiles(problem, direction))
 
     def cost(self, problem, direction):
-        return self.seconds(problem, direction, self.tiles(problem, direction))
+        served = undilated(problem, direction)
+        predicted = self.seconds(served, direction, self.tiles(served, direction))
+        if served is problem:
+            return predicted
+        return with_frame(predicted + copying(served), problem, direction)
 
     def seconds(self, problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
         """Predict the time with given tiles."""
@@ -122,13 +129,14 @@ class Winograd(Algorithm):
 
     def floor(self, problem, direction):
         # all transforms; depthwise layers, whose products are fewer, are those that ask another first
+        problem = undilated(problem, direction)
         r, s = counts(problem, direction).taps
         positions = (r + 5) * (s + 5) / 36  # of each pixel: F(6, r) has the fewest
         vectors = problem.bytes * 8 / machine.simd().bits
         return TRANSFORM * positions * vectors / (rates().clock * machine.machine().cores)
 
     def preparing(self, problem):
-        forward = FORWARD
+        problem, forward = undilated(problem, FORWARD), FORWARD
         filters = work(problem, forward, self.tiles(problem, forward))["filters"]
         return without(_kind(problem, forward), problem, {"filters": filters})
 
@@ -136,7 +144,17 @@ class Winograd(Algorithm):
         return self.build(problem, direction, limit).workspace
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
-        tiles = self.tiles(problem, direction)
+        served, tiles = undilated(problem, direction), self.tiles(problem, direction)
+        framing = problem.layout == "nchw" and borders.framed(problem, direction)
+        if framing and (served is not problem or not fold(problem, direction, tiles)):
+            from fastconv.algorithms.frame import framed
+
+            zeros = replace(problem, padding_mode="zeros")
+            return framed(self.build(zeros, direction, limit), problem, limit)
+        if served is not problem:
+            from fastconv.algorithms.winograd.dilated import Dilated
+
+            return Dilated(problem, direction, functools.partial(self.build, served, direction), limit)
         if direction is WEIGHT_GRAD:
             from fastconv.algorithms.winograd.weight_grad import weight_grad
 
@@ -147,11 +165,6 @@ class Winograd(Algorithm):
             return correlation(problem, direction, tiles, limit)
         from fastconv.algorithms.winograd.correlation import correlation
 
-        if borders.framed(problem, direction) and not fold(problem, direction, tiles):
-            from fastconv.algorithms.frame import framed
-
-            zeros = replace(problem, padding_mode="zeros")
-            return framed(correlation(zeros, direction, tiles, limit), problem, limit)
         return correlation(problem, direction, tiles, limit)
 
 
@@ -186,6 +199,15 @@ def _kind(problem: ConvProblem, direction: Direction) -> str:
     if problem.layout == "nhwc":
         return "winograd pixels"
     return "winograd" if problem.plain else "winograd phases"
+
+
+def copying(problem: ConvProblem) -> float:
+    """Predict how long it takes to copy images of every d-th pixel apart, and the result together."""
+    r, vl = rates(), machine.tile(problem.itemsize).vl
+    vectors = 0
+    for *rows, pixels in (problem.input_shape, problem.output_shape):
+        vectors += prod(rows) * -(-pixels // vl)
+    return 2 * r.launch + APART * vectors / (r.clock * machine.machine().cores)
 
 
 def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, float]:

@@ -37,8 +37,9 @@ class Winograd(winograd.Winograd):
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
         if reason := super().reject(replace(problem, layout="nchw"), direction):
             return str(reason)
-        if not problem.unit_stride:
-            return "tiles need stride 1, got " + "x".join(str(a.stride) for a in problem.axes)
+        if not problem.plain:
+            walks = ", ".join(f"{a.stride} and {a.dilation}" for a in problem.axes)
+            return f"tiles need stride and dilation 1 along each axis, got {walks}"
         taps = self.given or (2, max(problem.kernel))
         if 1 not in pair(problem.kernel) and sum(taps) > 7:
             return f"tiles of more than 6x6 exceed a thread's registers, got kernels of {taps[1]} taps"

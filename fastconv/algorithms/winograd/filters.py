@@ -9,8 +9,9 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv.algorithms.winograd.transforms import LANES, ROWS
-from fastconv.gemm.move import lanes_between, masked_load, transposed
+from fastconv.gemm.move import lanes_between, masked_load
 from fastconv.gemm.tile import I64, data, element, shuffled, store
+from fastconv.gemm.transposition import transposed
 
 
 @intrinsic

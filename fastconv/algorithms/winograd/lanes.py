@@ -74,6 +74,20 @@ def _merge(builder: Any, phases: list[Any]) -> list[Any]:
     ]
 
 
+def _of_tiles(builder: Any, parts: list[Any], beside: list[Any], ends: Any) -> list[Any]:
+    """Return the pixels of every tile, a vector of each: m of its own, which make up a line, and the next tile's first.
+
+    A tile at the ``ends`` of a row has none next to it: its last pixels are ``beside``.
+    """
+    m, lanes = len(parts), parts[0].type.count
+    pixels = _split(builder, parts)
+    for value in beside:
+        following = pixels[len(pixels) - m]
+        following = shuffled(builder, following, following, [*range(1, lanes), 0])
+        pixels.append(builder.select(ends, value, following))
+    return pixels
+
+
 def _collect(builder: Any, sources: list[Any], wanted: list[tuple[int, int]]) -> Any:
     """Return a vector whose lane i is element ``wanted[i][1]`` of source ``wanted[i][0]``."""
     lanes = sources[0].type.count
@@ -131,6 +145,18 @@ def _divided(builder: Any, values: list[Any], step: int, first: Any, last: Any) 
             values[i] = builder.select(mask, builder.fadd(values[i], values[i - step]), values[i])
         values = values[::direction]
     return values
+
+
+def _divide_ends(
+    builder: Any, lines: list[Any], step: int, number: Any, ends: tuple[Any, Any], mask: Any
+) -> None:
+    """Divide ``lines``, in the lanes under the mask, if their row of tiles is the first or the last with pixels of a border."""
+    of_ends = [builder.icmp_signed("==", number, end) for end in ends]
+    with builder.if_then(builder.or_(*of_ends), likely=False):
+        masks = [builder.select(end, mask, mask.type([0] * mask.type.count)) for end in of_ends]
+        values = _divided(builder, [builder.load(line) for line in lines], step, *masks)
+        for value, line in zip(values, lines, strict=True):
+            builder.store(value, line)
 
 
 def _multiplied(builder: Any, values: list[Any], step: int, first: Any, last: list[Any]) -> list[Any]:
@@ -194,12 +220,7 @@ def transform_input(
         ends, *sides = reader.masks(vector.count, 3 if fold else 1)
 
         def divide(row, mask, lines):
-            ends = [builder.icmp_signed("==", builder.load(numbers(row)), end) for end in (top, bottom)]
-            with builder.if_then(builder.or_(*ends), likely=False):
-                masks = [builder.select(end, mask, mask.type([0] * vector.count)) for end in ends]
-                values = _divided(builder, [builder.load(line) for line in lines], fold, *masks)
-                for value, line in zip(values, lines, strict=True):
-                    builder.store(value, line)
+            _divide_ends(builder, lines, fold, builder.load(numbers(row)), (top, bottom), mask)
 
         entry = _table(builder, vector, high * vectors)
         with (
@@ -226,12 +247,8 @@ def transform_input(
                 if across == 2:
                     picks = list(range(phase, 2 * vector.count, 2))
                     begin = [shuffled(builder, *begin[i : i + 2], picks) for i in range(0, dense, 2)]
-                inputs = _split(builder, begin)
-                for value in (v for v, (_, of) in zip(own[dense:], shared, strict=True) if of == phase):
-                    following = inputs[len(inputs) - mw]
-                    picks = [*range(1, vector.count), 0]
-                    following = shuffled(builder, following, following, picks)
-                    inputs.append(builder.select(ends, value, following))
+                beside = [v for v, (_, of) in zip(own[dense:], shared, strict=True) if of == phase]
+                inputs = _of_tiles(builder, begin, beside, ends)
                 if fold:
                     inputs = _divided(builder, inputs, fold, *sides)
                 outputs = apply(Vectors(builder, vector), b, inputs)

@@ -15,7 +15,7 @@ instead of 144, by F(2x2, 2x2) 25 times for 4 instead of 36.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from fastconv.algorithms.correlation import AxisPass, axis_pass
@@ -82,6 +82,24 @@ def tile_axes(problem: ConvProblem, direction: Direction) -> tuple[TileAxis, Til
         direction = FORWARD
     axes = (TileAxis.of(axis_pass(a, direction)) for a in problem.axes)
     return (POINT, *axes)[-2:]  # type: ignore[return-value]
+
+
+@told
+def undilated(problem: ConvProblem, direction: Direction) -> ConvProblem:
+    """Return the problem between the images of every d-th pixel; itself where there are none, or strides."""
+    if problem.undilated or not problem.unit_stride or problem.layout == "nhwc":
+        return problem
+    count, axes = problem.n, []
+    for axis in problem.axes:
+        around = axis.kernel - 1
+        results = axis.size if direction is INPUT_GRAD else axis.output
+        positions = -(-results // axis.dilation)
+        count *= min(axis.dilation, results)
+        if direction is INPUT_GRAD:  # grad_output has its padding already, as the input has
+            axes.append(Axis(positions, axis.kernel, lo=around, hi=around))
+        else:
+            axes.append(Axis(positions + around, axis.kernel))
+    return replace(problem, n=count, axes=tuple(axes), padding_mode="zeros")
 
 
 class Counts(NamedTuple):

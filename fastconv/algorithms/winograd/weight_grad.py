@@ -28,10 +28,11 @@ from fastconv.algorithms.base import Array, Execution, flat, pixels
 from fastconv.algorithms.winograd.pixels.lanes import transform_gradients, transform_pixels, transform_sums
 from fastconv.algorithms.winograd.transforms import Tiles
 from fastconv.gemm.gathered import tile_over_pixels
-from fastconv.gemm.move import SLACK, transpose
+from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import record
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.splits import add_splits
+from fastconv.gemm.transposition import transpose
 from fastconv.gemm.turn import copy_area, turn_area
 from fastconv.problem import ConvProblem
 from fastconv.roofline import multiply as cycles

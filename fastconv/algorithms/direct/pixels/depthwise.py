@@ -29,9 +29,9 @@ from fastconv.algorithms.direct.pixels.correlation import ONE_ROW, reach
 from fastconv.algorithms.direct.pixels.packed import PackedPass
 from fastconv.algorithms.direct.pixels.products import add_products
 from fastconv.algorithms.direct.pixels.slide import SIZE, STEP, TAPS, slide
-from fastconv.gemm.move import transpose
 from fastconv.gemm.record import record
 from fastconv.gemm.schedule import next_task, part
+from fastconv.gemm.transposition import transpose
 from fastconv.problem import Axis, ConvProblem, Direction
 
 TASKS = 8  # wanted, so that workers end together

@@ -20,10 +20,11 @@ from fastconv.algorithms.correlation import axis_pass
 from fastconv.algorithms.direct.pixels.correlation import ONE_ROW, leaves, with_borders
 from fastconv.algorithms.direct.pixels.cpu import copy_rows, first_row
 from fastconv.gemm.gathered import TAPS, sum_by_taps
-from fastconv.gemm.move import SLACK, transpose
+from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import record
 from fastconv.gemm.schedule import next_task, part, span
 from fastconv.gemm.splits import add_splits
+from fastconv.gemm.transposition import transpose
 from fastconv.problem import ConvProblem, Direction
 
 PIXELS = 256  # of an area

@@ -14,9 +14,10 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from fastconv import jit
-from fastconv.gemm.move import BLOCK, transposed, write_row
+from fastconv.gemm.move import write_row
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.tile import I64, data, element, load, store
+from fastconv.gemm.transposition import BLOCK, transposed
 
 CHUNK = 64  # channels of a task
 COLUMNS = 256  # of the array that are turned together

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fastconv import jit, machine
-from fastconv.gemm.move import TAPS, transpose, turn_taps
+from fastconv.gemm.transposition import TAPS, transpose, turn_taps
 
 
 @numba.njit(**jit.OPTIONS)
