@@ -124,7 +124,7 @@ def geometry(
     """Describe the correlation, with blocks of at most ``most`` vectors and chunks of ``chunk`` bytes of U."""
     unit, cores = machine.tile(problem.itemsize), machine.machine().cores
     (mh, rh), (mw, rw) = tiles
-    period, *at = strips
+    period, zeros_at, sources_at, results_at = strips
     rows_of, columns_of = tile_axes(problem, direction)
     (h, p), (w, q) = ((a.size, a.output) for a in problem.last_axes(2))
     c, k, taps = problem.c // problem.groups, problem.k // problem.groups, prod(problem.kernel)
@@ -165,12 +165,15 @@ def geometry(
     both = [i and j for i in rows_of.filled for j in columns_of.filled]
     filled = sum(1 << phase for phase, taps_reach_it in enumerate(both) if taps_reach_it)
     return Geometry(
-        problem.groups, c, k, h, w, p, q, rows_of.stride, rows_of.sources, columns_of.sources, rows_of.steps,
-        columns_of.steps, filled, places(problem, direction).size, 1 if problem.plain else -(-c // KC), mh, mw, tiles_h, tiles_w, top, bottom, problem.n * tiles_h, vectors, period,
-        positions, taps, rh * rw,
-        c * k * taps, *strides, by_tiles, blocks, ld, panels, chunks, -(-c // 8),
-        v_step, m_step, m_phase, u_step, u_phase, m_start, u_start, t_start, scratch,
-        *at, unit.vl, mr, unit.nr,
+        groups=problem.groups, c=c, k=k, h=h, w=w, p=p, q=q, stride_h=rows_of.stride, sources_h=rows_of.sources,
+        sources_w=columns_of.sources, steps_h=rows_of.steps, steps_w=columns_of.steps, filled=filled,
+        reached_at=places(problem, direction).size, c_chunks=1 if problem.plain else -(-c // KC), mh=mh, mw=mw,
+        tiles_h=tiles_h, tiles_w=tiles_w, top=top, bottom=bottom, rows=problem.n * tiles_h, strips=vectors,
+        period=period, positions=positions, taps=taps, tile_taps=rh * rw, w_group=c * k * taps, w_row=strides[0],
+        w_channel=strides[1], by_tiles=by_tiles, blocks=blocks, ld=ld, panels=panels, chunks=chunks,
+        channel_parts=-(-c // 8), v_step=v_step, m_step=m_step, m_phase=m_phase, u_step=u_step, u_phase=u_phase,
+        m_start=m_start, u_start=u_start, t_start=t_start, scratch=scratch, zeros_at=zeros_at, sources_at=sources_at,
+        results_at=results_at, vl=unit.vl, mr=mr, nr=unit.nr,
     )  # fmt: skip
 
 

@@ -117,7 +117,8 @@ def geometry(
     tiles_h, tiles_w = -(-p // mh), -(-q // mw)
     total, positions = problem.n * tiles_h * tiles_w, high * wide
 
-    ends = fold.rows.first * mh, fold.rows.last * mh, fold.columns.first * mw, fold.columns.last * mw
+    top, bottom = fold.rows.first * mh, fold.rows.last * mh
+    left_end, right_end = fold.columns.first * mw, fold.columns.last * mw
     columns_at = (tiles_h - 1) * mh + high
     added_at = columns_at + (tiles_w - 1) * mw + wide
     v_row = odd_lines(c, unit.vl)
@@ -134,9 +135,13 @@ def geometry(
     t_start = patch + max(positions * v_row, mh * mw * width)
     scratch = -(-(t_start + taps * t_step) // 16) * 16
     return Geometry(
-        problem.groups, c, k, h, w, p, q, *box, *ends, columns_at, added_at, added_at + KINDS + 1, lo_h, lo_w, mh, mw, high, wide, tiles_h, tiles_w, total, taps,
-        prod(problem.weight_shape) // problem.groups, *strides, turned, blocks, most, vectors, panels,
-        v_row, v_step, width, m_step, u_step, t_step, m_start, patch, t_start, scratch, unit.vl, machine.simd().registers,
+        groups=problem.groups, c=c, k=k, h=h, w=w, p=p, q=q, **box._asdict(), top=top, bottom=bottom, left_end=left_end,
+        right_end=right_end, columns_at=columns_at, added_at=added_at, subtracted_at=added_at + KINDS + 1, lo_h=lo_h,
+        lo_w=lo_w, mh=mh, mw=mw, high=high, wide=wide, tiles_h=tiles_h, tiles_w=tiles_w, tiles=total, taps=taps,
+        w_group=prod(problem.weight_shape) // problem.groups, w_row=strides[0], w_channel=strides[1], flipped=turned,
+        blocks=blocks, most=most, vectors=vectors, panels=panels, v_row=v_row, v_step=v_step, m_row=width,
+        m_step=m_step, u_step=u_step, t_step=t_step, m_start=m_start, patch=patch, t_start=t_start, scratch=scratch,
+        vl=unit.vl, registers=machine.simd().registers,
     )  # fmt: skip
 
 
