@@ -98,8 +98,8 @@ def conv2d(
     -----
     As in neural networks, this is correlation.  To convolve in the sense of mathematics, pass
     ``weight[..., ::-1, ::-1]``.  Results do not depend on the number of threads.  Winograd spreads
-    a NaN or Inf over the tiles that read it, at most 12 outputs a side, or 18 of a gradient at stride 2; FFT over
-    its larger tiles or a whole map.  Their errors are in proportion to what is largest there.
+    a NaN or Inf over the tiles that read it, at most 12 outputs a side, or 18 of a gradient at stride 2, a dilation
+    apart; FFT over its larger tiles or a whole map.  Their errors are in proportion to what is largest there.
     ``config(precision="strict")`` keeps to algorithms that add and multiply each output's own products.
 
     References
