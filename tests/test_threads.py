@@ -126,6 +126,21 @@ t = threading.Thread(target=lambda: wait(fork()))
 t.start(); t.join(90)
 assert not t.is_alive()
 """,
+    "interrupted": """
+import _thread, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+check()
+for i in range(40):  # between any two instructions of a call
+    timer = threading.Timer(1e-4 * i, _thread.interrupt_main)
+    try:
+        timer.start()
+        for _ in range(1000):
+            convolve()
+    except KeyboardInterrupt:
+        pass
+    timer.join()
+    check()
+""",
     "exit while a daemon thread computes": """
 check()
 def work():
