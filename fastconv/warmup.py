@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv import dtypes
-from fastconv.algorithms import find, registry
-from fastconv.config import config, current
+from fastconv.algorithms import registry
+from fastconv.arrays import Array, contiguous, empty
+from fastconv.config import config, current, override
+from fastconv.plan import Plan
 from fastconv.problem import FLOATS, ConvProblem, Direction
 from fastconv.select import admitted
-from fastconv.tune import choose
 
 # Small ones of each kind that kernels are compiled apart for; a few MFLOP each, so that threads are worth
 # their start and the parallel twins are compiled too.
@@ -27,15 +27,17 @@ REPRESENTATIVES = (
     "n2 c64 k64 i40x40 f3x3 p1 g64",
     "n1 c64 k64 i41x40 f5x5 s2 p2 g64",
     "n2 c16 k16 i1000 f9 p4",
+    "n2 c32 k48 i30x30 f3x3 p1 nhwc",
+    "n2 c64 k64 i40x40 f3x3 p1 g64 nhwc",
 )
 
 
 class Job(NamedTuple):
-    """One problem in one direction by one algorithm."""
+    """One problem in one direction by one algorithm, or the one that is chosen."""
 
     problem: ConvProblem
     direction: Direction
-    algorithm: str
+    algorithm: str = "auto"
 
 
 def warmup(problems: Iterable[ConvProblem | str] | None = None) -> int:
@@ -45,8 +47,8 @@ def warmup(problems: Iterable[ConvProblem | str] | None = None) -> int:
     ----------
     problems : iterable of ConvProblem or str, optional
         What will be computed, as problems or as their printed lines: the algorithms that would be chosen
-        are run on them, in all three directions.  By default every algorithm, in every direction and
-        dtype, on small problems of each kind.
+        are run on them, in all three directions.  By default every algorithm, in every direction, in float32 and
+        float64, on small problems of each kind, in both layouts; borders other than zeros are left to first calls.
 
     Returns
     -------
@@ -85,24 +87,28 @@ def _chosen_jobs(problems: Iterable[ConvProblem | str]) -> list[Job]:
     if isinstance(problems, str | ConvProblem) or not isinstance(problems, Iterable):
         raise TypeError(f"problems must be a sequence of problems, got {problems!r}")
     read = [p.checked() if isinstance(p, ConvProblem) else ConvProblem.parse(p) for p in problems]
-    return [Job(p, d, choose(p, d, current()).algorithm) for p in read if p.n for d in Direction]
+    return [Job(p, d) for p in read if p.n for d in Direction]
 
 
 def _run(job: Job) -> None:
-    """Run on zeros with one thread and with all, for the serial and the parallel twins."""
-    problem, direction = job.problem, job.direction
-    x, w, y = (
-        np.zeros(shape, problem.dtype)
-        for shape in (problem.input_shape, problem.weight_shape, problem.output_shape)
-    )
+    """Run on zeros what a call would, with one thread and with all, for the serial and the parallel twins."""
+    asked, direction, settings = job.problem, job.direction, override(current(), job.algorithm, None)
+    dtype, plan = np.dtype(asked.dtype), Plan(asked, direction, settings)
+    ready = Plan(asked, direction, settings, prepared=True).execution
+
+    def images(shape: tuple[int, ...]) -> Array:
+        zeros = empty(shape, dtype, asked.layout)
+        zeros.fill(0)
+        return contiguous(zeros, dtype, plan.problem.layout)  # as a call turns them, if it does
+
+    x, w, y = images(asked.input_shape), np.zeros(asked.weight_shape, dtype), images(asked.output_shape)
     first, second, out = direction.roles(x, w, y)
-    nothing = np.empty(0, problem.dtype)
-    execution = dtypes.build(find(job.algorithm).build, problem, direction, current().workspace)
+    epilogue = plan.nothing, 0, plan.nothing
     for threads in (1, None):
         with config(threads=threads):
-            execution.run(first, second, out, nothing, 0, nothing)
+            plan.run(first, second, out, *epilogue)
             if direction is Direction.FORWARD:
-                execution.run_prepared(first, execution.prepare(second), out, nothing, 0, nothing)
+                ready.run_prepared(first, ready.prepare(second), out, *epilogue)
 
 
 def _shown(jobs: Sequence[Job]) -> Iterator[Job]:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import fastconv
+from fastconv import arrays
 from fastconv import plan as plans
 from fastconv.__main__ import main
+from fastconv.algorithms import reference
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +124,20 @@ def test_plan_says_what_it_is():
 def test_warmup_of_given_problems(capfd):
     assert fastconv.warmup(["n1 c3 k8 i8x8 f3x3", fastconv.ConvProblem.parse("n0 c1 i5 f3")]) == 3
     assert "warmup" in capfd.readouterr().err
+
+
+def test_warmup_runs_what_calls_run(monkeypatch):
+    """In the layout that is served, and without taps that meet nothing."""
+    ran, run = set(), reference._Run.run
+
+    def seen(self, first, *others):
+        ran.add((str(self.problem), arrays.order(first, first.dtype)))
+        run(self, first, *others)
+
+    monkeypatch.setattr(reference._Run, "run", seen)
+    with fastconv.config(algorithm="reference"):
+        assert fastconv.warmup(["n1 c2 k3 i5x6 f3x3 p9 d9 nhwc"]) == 3
+    assert ran == {("n1 c2 k3 i5x6 f1x1 nhwc", "nhwc")}
 
 
 def test_warmup_refuses():
