@@ -64,7 +64,7 @@ class Plan:
                 problem = served  # perhaps in another layout than asked for
             else:
                 problem = replace(problem, layout=served.layout)
-                self.execution = taps.within(self.execution, problem, direction, settings.workspace)
+                self.execution = taps.with_padded(self.execution, problem, direction, settings.workspace)
         else:
             self.algorithm = nobody(settings, device)
             self.execution = _Empty()

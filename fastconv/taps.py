@@ -86,8 +86,8 @@ def _cut(axis: Axis, taps: range) -> Axis:
 LARGE = 2**20  # bytes of weights, which take some 0.1 ms to copy
 
 
-def within(execution: Execution, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
-    """Return the problem's execution, given that of the one without some of its taps.
+def with_padded(execution: Execution, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
+    """Return the problem's execution, given that of what `without_padded` makes of it.
 
     Large weights of which most stay are read where they are: 768 -> 768 channels in 16 groups, 128 taps, of which 98
     meet a signal of 49 pixels, took a third of their time to be copied.
@@ -97,10 +97,10 @@ def within(execution: Execution, problem: ConvProblem, direction: Direction, lim
         whole = execution.of_more_taps(problem)
         if whole and whole.workspace <= limit:
             return whole
-    return Within(execution, problem, direction)
+    return WithPadded(execution, problem, direction)
 
 
-class Within(Around):
+class WithPadded(Around):
     """A problem by the execution of one without some of its taps."""
 
     def __init__(self, execution: Execution, problem: ConvProblem, direction: Direction) -> None:
