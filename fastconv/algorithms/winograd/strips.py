@@ -57,9 +57,8 @@ class Row(NamedTuple):
     m: int  #      positions of a tile
     taps: int
     stride: int  # pixels from position to position
-    lacking: tuple[
-        int, ...
-    ]  # of each of them that is read, as a line of its own, how many taps it lacks at the end
+    # of each of them that is read, as a line of its own, how many taps it lacks at the end
+    lacking: tuple[int, ...]
 
 
 def lanes(chosen: Array) -> int:

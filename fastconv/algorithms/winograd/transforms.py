@@ -52,7 +52,15 @@ def _times(p: list[Fraction], q: list[Fraction]) -> list[Fraction]:
 
 @functools.cache
 def matrices(m: int, r: int) -> tuple[Matrix, Matrix, Matrix]:
-    """Return (A, G, B) of F(m, r)."""
+    """Return (A, G, B) of F(m, r).
+
+    Two sums of three pixels by four products instead of six:
+
+    >>> import numpy as np
+    >>> a, g, b = (np.array(matrix, float) for matrix in matrices(2, 3))
+    >>> a @ ((g @ [1, 1, 1]) * (b @ [1, 2, 3, 4]))
+    array([6., 9.])
+    """
     alpha = m + r - 1
     points = POINTS[alpha]
     a = [[p**k for p in points] + [F(int(k == m - 1))] for k in range(m)]
