@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 import fastconv
-from fastconv.arguments import Padding, PaddingMode, PerAxis, TransposedPadding, per_axis
+from fastconv.arguments import Padding, PaddingMode, PerAxis, TransposedPadding, integer, per_axis
 from fastconv.arrays import Array
 from fastconv.convolve import Grads
 from fastconv.nn import pointwise
@@ -63,7 +63,10 @@ class _Convolution(Module):
         return gy[:0] if grads.input is None else grads.input
 
 
-def _check_groups(in_channels: int, out_channels: int, groups: int) -> None:
+def _check_channels(in_channels: int, out_channels: int, groups: int) -> None:
+    sizes = {"in_channels": in_channels, "out_channels": out_channels, "groups": groups}
+    for name, value in sizes.items():
+        integer(value, name, 1)
     if in_channels % groups or out_channels % groups:
         raise ValueError(f"channels must be divisible by groups: {in_channels}, {out_channels} % {groups}")
 
@@ -76,7 +79,7 @@ class _Forward(_Convolution):
         dilation: PerAxis = 1, groups: int = 1, bias: bool = True, padding_mode: PaddingMode = "zeros", *,
         activation: str | None = None, input_grad: bool = True, rng: np.random.Generator | None = None,
     ) -> None:  # fmt: skip
-        _check_groups(in_channels, out_channels, groups)
+        _check_channels(in_channels, out_channels, groups)
         kernel = per_axis(kernel_size, self.rank, "kernel_size")
         arguments = {
             "stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "padding_mode": padding_mode
@@ -170,7 +173,7 @@ class ConvTranspose2d(_Convolution):
         dilation: PerAxis = 1, *, activation: str | None = None, input_grad: bool = True,
         rng: np.random.Generator | None = None,
     ) -> None:  # fmt: skip
-        _check_groups(in_channels, out_channels, groups)
+        _check_channels(in_channels, out_channels, groups)
         shape = (in_channels, out_channels // groups, *per_axis(kernel_size, 2, "kernel_size"))
         arguments = {
             "stride": stride, "padding": padding, "output_padding": output_padding, "groups": groups,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from fastconv.arguments import integer
 from fastconv.arrays import Array
 
 
@@ -29,8 +30,8 @@ def batches(
 
     Raises
     ------
-    ValueError
-        There are not as many targets as samples.
+    TypeError, ValueError
+        There are not as many targets as samples, or a batch has no size.
 
     Examples
     --------
@@ -39,6 +40,7 @@ def batches(
     >>> [len(x) for x, y in nn.batches(np.zeros((5, 2)), np.zeros(5), 2)]
     [2, 2, 1]
     """
+    batch_size = integer(batch_size, "batch_size", 1)
     if len(x) != len(y):
         raise ValueError(f"there must be a target for each sample, got {len(x)} samples and {len(y)} targets")
     order = np.arange(len(x)) if rng is None else rng.permutation(len(x))

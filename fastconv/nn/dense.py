@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 import fastconv
+from fastconv.arguments import integer
 from fastconv.arrays import Array
 from fastconv.nn.activations import fused
 from fastconv.nn.initialisers import kaiming_uniform, uniform
@@ -41,6 +42,8 @@ class Linear(Module):
         self, in_features: int, out_features: int, bias: bool = True, *, activation: str | None = None,
         rng: np.random.Generator | None = None,
     ) -> None:  # fmt: skip
+        for name, value in (("in_features", in_features), ("out_features", out_features)):
+            integer(value, name, 1)
         rng = np.random.default_rng() if rng is None else rng
         self.weight = Parameter(kaiming_uniform(rng, (out_features, in_features), sqrt(5)))
         self.bias = Parameter(uniform(rng, (out_features,), 1 / sqrt(in_features))) if bias else None

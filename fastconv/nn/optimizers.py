@@ -22,7 +22,7 @@ class Optimizer(ABC):
     def __init__(self, params: Iterable[Parameter], lr: float, weight_decay: float = 0.0) -> None:
         self.parameters = list(params)
         for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-            if value < 0:
+            if not value >= 0:  # nor NaN
                 raise ValueError(f"{name} must be at least 0, got {value}")
         self.lr, self.weight_decay = lr, weight_decay
         self.initial_lr = lr  # what schedules begin from

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from math import cos, pi
 
+from fastconv.arguments import integer
 from fastconv.nn.optimizers import Optimizer
 
 
@@ -50,7 +51,7 @@ class StepLR(Schedule):
     """
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1) -> None:
-        self.step_size, self.gamma = step_size, gamma
+        self.step_size, self.gamma = integer(step_size, "step_size", 1), gamma
         super().__init__(optimizer)
 
     def rate(self, done: int) -> float:
@@ -121,7 +122,7 @@ class CosineAnnealingLR(Schedule):
     """
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0) -> None:
-        self.length, self.least = T_max, eta_min
+        self.length, self.least = integer(T_max, "T_max", 1), eta_min
         super().__init__(optimizer)
 
     def rate(self, done: int) -> float:
