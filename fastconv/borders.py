@@ -8,7 +8,7 @@ one move for all its lanes (`fft/lanes.py`): forward and weight gradient.
 The input gradient is the adjoint: what the padded pixels would receive is added to those that they repeat
 (`algorithms/frame.py`, for what FFT's tiles do not hold besides the image, `fft/cut.py`; of few channels as each tap is added,
 `im2col/col2im.py`; depthwise by weights of single columns, `direct/depthwise/schedule.py`, or of FFT's tiles added up,
-`fft/folded.py`; within Winograd's tiles at the ends, `winograd/folding.py`).  Around a `circle` nothing is added: it reads
+`fft/folded.py`; within Winograd's tiles at the ends, `winograd/folding.py`, or of those that hold what is around, `held.py`).  Around a `circle` nothing is added: it reads
 grad_output as the forward pass reads the image.
 """
 
@@ -111,3 +111,22 @@ def written_out(problem: ConvProblem) -> ConvProblem:
     """Return the problem of the padded image, whose borders are pixels like all others."""
     axes = tuple([a._replace(size=a.lo + a.size + a.hi, lo=0, hi=0) for a in problem.axes])
     return replace(problem, axes=axes, padding_mode="zeros")
+
+
+Around = tuple[tuple[int, int], ...]  # of each axis some pixels before and after the image
+
+
+def room(axis: Axis, spare: int) -> tuple[int, int]:
+    """Return how many pixels before and after an image find room where there is some for so many.
+
+    >>> room(Axis(56, 7, 2, lo=3, hi=3), 4), room(Axis(56, 7, 2, lo=3, hi=3), 9)
+    ((2, 2), (3, 3))
+    """
+    total = min(spare, axis.lo + axis.hi)
+    before = max(min(axis.lo, total // 2), total - axis.hi)
+    return before, total - before
+
+
+def widened(axis: Axis, before: int, after: int) -> Axis:
+    """Return the axis of an image with some of the pixels around it."""
+    return axis._replace(size=before + axis.size + after, lo=axis.lo - before, hi=axis.hi - after)

@@ -304,20 +304,22 @@ def computed(problem: ConvProblem, direction: Direction) -> ConvProblem:
     return problem
 
 
-def with_frame(inside: float, problem: ConvProblem, direction: Direction) -> float:
-    """Add to the seconds of an input gradient among zeros what borders add, where `frame` computes it."""
+def with_frame(inside: float, problem: ConvProblem, direction: Direction, part: float = 1.0) -> float:
+    """Add to the seconds of an input gradient among zeros what borders add, where `frame` computes this part of it."""
     if problem.layout == "nhwc" or problem.is_depthwise or not borders.framed(problem, direction):
         return inside
+    return inside + (part and seconds("frame", problem, {}) + part * frame(problem, direction))
+
+
+@told  # up to three algorithms ask for it
+def frame(problem: ConvProblem, direction: Direction) -> float:
+    """Return the seconds of what is around the image, but for the launch."""
     from fastconv.taps import met
 
-    pairs = prod(a.output * a.kernel for a in problem.axes) - prod(
-        met(a) for a in problem.axes
-    )  # of pixels and taps
+    pairs = prod(problem.output) * prod(problem.kernel) - prod(map(met, problem.axes))  # of pixels and taps
     vectors, channels = problem.n * pairs / machine.tile(problem.itemsize).vl, problem.k // problem.groups
     rows = multiply(problem.c // problem.groups, vectors, channels, problem.itemsize)
-    return inside + seconds(
-        "frame", problem, {"products": problem.groups * rows, "pixels": problem.k * vectors}
-    )
+    return without("frame", problem, {"products": problem.groups * rows, "pixels": problem.k * vectors})
 
 
 TURNED = 2  # cycles of an element that goes from one layout to the other

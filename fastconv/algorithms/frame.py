@@ -5,12 +5,13 @@ zeros, by any algorithm.  Each pixel of the frame then hands what it receives to
 
 The frame is cut into strips, one for each padded pixel outside along an axis (corners belong to the first axis),
 and these into pieces of at most COLUMNS pixels.  All pixels of a strip are reached by the same taps along its axis,
-mostly few of them, so that a piece is a product of its own:
+mostly few of them, so that a piece is a product of its own; strips of few pixels, as of signals, share a piece:
 
     C[c, j] = sum over k, t of  w[k, c, taps[t]] * gy[k, sources[t, j]]        gx[c, targets[j]] += C[c, j]
 
 Everything about the geometry is in these three tables; rows of B that are one another shifted lie in one line.  A task
 owns channels of an image and adds all pieces to them one after the other, so the order of its sums is always the same.
+Tiles may have added some of it already: to the pixel that is repeated, or to another one, from where it is moved (`Added`).
 
 Every image reads all weights.  For more than one they are packed once, ahead: a fourth of the frame's time otherwise.
 """
@@ -32,17 +33,19 @@ from fastconv.activations import NONE, finish_all
 from fastconv.algorithms.base import Array, Execution, flat
 from fastconv.algorithms.correlation import combined, pass_of
 from fastconv.gemm.blocking import within
-from fastconv.gemm.move import SLACK, add_row
+from fastconv.gemm.move import SLACK, add_row, add_seconds, subtract_row
 from fastconv.gemm.pack import load_panel, pack_weights, panel_at
 from fastconv.gemm.record import record
 from fastconv.gemm.schedule import next_task, part, span
-from fastconv.gemm.segments import SEGMENT, add_pixels, copy_pixels, copy_segments
+from fastconv.gemm.segments import SEGMENT, add_pixels, copy_channels, copy_pixels, subtract_pixels
 from fastconv.gemm.tile import tile_indexed
 from fastconv.problem import Axis, ConvProblem, Direction
 
 COLUMNS = 256  # pixels of a piece at the most, and of a batch of pieces at the least: C stays in L2
 MOST_SHIFTED = 64  # pixels that rows of B are shifted, a dilation
+SECONDS = -2  # in place of a pixel: every second one receives
 SHORTEST = 4  # pixels side by side that are copied, or added, by vectors
+TOGETHER = 16  # pixels of strips in one piece, at the most
 ROWS = 576  # of a panel of weights: with 8 columns 18 KB of L1
 
 
@@ -72,18 +75,24 @@ class Batch(NamedTuple):
     size: int  # elements of a channel in B
     segments_at: int
     segments: int
+    columns_at: int  # those of pixels below each other, ``pitch`` apart
+    columns: int
+    pitch: int
     pixels_at: int
     pixels: int
     pieces_at: int  # [piece] -> (taps, where its steps begin, first column, vectors)
     pieces: int
-    rows_at: int  # (pixel of the result, column, how many side by side)
+    rows_at: int  # (pixel of the result, column, how many side by side, pixel that they are subtracted from, or -1;
+    #             -2 where every second pixel receives)
     rows: int
     targets_at: int  # single ones: (pixel of the result, column)
     targets: int
+    less_at: int  #    those that they are subtracted from
+    less: int
 
 
-# pixels before and after the image, of each axis, that tiles hold besides its own
-Covered = tuple[tuple[int, int], ...]
+# Of each axis some pixels beside the image, each with the pixel to which tiles have added what it receives
+Added = tuple[tuple[tuple[int, int], ...], ...]
 
 
 class Piece(NamedTuple):
@@ -93,6 +102,7 @@ class Piece(NamedTuple):
     line: Array  # pixels of grad_output, or -1, among which the taps' rows of B lie
     begin: Array  # [tap] -> where its row begins there
     targets: Array  # [pixel] -> pixel of the result
+    back: int  # how far before them those are that tiles have added to; 0 if they have not
 
 
 @jit.kernel
@@ -139,19 +149,28 @@ def _work(worker, counters, gy, w, view, gx, scratch, geo, batches, tables):
                     _multiply(scratch, at, panel, a0, b0, geo, batch, tables, ch1 - ch0, m1 - m0, chunk > 0)
             for m in range(top, part(geo.m, panels, last)):
                 to, at = (plane * geo.m + m) * geo.result_size, c0 + (m - top) * geo.ldc
-                for row in range(batch.rows_at, batch.rows_at + 3 * batch.rows, 3):
-                    add_row(gx, to + tables[row], scratch, at + tables[row + 1], tables[row + 2])
+                for row in range(batch.rows_at, batch.rows_at + 4 * batch.rows, 4):
+                    source, count, less = at + tables[row + 1], tables[row + 2], tables[row + 3]
+                    if less == SECONDS:
+                        add_seconds(gx, to + tables[row], scratch, source, count)
+                        continue
+                    add_row(gx, to + tables[row], scratch, source, count)
+                    if less >= 0:
+                        subtract_row(gx, to + less, scratch, source, count)
                 add_pixels(gx, to, scratch, at, tables[batch.targets_at :], 0, batch.targets)
+                subtract_pixels(gx, to, scratch, at, tables[batch.less_at :], 0, batch.less)
         task = next_task(counters, worker, tasks)
 
 
 @jit.inner
 def _fill(b, b0, gy, source, channels, geo, batch, tables):
-    """Write the rows of B of some channels: runs of pixels, then single ones."""
+    """Write the rows of B of some channels: runs of pixels along a row and along a column, then single ones."""
+    size, pitch = geo.source_size, batch.pitch
+    rows, columns = tables[batch.segments_at :], tables[batch.columns_at :]
+    copy_channels(b, b0, batch.size, gy, source, size, channels, rows, batch.segments, 1)
+    copy_channels(b, b0, batch.size, gy, source, size, channels, columns, batch.columns, pitch)
     for c in range(channels):
-        to, at = b0 + c * batch.size, source + c * geo.source_size
-        copy_segments(b, to, gy, at, tables[batch.segments_at :], batch.segments, 1)
-        copy_pixels(b, to, gy, at, tables[batch.pixels_at :], 0, batch.pixels)
+        copy_pixels(b, b0 + c * batch.size, gy, source + c * size, tables[batch.pixels_at :], 0, batch.pixels)
 
 
 @jit.inner
@@ -173,32 +192,41 @@ def _multiply(scratch, c0, a, a0, b0, geo, batch, tables, channels, mr, more):
             )  # fmt: skip
 
 
-def pieces(axes: tuple[Axis, ...], mode: str, covered: Covered = ()) -> Iterator[Piece]:
-    """Cut the frame into pieces that some tap reaches, but for pixels that are ``covered``.
+def pieces(axes: tuple[Axis, ...], mode: str, added: Added = ()) -> Iterator[Piece]:
+    """Cut the frame into pieces that some tap reaches, but for pixels that are ``added`` where they belong.
 
     Pixels of a strip a stride apart are reached by the same taps, and by others than those between them.
     """
-    covered = covered or ((0, 0),) * len(axes)
+    added = added or ((),) * len(axes)
     for i, axis in enumerate(axes):
         apart = [1 if j == i else a.stride for j, a in enumerate(axes)]
-        wide = [covered[j] if j < i else (a.lo, a.hi) for j, a in enumerate(axes)]
+        # pixels of earlier axes are where tiles have added them, if at all; those of later ones belong to all
+        edges = [added[j] if j < i else borders.edges(a, mode) for j, a in enumerate(axes)]
+        wide = [(sum(at < 0 for at, _ in beside), sum(at >= 0 for at, _ in beside)) for beside in edges]
         first = [  # of the pixels of each stride's along a strip
             [0] if j == i else sorted((p - a.lo + wide[j][0]) % a.stride for p in borders.reached(a))
             for j, a in enumerate(axes)
         ]
-        met, (before, after) = borders.reached(axis), covered[i]
+        met, already = borders.reached(axis), dict(added[i])
+        alike: dict[tuple[bool, int, int], list[tuple[int, int]]] = {}  # strips: those reached by like taps
+        for at, pixel in edges[i]:
+            residue, other = (at + axis.lo) % axis.stride, already.get(at, pixel)
+            if residue in met and already.get(at) != pixel:
+                alike.setdefault((at < 0, residue, pixel - other), []).append((at, pixel))
+        length = prod(-(-a.size // apart[j]) for j, a in enumerate(axes) if j != i)
+        several = max(1, TOGETHER // length)
         strips = [
-            edge
-            for edge in borders.edges(axis, mode)
-            if (edge[0] + axis.lo) % axis.stride in met and not -before <= edge[0] < axis.size + after
+            (back, list(zip(*some[begin : begin + several], strict=True)))
+            for (_, _, back), some in alike.items()
+            for begin in range(0, len(some), several)
         ]
-        for (at, pixel), phases in itertools.product(strips, itertools.product(*first)):
+        for (back, strip), phases in itertools.product(strips, itertools.product(*first)):
             taps, targets, sources = np.zeros(1, int), np.zeros(1, int), np.zeros((1, 1), int)
             for j, a in enumerate(axes):
-                where, lands = np.array([at]), np.array([pixel])
+                where, lands = np.array(strip)
                 if j != i:
                     where = np.arange(-wide[j][0], a.size + wide[j][1])[phases[j] :: apart[j]]
-                    lands = borders.sources(where, a.size, borders.edges(a, mode))
+                    lands = borders.sources(where, a.size, edges[j])
                 reached = where + a.lo - a.dilation * np.arange(a.kernel)[:, None]
                 position = reached // a.stride
                 hit = (reached % a.stride == 0) & (position >= 0) & (position < a.output)
@@ -209,19 +237,20 @@ def pieces(axes: tuple[Axis, ...], mode: str, covered: Covered = ()) -> Iterator
             # those along the strip follow each other: their rows of B are one line of pixels
             order = np.argsort(taps // prod(a.kernel for a in axes[i + 1 :]) % axis.kernel, kind="stable")
             taps, sources = taps[order], sources[order]
+            back *= prod(a.size for a in axes[i + 1 :])
             for begin in range(0, len(targets), COLUMNS):
                 columns = slice(begin, begin + COLUMNS)
                 used = (sources[:, columns] >= 0).any(axis=1)
                 if used.any():
-                    yield Piece(taps[used], *lines(sources[used, columns]), targets[columns])
+                    yield Piece(taps[used], *lines(sources[used, columns]), targets[columns], back)
 
 
 @functools.lru_cache(maxsize=2)
-def batches(axes: tuple[Axis, ...], mode: str, covered: Covered, vl: int) -> list[list[Piece]]:
+def batches(axes: tuple[Axis, ...], mode: str, added: Added, vl: int) -> list[list[Piece]]:
     """Put pieces together until C has COLUMNS columns; algorithms that are asked mostly have the same."""
     batched: list[list[Piece]] = []
     width = COLUMNS
-    for piece in pieces(axes, mode, covered):
+    for piece in pieces(axes, mode, added):
         if width >= COLUMNS:
             batched.append([])
             width = 0
@@ -252,13 +281,18 @@ def lines(sources: Array) -> tuple[Array, Array]:
     return line, begin
 
 
-def runs(line: Array) -> list[tuple[int, int, int]]:
-    """Return (place, pixel, how many) of the pixels that stand side by side in grad_output, and of zeros (-1)."""
+def runs(line: Array, apart: int = 1) -> list[tuple[int, int, int]]:
+    """Return (place, pixel, how many) of pixels that stand side by side, or so far apart, and of zeros (-1)."""
     zero = line < 0
-    goes_on = (np.diff(line) == ~zero[1:]) & (zero[1:] == zero[:-1])
+    goes_on = (np.diff(line) == np.where(zero[1:], 0, apart)) & (zero[1:] == zero[:-1])
     begin = np.flatnonzero(np.r_[True, ~goes_on])
     count = np.diff(np.r_[begin, len(line)])
     return list(zip(begin.tolist(), line[begin].tolist(), count.tolist(), strict=True))
+
+
+def mostly(line: Array, apart: int) -> int:
+    """Return ``apart`` if pixels of a line mostly stand so far apart, else 1."""
+    return apart if 2 * np.count_nonzero(np.diff(line) == apart) > len(line) else 1
 
 
 class Framed(Execution):
@@ -285,11 +319,12 @@ class Framed(Execution):
 class FramedChannels(Framed):
     """Of images channel by channel."""
 
-    def __init__(self, inner: Execution, problem: ConvProblem, covered: Covered, cache: int) -> None:
+    def __init__(self, inner: Execution, problem: ConvProblem, added: Added, cache: int) -> None:
         self.inner, self.dtype, itemsize = inner, problem.dtype, problem.itemsize
+        self.typed, self.pack = threads.Typed(add_frame), threads.Typed(pack_weights)
         tile, cores = machine.tile(itemsize), machine.machine().cores
         p = pass_of(problem, Direction.INPUT_GRAD)
-        batched = batches(problem.axes, problem.padding_mode, covered, tile.vl)
+        batched = batches(problem.axes, problem.padding_mode, added, tile.vl)
         kernel = prod(p.kernel)
         ahead = p.n * len(batched) > 1
         view = p.weights(itemsize)
@@ -310,7 +345,9 @@ class FramedChannels(Framed):
         self.workspace = max(inner.workspace, (self.packed + cores * self.scratch) * itemsize)
         products = sum(len(piece.taps) * len(piece.targets) for batch in batched for piece in batch)
         self.flops = 2.0 * planes * p.m * p.channels * products
-        self.describe = functools.partial(_described, batched, sizes, tile.vl, kernel, per_chunk)
+        self.describe = functools.partial(
+            _described, batched, sizes, tile.vl, kernel, per_chunk, problem.output[-1]
+        )
         self.as_given, self.read = record(view), record(view._replace(packed=ahead))
         self.geometry = record(
             Geometry(
@@ -331,10 +368,10 @@ class FramedChannels(Framed):
         scratch = workspace.take(self.packed + threads.workers(self.flops) * self.scratch, self.dtype)
         weight = flat(second)
         if self.packed:
-            threads.launch(pack_weights, 4.0 * self.packed, weight, scratch, self.as_given)
+            threads.launch(self.pack, 4.0 * self.packed, weight, scratch, self.as_given)
             weight = scratch
         threads.share_out(
-            add_frame, self.flops, flat(first), weight,
+            self.typed, self.flops, flat(first), weight,
             self.read, flat(out), scratch[self.packed :],
             self.geometry, *self.described,
         )  # fmt: skip
@@ -345,28 +382,30 @@ def wide(count: int, vl: int) -> int:
     return -(-count // vl) * vl
 
 
-def framed(inner: Execution, problem: ConvProblem, limit: int, covered: Covered = ()) -> Execution:
+def framed(inner: Execution, problem: ConvProblem, limit: int, added: Added = ()) -> Execution:
     """Add the frame's gradient to that of the image, if possible within ``limit`` bytes of scratch, or within its.
 
-    ``inner`` has added what pixels that are ``covered`` receive; among zeros there are none.
+    ``inner`` has ``added`` what some of these pixels receive; among zeros there are none.
     """
     limit = max(limit, inner.workspace)
-    return within(limit, functools.partial(FramedChannels, inner, problem, covered))
+    return within(limit, functools.partial(FramedChannels, inner, problem, added))
 
 
 def _described(
-    batched: list[list[Piece]], sizes: list[int], vl: int, kernel: int, channels: int
+    batched: list[list[Piece]], sizes: list[int], vl: int, kernel: int, channels: int, pitch: int
 ) -> tuple[Array, Array]:
     """Return the batches as the kernel takes them, and all their tables in one."""
     tables: list[int] = []
     described = [
-        record(_tabled(batch, size, tables, vl, kernel, channels))
+        record(_tabled(batch, size, tables, vl, kernel, channels, pitch))
         for batch, size in zip(batched, sizes, strict=True)
     ]
     return np.concatenate(described), np.array(tables, np.int64)
 
 
-def _tabled(batch: list[Piece], size: int, tables: list[int], vl: int, kernel: int, channels: int) -> Batch:
+def _tabled(
+    batch: list[Piece], size: int, tables: list[int], vl: int, kernel: int, channels: int, pitch: int
+) -> Batch:
     """Append the tables of a batch; return where they are."""
 
     def append(values: Any) -> int:
@@ -374,29 +413,41 @@ def _tabled(batch: list[Piece], size: int, tables: list[int], vl: int, kernel: i
         return len(tables) - len(values)
 
     segments: list[int] = []
+    columns: list[int] = []
     single: list[int] = []
     numbers: list[int] = []
     rows: list[int] = []
     targets: list[int] = []
+    less: list[int] = []
     row = column = 0
     for piece in batch:
         taps = np.stack((piece.taps, row + piece.begin), axis=1)
         steps = np.arange(channels)[:, None, None] * (kernel, size) + taps
         count = wide(len(piece.targets), vl)
         numbers += [len(taps), append(steps.reshape(-1).tolist()), column, count // vl]
-        for place, pixel, length in runs(piece.line):
-            if pixel < 0 or length >= SHORTEST:
-                segments += [row + place, max(pixel, 0), length, 0, length if pixel >= 0 else 0]
+        apart = mostly(piece.line, pitch)
+        for place, pixel, length in runs(piece.line, apart):
+            if pixel < 0:
+                segments += [row + place, 0, length, 0, 0]
+            elif length >= SHORTEST:
+                (columns if apart > 1 else segments).extend((row + place, pixel, length, 0, length))
             else:
-                single += [n for i in range(length) for n in (row + place + i, pixel + i)]
-        for place, pixel, length in runs(piece.targets):
-            if length >= SHORTEST:
-                rows += [pixel, column + place, length]
-            else:
-                targets += [n for j in range(length) for n in (pixel + j, column + place + j)]
+                single += [n for i in range(length) for n in (row + place + i, pixel + i * apart)]
+        apart = mostly(piece.targets, 2)
+        for place, pixel, length in runs(piece.targets, apart):
+            if length >= SHORTEST and not (apart == 2 and piece.back):
+                other = pixel - piece.back if piece.back else -1
+                rows += [pixel, column + place, length, SECONDS if apart == 2 else other]
+                continue
+            for j in range(length):
+                to, at = pixel + j * apart, column + place + j
+                targets += [to, at]
+                less += [to - piece.back, at] if piece.back else []
         column += count
         row += wide(len(piece.line), vl) + vl  # the last row's whole vectors may pass the line's end
     return Batch(
-        size, append(segments), len(segments) // SEGMENT, append(single), len(single) // 2,
-        append(numbers), len(batch), append(rows), len(rows) // 3, append(targets), len(targets) // 2,
+        size, append(segments), len(segments) // SEGMENT, append(columns), len(columns) // SEGMENT, pitch,
+        append(single), len(single) // 2,
+        append(numbers), len(batch), append(rows), len(rows) // 4, append(targets), len(targets) // 2,
+        append(less), len(less) // 2,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import jit, machine
-from fastconv.gemm.tile import I64, data, element, load, splat, store
+from fastconv.gemm.tile import I64, data, element, load, shuffled, splat, store
 
 SLACK = 16  # elements: the widest vector
 I1, I32 = ir.IntType(1), ir.IntType(32)
@@ -126,6 +126,31 @@ def _moving(operation: str) -> Any:
 
 
 write_row, add_row, subtract_row = map(_moving, ("", "fadd", "fsub"))
+
+
+@intrinsic
+def add_seconds(typing, dst, d, src, s, count):
+    """Add ``src[s + j]`` to ``dst[d + 2*j]`` for j < count; nothing behind the last is touched."""
+
+    def codegen(context, builder, signature, arguments):
+        to, source, count, vector, itemsize = _ends(context, builder, signature, arguments)
+        vl = vector.count
+        zeros, end = ir.Constant(vector, [0.0] * vl), builder.sub(builder.shl(count, I64(1)), I64(1))
+        with cgutils.for_range_slice(builder, I64(0), count, I64(vl), I64) as (v, _):
+            mask = lanes_between(builder, v, I64(0), count, list(range(vl)))
+            value = masked_load(builder, builder.gep(source, [v]), mask, vector, itemsize)
+            for half in range(2):
+                picks = [half * vl // 2 + i // 2 if i % 2 == 0 else vl for i in range(vl)]
+                first = builder.add(builder.shl(v, I64(1)), I64(half * vl))
+                mask = lanes_between(builder, first, I64(0), end, list(range(vl)))
+                out = builder.gep(to, [first])
+                old = masked_load(builder, out, mask, vector, itemsize)
+                new = builder.fadd(old, shuffled(builder, value, zeros, picks))
+                masked_store(builder, new, out, mask, itemsize)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(dst, i, src, i, i), codegen
 
 
 @intrinsic

@@ -135,8 +135,8 @@ def add_edges(pixels, n, to, source, first, count, tables, at, view):
     return n
 
 
-def _each_pixel(add: bool) -> Any:
-    """Make the intrinsic that copies a list of pixels, or adds them to what is there."""
+def _each_pixel(operation: str) -> Any:
+    """Make the intrinsic that copies a list of pixels, or adds them to what is there, or subtracts them."""
 
     def pixels(typing, dst, d, src, s, pairs, first, last):
         def codegen(context, builder, signature, arguments):
@@ -148,19 +148,19 @@ def _each_pixel(add: bool) -> Any:
                 pair = data(context, builder, list_type, pairs, builder.shl(i, I64(1)))
                 out = builder.gep(to, [builder.load(pair)])
                 value = builder.load(builder.gep(source, [builder.load(builder.gep(pair, [I64(1)]))]))
-                builder.store(builder.fadd(builder.load(out), value) if add else value, out)
+                if operation:
+                    value = getattr(builder, operation)(builder.load(out), value)
+                builder.store(value, out)
             return context.get_dummy_value()
 
         i = types.int64
         return types.void(dst, i, src, i, pairs, i, i), codegen
 
-    pixels.__name__ = "add_pixels" if add else "copy_pixels"
     return intrinsic(pixels)
 
 
-# ``dst[d + pairs[2*i]]`` becomes, or receives, ``src[s + pairs[2*i + 1]]`` for first <= i < last
-copy_pixels = _each_pixel(add=False)
-add_pixels = _each_pixel(add=True)
+# ``dst[d + pairs[2*i]]`` becomes, or receives, or loses, ``src[s + pairs[2*i + 1]]`` for first <= i < last
+copy_pixels, add_pixels, subtract_pixels = map(_each_pixel, ("", "fadd", "fsub"))
 
 
 @jit.inner

@@ -12,11 +12,12 @@ import pytest
 from fastconv import activations, testing
 from fastconv.algorithms.winograd import CHOICES, GROWTH, STRIDED_CHOICES, Winograd
 from fastconv.algorithms.winograd.correlation import Correlation, correlation, reached
-from fastconv.algorithms.winograd.folding import fold
+from fastconv.algorithms.winograd.folding import added, fold, spare
 from fastconv.algorithms.winograd.phases import share, tile_axes
 from fastconv.algorithms.winograd.strips import Strips, row_of_tiles
 from fastconv.algorithms.winograd.transforms import POINTS, matrices
 from fastconv.algorithms.winograd.weight_grad import WeightGrad
+from fastconv.borders import edges as edges_of
 from fastconv.problem import ConvProblem, Direction
 
 F4 = ((4, 3), (4, 3))
@@ -121,7 +122,8 @@ def test_tiles_fold_what_is_around_the_image(name, layout, mode):
         ("i57x56 f3x3 p1 replicate", 1),
         ("i57x56 f3x3 p1:0x1 reflect", 2),
         ("i56x4 f3x3 p1 replicate", 0),  # one tile would be both the first and the last
-        ("i56x56 f3x3 p2 reflect", 0),  # the second row around would leave a power that is not negative
+        ("i56x56 f3x3 p2 reflect", 2),
+        ("i56x56 f5x5 p2 reflect", 2),
         ("i56x56 f3x3 p3 replicate", 0),  # grad_output begins before the tiles
         ("i56x56 f5x5 p2 replicate", 1),
         ("i56x56 f3x1 p1 replicate", 0),
@@ -135,12 +137,47 @@ def test_tiles_fold_what_is_around_the_image(name, layout, mode):
 def test_what_tiles_can_fold(line, step):
     problem = ConvProblem.parse(f"n1 c8 k8 {line}")
     tiles = Winograd().tiles(problem, Direction.INPUT_GRAD)
-    assert fold(problem, Direction.INPUT_GRAD, tiles).step == step
+    found = fold(problem, Direction.INPUT_GRAD, tiles)
+    assert found.step == step
     assert not fold(problem, Direction.FORWARD, tiles)
+    edges = tuple(edges_of(a, problem.padding_mode) for a in problem.axes)
     for layout in ("nchw", "nhwc") if step else ():
         bordered = replace(problem, layout=layout)
         zeros = replace(bordered, padding_mode="zeros")
-        assert Winograd().cost(bordered, Direction.INPUT_GRAD) == Winograd().cost(zeros, Direction.INPUT_GRAD)
+        costs = [Winograd().cost(p, Direction.INPUT_GRAD) for p in (bordered, zeros)]
+        assert (costs[0] == costs[1]) == (added(problem, found) == edges)  # or there is a frame, too
+
+
+@pytest.mark.parametrize("size", ["8x6", "10x29", "6x12", "9x10"])
+@pytest.mark.parametrize("padding", ["2", "2:1x0:2", "4x3:2", "0x3", "1x2"])
+@pytest.mark.parametrize("name", ["F(2,5)", "F(4,5)"])
+def test_a_frame_moves_what_tiles_have_folded_elsewhere(name, size, padding):
+    problem, d = ConvProblem.parse(f"n3 c18 k7 i{size} f5x5 p{padding} reflect"), Direction.INPUT_GRAD
+    winograd = Winograd().variant(name)
+    execution = winograd.build(problem, d, 2**30)
+    testing.assert_right(problem, d, *run(execution, problem, d), growth=winograd.error_growth(problem, d))
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+@pytest.mark.parametrize(
+    ("line", "around"),
+    [
+        ("n2 c3 k8 i56x56 f7x7 p3 s2", ((2, 2), (2, 2))),  # 30 positions of a phase, in tiles of three
+        ("n2 c3 k8 i25x19 f7x7 p3 s2", ((2, 3), (2, 3))),
+        ("n1 c5 k6 i13x17 f5x5 p2:1x0:2 s2", ((2, 1), (0, 2))),
+        ("n2 c19 k6 i57x13 f3x3 p1", ((1, 1), (1, 1))),
+        ("n1 c4 k4 i27 f7 p3 s2", ((1, 2),)),
+        ("n1 c4 k4 i56x56 f3x3 p1 s2", ()),  # no room
+    ],
+)
+def test_tiles_hold_what_finds_room_around_the_image(line, around, mode):
+    problem, d = ConvProblem.parse(f"{line} {mode}"), Direction.INPUT_GRAD
+    winograd = Winograd()
+    tiles = winograd.tiles(problem, d)
+    assert spare(problem, tiles) == around
+    assert not fold(problem, d, tiles) or mode == "replicate"
+    operands = run(winograd.build(problem, d, 2**30), problem, d)
+    testing.assert_right(problem, d, *operands, growth=winograd.error_growth(problem, d))
 
 
 @pytest.mark.parametrize("line", ["f3x3 p1 reflect", "f5x3 p2x1 replicate", "f3x3 p2x1 circular"])

@@ -48,7 +48,8 @@ class Fft(Algorithm):
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
         if _bordered(problem, direction):
             choice = _folded(problem, ANY)
-            return choice.seconds if choice else self.cost(replace(problem, padding_mode="zeros"), direction)
+            if choice:
+                return choice.seconds
         choice = _small_tiles(problem, direction, ANY)
         return choice.seconds if choice else signal.cost(problem, direction)
 
@@ -81,20 +82,18 @@ class Fft(Algorithm):
             if choice is None or choice.cut.per_channel:
                 return framed(self.build(zeros, direction, limit), problem, limit)
             choice, around = cut.covering(problem, choice)
-            covered = tuple((held.before, held.after) for held in around[-len(problem.axes) :])
-            return framed(tiles.Spectral(zeros, direction, choice, around), problem, limit, covered)
+            added = tuple(
+                tuple((at, pixel) for pixel, at in held.repeats) for held in around[-len(problem.axes) :]
+            )
+            return framed(tiles.Spectral(zeros, direction, choice, around), problem, limit, added)
         choice = _small_tiles(problem, direction, limit)
         return tiles.build(problem, direction, choice) if choice else signal.Signal(problem, direction, limit)
 
 
 def _bordered(problem: ConvProblem, direction: Direction) -> bool:
     """Tell whether pixels of a border hand what they receive to others; all tiles turn around a circle, or none."""
-    mode = problem.padding_mode
-    return (
-        direction is Direction.INPUT_GRAD
-        and mode != "zeros"
-        and not all(borders.circle(a, mode) for a in problem.axes)
-    )
+    repeats = problem.padding_mode != "zeros"
+    return direction is Direction.INPUT_GRAD and repeats and not cut.reads_border(problem, direction)
 
 
 def _folded(problem: ConvProblem, limit: int) -> cut.Choice | None:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from fastconv import borders, machine
 from fastconv.algorithms.fft.codelets import CHANNEL_COLUMNS, DENSE_COLUMNS, SIZES
 from fastconv.algorithms.fft.tile2d import frequencies, scratch_size
-from fastconv.algorithms.fft.tiling import turned, whole
-from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, Axis, ConvProblem, Direction
+from fastconv.algorithms.fft.tiling import whole
+from fastconv.problem import INPUT_GRAD, WEIGHT_GRAD, Axis, ConvProblem, Direction
 from fastconv.roofline import CYCLES, multiply, rates, seconds
 
 LEVEL = 0.22  # of a transform: what it costs beside loading, transposing and storing
@@ -81,8 +81,7 @@ class Held(NamedTuple):
 
 def widened(axis: Axis, held: Held) -> Axis:
     """Return the axis whose image has what is held around it."""
-    before, after, _ = held
-    return axis._replace(size=before + axis.size + after, lo=axis.lo - before, hi=axis.hi - after)
+    return borders.widened(axis, held.before, held.after)
 
 
 def covering(problem: ConvProblem, choice: Choice) -> tuple[Choice, tuple[Held, Held]]:
@@ -94,8 +93,7 @@ def covering(problem: ConvProblem, choice: Choice) -> tuple[Choice, tuple[Held, 
     for axis, length, count in zip(problem.last_axes(2), choice.cut.size, choice.cut.count, strict=True):
         edges = borders.edges(axis, problem.padding_mode)
         for total in range(min(length, axis.lo + axis.hi), -1, -1):
-            before = max(min(axis.lo, total // 2), total - axis.hi)
-            after = total - before
+            before, after = borders.room(axis, total)
             repeats = tuple((pixel, at) for at, pixel in edges if -before <= at < axis.size + after)
             wide = widened(axis, held := Held(before, after, repeats))
             step = Side(axis.kernel, whole(wide), wide.size).step(length)
@@ -122,6 +120,12 @@ class Side(NamedTuple):
         return self.results if length >= self.whole else min(length - self.extent + 1, self.results)
 
 
+def _side(axis: Axis, back: bool, repeats: bool) -> Side:
+    """Fit tiles to an axis without dilation: of the border they hold all, which may be longer than a lone tile's end."""
+    results = axis.size if back else axis.output
+    return Side(axis.kernel, results + axis.kernel - 1 if repeats else whole(axis), results)
+
+
 @functools.lru_cache(maxsize=256)  # the axes of an image are alike, and those of many layers
 def _fitting(side: Side, sizes: tuple[int, ...]) -> Fitting:
     """Return the sizes that hold a kernel, up to the first that needs but one tile, and the tiles each needs."""
@@ -134,17 +138,21 @@ def _fitting(side: Side, sizes: tuple[int, ...]) -> Fitting:
     return fitting
 
 
+def reads_border(problem: ConvProblem, direction: Direction) -> bool:
+    """Tell whether what a direction reads is repeated beside itself: grad_output where all axes are circles."""
+    mode = problem.padding_mode
+    if direction is not INPUT_GRAD or mode == "zeros":
+        return mode != "zeros"
+    return all(borders.circle(a, mode) for a in problem.axes)
+
+
 def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | None:
     """Return the size of least work, or else the cheapest that stays within the limit, or None."""
     if unsuited(problem):
         return None
-    if problem.padding_mode != "zeros":  # tiles hold the border, which may be longer than a lone tile's end
-        if direction is INPUT_GRAD:  # around a circle
-            problem, direction = turned(problem), FORWARD
-        problem = borders.written_out(problem)
     back, n, g = direction is INPUT_GRAD, problem.n, problem.groups
-    axes = problem.last_axes(2)
-    down, along = (Side(a.kernel, whole(a), a.size if back else a.output) for a in axes)  # undilated
+    repeats = reads_border(problem, direction)
+    down, along = (_side(a, back, repeats) for a in problem.last_axes(2))
     c, k = (problem.k, problem.c) if back else (problem.c, problem.k)
     per_channel = _by_channel(problem, direction)
     unit = machine.tile(problem.itemsize)
@@ -181,7 +189,10 @@ def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | N
 
 def _by_channel(problem: ConvProblem, direction: Direction) -> bool:
     """Tell whether lanes are channels: each result is of one channel of the source."""
-    return problem.c == problem.groups and (problem.k == problem.c or direction is not INPUT_GRAD)
+    if direction is INPUT_GRAD:
+        several = reads_border(problem, direction)  # results of a channel of the source
+        return problem.k == problem.groups and (several or problem.c == problem.k)
+    return problem.c == problem.groups
 
 
 def _cheapest(high: Fitting, wide: Fitting, n: int, channels: int, kernels: int) -> tuple[int, int, int]:

@@ -22,7 +22,7 @@ from math import prod
 
 from fastconv import borders, machine
 from fastconv.algorithms.base import Algorithm, Execution
-from fastconv.algorithms.winograd.folding import fold
+from fastconv.algorithms.winograd.folding import added, fold, left, spare
 from fastconv.algorithms.winograd.phases import Counts, counts, share, undilated
 from fastconv.algorithms.winograd.transforms import ROWS, Tiles
 from fastconv.gemm.blocking import within
@@ -121,11 +121,19 @@ class Winograd(Algorithm):
 
     def seconds(self, problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
         """Predict the time with given tiles."""
-        folded = fold(problem, direction, tiles)
+        if not borders.framed(problem, direction):
+            return seconds(_kind(problem, direction), problem, work(problem, direction, tiles))
+        kind, folded, near = _kind(problem, direction), fold(problem, direction, tiles), 0
         if not folded:
             problem = computed(problem, direction)
-        inside = seconds(_kind(problem, direction), problem, work(problem, direction, tiles))
-        return inside if folded else with_frame(inside, problem, direction)
+        parts, again = work(problem, direction, tiles), 0.0
+        if folded:
+            near = 1 if folded.step == 2 else max(problem.kernel)
+        elif around := spare(problem, tiles):
+            near = max(map(max, around))
+            parts["result"] += problem.elements[0] / machine.tile(problem.itemsize).vl / 2  # written
+            again = rates().launch  # once more
+        return with_frame(again + seconds(kind, problem, parts), problem, direction, left(problem, near))
 
     def floor(self, problem, direction):
         # all transforms; depthwise layers, whose products are fewer, are those that ask another first
@@ -145,12 +153,8 @@ class Winograd(Algorithm):
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         served, tiles = undilated(problem, direction), self.tiles(problem, direction)
-        framing = problem.layout == "nchw" and borders.framed(problem, direction)
-        if framing and (served is not problem or not fold(problem, direction, tiles)):
-            from fastconv.algorithms.frame import framed
-
-            zeros = replace(problem, padding_mode="zeros")
-            return framed(self.build(zeros, direction, limit), problem, limit)
+        if problem.layout == "nchw" and borders.framed(problem, direction):
+            return self.bordered(problem, direction, tiles, limit)
         if served is not problem:
             from fastconv.algorithms.winograd.dilated import Dilated
 
@@ -166,6 +170,26 @@ class Winograd(Algorithm):
         from fastconv.algorithms.winograd.correlation import correlation
 
         return correlation(problem, direction, tiles, limit)
+
+    def bordered(self, problem: ConvProblem, direction: Direction, tiles: Tiles, limit: int) -> Execution:
+        """Build an input gradient whose borders tiles fold, or hold, as far as they can; a frame adds what is left."""
+        from fastconv.algorithms.frame import framed
+        from fastconv.algorithms.held import Held
+        from fastconv.algorithms.winograd.correlation import correlation
+
+        zeros = replace(problem, padding_mode="zeros")
+        if undilated(problem, direction) is not problem:
+            return framed(self.build(zeros, direction, limit), problem, limit)
+        if folded := fold(problem, direction, tiles):
+            inner, pairs = correlation(problem, direction, tiles, limit), added(problem, folded)
+            whole = pairs == tuple(borders.edges(a, problem.padding_mode) for a in problem.axes)
+            return inner if whole else framed(inner, problem, limit, pairs)
+        if around := spare(problem, tiles):
+            axes = tuple([borders.widened(a, *ends) for a, ends in zip(problem.axes, around, strict=True)])
+            held = Held(correlation(replace(zeros, axes=axes), direction, tiles, limit), problem, around)
+            if held.workspace <= limit:
+                return framed(held, problem, limit, held.added)
+        return framed(correlation(zeros, direction, tiles, limit), problem, limit)
 
 
 @functools.cache

@@ -11,15 +11,23 @@ D = 1 - t of replicate, or 1 - t**2 of one reflected pixel, divides all these br
 
 So the first tile of a line divides its pixels by D, ``d[i] += d[i - step]`` from left to right, is multiplied as any other tile,
 and its results are multiplied by D, ``y[j] -= y[j - step]``.  The last tile does the same from the right.  There are as many
-tiles as with zeros, and nothing is added afterwards.
+tiles as with zeros.  Of reflected pixels further away 1 - t**2 leaves powers that are not negative:
+
+    t**k - t**-k = -t**-k (1 - t**2) (1 + t**2 + ... + t**(2k - 2))
+
+t**(k - 2) and every second one below it: tiles add what stands k pixels away to pixel k mod 2.  From there a frame
+takes it to the pixel that is repeated (`frame`).
 """
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
+from fastconv.algorithms.winograd.phases import count
 from fastconv.algorithms.winograd.strips import Strips, lanes
 from fastconv.algorithms.winograd.transforms import Tiles
+from fastconv.borders import Around, room, widened
 from fastconv.problem import INPUT_GRAD, Axis, ConvProblem, Direction
 
 STEPS = {"replicate": 1, "reflect": 2}
@@ -49,27 +57,67 @@ def fold(problem: ConvProblem, direction: Direction, tiles: Tiles) -> Fold:
     step = STEPS.get(problem.padding_mode, 0)
     if direction is not INPUT_GRAD or not step or not problem.plain:
         return Fold()
-    axes = list(zip(problem.axes, tiles[-len(problem.axes) :], strict=True))
-    if not all(_holds(axis, *tile, step) for axis, tile in axes):
-        return Fold()
-    return Fold(step, *(Ends(), *(_ends(axis, m) for axis, (m, _) in axes))[-2:])
+    alone = step == 2 and problem.layout == "nhwc"  # no frame moves there what tiles leave
+    pairs = zip(problem.axes, tiles[-len(problem.axes) :], strict=True)
+    along = [_ends(axis, m, min(r - 1, 1) if alone else r - 1, step) for axis, (m, r) in pairs]
+    return Fold() if None in along else Fold(step, *(Ends(), *along)[-2:])
 
 
-def _ends(axis: Axis, m: int) -> Ends:
-    last = (axis.size - 1) // m
-    return Ends(0 if axis.lo else -1, last if axis.hi else -1, axis.size - last * m)
+def added(problem: ConvProblem, fold: Fold) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """Return of each axis to which pixel tiles add each of those around the image."""
+    if not fold:
+        return ()
+    found = []
+    for a in problem.axes:
+        before = [(-k, k % fold.step) for k in range(a.lo, 0, -1)]
+        after = [(a.size - 1 + k, a.size - 1 - k % fold.step) for k in range(1, a.hi + 1)]
+        found.append((*before, *after))
+    return tuple(found)
 
 
-def _holds(axis: Axis, m: int, r: int, step: int) -> bool:
-    """Tell whether the tiles at both ends see all of grad_output that is there, and have the pixels that are repeated."""
-    widest = max(axis.lo, axis.hi)
-    return (
-        widest < r
-        and (step == 1 or widest <= 1)
-        and (axis.lo == 0 or min(m, axis.size) >= step)
-        and (axis.hi == 0 or _ends(axis, m).rest >= step)
-        and (min(axis.lo, axis.hi) == 0 or axis.size > m)
-    )
+def spare(problem: ConvProblem, tiles: Tiles) -> Around:
+    """Return how many pixels around the image tiles hold besides, if that is half of them at least; of no axis else."""
+    if problem.layout == "nhwc":
+        return ()
+    axes = problem.axes
+    around = tuple([_spare(axis, m) for axis, (m, _) in zip(axes, tiles[-len(axes) :], strict=True)])
+    return around if 2 * sum(map(sum, around)) >= sum([a.lo + a.hi for a in axes]) else ()
+
+
+@functools.lru_cache(maxsize=256)  # as of `_ends`
+def _spare(axis: Axis, m: int) -> tuple[int, int]:
+    taps, _, positions = count(axis, axis.output, True)
+    found = room(axis, -(-positions // m) * m * min(axis.stride, axis.size) - axis.size)
+    return found if count(widened(axis, *found), axis.output, True)[0] == taps else (0, 0)
+
+
+def left(problem: ConvProblem, within: int) -> float:
+    """Return which part of the frame's time is left if so many pixels at each end have no need of it.
+
+    Of a padding of w the pixel k is mostly reached by w + 1 - k taps: half of the time goes with products, half with pixels.
+    """
+    widest = max([1, *[max(a.lo, a.hi) for a in problem.axes]])
+    rest = max(0, widest - within)
+    return rest / widest * (1 + (rest + 1) / (widest + 1)) / 2
+
+
+@functools.lru_cache(maxsize=256)  # the axes of an image are alike, and those of many layers
+def _ends(axis: Axis, m: int, most: int, step: int) -> Ends | None:
+    """Return which tiles of an axis fold paddings of at ``most`` so many pixels.
+
+    Those at both ends have to be two, to see all of grad_output that is there, and to have the pixels that are repeated.
+    """
+    size, lo, hi = axis.size, axis.lo, axis.hi
+    last = (size - 1) // m
+    rest = size - last * m
+    if (
+        max(lo, hi) > most
+        or (lo and min(m, size) < step)
+        or (hi and rest < step)
+        or (lo and hi and last == 0)
+    ):
+        return None
+    return Ends(0 if lo else -1, last if hi else -1, rest)
 
 
 def masks(strips: Strips, fold: Fold, m: int) -> tuple[list[list[int]], list[list[int]]]:

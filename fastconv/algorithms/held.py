@@ -1,0 +1,76 @@
+"""Input gradients whose tiles hold pixels around the image: these are added to those that they repeat.
+
+Tiles mostly cover more than an image has: at stride 2 the phases of 56 pixels have 28 positions, and ten tiles of F(3, 4)
+have 30.  So the gradient of a wider image, that of some pixels around as well, takes as many tiles.  It is written to scratch,
+and each plane then goes to its place while it is in cache, first the image, then what repeats it.  Pixels that find no room have a
+`frame`.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numba
+import numpy as np
+
+from fastconv import borders, jit, threads
+from fastconv.activations import NONE
+from fastconv.algorithms.base import Array, Execution, flat
+from fastconv.algorithms.correlation import combined
+from fastconv.algorithms.frame import SHORTEST, runs
+from fastconv.gemm.move import add_row, write_row
+from fastconv.gemm.segments import add_pixels
+from fastconv.problem import ConvProblem
+
+
+@jit.kernel
+def fold(workers, gx, wide, rows, inside, singles, planes, size, wide_size):
+    """Write the ``inside`` rows of each plane to their places, and add the others, then single pixels."""
+    for worker in numba.prange(workers):
+        for plane in range(planes * worker // workers, planes * (worker + 1) // workers):
+            to, at = plane * size, plane * wide_size
+            for i in range(0, 3 * inside, 3):
+                write_row(gx, to + rows[i], wide, at + rows[i + 1], rows[i + 2])
+            for i in range(3 * inside, rows.size, 3):
+                add_row(gx, to + rows[i], wide, at + rows[i + 1], rows[i + 2])
+            add_pixels(gx, to, wide, at, singles, 0, singles.size // 2)
+
+
+class Held(Execution):
+    """The input gradient of a wider image by ``inner``, folded; who adds the frame finishes it."""
+
+    def __init__(self, inner: Execution, problem: ConvProblem, around: borders.Around) -> None:
+        self.inner, self.dtype, self.typed = inner, problem.dtype, threads.Typed(fold)
+        self.added = tuple(  # each pixel held with the one that it repeats
+            tuple(
+                (at, p) for at, p in borders.edges(a, problem.padding_mode) if -before <= at < a.size + after
+            )
+            for a, (before, after) in zip(problem.axes, around, strict=True)
+        )
+        target, inside = np.zeros((1, 1), int), np.zeros((1, 1), int)
+        for a, edges, (before, after) in zip(problem.axes, self.added, around, strict=True):
+            at = np.arange(-before, a.size + after)[None]
+            target = combined(target, borders.sources(at, a.size, edges), a.size)
+            inside = combined(inside, np.where((at >= 0) & (at < a.size), 0, -1), 1)
+        target, within = target[0], inside[0] >= 0
+        lines = [(to, at, n) for at, to, n in runs(np.where(within, target, -1)) if to >= 0]
+        added = [(to, at, n) for at, to, n in runs(np.where(within, -1, target)) if to >= 0]
+        rows = lines + [run for run in added if run[2] >= SHORTEST]
+        singles = [(to + i, at + i) for to, at, n in added if n < SHORTEST for i in range(n)]
+        self.rows, self.inside = np.array(rows, np.int64).reshape(-1), len(lines)
+        self.singles = np.array(singles, np.int64).reshape(-1)
+        self.planes, self.size = problem.n * problem.c, prod(a.size for a in problem.axes)
+        sizes = [b + a.size + c for a, (b, c) in zip(problem.axes, around, strict=True)]
+        self.shape = problem.n, problem.c, *sizes
+        self.workspace = inner.workspace + prod(self.shape) * problem.itemsize
+
+    def run(
+        self, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
+    ) -> None:
+        wide = np.empty(self.shape, self.dtype)
+        self.inner.run(first, second, wide, bias[:0], NONE, residual[:0])
+        threads.launch(
+            self.typed, float(wide.size), flat(out), flat(wide), self.rows, self.inside, self.singles, self.planes, self.size,
+            wide.size // max(1, self.planes),
+        )  # fmt: skip
