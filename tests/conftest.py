@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import hypothesis
+import numpy as np
 import pytest
 
 # Two threads even on one core, so that the parallel twins run everywhere.
@@ -28,16 +29,24 @@ def pytest_collection_finish():
 
 
 @pytest.fixture
-def always_parallel(monkeypatch):
-    """Give even the smallest problem to all threads."""
+def one_twin(monkeypatch):
+    """Give even the smallest problem to all threads, and what is given to one of them to the parallel twin as well.
+
+    Twins are compiled from one body, and compiling is what this run's time goes to: of float64 it is the serial one.
+    """
     from fastconv import threads
 
+    def start(kernel, used, *arguments):
+        double = any(isinstance(a, np.ndarray) and a.dtype == np.float64 for a in arguments)
+        (kernel.serial if double else kernel.parallel)(used, *arguments)
+
     monkeypatch.setattr(threads, "SERIAL_FLOPS", -1)
+    monkeypatch.setattr(threads, "start", start)
 
 
 @pytest.fixture(autouse=True)
 def double_precision_on_one_worker(request):
-    """Twins are compiled from one body, and compiling is what this run's time goes to: float64 has the serial one alone."""
+    """float64 has the serial twin alone."""
     if "float64" not in request.node.name:
         yield
         return
@@ -62,8 +71,9 @@ def pytest_xdist_make_scheduler(config, log):
     class ByAlgorithm(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file, _, test = nodeid.partition("::")
-            if file.endswith("test_device.py"):
-                return nodeid  # compiled ahead
+            # What compiles for a GPU shares that with the other targets alone: one by one, as the last.
+            if Path(file).stem in ("test_device", "test_engine", "test_staged"):
+                return re.sub(r"\(\d, 0\)", "", nodeid)
             for word in re.split(r"[\[\]-]", test):
                 if word in kin:
                     return kin[word]

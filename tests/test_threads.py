@@ -220,8 +220,15 @@ def twice(value):
     return value + value
 
 
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize(("algorithm", "layout"), [("im2col", "NCHW"), ("direct", "NHWC")])
+@pytest.mark.parametrize(
+    ("algorithm", "layout", "count"),
+    [
+        ("im2col", "NCHW", 2),
+        ("direct", "NHWC", 1),
+        pytest.param("im2col", "NCHW", 1, marks=pytest.mark.slow),
+        pytest.param("direct", "NHWC", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_one_plan_takes_whatever_follows(algorithm, layout, count):
     """Only its first call finds out types, so nothing that later ones may bring can have another."""
     problem = ConvProblem.parse("n1 c16 k16 i32x32 f1x1")  # 0.5 MFLOP: worth two threads

@@ -77,9 +77,15 @@ def run(problem, direction, first, second, shape, bias=(), activation=activation
     return out
 
 
+EACH = [  # borders are compiled apart, and one text serves both dtypes
+    pytest.param(line, dtype, marks=[pytest.mark.slow] * (dtype == "float64" and line.split()[-1].isalpha()))
+    for line in CASES
+    for dtype in ("float32", "float64")
+]
+
+
 @pytest.mark.parametrize("direction", Direction)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("line", CASES)
+@pytest.mark.parametrize(("line", "dtype"), EACH)
 def test_equals_the_definition(line, dtype, direction):
     problem = ConvProblem.parse(f"{line} {dtype}")
     first, second, shape, definition = operands(problem, direction)
@@ -163,10 +169,11 @@ def test_rejects_in_words():
 GUARD = """
 import sys
 import numpy as np
-from fastconv import activations, testing
+from fastconv import activations, testing, threads
 from fastconv.algorithms.direct import depthwise
 from fastconv.problem import ConvProblem, Direction
 
+threads.SERIAL_FLOPS = -1
 for line in sys.argv[1:]:
     problem = ConvProblem.parse(line)
     for direction in Direction:

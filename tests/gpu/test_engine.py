@@ -1,11 +1,7 @@
 """The CUDA engine without a GPU: kernels in Numba's simulator, and machine code for real GPUs read back."""
 
-import os
 import re
-import subprocess
-import sys
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +12,7 @@ from fastconv.select import select
 
 pytest.importorskip("numba_cuda")
 from machine_code import TARGETS, loops, usage
+from started import simulate
 
 from fastconv.algorithms.im2col import cuda_weight
 from fastconv.algorithms.im2col.cuda import gemm_kernel
@@ -73,11 +70,7 @@ MORE = {  # what kernels of one algorithm have branches for
 def test_simulated(name):
     """Every direction is exact on integers, through the public functions; an index out of bounds raises."""
     lines = TINY[2:6] if ":" in name else [*TINY, *MORE.get(name, [])]
-    result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("simulated.py")), name, *lines],
-        check=False, capture_output=True, text=True, timeout=300, env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
-    assert result.stdout.endswith("done\n"), result.stdout[-500:] + result.stderr[-3000:]
+    simulate("simulated.py", name, *lines)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
@@ -142,10 +135,11 @@ def check_main_loop(kernel, tile, share, tmp_path):
 @pytest.mark.parametrize(
     ("variant", "tile", "name"),
     [
-        *((variant, LARGE, "relu") for variant in VARIANTS if "phases" not in variant),
+        *((variant, LARGE, "relu") for variant in ("dense", "even", "any", "channels last")),
         *(("any", tile, "relu") for tile in SMALL[2:]),
         ("phases", LARGE, "gelu"),  # the largest of activations, pixel by pixel
-        ("channels last, phases", LARGE, "gelu"),
+        pytest.param("many taps", LARGE, "relu", marks=pytest.mark.slow),
+        pytest.param("channels last, phases", LARGE, "gelu", marks=pytest.mark.slow),
         *(pytest.param(variant, tile, "gelu", marks=pytest.mark.slow)
           for variant in VARIANTS for tile in SMALL if variant != "any" or tile in SMALL[:2]),
     ],
@@ -166,8 +160,9 @@ WEIGHT_TILES = [(way, tile) for way, w in WAYS.items() for tile in cuda_weight.t
 @pytest.mark.parametrize(
     ("way", "tile"),
     [
-        pytest.param(way, tile, marks=() if tile.bm == tile.bn == 128 or few else pytest.mark.slow)
+        pytest.param(way, tile, marks=() if large or few else pytest.mark.slow)
         for way, tile in WEIGHT_TILES
+        for large in [way != "many taps" and tile.bm == tile.bn == 128]
         for few in [way == "pairs" and tile.bm * tile.bn <= 64 * 64]
     ],
     ids=str,

@@ -76,7 +76,7 @@ def test_right_without_hazards(case):
 @pytest.mark.parametrize(
     "line", ["n1 c8 k4 i4x4 f1x1", pytest.param("n1 c8 k4 i4x4 f3x3 p1 nhwc", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("name", ["im2col", "direct"])
+@pytest.mark.parametrize("name", ["im2col", pytest.param("direct", marks=pytest.mark.slow)])
 def test_arrays_may_begin_anywhere(name, line):
     check(f"{name} {line}", 4)
 

@@ -1,15 +1,12 @@
 """Transformed tiles on a GPU, without one: stages in the simulator, and their machine code read back."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("numba_cuda")
 from machine_code import TARGETS, loops, usage
+from started import simulate
 
 from fastconv.algorithms import find
 from fastconv.algorithms.fft.cuda import Spectra
@@ -49,24 +46,16 @@ SLOW = {
 }
 
 
-def run(*cases):
-    result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("staged.py")), *cases],
-        check=False, capture_output=True, text=True, timeout=600, env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
-    assert result.stdout.endswith("done\n"), result.stdout[-500:] + result.stderr[-3000:]
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_simulated(name):
     """Right in every direction within the declared error; what is read before it is written would be NaN."""
-    run(*CASES[name])
+    simulate("staged.py", *CASES[name])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
 def test_larger_tiles_simulated(name):
-    run(*SLOW[name])
+    simulate("staged.py", *SLOW[name])
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
