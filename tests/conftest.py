@@ -28,12 +28,14 @@ def pytest_collection_finish():
     gc.set_threshold(50_000)
 
 
-@pytest.fixture
-def one_twin(monkeypatch):
-    """Give even the smallest problem to all threads, and what is given to one of them to the parallel twin as well.
+@pytest.fixture(autouse=True)
+def one_twin(request, monkeypatch):
+    """In tests of algorithms give even the smallest problem to all threads, and what one gets to the parallel twin as well.
 
     Twins are compiled from one body, and compiling is what this run's time goes to: of float64 it is the serial one.
     """
+    if request.path.parent.name != "algorithms" and request.path.stem != "test_properties":
+        return
     from fastconv import threads
 
     def start(kernel, used, *arguments):

@@ -14,7 +14,6 @@ from fastconv.select import select
 
 EXACT = {"direct", "im2col", "reference"}
 LUCK = 2  # the growth declared is that of many results: of 300 draws, each a few, three had more error, up to 1.45 times
-pytestmark = pytest.mark.usefixtures("one_twin")
 
 
 @st.composite
