@@ -24,6 +24,9 @@ CASES = [
     "n1 c3 k3 i14x14 f27x27 p13 g3",  # most taps meet only padding
     "n1 c3 k9 i7x7 f13x13 p6 g3",
     "n1 c3 k3 i28x28 f31x31 p15 g3",
+    "n2 c2 k4 i56x37 f7x7 p3 g2",  # many rows at once
+    "n1 c2 k2 i14x7 f5x6 p2x3 g2 reflect",
+    "n1 c2 k2 i28x20 f11x3 p5x1 d1x2 g2 replicate",
     "n1 c3 k3 i10x12 f3x3 p-1:-2x-3:1 g3",  # cropped
     "n1 c3 k3 i5x5 f2x2 p9 g3",  # outputs that meet only padding
     "n1 c3 k3 i1x1 f3x3 p1 g3",

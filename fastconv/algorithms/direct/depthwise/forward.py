@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastconv import machine
 from fastconv.algorithms.direct.depthwise.maps import Maps, Result
 from fastconv.algorithms.direct.depthwise.schedule import Rows, Schedule, row_blocks
 from fastconv.algorithms.direct.depthwise.shape import Image, parts, plane_axes
-from fastconv.algorithms.direct.depthwise.taps import ROWS, most_taps
+from fastconv.algorithms.direct.depthwise.taps import most_taps, tallest
 from fastconv.problem import ConvProblem
 
 
@@ -18,9 +20,9 @@ class Forward(Maps):
         image = Image(problem)
         schedule = Schedule(machine.lanes(problem.dtype), image.stride, image.pitch, h.kernel)
         walk = Rows(v.output, v.kernel, 0, v.stride, v.dilation)
+        tall = partial(tallest, stride=image.stride, copied=image.copies is not None)
         found = sorted(
-            row_blocks(walk, image.rows, image.stride, ROWS, most_taps(image.stride)),
-            key=lambda b: b.row,
+            row_blocks(walk, image.rows, image.stride, tall, most_taps(image.stride)), key=lambda b: b.row
         )
         once = all(len(block.met) == 1 for block in found)
         band = schedule.band(image.columns, image.columns.groups(schedule.vl, overlap=once))

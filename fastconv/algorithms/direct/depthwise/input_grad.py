@@ -17,8 +17,9 @@ copies of rows, or as further pixels of single columns, if they are few.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from math import gcd
 
 from fastconv import borders, machine
@@ -34,8 +35,11 @@ from fastconv.algorithms.direct.depthwise.shape import (
     plane_axes,
     repeated,
 )
-from fastconv.algorithms.direct.depthwise.taps import most_rows, most_taps
+from fastconv.algorithms.direct.depthwise.taps import most_taps, tallest
 from fastconv.problem import Axis, ConvProblem
+
+# The most rows of a block and taps of a chunk, as `row_blocks` takes them.
+Most = tuple[Callable[[int, int], int], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +83,9 @@ class InputGrad(Maps):
             columns, copies = _turned(columns, v, h, problem.itemsize)
         schedule = Schedule(vl, 1, copies.pitch if copies else h.output, h.kernel)
         twice = h.stride == 2 and max(f.taps for f in phases(v)) <= most_taps(phases=2)
-        image = sorted((b for f in phases(v) for b in _blocks(v, mode, f, 1 + twice)), key=lambda b: b.row)
-        around = [] if borders.circle(v, mode) else list(_rows_around(v, mode, 1 + twice))
+        most = partial(tallest, phases=1 + twice, copied=copies is not None), most_taps(phases=1 + twice)
+        image = sorted((b for f in phases(v) for b in _blocks(v, mode, f, most)), key=lambda b: b.row)
+        around = [] if borders.circle(v, mode) else list(_rows_around(v, mode, most))
         woven = h.stride > 1 and not twice
         if twice:
             both = tuple(phase.taps[0] for phase in columns)
@@ -88,7 +93,7 @@ class InputGrad(Maps):
         once = all(len(block.met) == 1 for block in image + around)
         writing, adding = ([schedule.band(c, c.groups(vl, some)) for c in columns] for some in (once, False))
         ldb = pitch(columns[0].width, vl) if woven or wide else 0
-        between = most_rows(1) * ldb
+        between = max((block.height for block in image + around), default=0) * ldb
         groups: list[int] = []
         for blocks, bands in ((image, writing), (around, writing if ldb else adding)):
             for block in blocks:
@@ -114,7 +119,7 @@ class InputGrad(Maps):
         super().__init__(problem, schedule, groups, copies, counts, result, (1, 1 + twice), frame)
 
 
-def _blocks(axis: Axis, mode: str, phase: Phase, n_phases: int) -> Iterator[Block]:
+def _blocks(axis: Axis, mode: str, phase: Phase, most: Most) -> Iterator[Block]:
     """Return the blocks of rows of a phase."""
     g = gcd(axis.stride, axis.dilation)
     times = 1 + axis.dilation * axis.kernel // axis.output if borders.circle(axis, mode) else 0
@@ -123,10 +128,10 @@ def _blocks(axis: Axis, mode: str, phase: Phase, n_phases: int) -> Iterator[Bloc
         start=phase.start, spacing=axis.stride, tap=phase.tap, turn=-(axis.stride // g),
     )  # fmt: skip
     source = [*range(axis.output)] * (2 * times + 1)
-    return row_blocks(walk, source, 1, most_rows(n_phases), most_taps(phases=n_phases))
+    return row_blocks(walk, source, 1, *most)
 
 
-def _rows_around(axis: Axis, mode: str, n_phases: int) -> Iterator[Block]:
+def _rows_around(axis: Axis, mode: str, most: Most) -> Iterator[Block]:
     """Return the blocks of rows of the padding that some tap reaches: side by side, as the rows they repeat are, or of one row.
 
     Rows of all phases are a block, as if rows of gy were a stride apart.
@@ -146,7 +151,7 @@ def _rows_around(axis: Axis, mode: str, n_phases: int) -> Iterator[Block]:
         walk = Rows(
             count, max(0, taps), origin, dilation=axis.dilation, start=to, spacing=spacing, tap=last, turn=-1
         )
-        for block in row_blocks(walk, source, 1, most_rows(n_phases), most_taps(phases=n_phases)):
+        for block in row_blocks(walk, source, 1, *most):
             if max(read for chunk in block.chunks for read in chunk.reads) >= 0:
                 yield block
         first += count

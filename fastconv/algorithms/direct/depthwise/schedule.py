@@ -20,7 +20,7 @@ Every vector has its own list of taps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
 from typing import NamedTuple
@@ -91,9 +91,12 @@ def lattice(kernel: int, stride: int, dilation: int) -> tuple[int, int, int]:
 
 
 def row_blocks(
-    rows: Rows, source: Sequence[int], step: int, most_rows: int, most_taps: int
+    rows: Rows, source: Sequence[int], step: int, most_rows: Callable[[int, int], int], most_taps: int
 ) -> Iterator[Block]:
-    """Cut rows into blocks; ``source[i]`` is the row of memory that row i of the source is, or -1."""
+    """Cut rows into blocks; ``source[i]`` is the row of memory that row i of the source is, or -1.
+
+    ``most_rows`` tells how high a block may be, by how many rows there are and the fewest taps of a chunk.
+    """
     if step == 1:
         e, m, lcm = lattice(rows.taps, rows.stride, rows.dilation)
     else:
@@ -101,9 +104,11 @@ def row_blocks(
     taps = [
         (f, *cut) for f in range(min(m, rows.taps)) for cut in equalised(-(-(rows.taps - f) // m), most_taps)
     ]
+    fewest = min((tall for _, _, tall in taps), default=0)
     size = len(source)
     for rho in range(min(e, rows.count)):
-        for j, height in equalised(-(-(rows.count - rho) // e), most_rows):
+        count = -(-(rows.count - rho) // e)
+        for j, height in equalised(count, most_rows(count, fewest)):
             chunks = []
             for f, t, tall in taps:
                 first = rows.origin + rho * rows.stride + f * rows.dilation + lcm * (step * j + t)

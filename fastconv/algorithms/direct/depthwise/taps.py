@@ -23,8 +23,8 @@ A family is one of
     pairs   1      2      step 1: even and odd outputs have taps of their own, interleaved when stored
     ======= ====== ====== =============================================================================
 
-    J       1..8: eight independent sums cover the latency of the FMA units
-    T       1..5, 3 of family second and 4 of pairs: J sums, T weights and a vector of source fit
+    J       1..8: eight independent sums cover the latency of the FMA units; of family each 14 as well, for T from 5 on
+    T       1..7, 3 of family second and 4 of pairs: J sums, T weights and a vector of source fit
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ from fastconv.gemm.move import I1, I32
 from fastconv.gemm.tile import I64, cases, fma, prefetch, splat
 
 ROWS = 8  # J at most
+# J of many taps where rows are a multiple of it, as in maps of 14, 28, 56: weights are loaded for as many FMAs again, and
+# half as many rows twice.  With three taps memory is what counts, and 14 take 1.02 of the time of twice 7.
+TALL, MANY = 14, 5
 NARROW = 7  # rows from which maps of at most half a vector, 7 x 7, have bodies of half a vector
 
 # A step of the work on a map: J rows by T taps, for all columns of a list of blocks.
@@ -62,15 +65,24 @@ SEVERAL = -(1 << 63)  # if this bit of the lanes that it loads is set
 def most_taps(stride: int = 1, phases: int = 1) -> int:
     """Return the largest T of a family: what layers have, as the bodies are compiled for each J and T.
 
-    Larger kernels take several steps; at 5 rows of taps a step of eight rows is still bound by its FMAs.
+    Larger kernels take several steps.
     """
-    most = 3 if stride == 2 else 4 if phases == 2 else 5
+    most = 3 if stride == 2 else 4 if phases == 2 else 7
     return most if machine.simd().registers >= 32 else min(most, 4)
 
 
 def most_rows(phases: int) -> int:
     """Return the largest J."""
     return ROWS if phases == 1 or machine.simd().registers >= 32 else ROWS // 2
+
+
+def tallest(rows: int, taps: int, stride: int = 1, phases: int = 1, copied: bool = False) -> int:
+    """Return the largest J for so many rows, of steps of at least so many taps.
+
+    Rows that are copied are fetched while others are summed: not by 14 (5x5 at stride 2 1.08 of the time).
+    """
+    tall = stride == phases == 1 and taps >= MANY and not copied and machine.simd().registers >= 32
+    return TALL if tall and rows % TALL == 0 else most_rows(phases)
 
 
 def _weights(builder: Any, p: Any, at: Any, lanes: Any, vector: ir.VectorType, tall: int) -> list[Any]:
@@ -270,10 +282,8 @@ def taps(typing, out, source, weight, step, rows, blocks, columns, strided, pair
             done = builder.append_basic_block("done")
             # the lanes that a block stores tell how wide the map is
             stored = builder.load(builder.gep(p.block, [I64(1)]))
-            narrow = builder.and_(
-                builder.icmp_unsigned("<", stored, I64(1 << (phases * vl // 2))),
-                builder.icmp_signed(">=", p.height, I64(NARROW)),
-            )
+            some = builder.icmp_unsigned("<", builder.sub(p.height, I64(NARROW)), I64(ROWS - NARROW + 1))
+            narrow = builder.and_(builder.icmp_unsigned("<", stored, I64(1 << (phases * vl // 2))), some)
             which = builder.add(builder.mul(p.height, I64(most + 1)), p.tall)
             whole, half = builder.append_basic_block("whole"), builder.append_basic_block("half")
             builder.cbranch(narrow, half, whole)
@@ -281,8 +291,11 @@ def taps(typing, out, source, weight, step, rows, blocks, columns, strided, pair
                 builder.position_at_end(entry)
                 each = {
                     j * (most + 1) + t: (j, t)
-                    for j in range(fewest, most_rows(phases) + 1)
                     for t in range(1, most + 1)
+                    for j in {
+                        *range(fewest, most_rows(phases) + 1),
+                        *[tallest(TALL, t, stride, phases)] * (entry is whole),
+                    }
                 }
                 for case in cases(builder, which, each, "case"):
                     _emit(builder, p, case, ir.VectorType(scalar, lanes))

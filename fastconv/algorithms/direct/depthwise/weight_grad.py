@@ -90,7 +90,9 @@ class WeightGrad(Execution):
         steps: list[int] = []
         groups: list[int] = []
         rows = stripe(problem.itemsize, v, h, image.copies is not None)
-        for block in sorted(row_blocks(walk, image.rows, image.stride, rows, tall), key=lambda b: b.row):
+        for block in sorted(
+            row_blocks(walk, image.rows, image.stride, lambda *_: rows, tall), key=lambda b: b.row
+        ):
             first = len(steps) // FIELDS
             ahead = _ahead(problem, block)
             block, *copies = image.read(block)
