@@ -258,7 +258,7 @@ def on_gpu(value: Any) -> bool:
     if package(kind) == "torch":
         return bool(getattr(value, "is_cuda", False))
     # asked of the object: a class whose arrays may live on either side has the property, which then raises
-    if hasattr(value, "__cuda_array_interface__") or kind.__name__ == "FakeCUDAArray":
+    if hasattr(kind, "__cuda_ndarray__") or hasattr(value, "__cuda_array_interface__"):  # the first: Numba's
         return True
     try:
         return value.__dlpack_device__()[0] in CUDA

@@ -70,10 +70,6 @@ class Elsewhere:
         """Return an array."""
         return Array(shape, strides, dtype), self.Block.pointer
 
-    def viewed(self, array: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
-        """Return the array in another shape."""
-        return Array(shape, strides, array.dtype)
-
     class Block:
         """Memory."""
 

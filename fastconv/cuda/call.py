@@ -42,11 +42,12 @@ def result(
     if out is None:
         n, c, *pixels = shape
         images = (*pixels, c) if layout == "nhwc" else (c, *pixels)
-        y = like.empty((n, *images) if form.batched else images, dtype or like.dtype)
+        axes = None
         if form.last != (layout == "nhwc"):
             b, r = int(form.batched), len(pixels)
             turn = (*range(b + 1, b + r + 1), b) if form.last else (b + r, *range(b, b + r))
-            y = y.turned((*range(b), *turn))
+            axes = (*range(b), *turn)
+        y = like.empty((n, *images) if form.batched else images, dtype or like.dtype, axes)
         return y, taken(y, form)
     y = operand(out, "out")
     common(like, y)
@@ -77,7 +78,7 @@ def delivered(y: Memory, inside: Memory, form: Form, out: Any) -> Any:
 def handed(y: Memory) -> Any:
     """Return an array to the caller."""
     if (tape := LISTENING.tape) is not None:
-        tape.results.append((y.origin, y.turn))
+        tape.results.append(y.origin)
     return y.result()
 
 

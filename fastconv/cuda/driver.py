@@ -44,10 +44,9 @@ def bindings() -> Any:
 
 def checked(answer: tuple[Any, ...]) -> Any:
     """Return what the driver answered, or raise DeviceError."""
-    status, *values = answer
-    if status != bindings().CUresult.CUDA_SUCCESS:
-        raise DeviceError(f"the CUDA driver answers {status.name}")
-    return values[0] if values else None
+    if answer[0]:  # CUDA_SUCCESS is 0
+        raise DeviceError(f"the CUDA driver answers {answer[0].name}")
+    return answer[-1]
 
 
 def context() -> int:
@@ -193,31 +192,33 @@ def download(content: np.ndarray[Any, Any], pointer: int) -> None:
     checked(bindings().cuMemcpyDtoH(content.ctypes.data, pointer, content.nbytes))
 
 
+@functools.lru_cache(1024)
+def _described(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], _: int) -> Any:
+    """Return a Numba device array of no memory: to describe one takes longer than a call."""
+    from numba import cuda
+    from numba.cuda.cudadrv.devicearray import DeviceNDArray
+    from numba.cuda.cudadrv.driver import MemoryPointer
+
+    item = dtype.itemsize
+    nothing = MemoryPointer(cuda.current_context(), bindings().CUdeviceptr(0), item * prod(shape))
+    return DeviceNDArray(shape, tuple(s * item for s in strides), dtype, 0, nothing)
+
+
 def device_array(
     shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], stream: int
 ) -> tuple[Any, int]:
     """Return a Numba device array in memory from the pool, and where it begins; strides count elements."""
-    from numba import cuda
-    from numba.cuda.cudadrv.driver import MemoryPointer
+    like = _described(shape, strides, dtype, context())
+    nothing, array = like.gpu_data, object.__new__(type(like))
+    block = Block(nothing.size, stream)
+    pointer = bindings().CUdeviceptr(block.pointer)
+    array.__dict__.update(like.__dict__)  # as Numba's own `bind` copies one
+    array.gpu_data = type(nothing)(nothing.context, pointer, nothing.size, owner=block)
+    if stream:
+        from numba import cuda
 
-    count = dtype.itemsize * prod(shape)
-    block = Block(count, stream)
-    memory = MemoryPointer(cuda.current_context(), bindings().CUdeviceptr(block.pointer), count, owner=block)
-    array = _described(shape, strides, dtype, memory, cuda.external_stream(stream) if stream else 0)
+        array.stream = cuda.external_stream(stream)
     return array, block.pointer
-
-
-def viewed(array: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
-    """Return a Numba device array of the same elements in another shape."""
-    return _described(shape, strides, array.dtype, array.gpu_data, array.stream)
-
-
-def _described(
-    shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], memory: Any, stream: Any
-) -> Any:
-    from numba.cuda.cudadrv.devicearray import DeviceNDArray
-
-    return DeviceNDArray(shape, tuple(s * dtype.itemsize for s in strides), dtype, stream, memory)
 
 
 class Buffer:

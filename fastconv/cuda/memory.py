@@ -11,9 +11,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -23,16 +23,16 @@ from fastconv.cuda import backend
 from fastconv.cuda.tape import LISTENING
 
 INDICES = (np.dtype(np.int64),)
+Seen: TypeAlias = tuple[int, int, Hashable]
+Maker: TypeAlias = Callable[[int], tuple[Any, int]]
 
 
 class Memory:
     """An array on a GPU: where its elements lie; ``owner`` is the caller's object, kept alive."""
 
     device: Any = None  # where, of arrays that need not be on the current GPU
-    lasting = True  # whether a call may be played again with other arrays of the kind
     origin: int = -1  # which memory of a `Tape` this is in
     begin: int  # and where that begins
-    turn: tuple[int, ...] | None = None  # how the owner's axes were turned
     named: int = 0  # the stream that the owner names, or another of the call's operands
     told: int = 0  # and that the owner names
 
@@ -65,34 +65,45 @@ class Memory:
         steps = zip(self.shape, self.strides, wanted, strict=True)
         return all(size == 1 or step == side for size, step, side in steps)
 
-    def stream(self) -> int:
-        """Return the caller's current stream."""
-        return 0
+    def seen(self) -> Seen:
+        """Return where elements begin, the stream that is named, and all else that tells how they lie: None of a kind of its own."""
+        lies = type(self), self.shape, self.strides, self.dtype, self.device, self.pointer % 16
+        return self.pointer, self.named, lies
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
-        """Return a new array of the same kind on the same device."""
-        memory = self.fresh(shape, dtype)
-        if (tape := LISTENING.tape) is not None:
-            tape.asked(memory)
-        return memory
-
-    def fresh(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
-        """Return it without a note on the tape."""
+    @staticmethod
+    def glance(value: Any) -> Seen:
+        """Return the same of an array that nobody has read: what a later call wants of it; it raises where it cannot."""
         raise NotImplementedError
 
-    def scratch(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-        """Return memory for so many elements, which no caller sees."""
-        return self.fresh(shape, dtype)
+    def streams(self) -> Callable[[int], int]:
+        """Return the function from the stream that operands name to the caller's current one."""
+        return int
 
-    def turned(self, axes: tuple[int, ...]) -> Memory:
-        """Return the array with its axes in another order, its owner too."""
-        view = self.transpose(axes)
-        view.owner, view.turn = self.turned_owner(axes), axes
-        return view
+    def stream(self) -> int:
+        """Return the caller's current stream."""
+        return self.streams()(self.named)
 
-    def turned_owner(self, axes: tuple[int, ...]) -> Any:
-        """Return the owner with its axes in another order."""
-        return self.owner.transpose(axes)
+    def empty(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any], axes: tuple[int, ...] | None = None
+    ) -> Memory:
+        """Return a new array of the same kind on the same device, which shows the axes in another order."""
+        owner, pointer = self.maker(shape, dtype, axes)(self.named)
+        lies, strides = shown(shape, axes)
+        memory = type(self)(owner, pointer, lies, dtype, strides)
+        memory.named = memory.told = self.named
+        if (tape := LISTENING.tape) is not None:
+            tape.asked(memory, (shape, dtype, axes))
+        return memory
+
+    def maker(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any], axes: tuple[int, ...] | None = None
+    ) -> Maker:
+        """Return the function that makes such an array on the stream that operands name, and tells where it begins."""
+        raise NotImplementedError
+
+    def scratch(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Maker:
+        """Return the function that makes what no caller sees."""
+        return self.maker(shape, dtype)
 
     def result(self) -> Any:
         """Return what the caller gets."""
@@ -164,6 +175,14 @@ def packed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
+def shown(shape: tuple[int, ...], axes: tuple[int, ...] | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return shape and strides of elements side by side, with their axes in another order."""
+    strides = packed(shape)
+    if axes is None:
+        return shape, strides
+    return tuple(shape[a] for a in axes), tuple(strides[a] for a in axes)
+
+
 def check_current(device: int, now: int) -> None:
     """Refuse arrays of another GPU than kernels would run on."""
     if device != now:
@@ -184,29 +203,32 @@ class Torch(Memory):
         check_current(value.device.index, torch.cuda.current_device())
         return cls(value, value.data_ptr(), tuple(value.shape), dtype, value.stride())
 
-    def stream(self) -> int:
-        return int(sys.modules["torch"].cuda.current_stream(self.owner.device).cuda_stream)
+    @staticmethod
+    def glance(value: Any) -> Seen:
+        pointer = value.data_ptr()
+        refused = value.requires_grad and sys.modules["torch"].is_grad_enabled()
+        return pointer, 0, (value.shape, value.stride(), value.dtype, value.device, pointer % 16, refused)
 
-    def fresh(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
+    def streams(self) -> Callable[[int], int]:
+        cuda, index = sys.modules["torch"].cuda, self.owner.device.index
+        # as PyTorch's own compiler asks: an object for a stream takes longer to make than a tensor
+        if (raw := getattr(sys.modules["torch"]._C, "_cuda_getCurrentRawStream", None)) is not None:
+            return lambda _: int(raw(index))
+        return lambda _: int(cuda.current_stream(index).cuda_stream)
+
+    def maker(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any], axes: tuple[int, ...] | None = None
+    ) -> Maker:
         torch, kind = sys.modules["torch"], torch_dtypes()[dtype]
-        tensor = torch.empty(shape, dtype=kind, device=self.owner.device)
-        return Torch(tensor, tensor.data_ptr(), shape, dtype)
+        make = functools.partial(
+            torch.empty_strided, *shown(shape, axes), dtype=kind, device=self.owner.device
+        )
 
-    def scratch(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-        torch = sys.modules["torch"]
-        return Held(torch.empty(shape, dtype=torch_dtypes()[dtype], device=self.owner.device))
+        def made(_: int) -> tuple[Any, int]:
+            tensor = make()
+            return tensor, tensor.data_ptr()
 
-    def turned_owner(self, axes: tuple[int, ...]) -> Any:
-        return self.owner.permute(axes)
-
-
-class Held:
-    """Memory of a tensor's that nobody looks at."""
-
-    __slots__ = ("pointer", "tensor")
-
-    def __init__(self, tensor: Any) -> None:
-        self.tensor, self.pointer = tensor, tensor.data_ptr()
+        return made
 
 
 @functools.cache
@@ -227,11 +249,26 @@ class Cupy(Memory):
         check_current(value.device.id, sys.modules["cupy"].cuda.runtime.getDevice())
         return cls(value, int(value.data.ptr), value.shape, value.dtype, strides)
 
-    def stream(self) -> int:
-        return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
+    @staticmethod
+    def glance(value: Any) -> Seen:
+        pointer = value.data.ptr
+        lies = value.shape, value.strides, value.dtype.char, value.device.id, pointer % 16
+        return pointer, 0, ("cupy", *lies)
 
-    def fresh(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
-        return Cupy.of(sys.modules["cupy"].empty(shape, dtype))
+    def streams(self) -> Callable[[int], int]:
+        cuda = sys.modules["cupy"].cuda
+        return lambda _: int(cuda.get_current_stream().ptr)
+
+    def maker(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any], axes: tuple[int, ...] | None = None
+    ) -> Maker:
+        empty = sys.modules["cupy"].empty
+
+        def made(_: int) -> tuple[Any, int]:
+            array = empty(shape, dtype)
+            return array if axes is None else array.transpose(axes), int(array.data.ptr)
+
+        return made
 
 
 class Interface(Memory):
@@ -247,21 +284,37 @@ class Interface(Memory):
         memory.named = memory.told = told.get("stream") or 0
         return memory
 
-    def stream(self) -> int:
-        return self.named
+    @staticmethod
+    def glance(value: Any) -> Seen:
+        told = value.__cuda_array_interface__
+        pointer, strides = told["data"][0] or 0, told.get("strides")
+        lies = tuple(told["shape"]), strides and tuple(strides), told["typestr"], pointer % 16
+        return pointer, told.get("stream") or 0, lies
 
-    def fresh(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
-        array, pointer = backend().device_array(shape, packed(shape), dtype, self.named)
-        memory = Interface(array, pointer, shape, dtype)
-        memory.named = memory.told = self.named
-        return memory
+    def maker(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any], axes: tuple[int, ...] | None = None
+    ) -> Maker:
+        lies, strides = shown(shape, axes)
+        return lambda stream: backend().device_array(lies, strides, dtype, stream)
 
-    def scratch(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-        return backend().Block(prod(shape) * dtype.itemsize, self.named)
+    def scratch(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Maker:
+        count = prod(shape) * dtype.itemsize
 
-    def turned_owner(self, axes: tuple[int, ...]) -> Any:
-        view = self.transpose(axes)
-        return backend().viewed(self.owner, view.shape, view.strides)
+        def made(stream: int) -> tuple[Any, int]:
+            block = backend().Block(count, stream)
+            return block, block.pointer
+
+        return made
+
+
+class Numba(Interface):
+    """A Numba device array, which puts together anew what it tells of itself each time that it is asked."""
+
+    @staticmethod
+    def glance(value: Any) -> Seen:
+        pointer, stream = value.gpu_data.device_pointer_value or 0, value.stream
+        lies = "numba", value.shape, value.strides, value.dtype.str, pointer % 16
+        return pointer, int(stream) if stream else 0, lies
 
 
 class Simulated(Memory):
@@ -273,9 +326,7 @@ class Simulated(Memory):
         strides = tuple(s // array.itemsize for s in array.strides)
         return cls(value, array.ctypes.data, array.shape, array.dtype, strides)
 
-    def fresh(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
-        array, pointer = backend().device_array(shape, packed(shape), dtype, 0)
-        return Simulated(array, pointer, shape, dtype)
+    maker = Interface.maker
 
 
 class DLTensor(ctypes.Structure):
@@ -315,8 +366,6 @@ class Dlpack(Interface):
 class Host(Memory):
     """A NumPy array and its copy on the GPU."""
 
-    lasting = False
-
     @classmethod
     def of(cls, value: Any, upload: bool = True) -> Memory:
         array = np.asarray(value)
@@ -331,8 +380,18 @@ class Host(Memory):
     block: Any = None  # on the GPU
     held: Any = None  # and here, side by side
 
-    def fresh(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
-        return Host.of(np.empty(shape, dtype), upload=False)
+    def seen(self) -> Seen:
+        return self.pointer, 0, None  # its copy is there once
+
+    def empty(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any], axes: tuple[int, ...] | None = None
+    ) -> Memory:
+        memory = Host.of(np.empty(shape, dtype), upload=False)
+        if axes is None:
+            return memory
+        view = memory.transpose(axes)
+        view.owner = memory.owner.transpose(axes)
+        return view
 
     def result(self) -> Any:
         if self.held.nbytes:
@@ -389,14 +448,17 @@ def together(first: Memory, *others: Memory) -> None:
 
 def agree(operands: Sequence[Memory]) -> None:
     """Have operands name one stream, the first that one of them names; it waits for work on the others."""
+    own, others = first_named(m.named for m in operands)
+    for other in others:
+        backend().wait(own, other)
     for memory in operands:
-        if memory.named:
-            own = memory.named
-            for other in dict.fromkeys(m.named for m in operands if m.named not in (0, own)):
-                backend().wait(own, other)
-            for m in operands:
-                m.named = own
-            return
+        memory.named = own
+
+
+def first_named(streams: Iterable[int]) -> tuple[int, list[int]]:
+    """Return the first stream that is not the default one, and the others."""
+    own, *others = dict.fromkeys(filter(None, streams)) or (0,)
+    return own, others
 
 
 def part(operands: Sequence[Memory]) -> None:
@@ -404,3 +466,13 @@ def part(operands: Sequence[Memory]) -> None:
     for memory in operands:
         if memory.told not in (0, memory.named):
             backend().wait(memory.told, memory.named)
+
+
+@functools.lru_cache(256)
+def glance_of(kind: Any) -> Callable[[Any], Seen]:
+    """Return `Memory.glance` for arrays of a class, or `Memory.seen` if it is memory."""
+    if issubclass(kind, Memory):
+        seen: Callable[[Any], Seen] = kind.seen
+        return seen
+    libraries: dict[str, type[Memory]] = {"torch": Torch, "cupy": Cupy, "numba": Numba}
+    return libraries.get(package(kind), Interface).glance

@@ -16,7 +16,7 @@ from typing import Any
 from fastconv import plan
 from fastconv.config import current
 from fastconv.cuda import backend
-from fastconv.cuda.memory import Memory, agree, operand, part
+from fastconv.cuda.memory import Memory, first_named, glance_of, operand, part
 from fastconv.cuda.tape import LISTENING, Tape
 
 KEPT = 2048  # tapes
@@ -24,11 +24,11 @@ OPTIONAL = ("bias", "residual")
 
 
 def replayed(
-    out: int | None, read: bool = False, **places: int
+    out: int | None, ours: bool = False, **places: int
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a call whose arguments at ``places`` are arrays, or memory of such: it is given their memory.
 
-    A call with an argument ``out`` runs as written.  ``read``: other arguments are the caller's no more, so that equal
+    A call with an argument ``out`` runs as written.  ``ours``: other arguments are the caller's no more, so that equal
     ones are of one type.
     """
     arrays = [(name, place, name in OPTIONAL) for name, place in places.items()]
@@ -36,24 +36,33 @@ def replayed(
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def call(*arguments: Any) -> Any:
-            rest, operands, places = list(arguments), [], []
+            rest, read, pointers, named, lie = list(arguments), {}, [], [], []
             for name, place, optional in arrays:
                 value = arguments[place]
                 if value is not None or not optional:
-                    operands.append(value if isinstance(value, Memory) else operand(value, name))
-                    places.append(place)
+                    kind: Any = type(value)
+                    try:
+                        pointer, stream, lies = glance_of(kind)(value)
+                    except Exception:  # of an array that has to be read, or that is refused then
+                        read[place] = operand(value, name)
+                        pointer, stream, lies = read[place].seen()
+                    pointers.append(pointer)
+                    lie.append(lies)
+                    if stream:
+                        named.append(stream)
                     rest[place] = True
             key = None
-            if operands[0].lasting and (out is None or rest[out] is None):
-                key = kind(function, operands, tuple(rest) if read else by_value(rest))
+            if None not in lie and (out is None or rest[out] is None):
+                key = key_of(function, lie, tuple(rest) if ours else by_value(rest))
                 if (tape := plan.tapes.get(key)) is not None:
-                    agree(operands)
-                    result = tape.play(operands)
-                    part(operands)
-                    return result
-            given = list(arguments)
-            for place, memory in zip(places, operands, strict=True):
-                given[place] = memory
+                    return played(tape, pointers, named)
+            given, operands = list(arguments), []
+            for name, place, _ in arrays:
+                if (value := given[place]) is not None:
+                    if not isinstance(value, Memory):
+                        value = read.get(place) or operand(value, name)
+                    operands.append(value)
+                    given[place] = value
             try:
                 return function(*given) if key is None else taped(key, operands, function, given)
             finally:
@@ -62,6 +71,17 @@ def replayed(
         return call
 
     return decorate
+
+
+def played(tape: Tape, pointers: Sequence[int], named: Sequence[int]) -> Any:
+    """Play a tape on the first of the streams that operands name, in the order of all of them."""
+    own, others = first_named(named) if named else (0, ())
+    for other in others:
+        backend().wait(own, other)
+    result = tape.play(pointers, own)
+    for other in others:
+        backend().wait(other, own)
+    return result
 
 
 def taped(
@@ -73,19 +93,18 @@ def taped(
         result = function(*given)
     finally:
         LISTENING.tape = None
-    if tape.close(result):
+    if tape.close(result, operands[0]):
         if len(plan.tapes) >= KEPT:
             plan.tapes.clear()
         plan.tapes[key] = tape
     return result
 
 
-def kind(function: Any, operands: Sequence[Memory], rest: Hashable) -> Hashable:
+def key_of(function: Any, lie: Sequence[Hashable], rest: Hashable) -> Hashable:
     """Return what tells calls of one kind, or None for a call that is not kept."""
     if rest is None:
         return None
     s = current()
-    lie = [(type(m), m.shape, m.strides, m.dtype, m.device, m.pointer % 16) for m in operands]
     return (function, rest, *lie, s.algorithm, s.workspace, s.precision, s.tune, backend().context())
 
 

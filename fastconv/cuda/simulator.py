@@ -11,6 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -184,20 +185,12 @@ def download(content: Any, pointer: int) -> None:
 def device_array(
     shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any, stream: int
 ) -> tuple[Any, int]:
-    """Return an array of the simulator, and where it begins."""
-    from numba import cuda
-
-    array = cuda.to_device(_blank(shape, dtype))
-    return array, array._ary.ctypes.data
-
-
-def viewed(array: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
-    """Return an array of the simulator of the same elements in another shape."""
+    """Return an array of the simulator, and where it begins; strides count elements."""
     from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
-    own = array._ary
-    steps = tuple(s * own.itemsize for s in strides)
-    return FakeCUDAArray(np.lib.stride_tricks.as_strided(own, shape, steps))
+    steps = tuple(s * dtype.itemsize for s in strides)
+    array = np.lib.stride_tricks.as_strided(_blank((prod(shape),), dtype), shape, steps)
+    return FakeCUDAArray(array), array.ctypes.data
 
 
 class Buffer:

@@ -21,18 +21,18 @@ class Tape:
     def __init__(self, operands: Sequence[Any]) -> None:
         self.count = len(operands)
         self.tables: list[Any] = []
-        self.asked_for: list[tuple[tuple[int, ...], Any]] = []  # shape and dtype
+        self.asked_for: list[Any] = []  # shape, dtype and order of axes
         self.launches: list[tuple[Any, int]] = []  # and how many pointers each has
         self.sources: list[tuple[int, int]] = []  # of all their pointers, one launch after the other
-        self.results: list[tuple[int, tuple[int, ...] | None]] = []  # which memory, its axes in which order
+        self.results: list[int] = []  # which memory
         self.whole = True  # whether there is nothing beside
         for i, memory in enumerate(operands):
             memory.origin, memory.begin = i, memory.pointer
 
-    def asked(self, memory: Any) -> None:
+    def asked(self, memory: Any, asked: Any) -> None:
         """Note memory that the call was given."""
         memory.origin, memory.begin = self.count + len(self.asked_for), memory.pointer
-        self.asked_for.append((memory.shape, memory.dtype))
+        self.asked_for.append(asked)
 
     def started(self, launch: Any, pointers: Sequence[Any]) -> None:
         """Note a kernel, whose pointers are memory, tables or None."""
@@ -45,20 +45,19 @@ class Tape:
                 self.tables.append(pointer)
         self.launches.append((launch, len(pointers)))
 
-    def play(self, operands: Sequence[Any]) -> Any:
+    def play(self, pointers: Sequence[int], stream: int) -> Any:
         """Ask for memory and start the kernels anew, for other operands of the same kind; return the result."""
-        like = operands[0]
-        made = [like.fresh(*asked) if kept else like.scratch(*asked) for asked, kept in self.made]
-        begins = [m.pointer for m in operands]
-        begins += [m.pointer for m in made]
+        begins, owners = [*pointers], []
+        for make in self.makers:
+            owner, pointer = make(stream)
+            owners.append(owner)
+            begins.append(pointer)
         begins.append(0)  # at -1: tables lie where they lay
-        self.start([begins[origin] + distance for origin, distance in self.sources], like.stream())
-        return self.handed(
-            [made[i].owner if axes is None else made[i].turned(axes).owner for i, axes in self.given]
-        )
+        self.start([begins[origin] + distance for origin, distance in self.sources], self.streams(stream))
+        return self.handed([owners[i] for i in self.given])
 
-    def close(self, result: Any) -> bool:
-        """Note the form of what the call returned, and return whether the tape can be played."""
+    def close(self, result: Any, like: Any) -> bool:
+        """Note the form of what the call returned, and return whether the tape can be played, for operands ``like`` one."""
         if isinstance(result, tuple):  # of results, and None for what was not asked for
             places = [i for i, value in enumerate(result) if value is not None]
             count: int = len(result)
@@ -73,9 +72,12 @@ class Tape:
             self.handed: Callable[[list[Any]], Any] = handed
         else:
             places, self.handed = [0], operator.itemgetter(0)
-        self.given = [(which - self.count, axes) for which, axes in self.results]
-        kept = {which for which, _ in self.given}
-        self.made = [(asked, i in kept) for i, asked in enumerate(self.asked_for)]
+        self.given = [which - self.count for which in self.results]
+        self.makers = [
+            like.maker(*asked) if i in self.given else like.scratch(*asked[:2])
+            for i, asked in enumerate(self.asked_for)
+        ]
+        self.streams = like.streams()
         self.start = getattr(backend(), "in_turn", in_turn)(self.launches)
         return self.whole and len(places) == len(self.results) > 0
 

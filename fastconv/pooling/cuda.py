@@ -198,7 +198,7 @@ def described(axes: Axes, count_pad: bool) -> tuple[Any, Geometry]:
     return backend().Buffer(np.asarray(content, np.int32)), geometry
 
 
-@replayed(out=None, read=True, input=0)
+@replayed(out=None, ours=True, input=0)
 def largest(x: Memory, axes: Axes, rank: int, located: bool) -> tuple[Any, Any]:
     """Return the maxima of windows, and their places or None."""
     common(x)
@@ -206,7 +206,7 @@ def largest(x: Memory, axes: Axes, rank: int, located: bool) -> tuple[Any, Any]:
     return handed(y), None if places is None else handed(places)
 
 
-@replayed(out=None, read=True, input=0)
+@replayed(out=None, ours=True, input=0)
 def means(x: Memory, axes: Axes, rank: int, count_pad: bool, divisor: int) -> Any:
     """Return the means of windows."""
     common(x)
@@ -233,7 +233,7 @@ def pooled(
     return y, layout, places
 
 
-@replayed(out=None, read=True, input=0, grad_output=1)
+@replayed(out=None, ours=True, input=0, grad_output=1)
 def to_largest(x: Memory, gy: Memory, axes: Axes, rank: int) -> Any:
     """Return the gradient by the input of maxima, whose places are found again."""
     common(x, gy)
@@ -241,7 +241,7 @@ def to_largest(x: Memory, gy: Memory, axes: Axes, rank: int) -> Any:
     return _given(x.shape, gy, places, layout, axes, rank)
 
 
-@replayed(out=None, read=True, input=0, grad_output=1, indices=2)
+@replayed(out=None, ours=True, input=0, grad_output=1, indices=2)
 def to_places(x: Memory, gy: Memory, found: Memory, axes: Axes, rank: int) -> Any:
     """Return the gradient by the input of maxima whose places are known."""
     common(x, gy)
@@ -254,7 +254,7 @@ def to_places(x: Memory, gy: Memory, found: Memory, axes: Axes, rank: int) -> An
     return _given(x.shape, gy, places, layout, axes, rank)
 
 
-@replayed(out=None, read=True, grad_output=1)
+@replayed(out=None, ours=True, grad_output=1)
 def to_all(size: tuple[int, ...], gy: Memory, axes: Axes, rank: int, count_pad: bool, divisor: int) -> Any:
     """Return the gradient by the input of means."""
     common(gy)

@@ -57,7 +57,7 @@ def mapped(x: Memory, exponent: float, factor: int = 1, magnitudes: bool = False
     return y
 
 
-@replayed(out=None, read=True, input=0)
+@replayed(out=None, ours=True, input=0)
 def norms(x: Memory, axes: Axes, rank: int, norm_type: float, taps: int) -> Any:
     """Return the norms of windows of so many pixels."""
     common(x)

@@ -20,7 +20,7 @@ from fastconv.cuda.replay import replayed
 from fastconv.problem import Axis, ConvProblem
 
 
-@replayed(out=None, read=True, input=0)
+@replayed(out=None, ours=True, input=0)
 def unfold(x: Memory, axes: tuple[Axis, ...]) -> Any:
     """Return the columns of images (n, c, h, w) or (c, h, w)."""
     common(x)
@@ -31,7 +31,7 @@ def unfold(x: Memory, axes: tuple[Axis, ...]) -> Any:
     return handed(columns)
 
 
-@replayed(out=None, read=True, input=0)
+@replayed(out=None, ours=True, input=0)
 def fold(columns: Memory, axes: tuple[Axis, ...]) -> Any:
     """Return the images of columns (n, c*r*s, p*q) or (c*r*s, p*q)."""
     common(columns)
@@ -80,7 +80,7 @@ def scatter_kernel(dtype: str) -> Kernel:
     return Kernel(scattering, (dtype,), (dtype, "int64", dtype), Scatter, "int64", THREADS)
 
 
-@replayed(out=None, read=True, input=0, indices=1)
+@replayed(out=None, ours=True, input=0, indices=1)
 def unpool(x: Memory, places: Memory, size: tuple[int, ...], rank: int) -> Any:
     """Return maps of zeros with the values of x where ``indices`` points; to the same place the same, or either."""
     together(x, places)

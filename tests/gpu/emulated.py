@@ -130,9 +130,6 @@ class Emulated:
         array = Array(shape, strides, dtype)
         return array, array.block.pointer
 
-    def viewed(self, array, shape, strides):
-        return Array(shape, strides, array.dtype, array.block)
-
     def Buffer(self, content):
         block = Block(content.nbytes)
         block.content[:] = np.ascontiguousarray(content).reshape(-1).view("u1")

@@ -69,6 +69,28 @@ def test_memory_comes_from_the_pool_in_the_order_of_a_stream_and_goes_back(monke
     assert seen == [(100, "pool", 7), (4096, 7)]
 
 
+def test_results_are_numba_arrays_each_of_its_own_memory(monkeypatch):
+    """Which are described once; what is seen of them at a glance is what they tell when asked."""
+    from numba import cuda
+
+    from fastconv.cuda import driver
+    from fastconv.cuda.memory import Interface, glance_of
+
+    pointers = iter((4096, 8192))
+    monkeypatch.setattr(cuda, "current_context", lambda: None)
+    monkeypatch.setattr(cuda, "external_stream", lambda stream: stream)
+    monkeypatch.setattr(driver, "context", lambda: -1)
+    monkeypatch.setattr(driver, "bindings", lambda: pytest.importorskip("cuda.bindings.driver"))
+    monkeypatch.setattr(
+        driver, "Block", lambda count, stream: SimpleNamespace(pointer=next(pointers), nbytes=count)
+    )
+    arrays = [driver.device_array((2, 3), (1, 2), np.dtype("float32"), stream)[0] for stream in (0, 7)]
+    for array, pointer, stream in zip(arrays, (4096, 8192), (0, 7), strict=True):
+        assert (array.shape, array.strides, array.dtype) == ((2, 3), (4, 8), np.float32)
+        assert array.gpu_data.owner.nbytes == array.alloc_size == 24
+        assert glance_of(type(array))(array)[:2] == Interface.glance(array)[:2] == (pointer, stream)
+
+
 class Stub:
     """A driver that is told what to start, and starts nothing; what else it were asked for would be an error."""
 
@@ -308,7 +330,9 @@ def test_a_tensors_call_runs_on_pytorchs_current_stream(stub, monkeypatch):
         assert device == here
         return empty(shape, dtype=dtype).as_subclass(Tensor)
 
-    monkeypatch.setattr(torch, "empty", on_gpu)
+    monkeypatch.setattr(
+        torch, "empty_strided", lambda shape, strides, dtype, device: on_gpu(shape, dtype, device)
+    )
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     x, w = on_gpu((2, 3, 5, 5)), on_gpu((4, 3, 3, 3))
     for stream in (77, 78):
