@@ -24,6 +24,7 @@ class Settings:
     tune: Literal["off", "on", "force"] = "off"  # whether times measured on this machine decide
     device: Literal["cpu", "cuda"] = "cpu"  # where NumPy arrays are computed with
     reuse: bool = False  # whether results take the memory of results that nobody holds any more
+    deterministic: bool = True  # whether sums are added in one order, on a GPU too
 
     def __post_init__(self) -> None:
         if not isinstance(self.algorithm, str):
@@ -34,8 +35,9 @@ class Settings:
             raise ValueError(f"tune must be 'off', 'on' or 'force', got {self.tune!r}")
         if not named(self.device, ("cpu", "cuda")):
             raise ValueError(f"device must be 'cpu' or 'cuda', got {self.device!r}")
-        if not isinstance(self.reuse, bool):
-            raise TypeError(f"reuse must be True or False, got {self.reuse!r}")
+        for name in ("reuse", "deterministic"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {value!r}")
         object.__setattr__(self, "workspace", integer(self.workspace, "workspace", 0))
         if self.threads is not None:
             object.__setattr__(self, "threads", integer(self.threads, "threads", 1))
@@ -108,6 +110,9 @@ def config(**changes: Any) -> Iterator[Settings]:
         Whether large results take the memory of earlier ones that no array refers to any more, for loops that make
         the same arrays again and again, such as training.  The memory is kept until the process ends or
         `fastconv.reuse.release` is called.
+    deterministic : bool, optional
+        False lets kernels on a GPU add up a weight gradient by atomic instructions, which takes no workspace; sums
+        come in whichever order threads do then, and the last bits of a result may differ from call to call.
 
     Returns
     -------

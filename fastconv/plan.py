@@ -121,7 +121,8 @@ def find(
         settings = override(settings, algorithm, workspace)
     key = (
         direction, input_shape, weight_shape, dtype, walk,
-        settings.algorithm, settings.workspace, settings.precision, settings.tune, device, prepared,
+        settings.algorithm, settings.workspace, settings.precision, settings.tune, settings.deterministic, device,
+        prepared,
     )  # fmt: skip
     plan = _plans.get(key)
     if plan is None:

@@ -28,7 +28,7 @@ else:
 U = uint32
 DTYPES = {"float32": float32, "float64": float64}
 
-__all__ = ["DTYPES", "SIMULATED", "U", "activation", "arrived", "barrier", "chained", "copy", "copy4", "cuda", "divided", "further", "inline", "int32", "int64", "load", "load4", "outer", "spaced", "store4", "uint64"]  # fmt: skip
+__all__ = ["DTYPES", "SIMULATED", "U", "activation", "add_to", "arrived", "barrier", "chained", "copy", "copy4", "cuda", "divided", "further", "inline", "int32", "int64", "load", "load4", "outer", "spaced", "store4", "storer", "uint64"]  # fmt: skip
 
 if SIMULATED:  # the simulator runs kernels as Python: no intrinsics, and arrays instead of pointers
     import threading
@@ -83,6 +83,10 @@ if SIMULATED:  # the simulator runs kernels as Python: no intrinsics, and arrays
         copy(shared, to, source, offset, wanted, 4)
 
     arrived = barrier
+
+    def add_to(array, index, value):
+        """Add to an element."""
+        array[int(index)] += value
 
     def outer(rows):
         """Return the function that adds the products of ``rows`` numbers with eight."""
@@ -142,6 +146,23 @@ else:
             return context.get_dummy_value()
 
         return types.void(array, index, item, item, item, item), codegen
+
+    @intrinsic
+    def add_to(_, pointer, index, value):
+        """Add to an element of global memory by an atomic instruction: in whichever order threads come."""
+        item = pointer.dtype
+
+        def codegen(context, builder, signature, arguments):
+            at = builder.gep(
+                arguments[0], [context.cast(builder, arguments[1], signature.args[1], types.int64)]
+            )
+            kinds = ir.FunctionType(ir.VoidType(), [ir.IntType(64), arguments[2].type])
+            text = f"red.global.add.f{item.bitwidth} [$0], $1;"
+            asm = ir.InlineAsm(kinds, text, f"l,{'f' if item.bitwidth == 32 else 'd'}", side_effect=True)
+            builder.call(asm, [builder.ptrtoint(at, ir.IntType(64)), arguments[2]])
+            return context.get_dummy_value()
+
+        return types.void(pointer, index, item), codegen
 
     def _away(builder, pointer, number, scale, signed=False):
         """Return a pointer a 32-bit number times ``scale`` bytes further on: one instruction, nothing moved out of it."""
@@ -266,6 +287,16 @@ def chained(functions):
         return both
 
     return functools.reduce(pair, functions)
+
+
+def storer(added):
+    """Return the device function that stores an element of a result, or adds to it."""
+
+    @inline
+    def store(pointer, index, value):
+        pointer[index] = value
+
+    return add_to if added else store
 
 
 @inline

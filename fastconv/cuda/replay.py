@@ -105,7 +105,8 @@ def key_of(function: Any, lie: Sequence[Hashable], rest: Hashable) -> Hashable:
     if rest is None:
         return None
     s = current()
-    return (function, rest, *lie, s.algorithm, s.workspace, s.precision, s.tune, backend().context())
+    settings = s.algorithm, s.workspace, s.precision, s.tune, s.deterministic
+    return (function, rest, *lie, *settings, backend().context())
 
 
 def by_value(rest: list[Any]) -> bytes | None:

@@ -268,6 +268,13 @@ class Kernel:
         parts = name.split(".")
         if parts[0] in ("ld", "st"):
             return self.moving(parts, operands)
+        if parts[0] == "red":
+            at, value, dtype = (
+                self.address(operands[0]),
+                self.operand(operands[1], parts[-1]),
+                TYPES[parts[-1]],
+            )
+            return lambda run, mask: run.add(mask, at(run), np.dtype(dtype), value(run))
         kind = next(p for p in reversed(parts) if p in TYPES)
         if parts[0] == "mov" and "{" in operands[0] + operands[1]:
             return self.regrouping(kind, operands)
@@ -552,6 +559,14 @@ class Run:
                 if (bad := writer[place // 4] != threads).any():
                     self.hazard("two threads write", who, np.flatnonzero(own)[bad], place[bad][0])
                 elements(self.memory[number], dtype)[place // dtype.itemsize] = value[own]
+
+    def add(self, mask, at, dtype, value):
+        """Add to global memory, as atomic instructions do."""
+        who = self.everyone(mask)
+        self.counted("global", who, at[who], dtype.itemsize)
+        added = np.broadcast_to(value, self.count)[who]
+        for number, own, offset in self.found(who, at[who], dtype.itemsize):
+            np.add.at(elements(self.memory[number], dtype), offset // dtype.itemsize, added[own])
 
     def touch(self, who, here, width, writing, flying=False):
         """Check an access to shared memory against those since the barrier."""

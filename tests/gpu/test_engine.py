@@ -43,7 +43,7 @@ MORE = {  # what kernels of one algorithm have branches for
         "n1 c1 k9 i2x6 f1x1",  # nine channels of a thread that owns eight
         "n1 c2 k2 i1x31 f1x3 p0x1 d1x15 g2",  # taps too far apart for one segment
         "n1 c2 k2 i9x3 f7x1 p3x0 d2x1 g2",  # seven rows of dilated taps
-        "n24 c2 k2 i9x33 f2x2 g2",  # splits
+        "n12 c2 k2 i9x9 f2x2 g2 nhwc",  # splits
         "n2 c4 k4 i5x6 f3x3 p1 g4 nhwc",  # channels last: four of their own
         "n1 c4 k4 i5x6 f3x3 p1 s2x3 g4 nhwc",  # in phases
         "n1 c2 k8 i4x5 f2x7 p1x4 d1x2 g2 nhwc",  # four of one group, a row of taps in pieces
@@ -57,7 +57,7 @@ MORE = {  # what kernels of one algorithm have branches for
         "n3 c8 k3 i2x6 f1x1",  # one tap: whole vectors of pixels
         "n3 c11 k2 i3x3 f1x1",  # and not
         "n1 c8 k2 i5x4 f2x3 s2 p1",  # phases, stages of one tap
-        "n3 c2 k3 i10x9 f2x2",  # two splits of pixels, whole vectors of columns
+        "n5 c2 k3 i10x9 f2x2",  # two splits of pixels, whole vectors of columns
         "n2 c16 k4 i4x3 f3x2 p1 nhwc",  # four channels at once, splits of them
         "n1 c16 k8 i5x4 f2x3 s2 p1 g2 nhwc",  # and of phases and groups
     ],

@@ -124,6 +124,37 @@ def test_splits_are_added(splits):
     np.testing.assert_array_equal(there[2].owner.numpy, expected)
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        "im2col n5 c2 k3 i10x9 f2x2",
+        "direct n12 c2 k2 i9x9 f2x2 g2 nhwc",
+        pytest.param("im2col n3 c4 k4 i12x11 f2x2 nhwc", marks=pytest.mark.slow),
+        pytest.param("im2col n5 c2 k3 i10x9 f2x2 float64", marks=pytest.mark.slow),
+    ],
+)
+def test_splits_add_to_the_result_where_that_is_asked_for(case, monkeypatch):
+    """By atomic instructions, and without workspace; never by default."""
+    monkeypatch.setattr(Launch, "profiles", {})
+    name, _, line = case.partition(" ")
+    problem, direction = ConvProblem.parse(line), Direction.WEIGHT_GRAD
+    last = problem.layout == "nhwc"
+    first, second, _ = (
+        testing.integers(shape, problem.dtype, i)
+        for i, shape in enumerate(testing.shapes(problem, direction))
+    )
+    for deterministic in (True, False):
+        Launch.profiles.clear()
+        with emulated(), fastconv.config(deterministic=deterministic):
+            there = Array.of(first, last), Array.of(second, last)
+            result = solve(problem, direction, *there, name).numpy
+            needs = find(name, "cuda").workspace(problem, direction, 2**30)
+        testing.assert_exact(problem, direction, first, second, result)
+        adding = [k for k in Launch.profiles if any(t.startswith("red.") for t in read(k).texts)]
+        assert len(adding) == (not deterministic)
+        assert (needs > 0) == deterministic
+
+
 @pytest.mark.parametrize("name", Activation.__args__[0].__args__)
 def test_activations_pass_not_a_number_on(name):
     x = testing.normals((1, 1, 4, 4), "float32", 0)

@@ -29,6 +29,7 @@ from fastconv.algorithms.im2col.implicit import (
     correlation,
 )
 from fastconv.algorithms.im2col.splits import THREADS, SumGeometry, add_up, magic
+from fastconv.config import current
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
 from fastconv.cuda.language import DTYPES, cuda, int64
@@ -111,7 +112,7 @@ class Im2col(Algorithm):
 
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
         if direction is Direction.WEIGHT_GRAD:
-            return cuda_weight.plan(problem, limit).workspace
+            return cuda_weight.plan(problem, limit, current().deterministic).workspace
         return plan(problem, direction, limit).workspace
 
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
@@ -124,7 +125,7 @@ class Im2col(Algorithm):
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         if direction is Direction.WEIGHT_GRAD:
-            return cuda_weight.WeightRun(problem, cuda_weight.plan(problem, limit))
+            return cuda_weight.WeightRun(problem, cuda_weight.plan(problem, limit, current().deterministic))
         return Run(problem, plan(problem, direction, limit))
 
 

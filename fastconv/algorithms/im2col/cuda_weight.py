@@ -1,7 +1,7 @@
 """The weight gradient by an implicit GEMM on a GPU: `fastconv.algorithms.im2col.implicit_weight`.
 
 A small result is summed over a long batch, so the sum is split; each split writes sums of its own, and a second
-kernel adds them, always in the same order.
+kernel adds them, always in the same order.  Where that was not asked for, splits add to the result as they come.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from fastconv.algorithms.base import Execution
 from fastconv.algorithms.im2col.implicit import MARKS, NEVER, OUTSIDE, bits
 from fastconv.algorithms.im2col.implicit_weight import STEPS, Geometry, Way, correlation
-from fastconv.algorithms.im2col.splits import SumGeometry, add_up, magic
+from fastconv.algorithms.im2col.splits import SumGeometry, add_up, clear, magic
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
 from fastconv.gemm.cuda import TILES as FORWARD
@@ -40,9 +40,9 @@ SINGLES = Tile(64, 64, blocks=6), Tile(32, 128, blocks=4)
 
 
 @functools.cache
-def kernel(dtype: str, tile: Tile, way: Way, vector: bool) -> Kernel:
+def kernel(dtype: str, tile: Tile, way: Way, vector: bool, added: bool = False) -> Kernel:
     """Return the kernel of a tile."""
-    pointers, constants = (dtype, dtype, "int32", dtype), (dtype, tile, way, vector)
+    pointers, constants = (dtype, dtype, "int32", dtype), (dtype, tile, way, vector, added)
     return Kernel(correlation, constants, pointers, Geometry, "uint32", tile.threads, tile.blocks)
 
 
@@ -53,6 +53,7 @@ class Blocks(NamedTuple):
     splits: int
     stages: int
     partial: int  # elements
+    added: bool  # by the splits themselves
     workspace: int  # bytes
 
 
@@ -88,12 +89,13 @@ def padded(problem: ConvProblem) -> int:
 
 
 @functools.lru_cache(maxsize=256)
-def plan(problem: ConvProblem, limit: int) -> Blocks:
+def plan(problem: ConvProblem, limit: int, deterministic: bool = True) -> Blocks:
     """Choose the tile and splits."""
-    tile, splits, _ = share(problem, limit // problem.itemsize)
-    partial = splits * padded(problem) if splits > 1 else 0
+    tile, splits, _ = share(problem, limit // problem.itemsize if deterministic else 2**62)
+    added = splits > 1 and not deterministic
+    partial = splits * padded(problem) if splits > 1 and deterministic else 0
     stages = -(-problem.n * prod(problem.output) // STEPS)
-    return Blocks(tile, splits, stages, partial, partial * problem.itemsize)
+    return Blocks(tile, splits, stages, partial, added, partial * problem.itemsize)
 
 
 def marks_of(problem: ConvProblem) -> list[tuple[int, int]]:
@@ -180,7 +182,7 @@ class WeightRun(Execution):
             m, m_tiles, columns, column_tiles, b.splits, b.stages // b.splits, b.stages % b.splits,
             problem.n, pixels, *magic(pixels), plane, *magic(plane), output[2], *magic(output[2]),
             pixels // output[2], STEPS // pixels, STEPS % pixels // output[2], STEPS % pixels % output[2],
-            *(a.stride for a in axes), *sizes, start(problem) % 2**32, *strides, channels, -(-weights // 4),
+            *(a.stride for a in axes), *sizes, start(problem) % 2**32, *strides, channels, 0 if b.added else -(-weights // 4),
         )  # fmt: skip
         self.blocks = m_tiles * column_tiles * b.splits * problem.groups
         self.summing = SumGeometry(weights, -(-weights // 4) * 4, b.splits, 1, 1, 0, 0)
@@ -191,7 +193,10 @@ class WeightRun(Execution):
         aligned = [m.pointer % 16 == 0 for m in (first, second, to)]
         linked = self.way.linked and all(aligned[:2])
         way = self.way._replace(linked=linked)
-        code = kernel(self.dtype, b.tile, way, self.vector and aligned[2] and not linked)
+        vector = self.vector and aligned[2] and not linked and not b.added
+        code = kernel(self.dtype, b.tile, way, vector, b.added)
+        if b.added:
+            clear(out, self.summing.count)
         engine.launch(code, self.blocks, stream, first, second, self.tables[linked], to, self.geometry)
         if b.partial:
             add_up(to, None, None, out, "none", self.summing)

@@ -31,6 +31,7 @@ from fastconv.cuda.language import (
     load4,
     spaced,
     store4,
+    storer,
     uint64,
 )
 from fastconv.gemm.cuda import BK, Stages, Tile, placer, summer
@@ -183,8 +184,8 @@ def bringer(stages: Stages, way: Way):
     return bring
 
 
-def correlation(dtype, tile: Tile, way: Way, vector):
-    """Make the kernel of a tile; ``vector``: columns come in whole vectors."""
+def correlation(dtype, tile: Tile, way: Way, vector, added):
+    """Make the kernel of a tile; ``vector``: columns come in whole vectors; ``added``: to what is there."""
     real, bm, bn, tm, width = DTYPES[dtype], tile.bm, tile.bn, tile.tm, way.width
     own_results = placer(bn // 8, bm // tm)
     stages, part_m, half_n, linked = Stages(tile, STEPS, pad=4), tile.part, bn // 2, way.linked
@@ -192,6 +193,7 @@ def correlation(dtype, tile: Tile, way: Way, vector):
     a_loads, b_loads, lanes = way.loads(tile)
     positions, item = way.positions, 4 if dtype == "float32" else 8
     begun, _ = walker(way)
+    put = storer(added)
     sum_stages = summer(dtype, stages, bringer(stages, way))
 
     @inline
@@ -206,7 +208,7 @@ def correlation(dtype, tile: Tile, way: Way, vector):
                         at = U(column + U(j))
                         if at < g.columns:
                             c = U(U(at % g.channels) * U(g.columns // g.channels))
-                            out[to + int64(U(c + U(at // g.channels)))] = acc[i, part + j]
+                            put(out, to + int64(U(c + U(at // g.channels))), acc[i, part + j])
                     continue
                 to += int64(column)
                 if vector:
@@ -215,7 +217,7 @@ def correlation(dtype, tile: Tile, way: Way, vector):
                 else:
                     for j in range(4):
                         if U(column + U(j)) < g.columns:
-                            out[to + int64(j)] = acc[i, part + j]
+                            put(out, to + int64(j), acc[i, part + j])
 
     def implicit_weight_grad(x, gy, table, out, g):
         shared = cuda.shared.array(size, real, alignment=16)

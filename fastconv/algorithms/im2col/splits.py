@@ -68,6 +68,11 @@ def add_up(partial: Any, bias: Any, residual: Any, out: Any, activation: str, g:
     backend().launch(kernel, blocks, out.stream(), partial, bias, residual, out, g)
 
 
+def clear(out: Any, count: int) -> None:
+    """Start to write zeros, the sum of no splits, to which kernels then add."""
+    add_up(None, None, None, out, "none", SumGeometry(count, 0, 0, 1, 1, 0, 0))
+
+
 def magic(divisor: int) -> tuple[int, int]:
     """Return (multiplier, shift) that divide numbers below 2**31 (Granlund and Montgomery, PLDI 1994)."""
     shift = 31 + (divisor - 1).bit_length()

@@ -15,6 +15,7 @@ from fastconv.algorithms.direct.cuda import forward_pixels, weight
 from fastconv.algorithms.direct.cuda.forward import Rows, Tiling, row_of
 from fastconv.algorithms.direct.cuda.row import MOST, TX
 from fastconv.algorithms.im2col.cuda import three
+from fastconv.config import current
 from fastconv.cuda import backend
 from fastconv.problem import ConvProblem, Direction
 
@@ -53,7 +54,7 @@ class Direct(Algorithm):
 
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
         if direction is Direction.WEIGHT_GRAD:
-            return weight.plan(problem, limit).workspace
+            return weight.plan(problem, limit, current().deterministic).workspace
         return problem.itemsize * prod(problem.weight_shape) if problem.layout == "nhwc" else 0
 
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
@@ -82,5 +83,5 @@ class Direct(Algorithm):
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         if direction is Direction.WEIGHT_GRAD:
-            return weight.WeightRows(problem, weight.plan(problem, limit))
+            return weight.WeightRows(problem, weight.plan(problem, limit, current().deterministic))
         return (forward_pixels.Pixels if problem.layout == "nhwc" else Rows)(problem, direction)

@@ -10,7 +10,7 @@ from fastconv.algorithms.base import Execution
 from fastconv.algorithms.direct.cuda.row import LONGEST, SPAN, TX, equal_piece
 from fastconv.algorithms.direct.cuda.rows import THREADS
 from fastconv.algorithms.direct.cuda.weight_rows import Geometry, Taps, correlation
-from fastconv.algorithms.im2col.splits import SumGeometry, add_up, magic
+from fastconv.algorithms.im2col.splits import SumGeometry, add_up, clear, magic
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
 from fastconv.problem import ConvProblem
@@ -21,9 +21,9 @@ MOST_SPLITS, RESIDENT, LEAST = 256, 8, 8  # blocks on a multiprocessor, tiles of
 
 
 @functools.cache
-def kernel(dtype: str, taps: Taps) -> Kernel:
+def kernel(dtype: str, taps: Taps, added: bool = False) -> Kernel:
     """Return the kernel of a block of taps."""
-    return Kernel(correlation, (dtype, taps), (dtype,) * 3, Geometry, "uint32", THREADS, 4)
+    return Kernel(correlation, (dtype, taps, added), (dtype,) * 3, Geometry, "uint32", THREADS, 4)
 
 
 def block_of(problem: ConvProblem) -> tuple[int, int, int, int]:
@@ -70,21 +70,22 @@ class Split(NamedTuple):
     splits: int
     share: int  # tiles of one
     partial: int  # elements
+    added: bool  # by the splits themselves
     workspace: int  # bytes
 
 
 @functools.lru_cache(maxsize=256)
-def plan(problem: ConvProblem, limit: int) -> Split:
+def plan(problem: ConvProblem, limit: int, deterministic: bool = True) -> Split:
     """Choose splits that fill the GPU twice."""
     total, weights = tiles(problem), prod(problem.weight_shape)
     wanted = 2 * backend().processors() * RESIDENT // pairs(problem)
-    most = min(
-        MOST_SPLITS, total * lanes(problem) // (THREADS * LEAST), limit // (weights * problem.itemsize)
-    )
+    most = min(MOST_SPLITS, total * lanes(problem) // (THREADS * LEAST))
+    if deterministic:
+        most = min(most, limit // (weights * problem.itemsize))
     share = -(-total // max(1, min(wanted, most)))
     count = -(-total // share)
-    partial = count * weights if count > 1 else 0
-    return Split(count, share, partial, partial * problem.itemsize)
+    partial = count * weights if count > 1 and deterministic else 0
+    return Split(count, share, partial, count > 1 and not deterministic, partial * problem.itemsize)
 
 
 def turns(problem: ConvProblem) -> int:
@@ -110,7 +111,8 @@ class WeightRows(Execution):
             tiles(problem), columns, *magic(columns), y.output, *magic(y.output), z.output, *magic(z.output),
             split.splits, split.share, blocks_y, blocks_x, problem.c, problem.c // problem.groups, problem.k,
             problem.k // problem.groups, z.size, y.size, x.size, x.output, z.stride, y.stride, z.dilation, y.dilation,
-            z.kernel, y.kernel, x.kernel, *(lo % 2**32 for lo in (z.lo, y.lo, x.lo + low)), weights,
+            z.kernel, y.kernel, x.kernel, *(lo % 2**32 for lo in (z.lo, y.lo, x.lo + low)),
+            0 if split.added else weights,
         )  # fmt: skip
         self.blocks = pairs(problem) * split.splits
         self.summing = SumGeometry(weights, weights, split.splits, 1, 1, 0, 0)
@@ -122,6 +124,10 @@ class WeightRows(Execution):
             quads=self.taps.quads and first.pointer % 16 == 0,
             whole=self.taps.whole and second.pointer % 16 == 0,
         )
-        engine.launch(kernel(self.dtype, taps), self.blocks, stream, first, second, to, self.geometry)
+        if self.split.added:
+            clear(out, self.summing.count)
+        engine.launch(
+            kernel(self.dtype, taps, self.split.added), self.blocks, stream, first, second, to, self.geometry
+        )
         if self.split.partial:
             add_up(to, None, None, out, "none", self.summing)

@@ -5,7 +5,7 @@
 The positions of the batch are shared out: first among splits, then among the threads of a block, four in a row to
 each.  For these a thread loads the segment of x that its taps meet, row of taps by row, and adds RB x SB products of
 each position to sums in registers.  At the end halves of the block add each other's sums, always in one order, and a
-second kernel adds the splits.
+second kernel adds the splits, or they add to the result as they come.
 
 Channels last, a block has 32 neighbouring channels of the output, one for each lane of its warps, which share out the
 positions: so they read side by side what stands side by side.
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from fastconv.algorithms.direct.cuda.row import TX, segment
 from fastconv.algorithms.direct.cuda.rows import THREADS
-from fastconv.cuda.language import DTYPES, U, chained, cuda, divided, inline, int32, int64, load4
+from fastconv.cuda.language import DTYPES, U, chained, cuda, divided, inline, int32, int64, load4, storer
 
 
 class Geometry(NamedTuple):
@@ -119,12 +119,12 @@ def rows_adder(dtype, taps: Taps):
     return chained([line(r) for r in range(taps.rb)]), size
 
 
-def correlation(dtype, taps: Taps):
-    """Make the kernel."""
+def correlation(dtype, taps: Taps, added):
+    """Make the kernel; ``added``: to what is there."""
     real, zero = DTYPES[dtype], DTYPES[dtype](0)
     rb, sb, stride, gap, whole = taps.rb, taps.sb, taps.stride, taps.gap, taps.whole
     sums = rb * sb
-    add, size = rows_adder(dtype, taps)
+    put, (add, size) = storer(added), rows_adder(dtype, taps)
     held, lanes, steps = sums * THREADS, taps.lanes, THREADS // taps.lanes
 
     def direct_weight_rows(x, gy, out, g):
@@ -197,7 +197,7 @@ def correlation(dtype, taps: Taps):
                     g.kernel_y
                 )
                 to = (to + int64(r)) * int64(g.kernel_x) + int64(s)
-                out[int64(split) * int64(g.split_result) + to] = shared[U(U(e * U(THREADS)) + lane)]
+                put(out, int64(split) * int64(g.split_result) + to, shared[U(U(e * U(THREADS)) + lane)])
             e = U(e + U(steps))
 
     return direct_weight_rows
