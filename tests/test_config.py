@@ -63,6 +63,7 @@ def test_arguments_win_but_auto_leaves():
         ({"threads": True}, TypeError, "threads must be an integer"),
         ({"device": "gpu"}, ValueError, "device must be 'cpu' or 'cuda', got 'gpu'"),
         ({"algorithm": None}, TypeError, "algorithm must be a name, got NoneType"),
+        ({"deterministic": 1}, TypeError, "deterministic must be True or False, got 1"),
         ({"precision": np.zeros(2)}, ValueError, "precision must be 'fast' or 'strict', got array"),
         ({"tune": np.zeros(2)}, ValueError, "tune must be 'off', 'on' or 'force', got array"),
         ({"device": np.zeros(2)}, ValueError, "device must be 'cpu' or 'cuda', got array"),
