@@ -11,9 +11,9 @@ Numba stamps a cache entry with the hash of one source file, so a caller in anot
 old machine code after an edit; it keeps an index beside numbered data files, which processes that write
 at once can pair wrongly; and its key does not tell the twins apart.  Here an entry is one file, named by
 everything that its machine code depends on: the function's source file and every file of the package that
-it imports, directly or through others; the versions and settings of the compiler, the CPU, the types of
-the arguments, and which twin it is.  It is written under another name and renamed, and carries a checksum.
-Any failure to read or write it costs a compilation, no more.
+it imports, directly or through others; the versions and settings of the compiler, the CPU and the vectors
+that kernels are made of, the types of the arguments, and which twin it is.  It is written under another
+name and renamed, and carries a checksum.  Any failure to read or write it costs a compilation, no more.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ import numba
 from numba.core import caching, codegen, config
 from numba.core.serialize import dumps
 
+from fastconv import machine
+
 # Sums may not be re-associated and no NaN or Inf may be assumed away: only contraction to FMA.
 OPTIONS: dict[str, Any] = {
     "nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "no_cfunc_wrapper": True,
@@ -46,7 +48,7 @@ OPTIONS: dict[str, Any] = {
 INNER = OPTIONS | {"_nrt": False}
 
 # Numba's own settings that change machine code and that it leaves out of its key.
-SETTINGS = ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE", "DEBUGINFO_DEFAULT")
+SETTINGS = ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE", "DEBUGINFO_DEFAULT", "USING_SVML")
 
 ROOT = Path(__file__).parent
 IMPORTED = time.time()
@@ -206,7 +208,8 @@ class _Cache(caching.FunctionCache):
 
     def _index_key(self, sig: Any, codegen: Any) -> str:
         compiler = [numba.__version__, llvmlite.__version__, *(getattr(config, s, 0) for s in SETTINGS)]
-        key = (*self._identity, compiler, *super()._index_key(sig, codegen))
+        vectors = machine.simd(), *map(machine.tile, (4, 8))  # not the CPU's, where a test sets others
+        key = (*self._identity, compiler, vectors, *super()._index_key(sig, codegen))
         return hashlib.sha256(repr(key).encode()).hexdigest()[:32]
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:

@@ -48,12 +48,12 @@ def cpu() -> tuple[str, str, str]:
     """Architecture, name and features of the CPU that Numba compiles for."""
     import llvmlite.binding as llvm
     from numba.core import config
+    from numba.core.codegen import get_host_cpu_features  # without AVX where Numba is told to do without
 
-    name = config.CPU_NAME or llvm.get_host_cpu_name()
     features = config.CPU_FEATURES
     if features is None:
-        features = llvm.get_host_cpu_features().flatten() if not config.CPU_NAME else ""
-    return llvm.get_process_triple().split("-")[0], name, features
+        features = get_host_cpu_features()  # type: ignore[no-untyped-call]
+    return llvm.get_process_triple().split("-")[0], config.CPU_NAME or llvm.get_host_cpu_name(), features
 
 
 @functools.cache

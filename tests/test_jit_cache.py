@@ -1,6 +1,6 @@
 """The disk cache runs no stale code, whatever happens to its folder.
 
-Each test copies `fastconv.jit` into a package of three small files and runs that in processes of its own.
+Each test copies `fastconv.jit` into a package of a few small files and runs that in processes of its own.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from fastconv import jit
+from fastconv import jit, machine
 
 STEP = """
 from small import jit
@@ -67,7 +67,8 @@ def package(tmp_path):
     (folder / "__init__.py").write_text("")
     (folder / "step.py").write_text(STEP)
     (folder / "entry.py").write_text(ENTRY)
-    shutil.copy(jit.__file__, folder / "jit.py")
+    shutil.copy(machine.__file__, folder / "machine.py")
+    (folder / "jit.py").write_text(Path(jit.__file__).read_text().replace("from fastconv", "from small"))
     return folder
 
 
@@ -158,6 +159,60 @@ def test_compiler_settings_are_part_of_the_name(package):
     finish(start(package))
     assert finish(start(package, NUMBA_BOUNDSCHECK="1")) == (0, 1)
     assert finish(start(package)) == (1, 0)
+
+
+LANES = """
+from numba import types
+from numba.extending import intrinsic
+from small import jit, machine
+
+@intrinsic
+def lanes(typing):
+    number = types.int64
+    return number(), lambda context, *_: context.get_constant(number, machine.tile(4).vl)
+
+@jit.function
+def width():
+    return lanes()
+"""
+
+
+def test_vectors_are_part_of_the_name(package):
+    """Processes that believe in another vector unit, or tile, leave nothing to those that do not."""
+    package.joinpath("lanes.py").write_text(LANES)
+    program = """
+from small import machine
+{}
+from small.lanes import width
+print(width(), *width.stats.cache_hits.values())
+"""
+    unit = "machine.simd = lambda: machine.Simd('other', 96, 16, 6, 2)"
+    tile = "machine.tile = lambda itemsize: machine.Tile(5, 6, 2)"
+    for change, expected in (
+        (unit, "3"),
+        (tile, "5"),
+        ("", here := str(machine.tile(4).vl)),
+        (unit, "3 1"),
+        ("", f"{here} 1"),
+    ):
+        out, errors = start(package, program.format(change)).communicate(timeout=120)
+        assert out.strip() == expected, errors
+
+
+CPU = """
+from numba.core.registry import cpu_target
+from small import machine
+assert machine.cpu()[1:] == cpu_target.target_context.codegen().magic_tuple()[1:], machine.cpu()
+print(machine.simd().bits)
+"""
+
+
+@pytest.mark.parametrize("environment", [{}, {"NUMBA_ENABLE_AVX": "0"}, {"NUMBA_CPU_NAME": "nehalem"}])
+def test_vectors_are_those_of_the_code(package, environment):
+    """Numba and the tiles mean the same CPU, whatever the environment says of it."""
+    out, errors = start(package, CPU, **environment).communicate(timeout=120)
+    assert out, errors
+    assert int(out) == 128 or "NUMBA_ENABLE_AVX" not in environment
 
 
 def test_processes_that_warm_an_empty_cache_at_once(package):
