@@ -102,9 +102,9 @@ class Algorithm(ABC):
         """Return the variant that a user names by ``name:suffix``."""
         raise ValueError(f"algorithm {self.name} has no variants, got '{self.name}:{suffix}'")
 
-    @abstractmethod
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
         """Return why the algorithm cannot give the right result, or None; speed is no reason."""
+        return None
 
     @abstractmethod
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:

@@ -13,7 +13,7 @@ import pytest
 
 from fastconv import activations, config, testing, workspace
 from fastconv.algorithms import registry
-from fastconv.algorithms.direct.cost import can_turn
+from fastconv.algorithms.direct.cost import can_turn, lanes
 from fastconv.problem import ConvProblem, Direction
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -389,9 +389,20 @@ VOLUMES = [
     ConvProblem.parse("n2 c32 k32 i6x7x8 f3x3x3 s2 g32"),
     ConvProblem.parse("n1 c5 k5 i6x7x8 f2x3x3 p0:1x1x1 s2x1x2 d2x1x1 g5 reflect"),
 ]
+FEW_OF_A_GROUP = [
+    ConvProblem.parse("n2 c40 k40 i11x12 f3x3 p1 g20"),
+    ConvProblem.parse("n1 c36 k90 i9x7 f3x3 p1 s2x1 d1x2 g18"),
+    ConvProblem.parse("n1 c80 k80 i7x9 f3x3 p1 g20 reflect"),
+    ConvProblem.parse("n1 c40 k60 i8x9 f5x4 p2:1x3:0 s2x1 g20 circular"),
+    ConvProblem.parse("n1 c30 k60 i7x9 f3x3 p1 g6"),  # more than pass through registers side by side
+    ConvProblem.parse("n2 c20 k60 i9x18 f5x3 p2x1 s2 g20"),  # several results of a channel
+    ConvProblem.parse("n1 c6 k12 i6x7x8 f3x3x3 p1 g6 replicate"),
+    ConvProblem.parse("n1 c20 k40 i30 f71 p35 g20"),
+]
 PIXEL_BY_PIXEL = [
     replace(p, layout="nhwc")
     for p in [
+        *FEW_OF_A_GROUP,
         FEWER_PIXELS_THAN_STRIDE,
         *WIDE_DEPTHWISE,
         *MOSTLY_PADDING,
@@ -411,11 +422,22 @@ def test_images_pixel_by_pixel(name, direction, kernels):
     check_pixel_by_pixel(name, direction, kernels == "unusual")
 
 
+@pytest.mark.parametrize("kind", ["pixels", "groups"])
 @each_direction
-def test_images_turned_to_rows(direction, monkeypatch):
-    """Direct does so where result channels are few; here, wherever it can."""
-    monkeypatch.setattr(sys.modules[type(registry()["direct"]).__module__], "turns", can_turn)
+def test_other_lanes_than_channels(kind, direction, monkeypatch):
+    """Direct takes them where result channels are few; here, wherever it can."""
+
+    def forced(problem, direction):
+        can = can_turn(problem, direction) if kind == "pixels" else problem.groups > 1
+        return kind if can else lanes(problem, direction)
+
+    direct = sys.modules[type(registry()["direct"]).__module__]
+    for module in (direct, direct.pixels):
+        monkeypatch.setattr(module, "lanes", forced)
+        module._make.cache_clear()
     check_pixel_by_pixel("direct", direction)
+    for module in (direct, direct.pixels):
+        module._make.cache_clear()
 
 
 def check_pixel_by_pixel(name, direction, wanted=False):

@@ -9,7 +9,7 @@ from math import prod
 from fastconv import borders, machine
 from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.direct import depthwise, pixels
-from fastconv.algorithms.direct.cost import cost, turns
+from fastconv.algorithms.direct.cost import cost, lanes
 from fastconv.gemm.blocking import within
 from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
 from fastconv.roofline import least, without
@@ -24,9 +24,6 @@ class Direct(Algorithm):
     name = "direct"
     exact = True
 
-    def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
-        return pixels.reject(problem, direction) if problem.layout == "nhwc" else None
-
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
         return self.build(problem, direction, limit).workspace
 
@@ -36,7 +33,7 @@ class Direct(Algorithm):
         return cost(problem, direction)
 
     def preparing(self, problem: ConvProblem) -> float:
-        if problem.layout == "nhwc" and not problem.is_depthwise and not turns(problem, FORWARD):
+        if problem.layout == "nhwc" and lanes(problem, FORWARD) == "channels":
             vectors = prod(problem.weight_shape) / machine.tile(problem.itemsize).vl
             return without("direct pixels", problem, {"weights": vectors})
         return 0.0
@@ -47,7 +44,7 @@ class Direct(Algorithm):
         return least("direct weight_grad" if direction is WEIGHT_GRAD else "direct", problem)
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
-        if problem.layout == "nhwc" and not turns(problem, direction):
+        if problem.layout == "nhwc" and lanes(problem, direction) != "pixels":
             return pixels.build(problem, direction, limit)
         if problem.layout != "nhwc" and _by_plane(problem, direction):
             return depthwise.build(problem, direction)

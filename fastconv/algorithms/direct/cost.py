@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from fastconv import borders, machine
 from fastconv.gemm.blocking import blocks_of_rows
-from fastconv.problem import WEIGHT_GRAD, ConvProblem, Direction
+from fastconv.gemm.interlace import MOST
+from fastconv.problem import WEIGHT_GRAD, ConvProblem, Direction, told
 from fastconv.roofline import Sizes, computed, multiply, seconds, sizes, with_frame
+from fastconv.taps import met
 
 PIXELS = 256  # of an area of the weight gradient: C passes through L2 once for as many steps
 TASKS = 8  # of the weight gradient at the least; never taken from the machine's cores, for the result's bits' sake
@@ -14,21 +18,25 @@ TASKS = 8  # of the weight gradient at the least; never taken from the machine's
 def cost(problem: ConvProblem, direction: Direction) -> float:
     """Predict seconds."""
     if problem.layout == "nhwc":
-        return min(ways(problem, direction))
+        return min(ways(problem, direction).values())
     s = sizes(problem, direction)
     if direction is WEIGHT_GRAD:
         return seconds("direct weight_grad", problem, weight_grad(s, problem.itemsize))
     return with_frame(seconds("direct", problem, correlation(s, problem.itemsize)), problem, direction)
 
 
-def ways(problem: ConvProblem, direction: Direction) -> tuple[float, ...]:
-    """Predict seconds of images held pixel by pixel: as they stand, and by rows of pixels where these fill more lanes."""
+def ways(problem: ConvProblem, direction: Direction) -> dict[str, float]:
+    """Predict seconds of images held pixel by pixel, by what the lanes are; others than channels where these are few."""
     whole = computed(problem, direction)
     s = sizes(whole, direction)
-    as_they_stand = seconds("direct pixels", whole, pixels(s, problem.itemsize))
-    if 2 * s.m > machine.tile(problem.itemsize).vl or not can_turn(problem, direction):
-        return (as_they_stand,)
-    return as_they_stand, seconds("direct", problem, correlation(s, problem.itemsize, True))
+    found = {"channels": seconds("direct pixels", whole, pixels(s, problem.itemsize))}
+    if 2 * s.m <= machine.tile(problem.itemsize).vl:
+        if can_turn(problem, direction):
+            found["pixels"] = seconds("direct", problem, correlation(s, problem.itemsize, True))
+        if problem.groups > 1:
+            kind = "depthwise weight_grad" if direction is WEIGHT_GRAD else "depthwise"
+            found["groups"] = seconds(kind, problem, by_groups(s, problem))
+    return found
 
 
 def can_turn(problem: ConvProblem, direction: Direction) -> bool:
@@ -38,12 +46,30 @@ def can_turn(problem: ConvProblem, direction: Direction) -> bool:
     )
 
 
-def turns(problem: ConvProblem, direction: Direction) -> bool:
-    """Tell whether a task turns the pixels it reads to rows, as result channels, the lanes otherwise, are few."""
-    if not can_turn(problem, direction):
-        return False
-    as_they_stand, *by_rows = ways(problem, direction)
-    return bool(by_rows) and by_rows[0] < as_they_stand
+@told
+def lanes(problem: ConvProblem, direction: Direction) -> str:
+    """Tell what is best for lanes: result channels, pixels that a task turns to rows, or groups."""
+    if problem.is_depthwise:
+        return "groups"
+    found = ways(problem, direction)
+    return min(found, key=found.__getitem__)
+
+
+def by_groups(s: Sizes, problem: ConvProblem) -> dict[str, float]:
+    """Count a pass over groups side by side: products, and planes parted and woven."""
+    vectors = s.n * -(-s.groups // machine.tile(problem.itemsize).vl)
+    products = vectors * s.c * s.m * prod(met(a) for a in problem.axes)
+    source, result = prod(problem.input_shape), prod(problem.output_shape)
+    if s.c == 1:
+        source = 0
+    if s.m == 1:
+        result = 0
+    one_row = len(problem.axes) == 1 or problem.kernel[-2] == 1
+    return {
+        "taps": products,
+        "single row": products if one_row else 0.0,
+        "sorted" if max(s.c, s.m) <= MOST else "copied": source + result,
+    }
 
 
 def pixels(s: Sizes, itemsize: int) -> dict[str, float]:

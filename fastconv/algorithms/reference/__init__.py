@@ -32,9 +32,6 @@ class Reference(Algorithm):
     name = "reference"
     exact = True
 
-    def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
-        return None
-
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
         return 0  # NumPy allocates for itself; the last resort under any limit
 

@@ -39,6 +39,10 @@ class PackedPass(Widened):
     ) -> None:  # fmt: skip
         """Launch the kernel; sums begin with ``start`` [group][lane], and that is all where ``plain``."""
 
+    def begins(self, bias: Array) -> Array:
+        """Return what sums begin with, of each group."""
+        return bias.reshape(self.groups, self.m)
+
     def prepare(self, weight: Array) -> Array:
         packed = workspace.aligned(self.packed, self.dtype)
         self.pack(weight, packed)
@@ -69,7 +73,7 @@ class PackedPass(Widened):
         start, scratch = scratch[:size], scratch[size:]
         start.fill(0)
         if bias.size:
-            start.reshape(self.groups, self.lanes)[:, : self.m] = bias.reshape(self.groups, self.m)
+            start.reshape(self.groups, self.lanes)[:, : self.m] = self.begins(bias)
         lists = np.empty(3 * threads.workers(self.flops) * self.pixels, np.int64)
         plain = residual.size == 0 and isinstance(activation, int) and activation == NONE
         self.correlate(
