@@ -306,7 +306,7 @@ def computed(problem: ConvProblem, direction: Direction) -> ConvProblem:
 
 def with_frame(inside: float, problem: ConvProblem, direction: Direction, part: float = 1.0) -> float:
     """Add to the seconds of an input gradient among zeros what borders add, where `frame` computes this part of it."""
-    if problem.layout == "nhwc" or problem.is_depthwise or not borders.framed(problem, direction):
+    if problem.is_depthwise or not borders.framed(problem, direction):
         return inside
     return inside + (part and seconds("frame", problem, {}) + part * frame(problem, direction))
 

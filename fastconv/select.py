@@ -17,7 +17,7 @@ from fastconv.algorithms.base import Algorithm
 from fastconv.config import Settings
 from fastconv.dtypes import carrier
 from fastconv.errors import AlgorithmError, WorkspaceError
-from fastconv.problem import INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
+from fastconv.problem import WEIGHT_GRAD, ConvProblem, Direction
 from fastconv.taps import without_padded
 
 LARGE = 6  # taps along both axes, of which FFT is about as fast as Winograd
@@ -175,19 +175,13 @@ def _as_served(problem: ConvProblem, direction: Direction, settings: Settings, d
 def _channels_first(problem: ConvProblem, direction: Direction, exact: bool) -> tuple[str, ...]:
     """Name who may serve images pixel by pixel better when they are turned.
 
-    Result channels, which are lanes, may fill half of a vector at the most; at a stride Winograd, or im2col of taps apart,
-    multiplies less then.  And borders make more tiles of Winograd of a large kernel, where those of FFT hold them mostly; of
-    longer kernels there are no tiles at all, and every product is multiplied.
+    Borders make more tiles of Winograd of a large kernel, where those of FFT hold them mostly; of longer kernels there are no
+    tiles at all, and every product is multiplied.
     """
     if _is_long(problem) and not exact:
         return ("fft",)
     if direction is WEIGHT_GRAD or problem.is_depthwise:
         return ()
-    if direction is INPUT_GRAD and not problem.unit_stride:
-        from fastconv import machine  # imports Numba
-
-        few = 2 * (problem.c // problem.groups) <= machine.tile(problem.itemsize).vl
-        return () if not few else ("im2col",) if exact else ("im2col", "winograd")
     large = len(problem.axes) == 2 and min(problem.kernel) >= LARGE and problem.unit_stride
     return ("fft",) if large and not exact and borders.framed(problem, direction) else ()
 

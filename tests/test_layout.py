@@ -1,13 +1,15 @@
 """Images pixel by pixel: by name or by strides, in every function, beside the same images channel by channel."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fastconv
-from fastconv import arrays, testing
-from fastconv.algorithms.direct.cost import turns
+from fastconv import arrays, dtypes, plan, testing
+from fastconv.algorithms.base import Around
+from fastconv.algorithms.direct.cost import lanes
 from fastconv.config import Settings
 from fastconv.plan import Plan
 from fastconv.problem import ConvProblem, Direction
@@ -70,19 +72,15 @@ def test_one_channel_is_in_both_layouts():
 
 
 @pytest.mark.parametrize(
-    ("line", "layout"),
-    [
-        ("n2 c3 k24 i41x38 f5x5 p2", "nhwc"),
-        ("n1 c40 k40 i17x19 f5x5 p2 g20 float64", "nhwc"),
-        ("n2 c3 k24 i41x38 f7x7 p3 s2", "nchw"),  # phases of Winograd: as a whole
-    ],
+    "line",
+    ["n2 c3 k24 i41x38 f5x5 p2", "n1 c40 k40 i17x19 f5x5 p2 g20 float64", "n2 c3 k24 i41x38 f7x7 p3 s2"],
 )
-def test_few_results_a_group_are_turned(line, layout):
-    """Task by task, where nothing else is faster.  What is given, and handed back, is like the images of the call."""
+def test_few_results_a_group_are_turned(line):
+    """Task by task.  What is given, and handed back, is like the images of the call."""
     p = ConvProblem.parse(line)
     plan = Plan(replace(p, layout="nhwc"), Direction.INPUT_GRAD, Settings())
-    assert plan.problem == replace(p, layout=layout)
-    assert layout == "nchw" or turns(plan.problem, Direction.INPUT_GRAD)
+    assert plan.problem == replace(p, layout="nhwc")
+    assert lanes(plan.problem, Direction.INPUT_GRAD) != "channels"
     shapes = p.input_shape, p.weight_shape, p.output_shape
     x, w, gy = (testing.normals(shape, p.dtype, i) for i, shape in enumerate(shapes))
     options = {"stride": p.axes[0].stride, "padding": p.axes[0].lo, "groups": p.groups}
@@ -171,6 +169,53 @@ def test_what_is_copied_channels_first_is_told():
     for algorithm, copied in (("fft", True), ("im2col", False), ("auto", False)):
         told = str(fastconv.explain(to_last(x), w, layout="NHWC", algorithm=algorithm))
         assert ("copied channels first" in told) is copied
+
+
+CASES = [p for p in testing.cases(Path(__file__).parent / "cases") if p.dtype == "float32" and p.c > 1 < p.k]
+
+
+class Watched(Around):
+    """An execution that notes which arrays it is given."""
+
+    def __init__(self, inner, noted):
+        self.inner, self.workspace, self.noted = inner, inner.workspace, noted
+
+    def through(self, run, *arrays):
+        self.noted.append(arrays[:3])
+        run(*arrays)
+
+
+@pytest.mark.parametrize("direction", list(Direction), ids=str)
+@pytest.mark.parametrize("algorithm", ["direct", "im2col"])
+def test_nothing_is_copied(algorithm, direction, monkeypatch):
+    """Kernels read the caller's images and write the result that is handed back, each where it is."""
+    noted, build = [], dtypes.build
+    monkeypatch.setattr(dtypes, "build", lambda *arguments: Watched(build(*arguments), noted))
+    monkeypatch.setattr(plan, "_plans", {})
+    for p in CASES[::7]:
+        x, w, gy = (np.ones(shape, p.dtype) for shape in (p.input_shape, p.weight_shape, p.output_shape))
+        options = {
+            "stride": tuple(a.stride for a in p.axes), "dilation": tuple(a.dilation for a in p.axes),
+            "padding": tuple((a.lo, a.hi) for a in p.axes), "groups": p.groups, "padding_mode": p.padding_mode,
+            "algorithm": algorithm,
+        }  # fmt: skip
+        x, gy = seen(x), seen(gy)
+        name, operands, images = {
+            Direction.FORWARD: ("", (x, w), (x,)),
+            Direction.INPUT_GRAD: ("_input", (p.input_shape, w, gy), (gy,)),
+            Direction.WEIGHT_GRAD: ("_weight", (x, p.weight_shape, gy), (x, gy)),
+        }[direction]
+        result = getattr(fastconv, f"conv{len(p.axes)}d{name}")(*operands, **options)
+        *given, out = noted.pop()
+        assert all(np.shares_memory(a, b) for a, b in zip(images, given, strict=False)), str(p)
+        assert direction is Direction.WEIGHT_GRAD or np.shares_memory(out, result), str(p)
+
+
+@pytest.mark.parametrize("direction", list(Direction), ids=str)
+def test_no_choice_but_fft_copies(direction):
+    for p in CASES:
+        plan = Plan(replace(p, layout="nhwc"), direction, Settings())
+        assert plan.problem.layout == "nhwc" or plan.algorithm == "fft"
 
 
 def test_names():

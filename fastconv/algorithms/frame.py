@@ -30,7 +30,7 @@ import numpy as np
 
 from fastconv import borders, jit, machine, threads, workspace
 from fastconv.activations import NONE, finish_all
-from fastconv.algorithms.base import Array, Execution, flat
+from fastconv.algorithms.base import Array, Execution, flat, pixels
 from fastconv.algorithms.correlation import combined, pass_of
 from fastconv.gemm.blocking import within
 from fastconv.gemm.move import SLACK, add_row, add_seconds, subtract_row
@@ -57,7 +57,10 @@ class Geometry(NamedTuple):
     channels: int  # of grad_output, in a group
     m: int  #         of the result, in a group
     source_size: int
+    source_channel: int  # elements from channel to channel, and from pixel to pixel: 1 but in images held so
+    source_pixel: int
     result_size: int
+    result_channel: int
     m_blocks: int
     chunks: int  #  of channels
     panel: int  #   where the panel of weights and C begin in a worker's scratch
@@ -122,6 +125,9 @@ def _work(worker, counters, gy, w, view, gx, scratch, geo, batches, tables):
     task = next_task(counters, worker, tasks)
     while task < tasks:
         plane, m_block = task // geo.m_blocks, task % geo.m_blocks
+        image, group = plane // geo.groups, plane % geo.groups
+        source = image * geo.groups * geo.channels * geo.source_size
+        result = image * geo.groups * geo.m * geo.result_size
         first, last = span(panels, geo.m_blocks, m_block)
         top = part(geo.m, panels, first)
         for number in range(batches.size):
@@ -132,14 +138,14 @@ def _work(worker, counters, gy, w, view, gx, scratch, geo, batches, tables):
                     scratch,
                     b0,
                     gy,
-                    (plane * geo.channels + ch0) * geo.source_size,
+                    source + (group * geo.channels + ch0) * geo.source_channel,
                     ch1 - ch0,
                     geo,
                     batch,
                     tables,
                 )
                 for p in range(first, last):
-                    group, m0, m1 = plane % geo.groups, part(geo.m, panels, p), part(geo.m, panels, p + 1)
+                    m0, m1 = part(geo.m, panels, p), part(geo.m, panels, p + 1)
                     a0 = b0 + geo.panel
                     if view.packed:
                         a0, _, _ = panel_at(view, 0, group, m0, m0, m1 - m0, ch0, ch1)
@@ -148,7 +154,7 @@ def _work(worker, counters, gy, w, view, gx, scratch, geo, batches, tables):
                     at = c0 + (m0 - top) * geo.ldc
                     _multiply(scratch, at, panel, a0, b0, geo, batch, tables, ch1 - ch0, m1 - m0, chunk > 0)
             for m in range(top, part(geo.m, panels, last)):
-                to, at = (plane * geo.m + m) * geo.result_size, c0 + (m - top) * geo.ldc
+                to, at = result + (group * geo.m + m) * geo.result_channel, c0 + (m - top) * geo.ldc
                 for row in range(batch.rows_at, batch.rows_at + 4 * batch.rows, 4):
                     source, count, less = at + tables[row + 1], tables[row + 2], tables[row + 3]
                     if less == SECONDS:
@@ -165,12 +171,13 @@ def _work(worker, counters, gy, w, view, gx, scratch, geo, batches, tables):
 @jit.inner
 def _fill(b, b0, gy, source, channels, geo, batch, tables):
     """Write the rows of B of some channels: runs of pixels along a row and along a column, then single ones."""
-    size, pitch = geo.source_size, batch.pitch
+    step, along = geo.source_channel, geo.source_pixel
     rows, columns = tables[batch.segments_at :], tables[batch.columns_at :]
-    copy_channels(b, b0, batch.size, gy, source, size, channels, rows, batch.segments, 1)
-    copy_channels(b, b0, batch.size, gy, source, size, channels, columns, batch.columns, pitch)
+    copy_channels(b, b0, batch.size, gy, source, step, channels, rows, batch.segments, along)
+    copy_channels(b, b0, batch.size, gy, source, step, channels, columns, batch.columns, batch.pitch * along)
     for c in range(channels):
-        copy_pixels(b, b0 + c * batch.size, gy, source + c * size, tables[batch.pixels_at :], 0, batch.pixels)
+        at = source + c * geo.source_channel
+        copy_pixels(b, b0 + c * batch.size, gy, at, tables[batch.pixels_at :], 0, batch.pixels)
 
 
 @jit.inner
@@ -317,11 +324,13 @@ class Framed(Execution):
 
 
 class FramedChannels(Framed):
-    """Of images channel by channel."""
+    """Of channels one by one, wherever their pixels are."""
 
     def __init__(self, inner: Execution, problem: ConvProblem, added: Added, cache: int) -> None:
         self.inner, self.dtype, itemsize = inner, problem.dtype, problem.itemsize
         self.typed, self.pack = threads.Typed(add_frame), threads.Typed(pack_weights)
+        if problem.layout == "nhwc":
+            self.view = pixels
         tile, cores = machine.tile(itemsize), machine.machine().cores
         p = pass_of(problem, Direction.INPUT_GRAD)
         batched = batches(problem.axes, problem.padding_mode, added, tile.vl)
@@ -345,13 +354,25 @@ class FramedChannels(Framed):
         self.workspace = max(inner.workspace, (self.packed + cores * self.scratch) * itemsize)
         products = sum(len(piece.taps) * len(piece.targets) for batch in batched for piece in batch)
         self.flops = 2.0 * planes * p.m * p.channels * products
+        source, result = prod(problem.output), prod(a.size for a in problem.axes)
+        (source_channel, source_pixel), (result_channel, result_pixel) = (
+            p.steps_of(p.channels, source), p.steps_of(p.m, result)
+        )  # fmt: skip
         self.describe = functools.partial(
-            _described, batched, sizes, tile.vl, kernel, per_chunk, problem.output[-1]
+            _described,
+            batched,
+            sizes,
+            tile.vl,
+            kernel,
+            per_chunk,
+            problem.output[-1],
+            source_pixel,
+            result_pixel,
         )
         self.as_given, self.read = record(view), record(view._replace(packed=ahead))
         self.geometry = record(
             Geometry(
-                p.n, p.groups, p.channels, p.m, prod(problem.output), prod(a.size for a in problem.axes),
+                p.n, p.groups, p.channels, p.m, source, source_channel, source_pixel, result, result_channel,
                 m_blocks, chunks, panel, c_start, ldc, self.scratch, tile.vl, tile.mr, tile.nr,
             )
         )  # fmt: skip
@@ -371,8 +392,8 @@ class FramedChannels(Framed):
             threads.launch(self.pack, 4.0 * self.packed, weight, scratch, self.as_given)
             weight = scratch
         threads.share_out(
-            self.typed, self.flops, flat(first), weight,
-            self.read, flat(out), scratch[self.packed :],
+            self.typed, self.flops, self.view(first), weight,
+            self.read, self.view(out), scratch[self.packed :],
             self.geometry, *self.described,
         )  # fmt: skip
 
@@ -392,20 +413,22 @@ def framed(inner: Execution, problem: ConvProblem, limit: int, added: Added = ()
 
 
 def _described(
-    batched: list[list[Piece]], sizes: list[int], vl: int, kernel: int, channels: int, pitch: int
-) -> tuple[Array, Array]:
+    batched: list[list[Piece]], sizes: list[int], vl: int, kernel: int, channels: int, pitch: int,
+    source_pixel: int, result_pixel: int,
+) -> tuple[Array, Array]:  # fmt: skip
     """Return the batches as the kernel takes them, and all their tables in one."""
     tables: list[int] = []
     described = [
-        record(_tabled(batch, size, tables, vl, kernel, channels, pitch))
+        record(_tabled(batch, size, tables, vl, kernel, channels, pitch, source_pixel, result_pixel))
         for batch, size in zip(batched, sizes, strict=True)
     ]
     return np.concatenate(described), np.array(tables, np.int64)
 
 
 def _tabled(
-    batch: list[Piece], size: int, tables: list[int], vl: int, kernel: int, channels: int, pitch: int
-) -> Batch:
+    batch: list[Piece], size: int, tables: list[int], vl: int, kernel: int, channels: int, pitch: int,
+    source_pixel: int, result_pixel: int,
+) -> Batch:  # fmt: skip
     """Append the tables of a batch; return where they are."""
 
     def append(values: Any) -> int:
@@ -427,22 +450,23 @@ def _tabled(
         numbers += [len(taps), append(steps.reshape(-1).tolist()), column, count // vl]
         apart = mostly(piece.line, pitch)
         for place, pixel, length in runs(piece.line, apart):
+            at = pixel * source_pixel
             if pixel < 0:
                 segments += [row + place, 0, length, 0, 0]
             elif length >= SHORTEST:
-                (columns if apart > 1 else segments).extend((row + place, pixel, length, 0, length))
+                (columns if apart > 1 else segments).extend((row + place, at, length, 0, length))
             else:
-                single += [n for i in range(length) for n in (row + place + i, pixel + i * apart)]
+                single += [n for i in range(length) for n in (row + place + i, at + i * apart * source_pixel)]
         apart = mostly(piece.targets, 2)
         for place, pixel, length in runs(piece.targets, apart):
-            if length >= SHORTEST and not (apart == 2 and piece.back):
+            if length >= SHORTEST and result_pixel == 1 and not (apart == 2 and piece.back):
                 other = pixel - piece.back if piece.back else -1
                 rows += [pixel, column + place, length, SECONDS if apart == 2 else other]
                 continue
             for j in range(length):
                 to, at = pixel + j * apart, column + place + j
-                targets += [to, at]
-                less += [to - piece.back, at] if piece.back else []
+                targets += [to * result_pixel, at]
+                less += [(to - piece.back) * result_pixel, at] if piece.back else []
         column += count
         row += wide(len(piece.line), vl) + vl  # the last row's whole vectors may pass the line's end
     return Batch(

@@ -1,5 +1,7 @@
 """The input gradient of few channels: taps are rows of a product, whose lines are added where they belong."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from every_result import check
@@ -9,7 +11,7 @@ from fastconv.algorithms import find
 from fastconv.algorithms.im2col.col2im import Col2im
 from fastconv.algorithms.im2col.cost import adds
 from fastconv.config import config
-from fastconv.problem import INPUT_GRAD, ConvProblem
+from fastconv.problem import INPUT_GRAD, LAYOUTS, ConvProblem
 
 LINES = [
     "n2 c3 k7 i11x11 f3x3 p1",
@@ -31,8 +33,9 @@ CASES += [f"{line} {mode}" for line in LINES for mode in ("", "reflect", "replic
 
 @pytest.mark.parametrize("line", CASES)
 @pytest.mark.parametrize("cache", [2**14, None])
-def test_every_result(line, cache):
-    p = ConvProblem.parse(line)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_result(line, layout, cache):
+    p = replace(ConvProblem.parse(line), layout=layout)
     check(Col2im(p, cache or machine.machine().l2), p, INPUT_GRAD)
 
 

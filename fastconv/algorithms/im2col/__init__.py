@@ -17,7 +17,7 @@ from math import inf, prod, sqrt
 import numpy as np
 
 from fastconv import borders, machine
-from fastconv.algorithms.base import CHANNELS_FIRST, Algorithm, Array, Execution
+from fastconv.algorithms.base import Algorithm, Array, Execution
 from fastconv.algorithms.correlation import (
     AxisPass,
     BlockedPass,
@@ -45,11 +45,6 @@ class Im2col(Algorithm):
 
     name = "im2col"
     exact = True
-
-    def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
-        if problem.layout == "nhwc" and (direction is WEIGHT_GRAD or borders.framed(problem, direction)):
-            return CHANNELS_FIRST
-        return None
 
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
         return self.build(problem, direction, limit).workspace

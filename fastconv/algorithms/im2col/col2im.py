@@ -22,8 +22,8 @@ import numba
 import numpy as np
 
 from fastconv import borders, jit, machine, threads, workspace
-from fastconv.activations import finish
-from fastconv.algorithms.base import Array, Execution, flat
+from fastconv.activations import NONE, code_of, finish
+from fastconv.algorithms.base import Array, Execution, flat, pixels
 from fastconv.algorithms.correlation import combined
 from fastconv.gemm.blocking import odd_lines, streams
 from fastconv.gemm.move import SLACK, add_rows
@@ -32,7 +32,8 @@ from fastconv.gemm.record import joined, record
 from fastconv.gemm.schedule import counters, next_task, part, span
 from fastconv.gemm.segments import SEGMENT, add_pixels, copy_channels
 from fastconv.gemm.tile import tile
-from fastconv.gemm.weave import weave_rows
+from fastconv.gemm.transposition import transpose
+from fastconv.gemm.weave import weave_pixels, weave_rows
 from fastconv.problem import ConvProblem
 
 SLICE = 2**15  # elements of gy in a slice
@@ -52,8 +53,10 @@ class Geometry(NamedTuple):
     outer: int  #     and along the others
     q: int  #         pixels of a line of grad_output
     source_size: int
+    source_pixel: int  # elements from pixel to pixel: 1 but in images held so
     width: int  #     pixels of a line of the result
     result_size: int
+    result_pixel: int
     row_step: int  #  rows of the result between those that lines side by side reach
     phases: int  #    of the last axis
     front: int  #     columns of a phase before the image
@@ -96,17 +99,37 @@ def _work(worker, counters, gy, packed, gx, scratch, geo, tables, bias, activati
         scratch[c0 : c0 + geo.m * rows * apart] = 0
         for number in range(first, last):
             _add_slice(scratch, b0, rows * apart, gy, packed, geo, tables, plane, number)
-        for m in range(geo.m):
-            for line in range(c0, c0 + rows * apart if geo.folds > 0 else c0, apart):
-                add_pixels(scratch, line, scratch, line, tables[geo.fold_at :], 0, geo.folds)
-            to = (plane * geo.m + m) * geo.result_size + row * geo.width
-            weave_rows(
-                gx, to, geo.width, scratch, c0 + geo.front, apart, geo.ldc, geo.phases, rows, geo.width, geo.past_caches
-            )  # fmt: skip
-            channel = plane % geo.groups * geo.m + m
-            finish(gx, to, rows * geo.width, bias, channel, activation, residual, to)
-            c0 += rows * apart
+        for line in range(c0, c0 + geo.m * rows * apart if geo.folds > 0 else c0, apart):
+            add_pixels(scratch, line, scratch, line, tables[geo.fold_at :], 0, geo.folds)
+        if geo.result_pixel > 1:
+            _write_pixels(scratch, c0, gx, plane, row, rows, geo, bias, activation, residual)
+        else:
+            for m in range(geo.m):
+                to = (plane * geo.m + m) * geo.result_size + row * geo.width
+                weave_rows(
+                    gx, to, geo.width, scratch, c0 + geo.front, apart, geo.ldc, geo.phases, rows, geo.width, geo.past_caches
+                )  # fmt: skip
+                channel = plane % geo.groups * geo.m + m
+                finish(gx, to, rows * geo.width, bias, channel, activation, residual, to)
+                c0 += rows * apart
         task = next_task(counters, worker, tasks)
+
+
+@jit.inner
+def _write_pixels(scratch, c0, gx, plane, row, rows, geo, bias, activation, residual):
+    """Write the sums of some rows, pixel by pixel."""
+    image, channel, apart = plane // geo.groups, plane % geo.groups * geo.m, geo.phases * geo.ldc
+    for m in range(geo.m):
+        finish(scratch, c0 + m * rows * apart, rows * apart, bias, channel + m, NONE, bias[:0], 0)
+    for i in range(rows):
+        to = (image * geo.result_size + (row + i) * geo.width) * geo.result_pixel + channel
+        at = c0 + i * apart + geo.front
+        weave_pixels(
+            gx, to, geo.result_pixel, scratch, at, rows * apart, geo.ldc, geo.phases, geo.m, geo.width
+        )
+        if residual.size or code_of(activation) != NONE:
+            for pixel in range(to, to + geo.width * geo.result_pixel, geo.result_pixel):
+                finish(gx, pixel, geo.m, bias[:0], 0, activation, residual, pixel)
 
 
 @jit.inner
@@ -120,8 +143,13 @@ def _add_slice(scratch, b0, size, gy, packed, geo, tables, plane, number):
     apart = geo.phases * geo.ldc
     for chunk in range(geo.chunks):
         ch0, ch1 = span(geo.channels, geo.chunks, chunk)
-        source = (plane * geo.channels + ch0) * geo.source_size
-        copy_channels(scratch, b0, geo.ld, gy, source, geo.source_size, ch1 - ch0, segment, 1, 1)
+        if geo.source_pixel > 1:
+            source = (plane // geo.groups * geo.source_size + segment[1]) * geo.source_pixel
+            source += group * geo.channels + ch0
+            transpose(scratch, b0, geo.ld, gy, source, geo.source_pixel, segment[4], ch1 - ch0)
+        else:
+            source = (plane * geo.channels + ch0) * geo.source_size
+            copy_channels(scratch, b0, geo.ld, gy, source, geo.source_size, ch1 - ch0, segment, 1, 1)
         row1, to, outer, inner = 0, c0, 0, 0
         for p in range(panels):
             row0, row1 = row1, part(geo.m * geo.kernel, panels, p + 1)
@@ -154,6 +182,8 @@ class Col2im(Execution):
     def __init__(self, problem: ConvProblem, cache: int) -> None:
         p, itemsize, mode = problem, problem.itemsize, problem.padding_mode
         self.dtype, self.flops, self.typed = p.dtype, p.flops, threads.Typed(spread)
+        by_pixel = p.layout == "nhwc"
+        self.images = pixels if by_pixel else flat
         unit, cores = machine.tile(itemsize), machine.machine().cores
         channels, m, kernel, images = p.k // p.groups, p.c // p.groups, prod(p.kernel), p.n * p.groups
         *outer, last = p.axes
@@ -213,7 +243,8 @@ class Col2im(Execution):
         self.view = record(view)  # (c, tap) follow each other in memory
         self.geometry = record(
             Geometry(
-                p.n, p.groups, channels, m, kernel, last.kernel, len(targets), q, lines * q, last.size, rows * last.size, row_step,
+                p.n, p.groups, channels, m, kernel, last.kernel, len(targets), q, lines * q,
+                p.k if by_pixel else 1, last.size, rows * last.size, p.c if by_pixel else 1, row_step,
                 last.stride, front, ldc, blocks, chunks, ld, starts[1], starts[2], self.scratch, len(folds),
                 at["block"], at["slice"], at["begin"], at["place"], at["fold"], streams(prod(p.input_shape), itemsize),
                 unit.vl, unit.mr, unit.nr,
@@ -245,8 +276,8 @@ class Col2im(Execution):
         residual: Array,
     ) -> None:  # fmt: skip
         threads.start(
-            self.typed, used, counters(used), flat(gy), packed, flat(gx), scratch, self.geometry, self.tables, bias,
-            activation, flat(residual),
+            self.typed, used, counters(used), self.images(gy), packed, self.images(gx), scratch, self.geometry, self.tables,
+            bias, activation, self.images(residual) if residual.size else residual,
         )  # fmt: skip
 
 

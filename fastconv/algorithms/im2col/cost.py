@@ -24,8 +24,8 @@ TASKS = 8  # of the weight gradient at the least, never taken from the machine's
 def cost(problem: ConvProblem, direction: Direction) -> float:
     """Predict seconds."""
     if direction is WEIGHT_GRAD:
-        s = sizes(problem, direction)
-        return seconds(kind(problem, direction), problem, weight_grad(s, problem.itemsize))
+        s, last = sizes(problem, direction), problem.layout == "nhwc"
+        return seconds(kind(problem, direction), problem, weight_grad(s, problem.itemsize, last))
     least = with_frame(min(ways(problem, direction)), problem, direction)
     return min(least, added(problem, direction)) if few(problem, direction) else least
 
@@ -34,7 +34,6 @@ def few(problem: ConvProblem, direction: Direction) -> bool:
     """Tell whether `col2im` is asked, too."""
     return (
         direction is INPUT_GRAD
-        and problem.layout != "nhwc"
         and problem.c // problem.groups <= FEW_ROWS
         and problem.k // problem.groups > 1
     )
@@ -144,18 +143,25 @@ def correlation(s: Sizes, itemsize: int, turned: bool = False) -> dict[str, floa
     }
 
 
-def weight_grad(s: Sizes, itemsize: int) -> dict[str, float]:
-    """Count a weight gradient: rows lowered and turned, products, and sums of splits."""
+def weight_grad(s: Sizes, itemsize: int, by_pixel: bool) -> dict[str, float]:
+    """Count a weight gradient: rows lowered and turned, products, and sums of splits; or pixels copied, and gw turned."""
     n, g, c, m, taps, _, p, q, _, stride_w, *_ = s
     vl, pixels = machine.tile(itemsize).vl, n * p * q
     identity = taps == p == stride_w == 1
-    high, length = (c, m) if identity and turns_gradient(c, m, pixels) else (m, c * taps)
+    high, length = (c, m) if identity and not by_pixel and turns_gradient(c, m, pixels) else (m, c * taps)
     blocks = g * -(-length // WIDTH)
+    sums = (-(-TASKS // blocks) if blocks < TASKS else 1) * g * m * c * taps / vl
+    if by_pixel:
+        return {
+            "products": g * multiply(high, -(-length // vl), pixels, itemsize),
+            "lower": g * taps * pixels * (1.5 + c / (4 * vl)),
+            "sums": sums if taps == 1 else 4 * sums,
+        }
     return {
         "products": g * multiply(high, -(-length // vl), pixels, itemsize),
         "lower strided" if stride_w > 1 else "lower": 0 if identity else g * length * n * p * -(-q // vl),
         "turn": g * length * pixels / vl,
-        "sums": (-(-TASKS // blocks) if blocks < TASKS else 1) * g * m * c * taps / vl,
+        "sums": sums,
     }
 
 
