@@ -20,7 +20,7 @@ class Forward(Maps):
         image = Image(problem)
         schedule = Schedule(machine.lanes(problem.dtype), image.stride, image.pitch, h.kernel)
         walk = Rows(v.output, v.kernel, 0, v.stride, v.dilation)
-        tall = partial(tallest, stride=image.stride, copied=image.copies is not None)
+        tall = partial(tallest, stride=h.stride)
         found = sorted(
             row_blocks(walk, image.rows, image.stride, tall, most_taps(image.stride)), key=lambda b: b.row
         )

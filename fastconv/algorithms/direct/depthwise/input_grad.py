@@ -83,7 +83,7 @@ class InputGrad(Maps):
             columns, copies = _turned(columns, v, h, problem.itemsize)
         schedule = Schedule(vl, 1, copies.pitch if copies else h.output, h.kernel)
         twice = h.stride == 2 and max(f.taps for f in phases(v)) <= most_taps(phases=2)
-        most = partial(tallest, phases=1 + twice, copied=copies is not None), most_taps(phases=1 + twice)
+        most = partial(tallest, phases=1 + twice), most_taps(phases=1 + twice)
         image = sorted((b for f in phases(v) for b in _blocks(v, mode, f, most)), key=lambda b: b.row)
         around = [] if borders.circle(v, mode) else list(_rows_around(v, mode, most))
         woven = h.stride > 1 and not twice
