@@ -104,7 +104,7 @@ def call(problem: ConvProblem, direction: Direction, x: Any, w: Any, gy: Any, b:
 def kernels_of(layers: Iterable[corpus.Layer], processors: int) -> list[Kernel]:
     """Return what the race will start on a GPU of so many multiprocessors; needs none."""
     with elsewhere(processors) as gpu:
-        for layer, named in product(layers, (False, True)):
+        for named, layer in product((False, True), layers):  # in the order of the race
             problem = layer.problem
             shapes = problem.input_shape, problem.weight_shape, problem.output_shape
             layouts = (False, True) if len(problem.axes) == 2 else (False,)

@@ -11,6 +11,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from math import prod
 from typing import Any
 
@@ -39,6 +40,11 @@ def bindings() -> Any:
         raise DeviceError(f"no CUDA driver: {error}") from None
     if status != driver.CUresult.CUDA_SUCCESS:
         raise DeviceError(f"no usable GPU: cuInit gives {status.name}")
+    known, wanted = driver.cuDriverGetVersion()[1] // 1000, int(version("cuda-bindings").partition(".")[0])
+    if known < wanted:  # it would refuse the machine code
+        raise DeviceError(
+            f"the driver knows CUDA {known}, and numba-cuda here is for {wanted}: pip install 'numba-cuda[cu{known}]'"
+        )
     return driver
 
 

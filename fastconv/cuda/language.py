@@ -165,10 +165,13 @@ else:
         return types.void(pointer, index, item), codegen
 
     def _away(builder, pointer, number, scale, signed=False):
-        """Return a pointer a 32-bit number times ``scale`` bytes further on: one instruction, nothing moved out of it."""
+        """Return a pointer a 32-bit number times ``scale`` bytes further on: one instruction if the product is not always the same.
+
+        Which the assembler makes of a product and a sum, where of a mad.wide it makes two or three.
+        """
         wide, narrow = ir.IntType(64), ir.IntType(32)
-        text = f"mad.wide.{'s' if signed else 'u'}32 $0, $1, $2, $3;"
-        asm = ir.InlineAsm(ir.FunctionType(wide, [narrow, narrow, wide]), text, "=l,r,r,l")
+        text = f"mul.wide.{'s' if signed else 'u'}32 $0, $1, $2; add.u64 $0, $0, $3;"
+        asm = ir.InlineAsm(ir.FunctionType(wide, [narrow, narrow, wide]), text, "=&l,r,r,l")
         address = builder.call(asm, [number, scale, builder.ptrtoint(pointer, wide)])
         return builder.inttoptr(address, pointer.type)
 

@@ -41,11 +41,12 @@ class Tile:
 
 
 # 65536 registers hold two blocks of 256 threads at 128 registers each: 64 sums, 16 operands of a step, and addresses.
-# The fewer rows a tile has, the more of B its threads copy; those save elsewhere.
+# The fewer rows a tile has, the more of B its threads copy; those save elsewhere, with 16 x 8 results of a thread if
+# they may have 255 registers.
 TILES = {
     "float32": (
         Tile(128, 128), Tile(128, 64, blocks=3), Tile(64, 128, blocks=3, steps=2 * BK),
-        Tile(64, 64, blocks=6, steps=2 * BK), Tile(32, 128, blocks=6, steps=2 * BK),
+        Tile(64, 64, blocks=6, steps=2 * BK), Tile(32, 128, 16, 8, 2 * BK),
     ),
     "float64": (Tile(64, 64, blocks=4), Tile(32, 128, 4, 2)),
 }  # fmt: skip

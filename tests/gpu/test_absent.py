@@ -1,5 +1,7 @@
 """Without a GPU, a driver or numba-cuda: calls that need one say so, and nothing else changes."""
 
+from importlib.metadata import version
+
 import numpy as np
 import pytest
 
@@ -41,3 +43,20 @@ def test_the_error_says_so(call):
         pytest.skip("there is a GPU")
     with pytest.raises(fastconv.DeviceError, match=r"driver|GPU|numba-cuda"):
         call()
+
+
+def test_an_old_driver_is_named(monkeypatch):
+    """Whose error would be that of an image which is not valid."""
+    pytest.importorskip("numba_cuda")
+    from cuda.bindings import driver as bound
+
+    wanted = int(version("cuda-bindings").partition(".")[0])
+    monkeypatch.setattr(bound, "cuInit", lambda flags: (bound.CUresult.CUDA_SUCCESS,))
+    for known in (wanted - 1, wanted):
+        answer = bound.CUresult.CUDA_SUCCESS, 1000 * known + 40
+        monkeypatch.setattr(bound, "cuDriverGetVersion", lambda answer=answer: answer)
+        if known == wanted:
+            assert driver.bindings.__wrapped__() is bound
+            continue
+        with pytest.raises(fastconv.DeviceError, match=rf"numba-cuda\[cu{known}\]"):
+            driver.bindings.__wrapped__()

@@ -42,12 +42,12 @@ MORE += [
 ]
 
 
-def check(case, shift=0):
-    """Solve in all directions, with arrays that begin ``shift`` bytes past a boundary of 256."""
+def check(case, shift=0, directions=Direction):
+    """Solve in some directions, with arrays that begin ``shift`` bytes past a boundary of 256."""
     name, _, line = case.partition(" ")
     problem, algorithm = ConvProblem.parse(line), find(name, "cuda")
     last = problem.layout == "nhwc"
-    for direction in Direction:
+    for direction in directions:
         with emulated():
             if algorithm.reject(problem, direction):
                 continue
@@ -81,6 +81,12 @@ def test_arrays_may_begin_anywhere(name, line):
     check(f"{name} {line}", 4)
 
 
+@pytest.mark.parametrize("line", ["n2 c3 k20 i6x5 f3x3 p1", "n2 c8 k4 i4x3 f3x2 p1 s2 nhwc"])
+def test_more_positions_than_tables_have(line, monkeypatch):
+    monkeypatch.setattr(cuda_weight, "MOST_LINES", 0)
+    check(f"im2col {line}", directions=[Direction.WEIGHT_GRAD])
+
+
 LINES = ("n2 c3 k20 i12x12 f3x3 p1", "n1 c16 k130 i12x12 f1x1", "n1 c16 k20 i12x12 f3x3 p1", "n1 c16 k20 i12x12 f3x3 p1 nhwc",
          "n1 c8 k20 i12x12 f3x3 s2 p1")  # fmt: skip
 
@@ -95,9 +101,12 @@ LINES = ("n2 c3 k20 i12x12 f3x3 p1", "n1 c16 k130 i12x12 f1x1", "n1 c16 k20 i12x
 )
 def test_every_tile(line, which, monkeypatch):
     """Which tiny problems do not choose; threads read operands in as few passes as can be."""
-    for module in (im2col, cuda_weight):
-        monkeypatch.setattr(module, "TILES", {"float32": (module.TILES["float32"][which],)})
-    monkeypatch.setattr(cuda_weight, "tiles_of", lambda dtype, way: cuda_weight.TILES[dtype])
+    tile, weights = (
+        im2col.tiles_of("float32", line.endswith("nhwc"))[which],
+        cuda_weight.TILES["float32"][which],
+    )
+    monkeypatch.setattr(im2col, "tiles_of", lambda *_: (tile,))
+    monkeypatch.setattr(cuda_weight, "tiles_of", lambda *_: (weights,))
     monkeypatch.setattr(Launch, "profiles", {})
     im2col.plan.cache_clear()
     cuda_weight.plan.cache_clear()

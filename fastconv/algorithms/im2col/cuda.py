@@ -18,16 +18,8 @@ import numpy as np
 from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.correlation import AxisPass, Pass, pass_of
 from fastconv.algorithms.im2col import cuda_weight
-from fastconv.algorithms.im2col.implicit import (
-    MARKS,
-    NEVER,
-    OUTSIDE,
-    Copies,
-    Geometry,
-    Traits,
-    bits,
-    correlation,
-)
+from fastconv.algorithms.im2col.implicit import Copies, Geometry, Traits, correlation
+from fastconv.algorithms.im2col.marks import BITS, Marks, as_int32
 from fastconv.algorithms.im2col.splits import THREADS, SumGeometry, add_up, magic
 from fastconv.config import current
 from fastconv.cuda import backend
@@ -38,6 +30,8 @@ from fastconv.gemm.cuda_share import Share, shared_out
 from fastconv.problem import ConvProblem, Direction
 
 LIMIT = 2**31  # offsets inside an image and numbers of positions have 32 bits; images have 64-bit addresses
+SMALL_LAST = Tile(32, 128, blocks=6, steps=2 * BK)
+FAR = 2**29  # a coordinate stays below 2**31 with any offset
 MOST_SPLITS, FEWEST_STAGES = 64, 8  # a split shorter than that is mostly its beginning and end
 
 
@@ -106,6 +100,8 @@ class Im2col(Algorithm):
         far = farthest(p) * (p.groups * p.channels if problem.layout == "nhwc" else 1)
         if max(image + far, p.columns, prod(problem.weight_shape), 16 * p.m) >= LIMIT:
             return "an image with its borders, the positions in the batch or the weights have 2**31 elements"
+        if sum(problem.kernel) > BITS and not marks_of(three(p.axes)).fit:
+            return f"the numbers of {'x'.join(map(str, problem.kernel))} taps want more than 31 bits"
         if direction is Direction.WEIGHT_GRAD and (image + far) * problem.itemsize >= 2 * LIMIT:
             return "an image with its borders has 2**32 bytes"
         return None
@@ -135,46 +131,46 @@ def farthest(p: Pass) -> int:
     for a in reversed(p.axes):
         reach = a.stride * a.outputs + max((abs(o) for o in a.offsets), default=0)
         far, inner = far + reach * inner, inner * a.source
-        if reach >= OUTSIDE // 2:
+        if reach >= FAR:
             return LIMIT
     return far
 
 
-def marks_of(axes: tuple[AxisPass, ...]) -> list[tuple[int, int]]:
-    """Return (axis, offset) of all taps, each once; none if they are too many for bits."""
-    marks = [(i, offset) for i, a in enumerate(axes) for offset in a.offsets]
-    return marks if len(marks) <= MARKS else []
+def marks_of(axes: tuple[AxisPass, ...]) -> Marks:
+    """Return the offsets of all taps along axes on which any leads outside."""
+    return Marks([[] if a.met == 1 else a.offsets for a in axes])
 
 
-def tables(p: Pass, tile: Tile, even: bool, last: bool) -> tuple[np.ndarray, np.ndarray, int]:
+def tables(p: Pass, tile: Tile, even: bool, last: bool, item: int) -> tuple[np.ndarray, np.ndarray, int]:
     """Return the kernel's table, the taps of the packed rows, and their number.
 
-    It has a line for each phase, (first row, stages, 0, 0), for each row, (source offset, bits of the tap, 0, 0), and
-    for each bit, (axis, offset, 0, 0).  Where offsets are too many for bits, a row is (source offset, dz, dy, dx).
-    Rows that only fill a stage lead nowhere.
+    It has a line for each phase, (first row, stages, 0, 0), for each row, (source offset, its tap among `Marks`, bytes of
+    an element, 0), and the lines of `Marks`.  Rows that are not `even` stand by two, without the bytes.  Those that only
+    fill a stage lead nowhere.
     """
     axes = three(p.axes)
     marks = marks_of(axes)
     sizes = [a.source for a in axes]
     channel, pixel = (1, p.groups * p.channels) if last else (prod(sizes), 1)
     lines, rows, taps = [], [], []
-    nowhere = (0, NEVER, 0, 0) if marks else (0, OUTSIDE, OUTSIDE, OUTSIDE)
+    nowhere = (0, marks.nowhere, item, 0)
     # of a stage: where channels stand behind the pixels, those that a thread loads are neighbours
     own = Copies.of(tile).loads
     stage = [row * own % BK + row * own // BK for row in range(BK)] if last else range(BK)
     for phase in product(*(a.taps for a in axes)):
         found = [
-            (int(np.ravel_multi_index([r for r, _ in tap][-len(p.kernel):], p.kernel)), [o for _, o in tap])
+            (int(np.ravel_multi_index([r for r, _ in tap][-len(p.kernel):], p.kernel)), offsets, marks.tap(offsets))
             for tap in product(*phase)
+            for offsets in [[o for _, o in tap]]
         ]  # fmt: skip
         if even:
             order = [(b + c, tap) for b in range(0, p.channels, BK) for tap in found for c in stage]
         else:
             order = [(c, tap) for c in range(p.channels) for tap in found]
         begin = len(rows)
-        for c, (index, (dz, dy, dx)) in order:
+        for c, (index, (dz, dy, dx), tap) in order:
             at = c * channel + ((dz * sizes[1] + dy) * sizes[2] + dx) * pixel
-            rows.append((at, *bits((dz, dy, dx), marks)))
+            rows.append((at, tap, item, 0))
             taps.append(c * p.channel_stride + index)
         spare = -len(order) % tile.steps
         rows += [nowhere] * spare
@@ -182,10 +178,9 @@ def tables(p: Pass, tile: Tile, even: bool, last: bool) -> tuple[np.ndarray, np.
         lines.append((begin, (len(rows) - begin) // tile.steps, 0, 0))
     if not rows:  # no tap at all: something to point at
         rows, taps = [nowhere] * tile.steps, [-1] * tile.steps
-    ends = [(*mark, 0, 0) for mark in marks]
-    if marks and not even:  # which two rows share
+    if not even:  # two rows share a line
         rows = [(*rows[i][:2], *rows[i + 1][:2]) for i in range(0, len(rows), 2)]
-    return np.array(lines + rows + ends, np.int32), np.array(taps, np.int32), len(taps)
+    return as_int32(lines + rows + marks.lines()), np.array(taps, np.int32), len(taps)
 
 
 def three(axes: tuple[AxisPass, ...]) -> tuple[AxisPass, ...]:
@@ -214,7 +209,13 @@ def share(problem: ConvProblem, p: Pass) -> Share:
     steps = p.reduction // p.phases
     most = min(MOST_SPLITS, steps // BK // FEWEST_STAGES)
     batches = p.groups * p.phases
-    return shared_out(TILES[problem.dtype], batches, p.m, p.columns, steps, most, problem.itemsize)
+    tiles = tiles_of(problem.dtype, problem.layout == "nhwc")
+    return shared_out(tiles, batches, p.m, p.columns, steps, most, problem.itemsize)
+
+
+def tiles_of(dtype: str, last: bool) -> tuple[Tile, ...]:
+    """Return the tiles to choose from: with channels last, pixels wait in registers that 16 x 8 results would need."""
+    return TILES[dtype] if dtype == "float64" or not last else (*TILES[dtype][:4], SMALL_LAST)
 
 
 @functools.lru_cache(maxsize=256)
@@ -226,7 +227,7 @@ def plan(problem: ConvProblem, direction: Direction, limit: int) -> Blocks:
     identity, last = all(a.is_identity for a in p.axes), problem.layout == "nhwc"
     even = p.channels % BK == 0
     traits = Traits(
-        marked=bool(marks_of(axes)),
+        marked=marks_of(axes).are_bits,
         even=even,
         dense=even if last else identity and even and pixels % 4 == 0,
         plain=p.phases == 1,
@@ -236,7 +237,7 @@ def plan(problem: ConvProblem, direction: Direction, limit: int) -> Blocks:
     tile, splits, _ = share(problem, p)
     if traits.dense and p.channels % tile.steps:  # a stage is read without looking where channels end
         tile = replace(tile, steps=BK)
-    table, taps, rows = tables(p, tile, even, last)
+    table, taps, rows = tables(p, tile, even, last, problem.itemsize)
     m_ld = -(-p.m // tile.bm) * tile.bm
     packed = p.groups * rows * m_ld
     padded = -(-p.results // 4) * 4
@@ -272,7 +273,7 @@ class Run(Execution):
             p.m, b.m_ld, m_tiles, column_tiles, p.phases, b.splits, b.rows, p.columns, pixels, *magic(pixels),
             plane, *magic(plane), positions[2], *magic(positions[2]), *(a.stride for a in axes), *sources,
             *source, *result, *results,
-            *(a.step for a in axes), -(-p.results // 4), len(marks_of(axes)), 0, 0,
+            *(a.step for a in axes), -(-p.results // 4), len(marks_of(axes).lines()), 0, 0,
         )  # fmt: skip
         self.blocks = m_tiles * column_tiles * b.splits * p.phases * p.groups
         self.packing = PackGeometry(b.packed, p.m, b.m_ld, b.rows, p.group_stride, p.row_stride)

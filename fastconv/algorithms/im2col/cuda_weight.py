@@ -7,7 +7,6 @@ kernel adds them, always in the same order.  Where that was not asked for, split
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from itertools import product
 from math import prod
 from typing import NamedTuple
@@ -15,15 +14,15 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms.base import Execution
-from fastconv.algorithms.im2col.implicit import MARKS, NEVER, OUTSIDE, bits
-from fastconv.algorithms.im2col.implicit_weight import STEPS, Geometry, Way, correlation
+from fastconv.algorithms.im2col.implicit_weight import OUTSIDE, STEPS, Geometry, Way, correlation
+from fastconv.algorithms.im2col.marks import Marks, as_int32
 from fastconv.algorithms.im2col.splits import SumGeometry, add_up, clear, magic
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
 from fastconv.gemm.cuda import TILES as FORWARD
 from fastconv.gemm.cuda import Tile
 from fastconv.gemm.cuda_share import Share, shared_out
-from fastconv.problem import ConvProblem
+from fastconv.problem import Axis, ConvProblem
 
 MOST_SPLITS, FEWEST_STAGES = 1024, 8
 MOST_LINES = 2**16  # a MB of tables
@@ -31,12 +30,12 @@ MOST_LINES = 2**16  # a MB of tables
 # Splits make blocks enough of any tile, so threads own 16 x 8 results: they copy twice as much at positions found once.
 TILES = {
     "float32": (
-        Tile(128, 128), Tile(128, 64, 16, 4), Tile(64, 128, 16, 4), Tile(64, 64, 16, 8), Tile(32, 128, 16, 8),
+        Tile(128, 128, 16), Tile(128, 64, 16, 4), Tile(64, 128, 16, 4), Tile(64, 64, 16, 8), Tile(32, 128, 16, 8),
     ),
     "float64": FORWARD["float64"],
 }  # fmt: skip
-# Where positions come one by one, twice as many columns of a thread want registers.
-SINGLES = Tile(64, 64, blocks=6), Tile(32, 128, blocks=4)
+# Without tables of positions each takes more registers.
+UNTABLED = Tile(128, 128, blocks=1), Tile(64, 64, blocks=4), Tile(32, 128, 4, 3)
 
 
 @functools.cache
@@ -68,19 +67,15 @@ def share(problem: ConvProblem, limit: int) -> Share:
 
 def tiles_of(dtype: str, way: Way) -> tuple[Tile, ...]:
     """Return the tiles to choose from, the largest first."""
-    if not way.marked:  # to compare coordinates takes more registers
-        return tuple(replace(tile, blocks=2 * tile.blocks // 3) for tile in FORWARD[dtype])
-    if way.paired or way.linked or dtype == "float64":
-        return TILES[dtype]
-    return (*TILES[dtype][:3], *SINGLES)
+    return TILES[dtype] if way.tabled or dtype == "float64" else UNTABLED
 
 
 def way_of(problem: ConvProblem) -> Way:
     """Return how threads go through positions where arrays begin on 16 bytes."""
     last, channels, m = problem.layout == "nhwc", problem.c // problem.groups, problem.k // problem.groups
-    x, marked = problem.last_axes(3)[-1], bool(marks_of(problem))
-    paired = marked and not last and x.stride == 1 and x.output % 2 == 0
-    return Way(marked, paired, last and channels % 4 == m % 4 == 0)
+    x, tabled, marked = problem.last_axes(3)[-1], is_tabled(problem), marks_of(problem).are_bits
+    paired = tabled and marked and not last and x.stride == 1 and x.output % 2 == 0
+    return Way(tabled, marked, paired, last and channels % 4 == m % 4 == 0)
 
 
 def padded(problem: ConvProblem) -> int:
@@ -98,19 +93,33 @@ def plan(problem: ConvProblem, limit: int, deterministic: bool = True) -> Blocks
     return Blocks(tile, splits, stages, partial, added, partial * problem.itemsize)
 
 
-def marks_of(problem: ConvProblem) -> list[tuple[int, int]]:
-    """Return (axis, offset) of all taps, each once; none if they are too many for bits, or positions for tables."""
-    axes = problem.last_axes(3)
-    marks = [(i, r * a.dilation - a.lo) for i, a in enumerate(axes) for r in range(a.kernel)]
-    o, p, q = (a.output for a in axes)
-    return marks if len(marks) <= MARKS and o * p + q <= MOST_LINES else []
+def is_tabled(problem: ConvProblem) -> bool:
+    """Return whether positions of an output map are few enough for tables."""
+    o, p, q = (a.output for a in problem.last_axes(3))
+    return o * p + q <= MOST_LINES
+
+
+def marks_of(problem: ConvProblem) -> Marks:
+    """Return the offsets of all taps."""
+    return Marks(
+        [
+            [] if is_inside(a) else [r * a.dilation - a.lo for r in range(a.kernel)]
+            for a in problem.last_axes(3)
+        ]
+    )
+
+
+def is_inside(a: Axis) -> bool:
+    """Return whether no tap leads outside from any position."""
+    return a.lo <= 0 and (a.output - 1) * a.stride + (a.kernel - 1) * a.dilation - a.lo < a.size
 
 
 def table(problem: ConvProblem, columns: int, linked: bool) -> np.ndarray:
     """Return a line for each column, those that only fill the last tile too, for each row of positions, and in a row.
 
-    A column is (offset, bits of its tap, 0, 0) or, without `marks_of`, (offset, dz, dy, dx), offsets from the first
-    tap's; positions are (offset, bits of taps that lie outside there, those of the next position, 0).
+    A column is (offset from the first tap's, its tap's number among `Marks`, 0, 0), a row (offset, number, bytes of an
+    element, 0), and a position (offset, number, that of the next, 0): a pixel's number is the sum of both.  Without tables
+    of positions a column is (offset, dz, dy, dx), and there is but one row, for its bytes.
     """
     axes, channels, marks = problem.last_axes(3), problem.c // problem.groups, marks_of(problem)
     channel, pixel = (1, problem.c) if problem.layout == "nhwc" else (prod(a.size for a in axes), 1)
@@ -118,28 +127,26 @@ def table(problem: ConvProblem, columns: int, linked: bool) -> np.ndarray:
     order = [(c, tap) for tap in taps for c in range(channels)]
     if not linked:
         order = [(c, tap) for c in range(channels) for tap in taps]
-    begin = start(problem)
+    begin, tabled = start(problem), is_tabled(problem)
+    told = {tap: (marks.tap(tap), 0, 0) if tabled else tap for tap in taps}
     lines = [
         (
             c * channel + ((dz * axes[1].size + dy) * axes[2].size + dx) * pixel - begin,
-            *bits((dz, dy, dx), marks),
+            *told[dz, dy, dx],
         )
         for c, (dz, dy, dx) in order
     ]
-    lines += [(0, NEVER, 0, 0) if marks else (0, OUTSIDE, OUTSIDE, OUTSIDE)] * (columns - len(lines))
-    if not marks:
-        return np.array(lines, np.int32)
+    nowhere = (0, marks.nowhere, 0, 0) if tabled else (0, OUTSIDE, OUTSIDE, OUTSIDE)
+    lines += [nowhere] * (columns - len(lines))
+    if not tabled:
+        return as_int32([*lines, (0, 0, problem.itemsize, 0)])
     z, y, x = (np.arange(a.output) * a.stride for a in axes)
-    rows = (z[:, None] * axes[1].size + y).ravel() * axes[2].size * pixel
-    missing = [np.full(p.size, NEVER) for p in (z, y, x)]
-    for i, (axis, offset) in enumerate(marks):
-        at = (z, y, x)[axis] + offset
-        missing[axis] |= ((at < 0) | (at >= axes[axis].size)) << i
-    places = np.zeros((rows.size + x.size, 4), np.int32)
-    places[:, 0] = np.concatenate((rows, x * pixel))
-    places[:, 1] = np.concatenate(((missing[0][:, None] | missing[1]).ravel(), missing[2]))
-    places[:-1, 2] = places[1:, 1]
-    return np.concatenate((np.array(lines, np.int32), places))
+    offsets = (z[:, None] * axes[1].size + y) * axes[2].size * pixel
+    along_z, along_y, along_x = (marks.outside(i, at, axes[i].size) for i, at in enumerate((z, y, x)))
+    numbers = marks.inside + along_z[:, None] + along_y
+    rows = np.stack((offsets, numbers, np.full_like(offsets, problem.itemsize), offsets * 0), -1)
+    places = np.stack((x * pixel, along_x, np.append(along_x[1:], 0), x * 0), -1)
+    return np.concatenate((as_int32(lines), as_int32(rows.reshape(-1, 4)), as_int32(places)))
 
 
 def start(problem: ConvProblem) -> int:
@@ -160,6 +167,7 @@ class WeightRun(Execution):
         pixels, plane, weights = prod(output), prod(output[1:]), prod(problem.weight_shape)
         last, channels, inner = problem.layout == "nhwc", problem.c // problem.groups, prod(sizes)
         self.way, self.vector, item = way_of(problem), columns % 4 == 0, problem.itemsize
+        marks = marks_of(problem)
         self.tables = [
             backend().Buffer(table(problem, column_tiles * b.tile.bn, linked))
             for linked in ([False, True] if self.way.linked else [False])
@@ -182,7 +190,8 @@ class WeightRun(Execution):
             m, m_tiles, columns, column_tiles, b.splits, b.stages // b.splits, b.stages % b.splits,
             problem.n, pixels, *magic(pixels), plane, *magic(plane), output[2], *magic(output[2]),
             pixels // output[2], STEPS // pixels, STEPS % pixels // output[2], STEPS % pixels % output[2],
-            *(a.stride for a in axes), *sizes, start(problem) % 2**32, *strides, channels, 0 if b.added else -(-weights // 4),
+            *(a.stride for a in axes), *sizes, start(problem) % 2**32, marks.mask, marks.beyond, *strides, channels,
+            0 if b.added else -(-weights // 4),
         )  # fmt: skip
         self.blocks = m_tiles * column_tiles * b.splits * problem.groups
         self.summing = SumGeometry(weights, -(-weights // 4) * 4, b.splits, 1, 1, 0, 0)

@@ -4,7 +4,7 @@
 
 A column is a position in the batch and belongs to one thread throughout; a row is a (channel, tap), whose
 offset is looked up in a table that all threads of a warp read at the same place.  Which taps lie outside the source
-a thread finds out once: a bit for each offset along each axis, of which a row needs all its own to be clear.
+a thread finds out once (`marks`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from fastconv.algorithms.im2col.marks import ALL, asker, found
 from fastconv.cuda.language import (
     DTYPES,
     U,
@@ -26,16 +27,11 @@ from fastconv.cuda.language import (
     int32,
     int64,
     load4,
+    spaced,
     store4,
     uint64,
 )
 from fastconv.gemm.cuda import BK, Stages, Tile, nothing, placer, summer
-
-OUTSIDE = 0x40000000  # a coordinate that no offset brings back
-MARKS = 29  # offsets that bits of a number can stand for, beside these
-PRESENT = 1 << 29  # of rows of a tap,
-NEVER = 1 << 30  #   of rows without one,
-ALL = 0xFFFFFFFF  #  of columns past the last
 
 
 class Geometry(NamedTuple):
@@ -79,7 +75,7 @@ class Geometry(NamedTuple):
     step_y: int
     step_x: int
     split_result: int  # results of all, in units of 4 elements
-    marks: int  # offsets along all axes, each once
+    marks: int  # lines of the table that tell which taps lie outside
     has_bias: int
     has_residual: int
 
@@ -87,53 +83,12 @@ class Geometry(NamedTuple):
 class Traits(NamedTuple):
     """What is true of a problem and saves instructions."""
 
-    marked: bool  # offsets along the axes are few enough for a bit each
+    marked: bool  # offsets along the axes are few enough for a bit each, else they have numbers
     even: bool  # a stage is BK channels of one tap
     dense: bool  # the source is read by 16 bytes: four positions of one tap without borders, or four channels
     plain: bool  # results lie side by side: one phase
     vector: bool  # results are written by 16 bytes: four positions, or four channels
     last: bool = False  # channels stand behind the pixels
-
-    @property
-    def paired(self) -> bool:
-        """Whether two rows share a line of the table."""
-        return self.marked and not self.even
-
-
-def bits(offsets: tuple[int, ...], marks: list[tuple[int, int]]) -> tuple[int, int, int]:
-    """Return what the line of a tap says beside its offset: which ``marks`` (axis, offset) are its, or else offsets."""
-    if marks:
-        return PRESENT + sum(1 << marks.index(mark) for mark in enumerate(offsets)), 0, 0
-    return offsets
-
-
-def seeing(marked):
-    """Return the device function that tells (offset, whether it leads inside the source) of a line of a table."""
-
-    @inline
-    def seen(line, z, y, x, missing, g):
-        offset, dz, dy, dx = load4(line, 0)
-        if marked:
-            return offset, U(missing & U(dz)) == U(0)
-        return offset, (U(x + dx) < g.width) & (U(y + dy) < g.height) & (U(z + dz) < g.depth)
-
-    return seen
-
-
-@inline
-def outside(marks, z, y, x, g):
-    """Return the bits of the offsets that lead outside; a line of ``marks`` is (axis, offset, 0, 0)."""
-    found = U(NEVER)
-    for i in range(g.marks):
-        axis, offset, _, _ = load4(marks, int64(4) * int64(i))
-        at, size = x, g.width
-        if axis == 0:
-            at, size = z, g.depth
-        if axis == 1:
-            at, size = y, g.height
-        if U(at + offset) >= size:
-            found = U(found | U(U(1) << U(i)))
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +108,14 @@ class Copies:
 
 def bringer(dtype, tile: Tile, traits: Traits):
     """Return what `summer` takes: how a stage comes to shared memory; and the elements on their way in registers."""
-    zero, seen, threads, bm, bn = DTYPES[dtype](0), seeing(traits.marked), tile.threads, tile.bm, tile.bn
+    zero, outside, threads, bm, bn = DTYPES[dtype](0), asker(traits.marked), tile.threads, tile.bm, tile.bn
     steps, even, copies = tile.steps, traits.even, Copies.of(tile)
     columns, step, loads, parts = copies.columns, copies.step, copies.loads, steps // BK
     vectors = steps * bm // 4  # of packed weights in a stage
     quads = -(-steps * bn // 4 // threads)  # of a thread's pixels
-    paired, rows, apart = traits.paired, parts if even else parts * loads, BK if even else step  # looked up
-    lines = rows // 2 if paired else rows
-    all_rows, held, two = columns * rows, columns * parts * loads, columns == 2
+    held = columns * parts * loads
+    # looked up: a row of each part, which stands for all of its tap, or else all rows, two in a line
+    rows, lines, apart = (parts, parts, BK) if even else (parts * loads, parts * loads // 2, step)
 
     @inline
     def bring_weights(shared, to, packed, tid, g):
@@ -175,66 +130,70 @@ def bringer(dtype, tile: Tile, traits: Traits):
         packed, source, line = walk
         tid, places, channels, _, g = fixed
         packed = bring_weights(shared, to_a, packed, tid, g)
-        wanted = places[0][4] != U(ALL)
+        wanted = places[0][1] != U(ALL)
         for i in range(quads):
             copy4(shared, uint64(to_b) + uint64(4 * i * threads), source, int32(U(i) * channels), wanted)
         return packed, further(source, U(U(steps) * g.channel_source)), line
 
-    def looker(c):
-        @inline
-        def look(line, places, offsets, beside, g):
-            _, z, y, x, missing = places[c]
-            for i in range(lines):
-                at = further(line, 4 * i * apart)
-                if paired:
-                    offsets[2 * i], here, offsets[2 * i + 1], there = load4(at, 0)
-                    beside[c * rows + 2 * i] = U(missing & U(here))
-                    beside[c * rows + 2 * i + 1] = U(missing & U(there))
-                else:
-                    offsets[i], inside = seen(at, z, y, x, missing, g)
-                    beside[c * rows + i] = U(0) if inside else U(1)
-
-        return look
-
-    look = chained([looker(c) for c in range(columns)])
-
     @inline
-    def put(shared, to, at, channels, inside):
-        if even:
-            for i in range(loads):
-                copy(shared, to + uint64(i * step * bn), at, int32(U(i) * channels), inside)
-        else:
-            copy(shared, to, at, 0, inside)
+    def look_up(line, offsets, taps, sizes):
+        for i in range(lines):
+            at = further(line, 4 * i * apart)
+            if even:
+                offsets[i], taps[i], sizes[i], _ = load4(at, 0)
+            else:
+                offsets[2 * i], taps[2 * i], offsets[2 * i + 1], taps[2 * i + 1] = load4(at, 0)
+
+    def beginning(c):
+        @inline
+        def begin(source, places):
+            return further(source, places[c][0] - places[0][0]) if c else source
+
+        return begin
+
+    def putter(c):
+        begin = beginning(c)
+
+        @inline
+        def put(shared, to_b, source, offsets, taps, sizes, places, channels):
+            source = begin(source, places)
+            _, pixel, mask = places[c]
+            for i in range(rows):
+                row = i * BK if even else i // 2 * 2 * step + i % 2
+                to, at = uint64(to_b) + uint64(c * threads + row * bn), further(source, offsets[i])
+                inside = outside(pixel, taps[i], mask) == U(0)
+                for j in range(loads if even else 1):
+                    copy(shared, to + uint64(j * step * bn), at, 0, inside)
+                    if even:
+                        at = spaced(at, channels, sizes[i])
+
+        return put
+
+    put = chained([putter(c) for c in range(columns)])
 
     @inline
     def bring(shared, to_a, to_b, walk, fixed):
-        offsets, beside = cuda.local.array(rows, int32), cuda.local.array(all_rows, U)  # zero: inside
+        offsets, taps = cuda.local.array(rows, int32), cuda.local.array(rows, int32)
+        sizes = cuda.local.array(rows, int32)  # bytes, read each time: no product of them is kept
         packed, source, line = walk
         tid, places, channels, _, g = fixed
         packed = bring_weights(shared, to_a, packed, tid, g)
-        look(line, places, offsets, beside, g)  # first all look-ups, then all copies
-        for i in range(rows):
-            row = i * BK if even else (i // 2 * 2 * step + i % 2 if paired else i * step)
-            to, at = uint64(to_b) + uint64(row * bn), further(source, offsets[i])
-            put(shared, to, at, channels, beside[i] == U(0))
-            if two:
-                to, at = to + uint64(threads), further(at, places[columns])
-                put(shared, to, at, channels, beside[rows + i] == U(0))
-        return packed, source, further(line, 2 * steps if paired else 4 * steps)
+        look_up(line, offsets, taps, sizes)  # first all look-ups, then all copies
+        put(shared, to_b, source, offsets, taps, sizes, places, channels)
+        return packed, source, further(line, 4 * steps if even else 2 * steps)
 
     def loader(which):
         c, first = which // parts, which * loads
+        begin = beginning(c)
 
         @inline
-        def fetch(source, line, places, regs, g):
-            _, z, y, x, missing = places[c]
-            if c == 1:
-                source = further(source, places[columns])
-            offset, inside = seen(further(line, 4 * BK * (which % parts)), z, y, x, missing, g)
+        def fetch(source, line, places, regs):
+            _, pixel, mask = places[c]
+            offset, tap, _, _ = load4(further(line, 4 * BK * (which % parts)), 0)
             for i in range(loads):
                 regs[first + i] = zero
-            if inside:
-                at = further(source, offset)
+            if outside(pixel, tap, mask) == U(0):
+                at = further(begin(source, places), offset)
                 for j in range(loads // 4):
                     i = first + 4 * j
                     regs[i], regs[i + 1], regs[i + 2], regs[i + 3] = load4(further(at, 4 * j), 0)
@@ -248,7 +207,7 @@ def bringer(dtype, tile: Tile, traits: Traits):
         packed, source, line = walk
         tid, places, _, regs, g = fixed
         packed = bring_weights(shared, to_a, packed, tid, g)
-        fetch(source, line, places, regs, g)
+        fetch(source, line, places, regs)
         return packed, source, further(line, 4 * steps)
 
     @inline
@@ -366,7 +325,7 @@ def correlation(dtype, tile: Tile, traits: Traits, name):
     half_n, copies = bn // 2, Copies.of(tile)
     width = 4 if dense else 1  # of a copy
     step = threads // (bn // 4) if dense else copies.step
-    together = 2 if traits.paired else 1  # rows of a line
+    together = 1 if even else 2  # rows of a line
     ints = 4 // together
     own = BK // step  # channels of a thread, side by side where channels stand behind the pixels
     bring, place, held = bringer(dtype, tile, traits)
@@ -376,28 +335,33 @@ def correlation(dtype, tile: Tile, traits: Traits, name):
 
     @inline
     def located(base, marks, column, g):
-        """Return how far into the source a column's pixel lies, its coordinates, and the bits of taps that lie outside."""
+        """Return how far into the source a column's pixel lies, and what tells which taps lie outside."""
         n, rest = divided(column, g.positions, g.positions_m, g.positions_s)
         z, rest = divided(rest, g.plane, g.plane_m, g.plane_s)
-        y, xx = divided(rest, g.row, g.row_m, g.row_s)
-        z, y, xx = U(z * g.stride_z), U(y * g.stride_y), U(xx * g.stride_x)
+        y, x = divided(rest, g.row, g.row_m, g.row_s)
+        z, y, x = U(z * g.stride_z), U(y * g.stride_y), U(x * g.stride_x)
         base += int64(n) * int64(g.image_source)
-        base += int64(U(U(U(z * g.height) + y) * g.width + xx)) * int64(g.pixel_source)
-        missing = outside(marks, z, y, xx, g)
+        base += int64(U(U(U(z * g.height) + y) * g.width + x)) * int64(g.pixel_source)
+        pixel, mask, beyond = found(marks, g.marks, (z, y, x), (g.depth, g.height, g.width))
         if column >= g.columns:
-            xx, missing = U(OUTSIDE), U(ALL)
-        return base, z, y, xx, missing
+            pixel = beyond
+        return base, pixel, mask
 
-    @inline
-    def one(base, marks, column, g):
-        return located(base, marks, column, g), int64(0)
+    def locator(count):
+        others = locator(count - 1) if count > 1 else None
 
-    @inline
-    def two(base, marks, column, g):
-        first, second = located(base, marks, column, g), located(base, marks, U(column + U(threads)), g)
-        return first, second, second[0] - first[0]
+        @inline
+        def one(base, marks, column, g):
+            return (located(base, marks, column, g),)
 
-    locate = two if copies.columns == 2 and not dense else one
+        @inline
+        def more(base, marks, column, g):
+            here = located(base, marks, U(column + U((count - 1) * threads)), g)
+            return others(base, marks, column, g) + (here,)  # noqa: RUF005  (Numba's)
+
+        return one if count == 1 else more
+
+    locate = locator(1 if dense else copies.columns)
 
     def implicit_gemm(x, packed, table, bias, residual, out, g):
         shared = cuda.shared.array(size, real, alignment=16)
