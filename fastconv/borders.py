@@ -8,7 +8,7 @@ one move for all its lanes (`fft/lanes.py`): forward and weight gradient.
 The input gradient is the adjoint: what the padded pixels would receive is added to those that they repeat
 (`algorithms/frame.py`, for what FFT's tiles do not hold besides the image, `fft/cut.py`; of few channels as each tap is added,
 `im2col/col2im.py`; depthwise by weights of single columns, `direct/depthwise/schedule.py`, or of FFT's tiles added up,
-`fft/folded.py`; within Winograd's tiles at the ends, `winograd/folding.py`, or of those that hold what is around, `held.py`).  Around a `circle` nothing is added: it reads
+`fft/folded.py`, as all are with channels last, `fft/pixels.py`; within Winograd's tiles at the ends, `winograd/folding.py`, or of those that hold what is around, `held.py`).  Around a `circle` nothing is added: it reads
 grad_output as the forward pass reads the image.
 """
 

@@ -82,6 +82,13 @@ CYCLES: dict[str, dict[str, float]] = {
         "launches": 2,
         "memory": 0.516,
     },
+    "fft pixels": {
+        "products": 2.6,
+        "transform": 8,
+        "filters": 22,
+        "launches": 2,
+        "memory": 1.2,
+    },
     "fft signal": {
         "levels": 0.84,
         "samples": 6.86,
@@ -320,16 +327,6 @@ def frame(problem: ConvProblem, direction: Direction) -> float:
     vectors, channels = problem.n * pairs / machine.tile(problem.itemsize).vl, problem.k // problem.groups
     rows = multiply(problem.c // problem.groups, vectors, channels, problem.itemsize)
     return without("frame", problem, {"products": problem.groups * rows, "pixels": problem.k * vectors})
-
-
-TURNED = 2  # cycles of an element that goes from one layout to the other
-
-
-def turning(problem: ConvProblem) -> float:
-    """Predict how long it takes to turn the images of a problem channels first, and the result back."""
-    r = rates()
-    elements = prod(problem.input_shape) + prod(problem.output_shape)
-    return 2 * r.launch + TURNED * elements / (r.clock * machine.machine().cores)
 
 
 def without(kind: str, problem: ConvProblem, parts: dict[str, float]) -> float:

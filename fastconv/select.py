@@ -11,20 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import inf
 
-from fastconv import borders
 from fastconv.algorithms import find, on_gpu, registry
 from fastconv.algorithms.base import Algorithm
 from fastconv.config import Settings
 from fastconv.dtypes import carrier
 from fastconv.errors import AlgorithmError, WorkspaceError
-from fastconv.problem import WEIGHT_GRAD, ConvProblem, Direction
+from fastconv.problem import ConvProblem, Direction
 from fastconv.taps import without_padded
-
-LARGE = 6  # taps along both axes, of which FFT is about as fast as Winograd
-LONGEST = 7  # taps of Winograd's tiles
-# Of the time pixel by pixel, as predicted, that spectra of longer kernels take at the most.  Predicted -> measured, one thread: 11x11
-# taps 0.5 -> 0.75, signals of 31 taps 0.6 -> 0.65, of 9 taps 0.9 -> 1.25, 3 -> 32 channels 9x9 0.98 -> 1.6.
-SURE = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,49 +139,13 @@ def nobody(settings: Settings, device: str) -> str:
 
 
 def _as_served(problem: ConvProblem, direction: Direction, settings: Settings, device: str) -> ConvProblem:
-    """Return the problem without taps in the padding, and channels first if its layout is not served."""
+    """Return the problem without taps in the padding, and channels first if who is named does not serve its layout."""
     if device == "cpu":
         problem = without_padded(problem)
-    if problem.layout != "nhwc":
-        return problem
-    planar, named = replace(problem, layout="nchw"), settings.algorithm
-    serving = named if named != "auto" else "direct" if device == "cpu" else "reference"
-    if find(serving, device).reject(problem, direction):
-        return planar
-    exact = _inexact(problem, settings) is not None
-    others = _channels_first(problem, direction, exact) if device == "cpu" and named == "auto" else ()
-    if others:
-        from fastconv.roofline import turning  # imports Numba
-
-        able = [a for a in map(find, others) if not a.reject(planar, direction)]
-        carried, turned = carrier(problem), min(a.cost(planar, direction) for a in able) + turning(problem)
-        part = SURE if _is_long(problem) else 1.0
-        if all(
-            turned < part * a.cost(carried, direction)
-            for a in registry().values()
-            if not (exact and not a.exact) and not a.reject(carried, direction)
-        ):
-            return planar
+    named = settings.algorithm
+    if problem.layout == "nhwc" and named != "auto" and find(named, device).reject(problem, direction):
+        return replace(problem, layout="nchw")
     return problem
-
-
-def _channels_first(problem: ConvProblem, direction: Direction, exact: bool) -> tuple[str, ...]:
-    """Name who may serve images pixel by pixel better when they are turned.
-
-    Borders make more tiles of Winograd of a large kernel, where those of FFT hold them mostly; of longer kernels there are no
-    tiles at all, and every product is multiplied.
-    """
-    if _is_long(problem) and not exact:
-        return ("fft",)
-    if direction is WEIGHT_GRAD or problem.is_depthwise:
-        return ()
-    large = len(problem.axes) == 2 and min(problem.kernel) >= LARGE and problem.unit_stride
-    return ("fft",) if large and not exact and borders.framed(problem, direction) else ()
-
-
-def _is_long(problem: ConvProblem) -> bool:
-    """Tell whether a kernel is longer than tiles pixel by pixel serve, and spectra serve it."""
-    return problem.plain and max(problem.kernel) > LONGEST and len(problem.axes) <= 2
 
 
 def admitted(algorithm: Algorithm, problem: ConvProblem, direction: Direction, settings: Settings) -> bool:

@@ -93,12 +93,12 @@ def test_few_results_a_group_are_turned(line):
 
 
 @pytest.mark.parametrize("direction", Direction)
-def test_long_kernels_are_computed_channels_first(direction):
-    """By their spectra, which take fewer operations; strict precision has none."""
-    problem = ConvProblem.parse("n4 c64 k64 i56x56 f11x11 p5 nhwc")
-    turned = select(problem, direction, Settings())
-    assert (turned.problem.layout, turned.algorithm) == ("nchw", "fft")
-    assert select(problem, direction, Settings(precision="strict")).problem.layout == "nhwc"
+@pytest.mark.parametrize("mode", ["", " reflect", " circular"])
+def test_spectra_of_long_kernels_are_read_as_they_stand(direction, mode):
+    problem = ConvProblem.parse(f"n4 c64 k64 i56x56 f11x11 p5 nhwc{mode}")
+    chosen = select(problem, direction, Settings())
+    assert (chosen.problem, chosen.algorithm) == (problem, "fft")
+    assert select(problem, direction, Settings(precision="strict")).problem == problem
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,13 @@ def test_a_named_algorithm_serves_any_layout(algorithm):
 
 def test_what_is_copied_channels_first_is_told():
     x, w, _ = draw(2)
-    for algorithm, copied in (("fft", True), ("im2col", False), ("auto", False)):
-        told = str(fastconv.explain(to_last(x), w, layout="NHWC", algorithm=algorithm))
+    for algorithm, stride, copied in (
+        ("winograd", 2, True),
+        ("winograd", 1, False),
+        ("fft", 1, False),
+        ("auto", 2, False),
+    ):
+        told = str(fastconv.explain(to_last(x), w, stride=stride, layout="NHWC", algorithm=algorithm))
         assert ("copied channels first" in told) is copied
 
 
@@ -212,10 +217,9 @@ def test_nothing_is_copied(algorithm, direction, monkeypatch):
 
 
 @pytest.mark.parametrize("direction", list(Direction), ids=str)
-def test_no_choice_but_fft_copies(direction):
+def test_no_choice_copies(direction):
     for p in CASES:
-        plan = Plan(replace(p, layout="nhwc"), direction, Settings())
-        assert plan.problem.layout == "nhwc" or plan.algorithm == "fft"
+        assert Plan(replace(p, layout="nhwc"), direction, Settings()).problem.layout == "nhwc"
 
 
 def test_names():

@@ -65,8 +65,8 @@ def conv2d(
     workspace : int, optional
         Bytes of scratch memory allowed, instead of `config`'s.
     layout : {"NCHW", "NHWC"}, default "NCHW"
-        Order of the axes of input and output, and of ``out``; the weight's never changes.  FFT, and few layers besides, are
-        computed on a copy channels first: `explain` says where.
+        Order of the axes of input and output, and of ``out``; the weight's never changes.  An algorithm that is
+        named and does not serve it computes on a copy channels first: `explain` says where.
     out : array, optional
         Where the result goes: of its shape and dtype, sharing no memory with the operands.
 

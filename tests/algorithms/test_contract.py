@@ -469,7 +469,7 @@ def check_pixel_by_pixel(name, direction, wanted=False):
         np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5 if rounded else 0)
 
 
-@pytest.mark.parametrize("name", ["direct", "im2col", "winograd"])
+@each_algorithm
 @each_direction
 def test_same_bits_pixel_by_pixel(name, direction):
     """On one worker or more; and within the least workspace."""

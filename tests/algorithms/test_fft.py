@@ -56,6 +56,7 @@ n2 c9 k4 i9x8 f5x4 p3:1x0:3
 n1 c2 k3 i7 f60 p22:37
 n1 c2 k4 i21x20 f7x5 p3x2 g2
 n2 c5 k3 i28x30 f7x7 p3
+n2 c8 k4 i12x11 f5x5 p2 g4
 """.strip().splitlines()
 
 
@@ -74,6 +75,10 @@ def expected(problem, direction, first, second, bias, activation):
     return np.maximum(result, 0) if activation == activations.RELU else result
 
 
+def pixel_by_pixel(array):
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
+
+
 def check(problem, direction, build):
     rng = np.random.default_rng(0)
     first, second = operands(problem, direction, rng)
@@ -81,13 +86,18 @@ def check(problem, direction, build):
     bias = rng.standard_normal(problem.k if forward else 0).astype(problem.dtype)
     activation = activations.RELU if forward else activations.NONE
     want = expected(problem, direction, first, second, bias, activation)
-    out = np.full(want.shape, np.nan, problem.dtype)
+    out, again = (np.full(want.shape, np.nan, problem.dtype) for _ in range(2))
+    if problem.layout == "nhwc":
+        first = pixel_by_pixel(first)
+        if direction is Direction.WEIGHT_GRAD:
+            second = pixel_by_pixel(second)
+        else:
+            out, again = pixel_by_pixel(out), pixel_by_pixel(again)
     execution = build(problem, direction, 2**30)
     execution.run(first, second, out, bias, activation, np.empty(0, problem.dtype))
     scale = max(np.sqrt(np.mean(want**2)), 0.1)
     assert np.abs(out - want).max() / scale < (2e-5 if problem.dtype == "float32" else 2e-13)
     if direction is not Direction.WEIGHT_GRAD:
-        again = np.full(want.shape, np.nan, problem.dtype)
         execution.run_prepared(
             first, execution.prepare(second), again, bias, activation, np.empty(0, problem.dtype)
         )
@@ -133,6 +143,25 @@ def test_tiles_hold_as_much_of_the_border_as_fits(axes, covered):
     wide, found = cut.covering(problem, choice)
     assert found[0][:2] == covered
     assert wide.cut.count == choice.cut.count
+
+
+@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(f"{c} nhwc{d}" for c in CASES for d in ("", " float64")),
+        *(f"{b} {m} nhwc" for b in BORDERS for m in ("reflect", "replicate", "circular")),
+    ],
+)
+def test_channels_last_against_definition(line, direction):
+    problem = ConvProblem.parse(line)
+    algorithm = Fft()
+    if (reason := algorithm.reject(problem, direction)) is not None:
+        assert problem.c == problem.groups != problem.k or "of any size" in reason
+        return
+    check(problem, direction, algorithm.build)
+    least = algorithm.workspace(problem, direction, 0)
+    check(problem, direction, lambda p, d, _: algorithm.build(p, d, least))
 
 
 @pytest.mark.parametrize("direction", list(Direction))

@@ -6,7 +6,8 @@
 A rounding error spreads over its tile in proportion to the largest value there, and so does a NaN or an
 infinity: small results beside large ones have fewer correct digits than a sum over their own products.
 
-Tiles are of one channel, many of them side by side: images with channels last are copied channels first, and back.
+Small tiles are of one channel, many of them side by side; where channels are last, or each has kernels of its own, of many
+channels side by side (`pixels`).
 """
 
 from __future__ import annotations
@@ -31,14 +32,19 @@ class Fft(Algorithm):
     name = "fft"
 
     def reject(self, problem: ConvProblem, direction: Direction) -> str | None:
-        if problem.layout == "nhwc":
-            return CHANNELS_FIRST
         if not problem.unit_stride:
             return "stride > 1: a product of spectra gives every position of the kernel"
+        if problem.layout == "nhwc":
+            if problem.c == problem.groups != problem.k:
+                return f"{problem.k} results of {problem.c} channels {CHANNELS_FIRST}"
+            if _bordered(problem, direction) and not cut.suits_added(problem):
+                return f"what repeats others in tiles of any size {CHANNELS_FIRST}"
         return None
 
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
         if _bordered(problem, direction):
+            if problem.layout == "nhwc":
+                return _added(problem, limit).bytes(problem.itemsize)
             return self.build(problem, direction, limit).workspace
         choice = _small_tiles(problem, direction, limit)
         if choice:
@@ -47,6 +53,8 @@ class Fft(Algorithm):
 
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
         if _bordered(problem, direction):
+            if problem.layout == "nhwc":
+                return _added(problem, ANY).seconds
             choice = _folded(problem, ANY)
             if choice:
                 return choice.seconds
@@ -73,6 +81,8 @@ class Fft(Algorithm):
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         if _bordered(problem, direction):
+            if problem.layout == "nhwc":
+                return tiles.Spectral(problem, direction, _added(problem, limit), added=True)
             choice = _folded(problem, limit)
             execution = Folded(problem, choice) if choice else None
             if execution and execution.workspace <= limit:
@@ -94,6 +104,17 @@ def _bordered(problem: ConvProblem, direction: Direction) -> bool:
     """Tell whether pixels of a border hand what they receive to others; all tiles turn around a circle, or none."""
     repeats = problem.padding_mode != "zeros"
     return direction is Direction.INPUT_GRAD and repeats and not cut.reads_border(problem, direction)
+
+
+def _added(problem: ConvProblem, limit: int) -> cut.Choice:
+    """Return the tiles of grad_output that are added up, channels last, to the gradient of the padded image.
+
+    They are as many as those of the forward pass; more bytes than the limit where none keeps it.
+    """
+    back = replace(borders.written_out(problem), c=problem.k, k=problem.c)
+    choice = cut.choose(back, Direction.FORWARD, limit) or cut.choose(back, Direction.FORWARD, ANY)
+    assert choice
+    return choice
 
 
 def _folded(problem: ConvProblem, limit: int) -> cut.Choice | None:

@@ -23,8 +23,8 @@ import numba
 import numpy as np
 
 from fastconv import jit
-from fastconv.activations import finish
-from fastconv.algorithms.fft.lanes import HEAD, clear, place, place_border, store_planes
+from fastconv.activations import NONE, code_of, finish
+from fastconv.algorithms.fft.lanes import HEAD, clear, place, place_border, place_pixels, store_planes
 from fastconv.algorithms.fft.tile2d import (
     fold_rows,
     samples_gauss,
@@ -33,6 +33,7 @@ from fastconv.algorithms.fft.tile2d import (
     spectrum_sum,
     write,
 )
+from fastconv.gemm.move import add_row
 from fastconv.gemm.schedule import next_task
 from fastconv.gemm.tile import tile
 
@@ -70,6 +71,7 @@ class Geometry(NamedTuple):
     frequencies: int
     lanes: int
     vectors: int  # of tiles in a block; for a dense weight gradient: tiles
+    panel: int  # rows of U that lie together: those of a tile, or all where their channels are lanes
     mr: int  # rows of the GEMM tile
     nr: int  # its vectors of columns
     tile_scratch: int  # elements of one vector of tiles
@@ -79,6 +81,11 @@ class Geometry(NamedTuple):
     border: int  # and for each column of tiles where the list is of what borders add to it,
     fold_h: int  # for each row of tiles, of which of its rows repeat others in the result,
     fold_w: int  # and columns
+    near: int = 0  # whether channels are last; maps have the columns of tiles then, too:
+    columns_in: int = 0  # of the source,
+    columns_out: int = 0  # and of the result,
+    added: int = 0  # whose tiles are added up, or not
+    together: int = 1  # tiles that one worker stores: those of an image, where they are added up
 
 
 @jit.inner
@@ -120,8 +127,8 @@ def pack(spectra, s0, u, u0, k0, count, t, depth, scale, sign, g):
     plane = g.k * depth + g.lanes
     lane = 0
     while lane < count:
-        panel = (k0 + lane) // g.mr * g.mr
-        rows = min(g.mr, g.k - panel)
+        panel = (k0 + lane) // g.panel * g.panel
+        rows = min(g.panel, g.k - panel)
         run = min(count - lane, panel + rows - k0 - lane)
         to = u0 + panel * depth + t * rows + k0 + lane - panel
         for f in range(g.frequencies):
@@ -178,6 +185,37 @@ def place_result(table, lane, plane, i, j, g):
         table, g.lanes, lane, plane * g.p * g.q + x, g.of_result + i * g.mh,
         max(-y, 0), min(g.p - y, g.mh), max(-x, 0), min(g.q - x, g.mw),
     )  # fmt: skip
+
+
+@jit.inner
+def source_pixels(table, maps, n, i, j, channel, count, g):
+    """Say where tile (i, j) of ``count`` channels of an image lies, channels last."""
+    channels = g.groups * g.c
+    begin = n * g.h * g.w * channels + channel
+    place_pixels(table, maps, i * g.ah, g.ah, g.columns_in + j * g.aw, channels, begin, count, 0)
+
+
+@jit.inner
+def place_vector(table, tile, vector, group, maps, g):
+    """Say where a vector of channels of a group lies in a tile of the source; tiles are counted over all images."""
+    n, i, j = tile // (g.th * g.tw), tile // g.tw % g.th, tile % g.tw
+    c0 = vector * g.lanes
+    count = min(g.lanes, g.c - c0)
+    if g.near:
+        source_pixels(table, maps, n, i, j, group * g.c + c0, count, g)
+    else:
+        clear(table, g.lanes, g.aw)
+        for lane in range(count):
+            place_source(table, lane, (n * g.groups + group) * g.c + c0 + lane, i, j, g)
+        place_border(table, g.lanes, (1 << count) - 1, maps, maps[g.border + j])
+
+
+@jit.inner
+def result_pixels(table, maps, n, i, j, channel, count, g):
+    """Say where its results lie."""
+    channels, rows = g.groups * g.k, g.of_result + i * g.ah
+    begin = n * g.p * g.q * channels + channel
+    place_pixels(table, maps, rows, g.ah, g.columns_out + j * g.aw, channels, begin, count, g.added)
 
 
 @jit.inner
@@ -262,9 +300,13 @@ def depthwise_weights(workers, counters, w, u, scratch, maps, geos):
 @jit.inner
 def place_channels(table_in, table_out, first, n, i, j, maps, g):
     """Say where tile (i, j) of image n lies in VL channels of the result and their sources."""
+    count = min(g.lanes, g.groups * g.k - first)
+    if g.near:
+        source_pixels(table_in, maps, n, i, j, first, count, g)
+        result_pixels(table_out, maps, n, i, j, first, count, g)
+        return
     clear(table_in, g.lanes, g.aw)
     clear(table_out, g.lanes, g.aw)
-    count = min(g.lanes, g.groups * g.k - first)
     for lane in range(count):
         channel = first + lane
         place_source(table_in, lane, n * g.groups + channel // g.k, i, j, g)
@@ -285,35 +327,55 @@ def _finish_tiles(y, maps, table_out, first, total, channel, bias, activation, r
 
 @jit.inner
 def _finish_channels(y, table_out, first, row, columns, bias, activation, residual, g):
-    """Do so where every lane is a channel of its own."""
+    """Do so where every lane is a channel of its own, channels first."""
     for lane in range(min(g.lanes, g.groups * g.k - first)):
         at = table_out[HEAD + g.lanes + 1 + lane]
         for start in range(at + row * g.q, at + min(row + g.mh, g.p) * g.q, g.q):
             finish(y, start, columns, bias, first + lane, activation, residual, start)
 
 
+@jit.inner
+def finish_pixels(y, n, row, rows, column, columns, channel, count, bias, activation, residual, g):
+    """Do so, channels last, from (row, column) of an image on."""
+    if bias.size or residual.size or code_of(activation) != NONE:
+        for i in range(row, min(row + rows, g.p)):
+            for j in range(column, min(column + columns, g.q)):
+                at = ((n * g.p + i) * g.q + j) * g.groups * g.k + channel
+                if bias.size:
+                    add_row(y, at, bias, channel, count)
+                finish(y, at, count, bias[:0], np.int64(0), activation, residual, at)
+
+
 @jit.kernel
 def depthwise(workers, counters, x, u, y, bias, activation, residual, scratch, maps, geos):
-    """Source, spectra of kernels -> result; a unit is a tile of VL channels."""
+    """Source, spectra of kernels -> result; a unit is VL channels of a tile, or of all that are added up."""
     for worker in numba.prange(workers):
         g = geos[0]
-        channels, tiles = (g.groups * g.k + g.lanes - 1) // g.lanes, g.th * g.tw
-        units, size, gap = g.n * channels * tiles, scratch.size // workers, g.lanes
+        channels, runs = (g.groups * g.k + g.lanes - 1) // g.lanes, g.th * g.tw // g.together
+        units, size, gap = g.n * channels * runs, scratch.size // workers, g.lanes
         own = scratch[worker * size : (worker + 1) * size]
         v = own[g.tile_scratch :]
         table_in, table_out = np.empty(g.table, np.int64), np.empty(g.table, np.int64)
         unit = next_task(counters, worker, units)
         while unit < units:
-            block, n, t = unit // tiles // g.n, unit // tiles % g.n, unit % tiles
-            u0 = block * g.frequencies * 2 * g.lanes
-            i, j = t // g.tw, t % g.tw
-            place_channels(table_in, table_out, block * g.lanes, n, i, j, maps, g)
-            spectrum(x, 0, maps, table_in, g.ah, g.aw, g.lanes, own, v, 0, 2 * gap, gap)
-            samples_times(v, 0, 2 * gap, gap, u, u0, 2 * gap, gap, g.ah, g.aw, g.lanes, own)
-            write(
-                y, 0, maps, table_out, g.ah, g.aw, g.lanes, own,
-                (g.skip_h, g.skip_w), g.mw,
-            )  # fmt: skip
-            columns = min(g.q - j * g.mw, g.mw)
-            _finish_channels(y, table_out, block * g.lanes, i * g.mh, columns, bias, activation, residual, g)
+            block, n, run = unit // runs // g.n, unit // runs % g.n, unit % runs
+            first, u0 = block * g.lanes, block * g.frequencies * 2 * g.lanes
+            count = min(g.lanes, g.groups * g.k - first)
+            for t in range(run * g.together, (run + 1) * g.together):
+                i, j = t // g.tw, t % g.tw
+                place_channels(table_in, table_out, first, n, i, j, maps, g)
+                spectrum(x, 0, maps, table_in, g.ah, g.aw, g.lanes, own, v, 0, 2 * gap, gap)
+                samples_times(v, 0, 2 * gap, gap, u, u0, 2 * gap, gap, g.ah, g.aw, g.lanes, own)
+                write(
+                    y, 0, maps, table_out, g.ah, g.aw, g.lanes, own,
+                    (g.skip_h, g.skip_w), g.mw,
+                )  # fmt: skip
+                row, column = i * g.mh, j * g.mw
+                if not g.near:
+                    columns = min(g.q - column, g.mw)
+                    _finish_channels(y, table_out, first, row, columns, bias, activation, residual, g)
+                elif not g.added:
+                    finish_pixels(y, n, row, g.mh, column, g.mw, first, count, bias, activation, residual, g)
+            if g.added:
+                finish_pixels(y, n, 0, g.p, 0, g.q, first, count, bias, activation, residual, g)
             unit = next_task(counters, worker, units)

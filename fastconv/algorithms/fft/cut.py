@@ -32,6 +32,12 @@ def unsuited(problem: ConvProblem) -> str | None:
     return None
 
 
+def suits_added(problem: ConvProblem) -> bool:
+    """Tell whether small tiles serve a gradient whose tiles are added up: other routes cannot."""
+    high = (CHANNEL_COLUMNS if problem.c == problem.groups else DENSE_COLUMNS)[-1]
+    return not unsuited(problem) and (1, *problem.kernel)[-2] <= high
+
+
 class Cut(NamedTuple):
     """A problem cut into tiles of one size, as numbers."""
 
@@ -44,9 +50,10 @@ class Cut(NamedTuple):
     tiles: int  # of all images
     bins: int  # frequencies of a tile
     lanes: int
-    vectors: int  # of tiles in a block; for a dense weight gradient: tiles
+    vectors: int  # of tiles in a block; for a dense weight gradient, or channels last: tiles
     scratch: int  # elements for one vector of tiles
     per_channel: bool  # lanes are channels
+    near: bool  # so they are of dense layers, channels last (`pixels`), but for the weight gradient
     itemsize: int
 
 
@@ -57,6 +64,7 @@ class Choice(NamedTuple):
     shared: int  # elements of scratch that all workers see: U
     worker: int  # elements of scratch of one worker
     seconds: float
+    between: int = 0  # elements of scratch with row spectra that workers share out anew
 
     @property
     def flops(self) -> float:
@@ -65,7 +73,7 @@ class Choice(NamedTuple):
 
     def bytes(self, itemsize: int) -> int:
         """Scratch in all."""
-        return (self.shared + machine.machine().cores * self.worker) * itemsize
+        return (self.shared + self.between + machine.machine().cores * self.worker) * itemsize
 
 
 Pairs = tuple[tuple[int, int], ...]
@@ -155,11 +163,14 @@ def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | N
     down, along = (_side(a, back, repeats) for a in problem.last_axes(2))
     c, k = (problem.k, problem.c) if back else (problem.c, problem.k)
     per_channel = _by_channel(problem, direction)
+    near = problem.layout == "nhwc" and not per_channel and direction is not WEIGHT_GRAD
     unit = machine.tile(problem.itemsize)
     blocks: Sequence[int] = (1,)  # tiles to be taken at once, the fewest first
     share = 1  # those that make one
     if direction is WEIGHT_GRAD and not per_channel:
         blocks = BLOCKS
+    elif near:
+        blocks = _passes(c // g, k // g, unit, problem.itemsize)
     elif not per_channel:
         blocks, share = range(1, unit.nr + 1), unit.vl * machine.machine().cores
     columns = (1,) if down.extent == 1 else CHANNEL_COLUMNS if per_channel else DENSE_COLUMNS
@@ -173,7 +184,7 @@ def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | N
         count = -(-down.results // step[0]), -(-along.results // step[1])
         cut = Cut(
             g, c, k, (ah, aw), step, count, n * count[0] * count[1], frequencies(ah, aw), unit.vl, block,
-            scratch_size(ah, aw, unit.vl), per_channel, problem.itemsize,
+            scratch_size(ah, aw, unit.vl), per_channel, near, problem.itemsize,
         )  # fmt: skip
         return _choice(problem, direction, cut)
 
@@ -188,7 +199,9 @@ def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | N
 
 
 def _by_channel(problem: ConvProblem, direction: Direction) -> bool:
-    """Tell whether lanes are channels: each result is of one channel of the source."""
+    """Tell whether lanes are channels: each result is of one channel of the source, channels last of one of its own."""
+    if problem.layout == "nhwc" and problem.c != problem.k:
+        return False
     if direction is INPUT_GRAD:
         several = reads_border(problem, direction)  # results of a channel of the source
         return problem.k == problem.groups and (several or problem.c == problem.k)
@@ -231,7 +244,7 @@ def floor(problem: ConvProblem, direction: Direction) -> float:
         kind = CYCLES["fft depthwise weight_grad" if grad else "fft depthwise"]
         kernel = products = 0.0
     else:  # half a spectrum, each of it multiplied three times
-        kind = CYCLES["fft weight_grad" if grad else "fft"]
+        kind = CYCLES["fft weight_grad" if grad else "fft pixels" if problem.layout == "nhwc" else "fft"]
         kernel = _smallest(*(1, *problem.kernel)[-2:]) * kind["transform" if grad else "filters"]
         products = 0.75 * problem.flops / prod(problem.kernel) * kind["products"] / r.units
     source, _, result = problem.elements
@@ -255,6 +268,12 @@ def _choice(problem: ConvProblem, direction: Direction, cut: Cut) -> Choice:
         kind, parts = "fft weight_grad", _gradient(g)
         shared = sum(gradient_parts(g))
         worker = g.scratch + g.bins * 3 * g.lanes
+    elif g.near:
+        kind, parts = "fft pixels", _pixels(g)
+        shared = g.groups * g.bins * 3 * (g.k * g.c + g.lanes)
+        worker = max(g.scratch + g.bins * 3 * g.lanes, _column_size(g.size, g.vectors, g.c, g.k, g.lanes))
+        between = rows_of_source(g) + g.vectors * -(-g.k // g.lanes) * g.scratch
+        return Choice(g, shared, worker, seconds(kind, problem, parts), between)
     else:
         kind, parts = "fft", _dense(g)
         shared = g.groups * g.bins * 3 * (g.k * g.c + g.lanes)
@@ -267,6 +286,23 @@ def gradient_parts(g: Cut) -> tuple[int, int, int]:
     width, b = -(-g.c // g.lanes) * g.lanes, g.vectors
     sizes = (3 * (g.k * b + g.lanes), 3 * b * width + g.lanes, 3 * g.k * width + g.lanes)
     return tuple(g.bins * size for size in sizes)  # type: ignore[return-value]
+
+
+def rows_of_source(g: Cut) -> int:
+    """Elements of the row spectra of a source, channels last."""
+    return g.vectors * -(-g.c // g.lanes) * g.scratch
+
+
+def _column_size(size: tuple[int, int], tiles: int, c: int, k: int, lanes: int) -> int:
+    """Elements of V and M of a column of row spectra."""
+    bins = size[0] if size[0] > 1 else size[1] // 2 + 1
+    return bins * (3 * tiles * (-(-c // lanes) + -(-k // lanes)) + 2) * lanes
+
+
+def _passes(c: int, k: int, unit: machine.Tile, itemsize: int) -> Sequence[int]:
+    """Return how many tiles may be multiplied at once, channels last: V and M of a column of 16 stay in a quarter of L2."""
+    most = machine.machine().l2 // 4 // itemsize
+    return [b for b in BLOCKS if _column_size((16, 16), b, c, k, unit.vl) <= most] or BLOCKS[:1]
 
 
 def _transform(ah: int, aw: int) -> float:
@@ -297,6 +333,16 @@ def _dense(g: Cut) -> dict[str, float]:
         "products": blocks * g.bins * 3 * multiply(g.k, g.vectors, g.c, g.itemsize),
         "transform": blocks * g.vectors * (g.c + g.k) * transform,
         "filters": g.groups * -(-g.k // g.lanes) * g.c * transform,
+    }
+
+
+def _pixels(g: Cut) -> dict[str, float]:
+    transform = _transform(*g.size)
+    wide, vectors = -(-g.c // g.lanes), -(-g.k // g.lanes)
+    return {
+        "products": g.groups * g.bins * 3 * multiply(g.tiles, vectors, g.c, g.itemsize),
+        "transform": g.groups * g.tiles * (wide + vectors) * transform,
+        "filters": g.groups * vectors * g.c * transform,
     }
 
 

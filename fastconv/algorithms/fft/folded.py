@@ -20,9 +20,10 @@ from fastconv.activations import finish
 from fastconv.algorithms.base import Array, flat
 from fastconv.algorithms.fft.codelets import INVERSE_REAL, transform
 from fastconv.algorithms.fft.cut import Choice
+from fastconv.algorithms.fft.geometry import rows, with_maps
 from fastconv.algorithms.fft.lanes import clear, place, scatter, table_size
 from fastconv.algorithms.fft.tile2d import samples_times, spectrum
-from fastconv.algorithms.fft.tiles import Spectral, rows, with_maps
+from fastconv.algorithms.fft.tiles import Spectral
 from fastconv.gemm.move import add_row
 from fastconv.gemm.schedule import next_task
 from fastconv.problem import ConvProblem, Direction

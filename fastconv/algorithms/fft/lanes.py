@@ -1,4 +1,4 @@
-"""Between images and lanes: a row of each of VL tiles, transposed in registers.
+"""Between images and lanes: a row of each of VL tiles, transposed in registers, or pixels as they stand.
 
 A vector of the transforms holds one pixel of VL tiles, memory holds VL pixels of one tile.  So VL rows
 are loaded, one a tile, and transposed by ``log2 VL`` rounds of shuffles.
@@ -18,6 +18,15 @@ Where borders repeat the image, rows of the padding are rows of the map like oth
 its place where the tile holds the one that it repeats: (to, from, lanes), at the table's end.  Others are runs of pixels
 that lie elsewhere in the row, each in a layer of its own: of circular padding, the far end.  Of a result, moves are columns
 beside it that are added to those that they repeat; so are rows, in a table of nothing else.
+
+Where channels are last, lanes are channels of one pixel, neighbours in memory, and all of the same tile.  ``maps`` say for
+each row of it, and for each column, which one of the image that is, or -1; a pixel of the padding is one like all others:
+
+    [0], [1]    first and last + 1 row that there is
+    [5]         channels of a pixel, 0 where channels are first
+    [6], [7]    where in ``maps`` the tile's rows and columns begin
+    [8], [9]    where the first pixel's channels begin in the images, and how many there are
+    [10]        whether results are added to what stands there: the pixels that borders repeat receive several
 """
 
 from __future__ import annotations
@@ -29,11 +38,18 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from fastconv import jit, machine
-from fastconv.gemm.move import masked_load, masked_store
+from fastconv.gemm.move import (
+    add_row,
+    lanes_between,
+    masked_load,
+    masked_store,
+    write_row,
+)
 from fastconv.gemm.tile import I64, data, element, fma, load, splat, store
 from fastconv.gemm.transposition import transposed
 
-HEAD = 5
+HEAD = 11
+CHANNELS, ROWS, COLUMNS, BEGIN, LANES, ADDED = range(5, HEAD)
 
 
 def table_size(lanes: int, columns: int, runs: int = 0, moves: int = 0) -> int:
@@ -91,8 +107,51 @@ def place_border(table, lanes, bits, maps, at):
 
 
 @jit.inner
+def place_pixels(table, maps, rows, high, columns, channels, begin, count, added):
+    """Say which rows and columns a tile of ``count`` channels has: ``maps`` tell of its ``high`` rows from ``rows`` on."""
+    table[0] = table[1] = 0
+    for row in range(high):
+        if maps[rows + row] >= 0:
+            table[0] = row if table[1] == 0 else table[0]
+            table[1] = row + 1
+    table[CHANNELS], table[ROWS], table[COLUMNS] = channels, rows, columns
+    table[BEGIN], table[LANES], table[ADDED] = begin, count, added
+
+
+@jit.inner
+def _load_pixels(scratch, x, maps, table, row, aw, lanes):
+    """Load a row of a tile of VL channels."""
+    line, columns, channels = maps[table[ROWS] + row], table[COLUMNS], table[CHANNELS]
+    begin, count = table[BEGIN] + line * channels, table[LANES]
+    for j in range(aw):
+        column = maps[columns + j]
+        if line >= 0 and column >= 0:
+            load_lanes(scratch, j * lanes, x, begin + column * channels, count)
+        else:
+            store_zero(scratch, j * lanes)
+
+
+@jit.inner
+def store_pixels(y, maps, table, row, aw, scratch, lanes):
+    """Store a row of a tile of VL channels, or add it."""
+    line, columns, channels = maps[table[ROWS] + row], table[COLUMNS], table[CHANNELS]
+    begin, count, added = table[BEGIN] + line * channels, table[LANES], table[ADDED]
+    if line >= 0:
+        for j in range(aw):
+            column = maps[columns + j]
+            if column >= 0:
+                if added:
+                    add_row(y, begin + column * channels, scratch, j * lanes, count)
+                else:
+                    write_row(y, begin + column * channels, scratch, j * lanes, count)
+
+
+@jit.inner
 def load_row(scratch, x, x0, maps, table, row, aw, lanes):
     """Load a row of every tile: VL lanes of its first pixel, of its second, ..."""
+    if table[CHANNELS]:
+        _load_pixels(scratch, x, maps, table, row, aw, lanes)
+        return
     chunks, layer = (aw + lanes - 1) // lanes, HEAD + lanes
     for chunk in range(chunks):
         gather(scratch, chunk * lanes * lanes, x, x0, maps, table, layer, row, chunk)
@@ -211,6 +270,23 @@ def scatter(typing: Any, dst: Any, d0: Any, maps: Any, table: Any, row: Any, chu
         return context.get_dummy_value()
 
     return types.void(dst, i, maps, table, i, i, src, i), codegen
+
+
+@intrinsic
+def load_lanes(typing: Any, dst: Any, d0: Any, src: Any, s0: Any, count: Any) -> Any:
+    """Store a vector of ``count`` neighbours, and zeros."""
+    i = types.int64
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        d, d_start, s, s_start, count = arguments
+        itemsize = src.dtype.bitwidth // 8
+        vector = ir.VectorType(element(src), machine.tile(itemsize).vl)
+        mask = lanes_between(builder, I64(0), I64(0), count, list(range(vector.count)))
+        value = masked_load(builder, data(context, builder, src, s, s_start), mask, vector, itemsize)
+        store(builder, value, data(context, builder, dst, d, d_start), 0, itemsize)
+        return context.get_dummy_value()
+
+    return types.void(dst, i, src, i, i), codegen
 
 
 @intrinsic

@@ -20,7 +20,7 @@ import numpy as np
 
 from fastconv import borders, machine
 from fastconv.activations import finish
-from fastconv.algorithms.base import Array, Execution, equalised
+from fastconv.algorithms.base import Array, Execution, equalised, flat, pixels
 from fastconv.algorithms.fft.tiling import Span, cheapest, overlap, turned, turned_weight
 from fastconv.problem import ConvProblem, Direction
 from fastconv.roofline import CYCLES, rates, seconds
@@ -216,11 +216,12 @@ class Signal(Execution):
                 for b, (n, place) in enumerate(block):
                     whole, inside = self._outputs(place)
                     by_group[(n, group, k, *whole)] = outputs[(slice(None), slice(None), b, *inside)]
-        if bias.size or residual.size or activation != 0:
-            flat, pixels = y.reshape(-1), prod(p.output)
-            for row in range(p.n * p.k):
-                at = row * pixels
-                finish(flat, at, pixels, bias, row % p.k, activation, residual.reshape(-1), at)
+        if bias.size:
+            y += bias.reshape(-1, *[1] * len(p.axes))
+        if residual.size or activation != 0:
+            view = pixels if p.layout == "nhwc" else flat
+            added = view(residual) if residual.size else residual
+            finish(view(y), 0, y.size, bias[:0], 0, activation, added, 0)
 
     def _weight_grad(self, x: Array, gy: Array, gw: Array) -> None:
         p = self.problem

@@ -15,38 +15,46 @@ import numba
 import numpy as np
 
 from fastconv import jit
-from fastconv.algorithms.fft.cpu import pack, place_channels, place_kernels, place_result, place_source
-from fastconv.algorithms.fft.lanes import add_product, clear, place_border
+from fastconv.algorithms.fft.cpu import (
+    pack,
+    place_channels,
+    place_kernels,
+    place_result,
+    place_vector,
+    result_pixels,
+)
+from fastconv.algorithms.fft.lanes import add_product, clear
 from fastconv.algorithms.fft.tile2d import samples_gauss, samples_times, spectrum, spectrum_sum, write
 from fastconv.gemm.schedule import next_task
 from fastconv.gemm.tile import tile
 
 
 @jit.inner
-def _transform_unit(unit, x, gy, group, first, count, a, v, table, own, maps, g):
-    """Transform a vector of channels of a tile: ``unit`` counts those of x, then those of gy, tile by tile."""
-    of_x, of_gy = (g.c + g.lanes - 1) // g.lanes, (g.k + g.lanes - 1) // g.lanes
-    b, vector = unit // (of_x + of_gy), unit % (of_x + of_gy)
+def _source_spectra(b, vector, x, group, first, v, table, own, maps, g):
+    """Transform a vector of channels of tile ``first + b`` of the source."""
+    place_vector(table, first + b, vector, group, maps, g)
+    block, width = g.vectors, (g.c + g.lanes - 1) // g.lanes * g.lanes
+    spectrum_sum(
+        x, 0, maps, table, g.ah, g.aw, g.lanes, own, v, b * width + vector * g.lanes,
+        3 * block * width + g.lanes, block * width,
+    )  # fmt: skip
+
+
+@jit.inner
+def _gradient_spectra(b, vector, gy, group, first, count, a, table, own, maps, g):
+    """Do so with the gradient of the output."""
     n, i, j = (first + b) // (g.th * g.tw), (first + b) // g.tw % g.th, (first + b) % g.tw
-    block, width = g.vectors, of_x * g.lanes
-    clear(table, g.lanes, g.aw)
-    if vector < of_x:
-        c0 = vector * g.lanes
-        lanes = min(g.lanes, g.c - c0)
-        for lane in range(lanes):
-            place_source(table, lane, (n * g.groups + group) * g.c + c0 + lane, i, j, g)
-        place_border(table, g.lanes, (1 << lanes) - 1, maps, maps[g.border + j])
-        spectrum_sum(
-            x, 0, maps, table, g.ah, g.aw, g.lanes, own, v, b * width + c0,
-            3 * block * width + g.lanes, block * width,
-        )  # fmt: skip
+    k0 = vector * g.lanes
+    lanes = min(g.lanes, g.k - k0)
+    if g.near:
+        result_pixels(table, maps, n, i, j, group * g.k + k0, lanes, g)
     else:
-        k0 = (vector - of_x) * g.lanes
-        for lane in range(min(g.lanes, g.k - k0)):
+        clear(table, g.lanes, g.aw)
+        for lane in range(lanes):
             place_result(table, lane, (n * g.groups + group) * g.k + k0 + lane, i, j, g)
-        spectrum_sum(gy, 0, maps, table, g.ah, g.aw, g.lanes, own, own, g.tile_scratch, 3 * g.lanes, g.lanes)
-        scale = gy.dtype.type(1.0 / (g.ah * g.aw))
-        pack(own, g.tile_scratch, a, 0, k0, min(g.lanes, g.k - k0), b, count, scale, -scale, g)
+    spectrum_sum(gy, 0, maps, table, g.ah, g.aw, g.lanes, own, own, g.tile_scratch, 3 * g.lanes, g.lanes)
+    scale = gy.dtype.type(1.0 / (g.ah * g.aw))
+    pack(own, g.tile_scratch, a, 0, k0, lanes, b, count, scale, -scale, g)
 
 
 @jit.inner
@@ -97,7 +105,13 @@ def dense_weight_grad(workers, x, gy, gw, a, v, m, scratch, maps, geos):
                 own = scratch[worker * size : (worker + 1) * size]
                 table = np.empty(g.table, np.int64)
                 for unit in range(count * units * worker // workers, count * units * (worker + 1) // workers):
-                    _transform_unit(unit, x, gy, group, first, count, a, v, table, own, maps, g)
+                    b, vector = unit // units, unit % units
+                    if vector < vectors:
+                        _source_spectra(b, vector, x, group, first, v, table, own, maps, g)
+                    else:
+                        _gradient_spectra(
+                            b, vector - vectors, gy, group, first, count, a, table, own, maps, g
+                        )
             for worker in numba.prange(workers):
                 g = geos[0]
                 bins = g.frequencies
