@@ -156,13 +156,13 @@ def _work(worker, counters, gy, w, view, gx, scratch, geo, batches, tables):
             for m in range(top, part(geo.m, panels, last)):
                 to, at = result + (group * geo.m + m) * geo.result_channel, c0 + (m - top) * geo.ldc
                 for row in range(batch.rows_at, batch.rows_at + 4 * batch.rows, 4):
-                    source, count, less = at + tables[row + 1], tables[row + 2], tables[row + 3]
+                    begin, count, less = at + tables[row + 1], tables[row + 2], tables[row + 3]
                     if less == SECONDS:
-                        add_seconds(gx, to + tables[row], scratch, source, count)
+                        add_seconds(gx, to + tables[row], scratch, begin, count)
                         continue
-                    add_row(gx, to + tables[row], scratch, source, count)
+                    add_row(gx, to + tables[row], scratch, begin, count)
                     if less >= 0:
-                        subtract_row(gx, to + less, scratch, source, count)
+                        subtract_row(gx, to + less, scratch, begin, count)
                 add_pixels(gx, to, scratch, at, tables[batch.targets_at :], 0, batch.targets)
                 subtract_pixels(gx, to, scratch, at, tables[batch.less_at :], 0, batch.less)
         task = next_task(counters, worker, tasks)
