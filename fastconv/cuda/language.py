@@ -28,7 +28,7 @@ else:
 U = uint32
 DTYPES = {"float32": float32, "float64": float64}
 
-__all__ = ["DTYPES", "SIMULATED", "U", "activation", "add_to", "arrived", "barrier", "chained", "copy", "copy4", "cuda", "divided", "further", "inline", "int32", "int64", "load", "load4", "outer", "spaced", "store4", "storer", "uint64"]  # fmt: skip
+__all__ = ["DTYPES", "SIMULATED", "U", "activation", "add_to", "arrived", "barrier", "block_anew", "chained", "copy", "copy4", "cuda", "divided", "further", "inline", "int32", "int64", "load", "load4", "outer", "spaced", "store4", "storer", "uint64"]  # fmt: skip
 
 if SIMULATED:  # the simulator runs kernels as Python: no intrinsics, and arrays instead of pointers
     import threading
@@ -46,6 +46,10 @@ if SIMULATED:  # the simulator runs kernels as Python: no intrinsics, and arrays
     def barrier():
         """Wait for all threads of the block, in a function of another module than the kernel's."""
         threading.current_thread().syncthreads()
+
+    def block_anew():
+        """Return the block's number."""
+        return U(threading.current_thread().blockIdx.x)
 
     def load4(pointer, index):
         """Return four elements."""
@@ -106,6 +110,16 @@ else:
     def barrier():
         """Wait for all threads of the block."""
         cuda.syncthreads()
+
+    @intrinsic
+    def block_anew(_):
+        """Return the block's number as if it had not been known: what follows from it is computed again, not kept."""
+
+        def codegen(context, builder, signature, arguments):
+            kind = ir.FunctionType(ir.IntType(32), [])
+            return builder.call(ir.InlineAsm(kind, "mov.u32 $0, %ctaid.x;", "=r", side_effect=True), [])
+
+        return U(), codegen
 
     def _vector(context, builder, kind, array, index):
         """Return a pointer to a vector of four elements: of a pointer to global memory, or of an array's."""

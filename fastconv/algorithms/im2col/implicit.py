@@ -17,6 +17,7 @@ from fastconv.cuda.language import (
     DTYPES,
     U,
     activation,
+    block_anew,
     chained,
     copy,
     copy4,
@@ -322,6 +323,7 @@ def correlation(dtype, tile: Tile, traits: Traits, name):
     """Make the kernel of a tile, with an activation by name; launch_bounds of its own."""
     real, bm, bn, tm, threads = DTYPES[dtype], tile.bm, tile.bn, tile.tm, tile.threads
     dense, linked, even = traits.dense and not traits.last, traits.even and traits.last, traits.even
+    phases = not traits.plain
     half_n, copies = bn // 2, Copies.of(tile)
     width = 4 if dense else 1  # of a copy
     step = threads // (bn // 4) if dense else copies.step
@@ -363,15 +365,20 @@ def correlation(dtype, tile: Tile, traits: Traits, name):
 
     locate = locator(1 if dense else copies.columns)
 
+    @inline
+    def work_of(block, g):
+        """Return which tile, split, phase and group a block has."""
+        m_tile, block = U(block % g.m_tiles), U(block // g.m_tiles)
+        column_tile, block = U(block % g.column_tiles), U(block // g.column_tiles)
+        split, block = U(block % g.splits), U(block // g.splits)
+        return m_tile, column_tile, split, U(block % g.phases), U(block // g.phases)
+
     def implicit_gemm(x, packed, table, bias, residual, out, g):
         shared = cuda.shared.array(size, real, alignment=16)
         a, b = cuda.local.array(tm, real), cuda.local.array(8, real)
         acc, regs = cuda.local.array((tm, 8), real), cuda.local.array(held, real)
-        tid, block = U(cuda.threadIdx.x), U(cuda.blockIdx.x)
-        m_tile, block = U(block % g.m_tiles), U(block // g.m_tiles)
-        column_tile, block = U(block % g.column_tiles), U(block // g.column_tiles)
-        split, block = U(block % g.splits), U(block // g.splits)
-        phase, group = U(block % g.phases), U(block // g.phases)
+        tid = U(cuda.threadIdx.x)
+        m_tile, column_tile, split, phase, group = work_of(U(cuda.blockIdx.x), g)
         begin, count, _, _ = load4(table, int64(phase) * int64(4))
         first = U(U(U(count) * split) // g.splits)
         last = U(U(U(count) * U(split + U(1))) // g.splits)
@@ -398,6 +405,8 @@ def correlation(dtype, tile: Tile, traits: Traits, name):
         to_a, to_b = U(tid * U(4)), U(U(b_row * U(bn * together)) + in_tile)
         sum_stages(shared, to_a, to_b, U(last - first), walk, fixed, tid, a, b, acc)
 
+        if phases:  # the loop leaves no register for these
+            m_tile, column_tile, split, phase, group = work_of(block_anew(), g)
         m_first, column = own_results(tid)
         m_first, column = U(m_tile * U(bm) + m_first), U(column_tile * U(bn) + column)
         write(out, bias, residual, acc, 0, m_first, column, phase, group, split, g)
