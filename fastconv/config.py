@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from fastconv.arguments import integer, named
@@ -25,6 +25,7 @@ class Settings:
     device: Literal["cpu", "cuda"] = "cpu"  # where NumPy arrays are computed with
     reuse: bool = False  # whether results take the memory of results that nobody holds any more
     deterministic: bool = True  # whether sums are added in one order, on a GPU too
+    deciding: tuple[Any, ...] = field(init=False, repr=False, compare=False)  # those a plan depends on
 
     def __post_init__(self) -> None:
         if not isinstance(self.algorithm, str):
@@ -41,6 +42,11 @@ class Settings:
         object.__setattr__(self, "workspace", integer(self.workspace, "workspace", 0))
         if self.threads is not None:
             object.__setattr__(self, "threads", integer(self.threads, "threads", 1))
+        deciding = self.algorithm, self.workspace, self.precision, self.tune, self.deterministic
+        object.__setattr__(self, "deciding", deciding)
+
+
+NAMES = [setting.name for setting in fields(Settings) if setting.init]
 
 
 @functools.cache
@@ -131,11 +137,9 @@ def config(**changes: Any) -> Iterator[Settings]:
     ...     settings.precision
     'strict'
     """
-    unknown = set(changes) - set(Settings.__slots__)
+    unknown = set(changes) - set(NAMES)
     if unknown:
-        raise TypeError(
-            f"config has no setting {', '.join(sorted(unknown))}; it has {', '.join(Settings.__slots__)}"
-        )
+        raise TypeError(f"config has no setting {', '.join(sorted(unknown))}; it has {', '.join(NAMES)}")
     token = _settings.set(replace(current(), **changes))
     try:
         yield current()

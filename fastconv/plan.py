@@ -119,11 +119,7 @@ def find(
     settings = current()
     if type(algorithm) is not str or algorithm != "auto" or workspace is not None:
         settings = override(settings, algorithm, workspace)
-    key = (
-        direction, input_shape, weight_shape, dtype, walk,
-        settings.algorithm, settings.workspace, settings.precision, settings.tune, settings.deterministic, device,
-        prepared,
-    )  # fmt: skip
+    key = direction, input_shape, weight_shape, dtype, walk, settings.deciding, device, prepared
     plan = _plans.get(key)
     if plan is None:
         problem = arguments.problem(input_shape, weight_shape, dtype.name, Walk(*walk))

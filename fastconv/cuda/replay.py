@@ -104,9 +104,7 @@ def key_of(function: Any, lie: Sequence[Hashable], rest: Hashable) -> Hashable:
     """Return what tells calls of one kind, or None for a call that is not kept."""
     if rest is None:
         return None
-    s = current()
-    settings = s.algorithm, s.workspace, s.precision, s.tune, s.deterministic
-    return (function, rest, *lie, *settings, backend().context())
+    return (function, rest, *lie, current().deciding, backend().context())
 
 
 def by_value(rest: list[Any]) -> bytes | None:
