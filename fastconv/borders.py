@@ -14,14 +14,13 @@ grad_output as the forward pass reads the image.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import chain
 from math import prod
 
 import numpy as np
 
 from fastconv.algorithms.base import Array
-from fastconv.problem import FORWARD, INPUT_GRAD, Axis, ConvProblem, Direction
+from fastconv.problem import FORWARD, INPUT_GRAD, Axis, ConvProblem, Direction, told
 
 NAMES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}  # in numpy.pad
 
@@ -75,9 +74,12 @@ def circle(axis: Axis, mode: str) -> bool:
 
 def framed(problem: ConvProblem, direction: Direction) -> bool:
     """Return whether some of what a direction computes belongs to pixels of a border: what repeats others adds to them."""
+    return direction is INPUT_GRAD and problem.padding_mode != "zeros" and _framed(problem, direction)
+
+
+@told  # three algorithms and more ask
+def _framed(problem: ConvProblem, _: Direction) -> bool:
     mode = problem.padding_mode
-    if direction is not INPUT_GRAD or mode == "zeros":
-        return False
     return any((a.lo > 0 or a.hi > 0) and not circle(a, mode) for a in problem.axes)
 
 
@@ -107,10 +109,11 @@ def repeats(problem: ConvProblem) -> int:
     return prod(int(np.bincount(pixels(a, problem.padding_mode)).max()) for a in problem.axes)
 
 
-def written_out(problem: ConvProblem) -> ConvProblem:
-    """Return the problem of the padded image, whose borders are pixels like all others."""
-    axes = tuple([a._replace(size=a.lo + a.size + a.hi, lo=0, hi=0) for a in problem.axes])
-    return replace(problem, axes=axes, padding_mode="zeros")
+def written_out(problem: ConvProblem, turned: bool = False) -> ConvProblem:
+    """Return the problem of the padded image, whose borders are pixels like all others; or that with channels exchanged."""
+    p, axes = problem, tuple([Axis(lo + size + hi, r, s, d) for size, r, s, d, lo, hi in problem.axes])
+    c, k = (p.k, p.c) if turned else (p.c, p.k)
+    return ConvProblem(p.n, c, k, axes, p.groups, p.dtype, "zeros", p.layout)  # in half the time of `replace`
 
 
 Around = tuple[tuple[int, int], ...]  # of each axis some pixels before and after the image

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from fastconv import borders, machine
 from fastconv.problem import INPUT_GRAD, ConvProblem, Direction, told
+from fastconv.taps import met
 from fastconv.threads import SERIAL_FLOPS
 
 # Cycles a core takes for one of each part.  "memory": the share of the bytes' time that arithmetic does not hide.
@@ -296,11 +297,17 @@ def multiply(m: float, vectors: float, steps: float, itemsize: int) -> float:
 
 def seconds(kind: str, problem: ConvProblem, parts: dict[str, float]) -> float:
     """Add up the parts of a problem's work; those named "memory" (bytes) and "launches" are not of a core."""
+    r, cycles = rates(), CYCLES[kind]
+    memory = cycles["memory"] * problem.bytes / r.bandwidth
+    return cycles["launches"] * r.launch + computing(kind, problem, parts) + memory
+
+
+def computing(kind: str, problem: ConvProblem, parts: dict[str, float]) -> float:
+    """Return the seconds that cores take for some parts of a problem's work."""
     r, cycles, total = rates(), CYCLES[kind], 0.0
     for name, amount in parts.items():
         total += amount * cycles[name]
-    clock = r.clock * machine.machine().cores if problem.flops > SERIAL_FLOPS else r.clock
-    return cycles["launches"] * r.launch + total / clock + cycles["memory"] * problem.bytes / r.bandwidth
+    return total / (r.clock * machine.machine().cores if problem.flops > SERIAL_FLOPS else r.clock)
 
 
 @told
@@ -315,23 +322,16 @@ def with_frame(inside: float, problem: ConvProblem, direction: Direction, part: 
     """Add to the seconds of an input gradient among zeros what borders add, where `frame` computes this part of it."""
     if problem.is_depthwise or not borders.framed(problem, direction):
         return inside
-    return inside + (part and seconds("frame", problem, {}) + part * frame(problem, direction))
+    return inside + (part and rates().launch + part * frame(problem, direction))
 
 
 @told  # up to three algorithms ask for it
 def frame(problem: ConvProblem, direction: Direction) -> float:
     """Return the seconds of what is around the image, but for the launch."""
-    from fastconv.taps import met
-
     pairs = prod(problem.output) * prod(problem.kernel) - prod(map(met, problem.axes))  # of pixels and taps
     vectors, channels = problem.n * pairs / machine.tile(problem.itemsize).vl, problem.k // problem.groups
     rows = multiply(problem.c // problem.groups, vectors, channels, problem.itemsize)
-    return without("frame", problem, {"products": problem.groups * rows, "pixels": problem.k * vectors})
-
-
-def without(kind: str, problem: ConvProblem, parts: dict[str, float]) -> float:
-    """Return how many seconds less it takes without some parts."""
-    return seconds(kind, problem, parts) - seconds(kind, problem, {})
+    return computing("frame", problem, {"products": problem.groups * rows, "pixels": problem.k * vectors})
 
 
 def least(kind: str, problem: ConvProblem, part: float = 1.0) -> float:

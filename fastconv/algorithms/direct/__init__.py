@@ -9,10 +9,10 @@ from math import prod
 from fastconv import borders, machine
 from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.direct import depthwise, pixels
-from fastconv.algorithms.direct.cost import cost, lanes
+from fastconv.algorithms.direct.cost import cost, few, lanes
 from fastconv.gemm.blocking import within
 from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
-from fastconv.roofline import least, without
+from fastconv.roofline import computing, least
 
 TAPS = 49  # of one channel, that depthwise kernels sum before dense ones are faster
 PASSING = 8  # second-level caches: results of so many and more are written past all caches
@@ -35,12 +35,14 @@ class Direct(Algorithm):
     def preparing(self, problem: ConvProblem) -> float:
         if problem.layout == "nhwc" and lanes(problem, FORWARD) == "channels":
             vectors = prod(problem.weight_shape) / machine.tile(problem.itemsize).vl
-            return without("direct pixels", problem, {"weights": vectors})
+            return computing("direct pixels", problem, {"weights": vectors})
         return 0.0
 
     def floor(self, problem: ConvProblem, direction: Direction) -> float:
-        if problem.groups == problem.c or problem.layout == "nhwc":  # by kernels of other costs
+        if problem.groups == problem.c or few(problem, direction):  # by kernels of other costs
             return 0.0
+        if problem.layout == "nhwc":
+            return least("direct pixels", problem)
         return least("direct weight_grad" if direction is WEIGHT_GRAD else "direct", problem)
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:

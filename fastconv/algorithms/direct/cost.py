@@ -7,7 +7,7 @@ from math import prod
 from fastconv import borders, machine
 from fastconv.gemm.blocking import blocks_of_rows
 from fastconv.gemm.interlace import MOST
-from fastconv.problem import WEIGHT_GRAD, ConvProblem, Direction, told
+from fastconv.problem import INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction, told
 from fastconv.roofline import Sizes, computed, multiply, seconds, sizes, with_frame
 from fastconv.taps import met
 
@@ -30,13 +30,19 @@ def ways(problem: ConvProblem, direction: Direction) -> dict[str, float]:
     whole = computed(problem, direction)
     s = sizes(whole, direction)
     found = {"channels": seconds("direct pixels", whole, pixels(s, problem.itemsize))}
-    if 2 * s.m <= machine.tile(problem.itemsize).vl:
+    if few(problem, direction):
         if can_turn(problem, direction):
             found["pixels"] = seconds("direct", problem, correlation(s, problem.itemsize, True))
         if problem.groups > 1:
             kind = "depthwise weight_grad" if direction is WEIGHT_GRAD else "depthwise"
             found["groups"] = seconds(kind, problem, by_groups(s, problem))
     return found
+
+
+def few(problem: ConvProblem, direction: Direction) -> bool:
+    """Tell whether the result has so few channels, of images held pixel by pixel, that something else may be the lanes."""
+    channels = problem.c if direction is INPUT_GRAD else problem.k
+    return problem.layout == "nhwc" and 2 * channels // problem.groups <= machine.tile(problem.itemsize).vl
 
 
 def can_turn(problem: ConvProblem, direction: Direction) -> bool:

@@ -111,7 +111,7 @@ def _added(problem: ConvProblem, limit: int) -> cut.Choice:
 
     They are as many as those of the forward pass; more bytes than the limit where none keeps it.
     """
-    back = replace(borders.written_out(problem), c=problem.k, k=problem.c)
+    back = borders.written_out(problem, turned=True)
     choice = cut.choose(back, Direction.FORWARD, limit) or cut.choose(back, Direction.FORWARD, ANY)
     assert choice
     return choice

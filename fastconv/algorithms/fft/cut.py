@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from math import inf, prod
+from math import inf
 from typing import NamedTuple
 
 from fastconv import borders, machine
@@ -128,22 +128,34 @@ class Side(NamedTuple):
         return self.results if length >= self.whole else min(length - self.extent + 1, self.results)
 
 
-def _side(axis: Axis, back: bool, repeats: bool) -> Side:
-    """Fit tiles to an axis without dilation: of the border they hold all, which may be longer than a lone tile's end."""
-    results = axis.size if back else axis.output
-    return Side(axis.kernel, results + axis.kernel - 1 if repeats else whole(axis), results)
+class Fitted(NamedTuple):
+    """An axis without dilation, and the tiles that serve it."""
+
+    side: Side
+    sizes: Fitting  # that hold a kernel, up to the first that needs but one tile, and the tiles each needs
+    samples: int  #   of all tiles along the axis, at the least
+
+
+def _fitted(problem: ConvProblem, direction: Direction, per_channel: bool) -> tuple[Fitted, Fitted]:
+    """Fit tiles to both axes."""
+    back, repeats = direction is INPUT_GRAD, reads_border(problem, direction)
+    above, beside = problem.last_axes(2)
+    columns = (1,) if above.kernel == 1 else CHANNEL_COLUMNS if per_channel else DENSE_COLUMNS
+    return _fitting(above, back, repeats, columns), _fitting(beside, back, repeats, SIZES)
 
 
 @functools.lru_cache(maxsize=256)  # the axes of an image are alike, and those of many layers
-def _fitting(side: Side, sizes: tuple[int, ...]) -> Fitting:
-    """Return the sizes that hold a kernel, up to the first that needs but one tile, and the tiles each needs."""
+def _fitting(axis: Axis, back: bool, repeats: bool, sizes: tuple[int, ...]) -> Fitted:
+    """Fit tiles to an axis: of a border they hold all, which may be longer than a lone tile's end."""
+    results = axis.size if back else axis.output
+    side = Side(axis.kernel, results + axis.kernel - 1 if repeats else whole(axis), results)
     fitting = []
     for a in sizes:
         if a >= side.extent:
-            fitting.append((a, -(-side.results // side.step(a))))
+            fitting.append((a, -(-results // side.step(a))))
             if fitting[-1][1] == 1:
                 break
-    return fitting
+    return Fitted(side, fitting, min([a * tiles for a, tiles in fitting], default=0))
 
 
 def reads_border(problem: ConvProblem, direction: Direction) -> bool:
@@ -151,7 +163,7 @@ def reads_border(problem: ConvProblem, direction: Direction) -> bool:
     mode = problem.padding_mode
     if direction is not INPUT_GRAD or mode == "zeros":
         return mode != "zeros"
-    return all(borders.circle(a, mode) for a in problem.axes)
+    return mode == "circular" and all(borders.circle(a, mode) for a in problem.axes)
 
 
 def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | None:
@@ -159,8 +171,6 @@ def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | N
     if unsuited(problem):
         return None
     back, n, g = direction is INPUT_GRAD, problem.n, problem.groups
-    repeats = reads_border(problem, direction)
-    down, along = (_side(a, back, repeats) for a in problem.last_axes(2))
     c, k = (problem.k, problem.c) if back else (problem.c, problem.k)
     per_channel = _by_channel(problem, direction)
     near = problem.layout == "nhwc" and not per_channel and direction is not WEIGHT_GRAD
@@ -173,8 +183,7 @@ def choose(problem: ConvProblem, direction: Direction, limit: int) -> Choice | N
         blocks = _passes(c // g, k // g, unit, problem.itemsize)
     elif not per_channel:
         blocks, share = range(1, unit.nr + 1), unit.vl * machine.machine().cores
-    columns = (1,) if down.extent == 1 else CHANNEL_COLUMNS if per_channel else DENSE_COLUMNS
-    high, wide = _fitting(down, columns), _fitting(along, SIZES)
+    (down, high, _), (along, wide, _) = _fitted(problem, direction, per_channel)
     if not (high and wide):
         return None
     c, k = c // g, k // g
@@ -230,29 +239,21 @@ def _cheapest(high: Fitting, wide: Fitting, n: int, channels: int, kernels: int)
     return ah, aw, n * th * tw
 
 
-@functools.cache
-def _smallest(e: int, f: int) -> float:
-    """Return what to transform the smallest tile takes that holds a kernel."""
-    high = 1 if e == 1 else next((a for a in DENSE_COLUMNS if a >= e), DENSE_COLUMNS[-1])
-    return _transform(high, next((a for a in SIZES if a >= f), SIZES[-1]))
-
-
 def floor(problem: ConvProblem, direction: Direction) -> float:
-    """Return less seconds than any tiles take: of a channel, its pixels transformed once; else products and kernels."""
-    r, grad = rates(), direction is WEIGHT_GRAD
-    if _by_channel(problem, direction):
+    """Return less seconds than any tiles take: transforms of the smallest over the fewest samples, products and kernels."""
+    r, grad, per_channel = rates(), direction is WEIGHT_GRAD, _by_channel(problem, direction)
+    down, along = _fitted(problem, direction, per_channel)
+    if not (down.sizes and along.sizes):
+        return inf
+    samples, pairs = problem.n * down.samples * along.samples, problem.c // problem.groups * problem.k
+    if per_channel:
         kind = CYCLES["fft depthwise weight_grad" if grad else "fft depthwise"]
         kernel = products = 0.0
     else:  # half a spectrum, each of it multiplied three times
         kind = CYCLES["fft weight_grad" if grad else "fft pixels" if problem.layout == "nhwc" else "fft"]
-        kernel = _smallest(*(1, *problem.kernel)[-2:]) * kind["transform" if grad else "filters"]
-        products = 0.75 * problem.flops / prod(problem.kernel) * kind["products"] / r.units
-    source, _, result = problem.elements
-    cycles = (
-        (source + result) * SHORTEST * kind["transform"]
-        + products
-        + problem.k * (problem.c // problem.groups) * kernel
-    )
+        kernel = _transform(down.sizes[0][0], along.sizes[0][0]) * kind["transform" if grad else "filters"]
+        products = 1.5 * samples * kind["products"] / r.units
+    cycles = (problem.c + problem.k) * samples * SHORTEST * kind["transform"] + pairs * (products + kernel)
     cycles /= machine.tile(problem.itemsize).vl * machine.machine().cores
     return cycles / r.clock + kind["memory"] * problem.bytes / r.bandwidth
 

@@ -73,7 +73,10 @@ def kind(problem: ConvProblem, direction: Direction) -> str:
     """Name a pass by what it costs: in place, where tiles lower the source as they read it."""
     if direction is WEIGHT_GRAD:
         return "im2col weight_grad"
-    near = problem.layout != "nhwc" and in_place(sizes(problem, direction))
+    several = prod(problem.kernel) > 1 and (
+        direction is FORWARD or problem.plain
+    )  # taps a result, all the more a phase
+    near = problem.layout != "nhwc" and not several and in_place(sizes(problem, direction))
     return "im2col in place" if near else "im2col"
 
 

@@ -27,7 +27,7 @@ from fastconv.algorithms.winograd.phases import Counts, counts, share, undilated
 from fastconv.algorithms.winograd.transforms import ROWS, Tiles
 from fastconv.gemm.blocking import within
 from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
-from fastconv.roofline import computed, multiply, rates, seconds, with_frame, without
+from fastconv.roofline import computed, computing, multiply, rates, seconds, with_frame
 
 # Outputs of a tile that 'winograd' chooses from, by kernel size.  alpha = m + r - 1 is 4 or 6, as F(6, 3)
 # and the like err four times as much; only kernels of 6 and 7 have to take 8, which others do by name.
@@ -146,7 +146,7 @@ class Winograd(Algorithm):
     def preparing(self, problem):
         problem, forward = undilated(problem, FORWARD), FORWARD
         filters = work(problem, forward, self.tiles(problem, forward))["filters"]
-        return without(_kind(problem, forward), problem, {"filters": filters})
+        return computing(_kind(problem, forward), problem, {"filters": filters})
 
     def workspace(self, problem, direction, limit):
         return self.build(problem, direction, limit).workspace
@@ -237,9 +237,9 @@ def copying(problem: ConvProblem) -> float:
 def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, float]:
     """Count vectors transformed at each position of a tile, and the products of every position."""
     if direction is WEIGHT_GRAD:
-        from fastconv.algorithms.winograd import weight_grad
+        from fastconv.algorithms.winograd.weight_grad import work as gradient_work
 
-        return weight_grad.work(problem, tiles)
+        return gradient_work(problem, tiles)
     itemsize, g, n = problem.itemsize, problem.groups, problem.n
     vl = machine.tile(itemsize).vl
     source, result, phases, _, (p, q) = counts(problem, direction)

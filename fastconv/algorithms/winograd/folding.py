@@ -52,15 +52,22 @@ class Fold(NamedTuple):
         return self.step > 0
 
 
+NO_ENDS, NO_FOLD = Ends(), Fold()
+
+
 def fold(problem: ConvProblem, direction: Direction, tiles: Tiles) -> Fold:
     """Return what tiles fold: nothing of zeros, nor where one cannot hold all it takes."""
     step = STEPS.get(problem.padding_mode, 0)
     if direction is not INPUT_GRAD or not step or not problem.plain:
-        return Fold()
+        return NO_FOLD
     alone = step == 2 and problem.layout == "nhwc"  # no frame moves there what tiles leave
-    pairs = zip(problem.axes, tiles[-len(problem.axes) :], strict=True)
-    along = [_ends(axis, m, min(r - 1, 1) if alone else r - 1, step) for axis, (m, r) in pairs]
-    return Fold() if None in along else Fold(step, *(Ends(), *along)[-2:])
+    along = [NO_ENDS]
+    for axis, (m, r) in zip(problem.axes, tiles[-len(problem.axes) :], strict=True):
+        ends = _ends(axis, m, min(r - 1, 1) if alone else r - 1, step)
+        if not ends:
+            return NO_FOLD
+        along.append(ends)
+    return Fold(step, *along[-2:])
 
 
 def added(problem: ConvProblem, fold: Fold) -> tuple[tuple[tuple[int, int], ...], ...]:
@@ -96,8 +103,10 @@ def left(problem: ConvProblem, within: int) -> float:
 
     Of a padding of w the pixel k is mostly reached by w + 1 - k taps: half of the time goes with products, half with pixels.
     """
-    widest = max([1, *[max(a.lo, a.hi) for a in problem.axes]])
-    rest = max(0, widest - within)
+    widest = max([max(a.lo, a.hi) for a in problem.axes])
+    rest = widest - within
+    if rest <= 0:
+        return 0.0
     return rest / widest * (1 + (rest + 1) / (widest + 1)) / 2
 
 

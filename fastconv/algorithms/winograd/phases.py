@@ -15,7 +15,7 @@ instead of 144, by F(2x2, 2x2) 25 times for 4 instead of 36.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from fastconv.algorithms.correlation import AxisPass, axis_pass
@@ -84,10 +84,14 @@ def tile_axes(problem: ConvProblem, direction: Direction) -> tuple[TileAxis, Til
     return (POINT, *axes)[-2:]  # type: ignore[return-value]
 
 
-@told
 def undilated(problem: ConvProblem, direction: Direction) -> ConvProblem:
     """Return the problem between the images of every d-th pixel; itself where there are none, or strides."""
-    if problem.undilated or not problem.unit_stride or problem.layout == "nhwc":
+    return problem if problem.plain or problem.layout == "nhwc" else _undilated(problem, direction)
+
+
+@told
+def _undilated(problem: ConvProblem, direction: Direction) -> ConvProblem:
+    if problem.undilated or not problem.unit_stride:
         return problem
     count, axes = problem.n, []
     for axis in problem.axes:
@@ -99,7 +103,7 @@ def undilated(problem: ConvProblem, direction: Direction) -> ConvProblem:
             axes.append(Axis(positions, axis.kernel, lo=around, hi=around))
         else:
             axes.append(Axis(positions + around, axis.kernel))
-    return replace(problem, n=count, axes=tuple(axes), padding_mode="zeros")
+    return ConvProblem(count, problem.c, problem.k, tuple(axes), problem.groups, problem.dtype)
 
 
 class Counts(NamedTuple):
@@ -118,7 +122,7 @@ def counts(problem: ConvProblem, direction: Direction) -> Counts:
     source, result = problem.c // problem.groups, problem.k // problem.groups
     backward = direction is INPUT_GRAD
     if problem.plain:
-        _, _, *outputs = problem.input_shape if backward else problem.output_shape
+        outputs = [a.size for a in problem.axes] if backward else problem.output
         source, result = (result, source) if backward else (source, result)
         return Counts(source, result, 1, (1, *problem.kernel)[-2:], (1, *outputs)[-2:])
     along = map(count, problem.axes, problem.output, (backward, backward))
@@ -133,9 +137,11 @@ def share(problem: ConvProblem, tiles: Tiles) -> float:
     if problem.plain:
         return 1.0
     part = 1.0
-    for axis, (m, r) in zip(problem.axes, tiles[-len(problem.axes) :], strict=True):
-        phases = min(axis.kernel, axis.stride) if axis.dilation % axis.stride else 1
-        part *= 1 - (phases * r - axis.kernel) / (phases * (m + r - 1))
+    pairs = zip(problem.axes, tiles[-len(problem.axes) :], strict=True)
+    for (_, kernel, stride, dilation, _, _), (m, r) in pairs:
+        if dilation % stride:
+            phases = min(kernel, stride)
+            part *= 1 - (phases * r - kernel) / (phases * (m + r - 1))
     return part
 
 
