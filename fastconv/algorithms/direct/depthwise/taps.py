@@ -192,7 +192,8 @@ def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType) -
         p.pixels = builder.gep(p.source, [builder.mul(q, I64(p.stride))])
         corner = builder.gep(p.out, [builder.mul(q, I64(p.phases))])
         outs = [builder.gep(corner, [builder.mul(p.ldo, I64(j))]) for j in range(height)]
-        # the next block of rows is fetched while this one is computed
+        # the next block of rows is fetched while this one is computed, where it goes after the sums: all at once are
+        # more lines than can be under way
         last = builder.gep(
             p.pixels, [builder.load(builder.gep(p.rows, [I64(p.step * (height - 1) + tall - 1)]))]
         )
@@ -200,10 +201,6 @@ def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType) -
             row = builder.gep(last, [builder.mul(p.pitch, I64(i + 1))])
             for part in range(p.stride):
                 prefetch(builder, builder.gep(row, [I64(part * vector.count)]))
-        for out in outs:
-            row = builder.gep(out, [builder.mul(p.ldo, I64(height))])
-            for part in range(p.phases):
-                prefetch(builder, builder.gep(row, [I64(part * vector.count)]), write=True)
         mask = lanes_of(builder, stored, wide.count)
         if p.phases == 1:
             fresh = builder.block
@@ -229,6 +226,10 @@ def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType) -
             )
             results = [builder.shuffle_vector(a, b, turns) for a, b in zip(even, odd, strict=True)]
             results = _added(builder, p, _together(builder, p, results), outs, mask)
+        for out in outs:
+            row = builder.gep(out, [builder.mul(p.ldo, I64(height))])
+            for part in range(p.phases):
+                prefetch(builder, builder.gep(row, [I64(part * vector.count)]), write=True)
         store_lanes(builder, results, outs, mask, p.itemsize)
 
 
