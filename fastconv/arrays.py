@@ -8,15 +8,13 @@ copied once, or viewed, never altered.  Inside the package an image is viewed as
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastconv import reuse
 from fastconv.config import current
-
-Array: TypeAlias = NDArray[Any]
+from fastconv.typing import Array
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 FLOATS = frozenset((FLOAT32, FLOAT64))

@@ -19,16 +19,17 @@ from math import prod
 
 import numpy as np
 
-from fastconv.algorithms.base import Array
 from fastconv.problem import FORWARD, INPUT_GRAD, Axis, ConvProblem, Direction, told
+from fastconv.typing import Array
 
+Edges = tuple[tuple[int, int], ...]  # coordinates outside, each with the pixel that it repeats
 NAMES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}  # in numpy.pad
 
 
-def pixels(axis: Axis, mode: str) -> Array:
+def padded(axis: Axis, mode: str) -> Array:
     """Return which pixel of the image stands at each padded pixel of an axis; -1 for a zero.
 
-    >>> pixels(Axis(4, 3, lo=2, hi=1), "reflect").tolist()
+    >>> padded(Axis(4, 3, lo=2, hi=1), "reflect").tolist()
     [2, 1, 0, 1, 2, 3, 2]
     """
     image = np.arange(max(0, -axis.lo), axis.size - max(0, -axis.hi))
@@ -38,7 +39,7 @@ def pixels(axis: Axis, mode: str) -> Array:
     return np.pad(image, widths, NAMES[mode])  # type: ignore[call-overload,no-any-return]
 
 
-def edges(axis: Axis, mode: str, direction: Direction = FORWARD) -> tuple[tuple[int, int], ...]:
+def edges(axis: Axis, mode: str, direction: Direction = FORWARD) -> Edges:
     """Return the coordinates outside of what a direction reads along an axis, each with the pixel that it repeats.
 
     >>> edges(Axis(4, 3, lo=2, hi=1), "reflect")
@@ -57,7 +58,7 @@ def edges(axis: Axis, mode: str, direction: Direction = FORWARD) -> tuple[tuple[
         return tuple((at, at % count) for at in beside)
     if mode == "zeros":
         return ()
-    source = pixels(axis, mode).tolist()
+    source = padded(axis, mode).tolist()
     return tuple((at - axis.lo, p) for at, p in enumerate(source) if not 0 <= at - axis.lo < axis.size)
 
 
@@ -83,7 +84,7 @@ def _framed(problem: ConvProblem, _: Direction) -> bool:
     return any((a.lo > 0 or a.hi > 0) and not circle(a, mode) for a in problem.axes)
 
 
-def sources(at: Array, size: int, edges: tuple[tuple[int, int], ...]) -> Array:
+def sources(at: Array, size: int, edges: Edges) -> Array:
     """Return the pixel of an axis that stands at each coordinate, or -1 for a zero."""
     found = np.where((at >= 0) & (at < size), at, -1)
     if edges:
@@ -106,7 +107,7 @@ def repeats(problem: ConvProblem) -> int:
     """Return how often a pixel of the image appears in the padded one, at most."""
     if problem.padding_mode == "zeros":
         return 1
-    return prod(int(np.bincount(pixels(a, problem.padding_mode)).max()) for a in problem.axes)
+    return prod(int(np.bincount(padded(a, problem.padding_mode)).max()) for a in problem.axes)
 
 
 def written_out(problem: ConvProblem, turned: bool = False) -> ConvProblem:
@@ -114,6 +115,15 @@ def written_out(problem: ConvProblem, turned: bool = False) -> ConvProblem:
     p, axes = problem, tuple([Axis(lo + size + hi, r, s, d) for size, r, s, d, lo, hi in problem.axes])
     c, k = (p.k, p.c) if turned else (p.c, p.k)
     return ConvProblem(p.n, c, k, axes, p.groups, p.dtype, "zeros", p.layout)  # in half the time of `replace`
+
+
+def among(edges: Edges, size: int, before: int, after: int) -> Edges:
+    """Return those of the edges that are so many pixels before and after an image, at most.
+
+    >>> among(edges(Axis(4, 3, lo=2, hi=1), "reflect"), 4, 1, 0)
+    ((-1, 1),)
+    """
+    return tuple([(at, pixel) for at, pixel in edges if -before <= at < size + after])
 
 
 Around = tuple[tuple[int, int], ...]  # of each axis some pixels before and after the image

@@ -22,7 +22,6 @@ from fastconv import arguments, plan, reuse
 from fastconv.arrays import (
     AS_IS,
     FLOATS,
-    Array,
     Form,
     common,
     contiguous,
@@ -36,6 +35,7 @@ from fastconv.arrays import (
     to_last,
 )
 from fastconv.problem import PADDING_MODES, ConvProblem, Direction
+from fastconv.typing import Array
 
 Need: TypeAlias = Sequence[Literal["input", "weight", "bias"]]
 

@@ -21,8 +21,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fastconv import borders
-from fastconv.algorithms.base import Around, Array, Execution
+from fastconv.algorithms.base import Adapter, Execution
 from fastconv.problem import ConvProblem, Direction
+from fastconv.typing import Array
 
 REAL = {"float16": "float32", "bfloat16": "float32", "int64": "float64"}
 PARTS = {"complex64": "float32", "complex128": "float64"}
@@ -47,11 +48,11 @@ def build(make: Build, problem: ConvProblem, direction: Direction, limit: int) -
         return Exact(make, problem, direction, limit)
     execution = make(carrier(problem), direction, limit)
     if problem.dtype in REAL:
-        return Widened(execution)
+        return AsFloat32(execution)
     return Planar(execution, direction) if problem.dtype in PARTS else execution
 
 
-class Widened(Around):
+class AsFloat32(Adapter):
     """Half precision: float32 while it is computed with."""
 
     def __init__(self, execution: Execution) -> None:
@@ -73,7 +74,7 @@ def _wide(array: Array) -> Array:
     return array.astype(np.float32)
 
 
-class Planar(Around):
+class Planar(Adapter):
     """Complex numbers: channels of real parts beside those of imaginary parts."""
 
     def __init__(self, execution: Execution, direction: Direction) -> None:

@@ -11,7 +11,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from numba.core import config as numba_config
 
 
@@ -102,19 +101,18 @@ def _cache_sizes() -> dict[int, int]:
     return sizes
 
 
+def cpus() -> int:
+    """Return how many CPUs this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @functools.cache
 def machine() -> Machine:
     """Describe this computer."""
     caches = _cache_sizes()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Machine(
-        cores=max(cores, numba_config.NUMBA_NUM_THREADS),
+        cores=max(cpus(), numba_config.NUMBA_NUM_THREADS),
         l1=caches.get(1, 32 * 2**10),
         l2=caches.get(2, 2**19),
         l3=caches.get(3, 8 * 2**20),
     )
-
-
-def lanes(dtype: str) -> int:
-    """Elements of a vector."""
-    return simd().bits // (8 * np.dtype(dtype).itemsize)

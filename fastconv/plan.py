@@ -13,12 +13,13 @@ import numpy as np
 
 from fastconv import arguments, dtypes, strict, taps
 from fastconv.algorithms import find as find_algorithm
-from fastconv.algorithms.base import Array, Execution
+from fastconv.algorithms.base import Execution
 from fastconv.arguments import Walk
 from fastconv.config import Settings, current, override
 from fastconv.problem import ConvProblem, Direction
 from fastconv.select import nobody
 from fastconv.tune import decide
+from fastconv.typing import Array
 
 KEPT = 512  # plans; the layers of several networks in three directions
 

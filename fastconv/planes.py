@@ -17,11 +17,12 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import jit, threads
-from fastconv.arrays import Array, common, contiguous, empty
+from fastconv.arrays import common, contiguous, empty
 from fastconv.gemm.loops import rolled
 from fastconv.gemm.move import lanes_between, masked_load, masked_store
 from fastconv.gemm.schedule import span
 from fastconv.gemm.tile import I64, data, element, load, prefetch, shuffled, splat, store
+from fastconv.typing import Array
 
 LANES, TOGETHER = 16, 4
 AHEAD = 2**12  # bytes from what is read or written to what is asked for

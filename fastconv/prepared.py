@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike
 
 from fastconv import arguments, arrays, convolve, plan, reuse
 from fastconv.arguments import Activation, Padding, PaddingMode, PerAxis
-from fastconv.arrays import AS_IS, FLOATS, Array, Form
+from fastconv.arrays import AS_IS, FLOATS, Form
 from fastconv.plan import Plan
+from fastconv.typing import Array
 
 
 class Prepared:

@@ -6,9 +6,10 @@ import numba
 
 from fastconv import jit, threads
 from fastconv.algorithms.base import flat, pixels
-from fastconv.arrays import Array, empty
+from fastconv.arrays import empty
 from fastconv.gemm.schedule import span
 from fastconv.gemm.transposition import transpose
+from fastconv.typing import Array
 
 ROWS, COLUMNS = 64, 16  # of a step: the lines that it reads and writes stay in L1, whatever their distance
 

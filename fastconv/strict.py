@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from fastconv import borders
-from fastconv.algorithms.base import Algorithm, Array, Execution
+from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.problem import ConvProblem, Direction
+from fastconv.typing import Array
 
 
 class Strict(Execution):
@@ -54,7 +55,7 @@ class Strict(Execution):
 
 def build(algorithm: Algorithm, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
     """Make an input gradient ready to run that looks at what kernels may have multiplied zeros with."""
-    from fastconv.algorithms.correlation import axis_pass
+    from fastconv.algorithms.passes import axis_pass
 
     inner = algorithm.build(problem, direction, limit)
     if all(borders.circle(a, problem.padding_mode) for a in problem.axes):

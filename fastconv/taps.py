@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.algorithms.base import Around, Array, Execution
+from fastconv.algorithms.base import Adapter, Execution
 from fastconv.problem import Axis, ConvProblem, Direction
+from fastconv.typing import Array
 
 
 def kept(axis: Axis) -> range:
@@ -100,7 +101,7 @@ def with_padded(execution: Execution, problem: ConvProblem, direction: Direction
     return WithPadded(execution, problem, direction)
 
 
-class WithPadded(Around):
+class WithPadded(Adapter):
     """A problem by the execution of one without some of its taps."""
 
     def __init__(self, execution: Execution, problem: ConvProblem, direction: Direction) -> None:

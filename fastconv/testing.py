@@ -24,9 +24,9 @@ import numpy as np
 
 from fastconv import borders, jit
 from fastconv.algorithms import reference
-from fastconv.algorithms.base import Array
 from fastconv.dtypes import terms
 from fastconv.problem import ConvProblem, Direction
+from fastconv.typing import Array
 
 
 def cases(path: str | Path) -> Iterator[ConvProblem]:

@@ -92,6 +92,14 @@ def _layer() -> str | None:
     return parallel._threading_layer
 
 
+class TypedKernels(dict["Kernel", "Typed"]):
+    """Those that one execution has called."""
+
+    def __missing__(self, kernel: Kernel) -> Typed:
+        typed = self[kernel] = Typed(kernel)
+        return typed
+
+
 class Typed:
     """A kernel that one execution calls: with arguments of the same types every time, but for the activation.
 

@@ -19,8 +19,9 @@ from typing import Any
 
 from fastconv import arguments, plan
 from fastconv.arguments import HUGE, LETTERS, Walk, integer
-from fastconv.arrays import Array, Form, common, contiguous, operand, order
+from fastconv.arrays import Form, common, contiguous, operand, order
 from fastconv.convolve import Grads, activation_code, bias_grad, or_on_gpu, read_need, run
+from fastconv.typing import Array
 
 
 def problem_of(

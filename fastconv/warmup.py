@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms import registry
-from fastconv.arrays import Array, contiguous, empty
+from fastconv.arrays import contiguous, empty
 from fastconv.config import config, current, override
 from fastconv.plan import Plan
 from fastconv.problem import FLOATS, ConvProblem, Direction
 from fastconv.select import admitted
+from fastconv.typing import Array
 
 # Small ones of each kind that kernels are compiled apart for; a few MFLOP each, so that threads are worth
 # their start and the parallel twins are compiled too.

@@ -9,7 +9,7 @@ import fastconv
 from fastconv import borders, testing
 from fastconv.activations import NONE
 from fastconv.algorithms import find, reference
-from fastconv.algorithms.correlation import axis_pass
+from fastconv.algorithms.passes import axis_pass
 from fastconv.problem import Axis, ConvProblem, Direction
 
 MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -181,7 +181,7 @@ def test_the_gradient_around_a_circle_is_read_there(seed):
         for tap, offset in taps:
             np.add.at(received, (pixels, tap, walk.sources(np.arange(walk.outputs) + offset)), circle)
     expected = np.zeros_like(received)
-    pixels = borders.pixels(axis, "circular")
+    pixels = borders.padded(axis, "circular")
     for p, r in np.ndindex(axis.output, kernel):
         expected[pixels[p * stride + r * dilation], r, p] += circle
     np.testing.assert_array_equal(received, expected)

@@ -8,7 +8,7 @@ import pytest
 
 import fastconv
 from fastconv import arrays, dtypes, plan, testing
-from fastconv.algorithms.base import Around
+from fastconv.algorithms.base import Adapter
 from fastconv.algorithms.direct.cost import lanes
 from fastconv.config import Settings
 from fastconv.plan import Plan
@@ -179,7 +179,7 @@ def test_what_is_copied_channels_first_is_told():
 CASES = [p for p in testing.cases(Path(__file__).parent / "cases") if p.dtype == "float32" and p.c > 1 < p.k]
 
 
-class Watched(Around):
+class Watched(Adapter):
     """An execution that notes which arrays it is given."""
 
     def __init__(self, inner, noted):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fastconv import database, machine, roofline
 from fastconv.algorithms import on_gpu, registry
-from fastconv.algorithms.correlation import axis_pass, pass_of
+from fastconv.algorithms.passes import axis_pass, pass_of
 from fastconv.algorithms.winograd.phases import TileAxis, count
 from fastconv.bench import corpus
 from fastconv.config import current

@@ -10,17 +10,21 @@ The contract test then runs it on every case in every direction.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastconv.problem import ConvProblem, Direction
+from fastconv.typing import Array
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
+    from fastconv.jit import Kernel
+    from fastconv.threads import Typed
 
 CHANNELS_FIRST = "reads images channel by channel (nchw), the problem has them pixel by pixel (nhwc)"
 
@@ -41,6 +45,13 @@ class Execution(ABC):
     """
 
     workspace: int = 0  # bytes of scratch that run() takes from fastconv.workspace
+
+    @functools.cached_property
+    def typed(self) -> Mapping[Kernel, Typed]:
+        """Kernels as this execution calls them: each with arguments of the same types every time."""
+        from fastconv.threads import TypedKernels  # imports Numba
+
+        return TypedKernels()
 
     @abstractmethod
     def run(
@@ -63,7 +74,7 @@ class Execution(ABC):
         return None
 
 
-class Around(Execution):
+class Adapter(Execution):
     """An execution that runs another, ``inner``, on operands and results in another form."""
 
     inner: Execution

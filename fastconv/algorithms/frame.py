@@ -30,8 +30,8 @@ import numpy as np
 
 from fastconv import borders, jit, machine, threads, workspace
 from fastconv.activations import NONE, finish_all
-from fastconv.algorithms.base import Array, Execution, flat, pixels
-from fastconv.algorithms.correlation import combined, pass_of
+from fastconv.algorithms.base import Execution, flat, pixels
+from fastconv.algorithms.passes import combined, pass_of
 from fastconv.gemm.blocking import within
 from fastconv.gemm.move import SLACK, add_row, add_seconds, subtract_row
 from fastconv.gemm.pack import load_panel, pack_weights, panel_at
@@ -40,6 +40,7 @@ from fastconv.gemm.schedule import next_task, part, span
 from fastconv.gemm.segments import SEGMENT, add_pixels, copy_channels, copy_pixels, subtract_pixels
 from fastconv.gemm.tile import tile_indexed
 from fastconv.problem import Axis, ConvProblem, Direction
+from fastconv.typing import Array
 
 COLUMNS = 256  # pixels of a piece at the most, and of a batch of pieces at the least: C stays in L2
 MOST_SHIFTED = 64  # pixels that rows of B are shifted, a dilation
@@ -320,7 +321,7 @@ class Framed(Execution):
         if residual.size:
             out += residual
         if not isinstance(activation, int) or activation != NONE:
-            threads.launch(finish_all, float(out.size), self.view(out), activation, bias[:0])
+            threads.launch(self.typed[finish_all], float(out.size), self.view(out), activation, bias[:0])
 
 
 class FramedChannels(Framed):
@@ -328,7 +329,6 @@ class FramedChannels(Framed):
 
     def __init__(self, inner: Execution, problem: ConvProblem, added: Added, cache: int) -> None:
         self.inner, self.dtype, itemsize = inner, problem.dtype, problem.itemsize
-        self.typed, self.pack = threads.Typed(add_frame), threads.Typed(pack_weights)
         if problem.layout == "nhwc":
             self.view = pixels
         tile, cores = machine.tile(itemsize), machine.machine().cores
@@ -389,10 +389,10 @@ class FramedChannels(Framed):
         scratch = workspace.take(self.packed + threads.workers(self.flops) * self.scratch, self.dtype)
         weight = flat(second)
         if self.packed:
-            threads.launch(self.pack, 4.0 * self.packed, weight, scratch, self.as_given)
+            threads.launch(self.typed[pack_weights], 4.0 * self.packed, weight, scratch, self.as_given)
             weight = scratch
         threads.share_out(
-            self.typed, self.flops, self.view(first), weight,
+            self.typed[add_frame], self.flops, self.view(first), weight,
             self.read, self.view(out), scratch[self.packed :],
             self.geometry, *self.described,
         )  # fmt: skip

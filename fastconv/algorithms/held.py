@@ -16,12 +16,13 @@ import numpy as np
 
 from fastconv import borders, jit, threads
 from fastconv.activations import NONE
-from fastconv.algorithms.base import Array, Execution, flat
-from fastconv.algorithms.correlation import combined
+from fastconv.algorithms.base import Execution, flat
 from fastconv.algorithms.frame import SHORTEST, runs
+from fastconv.algorithms.passes import combined
 from fastconv.gemm.move import add_row, write_row
 from fastconv.gemm.segments import add_pixels
 from fastconv.problem import ConvProblem
+from fastconv.typing import Array
 
 
 @jit.kernel
@@ -41,11 +42,9 @@ class Held(Execution):
     """The input gradient of a wider image by ``inner``, folded; who adds the frame finishes it."""
 
     def __init__(self, inner: Execution, problem: ConvProblem, around: borders.Around) -> None:
-        self.inner, self.dtype, self.typed = inner, problem.dtype, threads.Typed(fold)
+        self.inner, self.dtype = inner, problem.dtype
         self.added = tuple(  # each pixel held with the one that it repeats
-            tuple(
-                (at, p) for at, p in borders.edges(a, problem.padding_mode) if -before <= at < a.size + after
-            )
+            borders.among(borders.edges(a, problem.padding_mode), a.size, before, after)
             for a, (before, after) in zip(problem.axes, around, strict=True)
         )
         target, inside = np.zeros((1, 1), int), np.zeros((1, 1), int)
@@ -71,6 +70,6 @@ class Held(Execution):
         wide = np.empty(self.shape, self.dtype)
         self.inner.run(first, second, wide, bias[:0], NONE, residual[:0])
         threads.launch(
-            self.typed, float(wide.size), flat(out), flat(wide), self.rows, self.inside, self.singles, self.planes, self.size,
+            self.typed[fold], float(wide.size), flat(out), flat(wide), self.rows, self.inside, self.singles, self.planes, self.size,
             wide.size // max(1, self.planes),
         )  # fmt: skip

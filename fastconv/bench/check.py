@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms.base import Array
 from fastconv.bench.peers import Operands, Torch
 from fastconv.problem import FLOATS, ConvProblem, Direction
+from fastconv.typing import Array
 
 LARGE = 2e9  # flops; float64 takes seconds beyond
 LARGE_FOR_NUMPY = 2e8

@@ -25,6 +25,7 @@ from fastconv.bench.peers import PEERS, Peer, installed, versions
 from fastconv.bench.progress import progress
 from fastconv.bench.results import ALLOWED, Regret, Results, regressions
 from fastconv.config import config
+from fastconv.machine import cpus
 from fastconv.problem import DTYPES, Direction
 
 
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--prepared", action="store_true", help="time prepared weights, beside libraries that prepare theirs")
     add("--peers", default="torch,onnxruntime", help=f"all, none, or names with commas: {', '.join(PEERS)}")
-    add("--threads", type=int, default=_cores(), help="for every contestant (default: all cores)")
+    add("--threads", type=int, default=cpus(), help="for every contestant (default: all cores)")
     add("--passive", action="store_true", help="idle threads sleep, not spin: on a machine others use too")
     add("--budget", type=float, default=0.6, help="seconds of timing a layer and direction (default: 0.6)")
     add("--minutes", type=float, help="for all of it, about: each layer's budget follows from the time left")
@@ -192,7 +193,7 @@ def _machine(options: argparse.Namespace) -> dict[str, Any]:
     multiply, flops = peak.multiply(compute_dtype(options.dtype or "float32"))
     return {
         "cpu": _cpu_name(),
-        "cores": _cores(),
+        "cores": cpus(),
         "threads": options.threads,
         "simd": machine.simd().name,
         "python": platform.python_version(),
@@ -200,10 +201,6 @@ def _machine(options: argparse.Namespace) -> dict[str, Any]:
         "peak": flops / race({"peak": multiply}, budget=0.3)["peak"].best,
         "bandwidth": peak.bandwidth(),
     }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_name() -> str:

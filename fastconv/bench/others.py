@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.algorithms.base import Array
 from fastconv.bench.peers import Call, Operands, Peer, onnx_model
+from fastconv.machine import cpus
 from fastconv.problem import ConvProblem, Direction
+from fastconv.typing import Array
 
 MOST_CALLS = 4096  # of a library that takes one channel a call: more would measure Python's loop
 
@@ -59,9 +60,8 @@ class Jax(Peer):
     settle = 1e-3  # its pool sleeps
 
     def __init__(self, threads: int) -> None:
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        if threads != cpus:
-            raise ImportError(f"it computes on all {cpus} CPUs, {threads} threads are asked for")
+        if threads != cpus():
+            raise ImportError(f"it computes on all {cpus()} CPUs, {threads} threads are asked for")
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
         import jax
 

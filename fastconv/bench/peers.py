@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fastconv
-from fastconv.algorithms.base import Array
 from fastconv.arrays import to_last, to_second
 from fastconv.problem import DTYPES, FLOATS, LAYOUTS, PADDING_MODES, ConvProblem, Direction
+from fastconv.typing import Array
 
 Call = Callable[[], Any]
 

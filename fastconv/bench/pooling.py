@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 import fastconv
-from fastconv.arrays import Array
 from fastconv.bench.measure import race
+from fastconv.typing import Array
 
 Call = Callable[[], Any]
 TOLERANCE = 1e-5  # of the largest result; windows sum a few hundred numbers

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
@@ -20,6 +19,7 @@ import numpy as np
 from fastconv import cuda, plan
 from fastconv.cuda.compiler import Kernel
 from fastconv.cuda.tape import launcher
+from fastconv.machine import cpus
 
 
 class Array:
@@ -101,7 +101,7 @@ def compile_all(kernels: Iterable[Kernel], capability: tuple[int, int], seconds:
     After so many seconds no further one is begun: the rest is compiled where it is called.
     """
     spawn = multiprocessing.get_context("spawn")  # children of a process that uses a GPU must not be forks
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn) as pool:
+    with ProcessPoolExecutor(cpus(), mp_context=spawn) as pool:
         wanted = [
             pool.submit(replace(kernel).cubin, capability) for kernel in kernels
         ]  # without what it made

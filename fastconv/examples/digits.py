@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.arrays import Array
+from fastconv.typing import Array
 
 FILE = "data/data/mnist_5k.csv.gz"
 TEST = 1000  # digits kept from training

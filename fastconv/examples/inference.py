@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 import fastconv
-from fastconv.arrays import Array
 from fastconv.bench import corpus
 from fastconv.bench.measure import race
 from fastconv.bench.peers import arguments, onnx_model
 from fastconv.problem import ConvProblem
+from fastconv.typing import Array
 
 NETWORKS = {"resnet50": "ResNet-50", "vgg19": "VGG-19", "mobilenet": "MobileNet v1"}
 

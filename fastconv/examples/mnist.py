@@ -19,9 +19,9 @@ import numpy as np
 
 import fastconv
 from fastconv import nn
-from fastconv.arrays import Array
 from fastconv.examples import digits
 from fastconv.examples.models import ARCHITECTURES
+from fastconv.typing import Array
 
 EPOCHS = {"lenet": 24, "resnet": 20, "unet-like": 8}
 BATCH = 64

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fastconv import nn
-from fastconv.arrays import Array
 from fastconv.examples.mnist import History, Task
+from fastconv.typing import Array
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#a0aec0"
 STYLE: Any = {

@@ -17,9 +17,9 @@ import numpy as np
 
 import fastconv
 from fastconv import nn
-from fastconv.arrays import Array
 from fastconv.bench.measure import race
 from fastconv.examples.models import ARCHITECTURES
+from fastconv.typing import Array
 
 Step = Callable[[], float]
 TURN = 5  # steps

@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike
 
 from fastconv import convolve
 from fastconv.arguments import Activation, Padding, PaddingMode, PerAxis
-from fastconv.arrays import Array
+from fastconv.typing import Array
 
 
 def conv2d(

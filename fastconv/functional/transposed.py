@@ -6,8 +6,8 @@ from numpy.typing import ArrayLike
 
 from fastconv import transpose
 from fastconv.arguments import Activation, PerAxis, TransposedPadding
-from fastconv.arrays import Array
 from fastconv.convolve import Grads, Need
+from fastconv.typing import Array
 
 
 def conv_transpose2d(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.algorithms.base import Array
+from fastconv.typing import Array
 
 
 def record(values: Any) -> Array:

@@ -7,9 +7,9 @@ import math
 import numpy as np
 
 from fastconv import jit
-from fastconv.arrays import Array
 from fastconv.nn import pointwise
 from fastconv.nn.module import Module
+from fastconv.typing import Array
 
 
 class FromResult(Module):

@@ -9,12 +9,12 @@ import numpy as np
 
 import fastconv
 from fastconv.arguments import Padding, PaddingMode, PerAxis, TransposedPadding, integer, per_axis
-from fastconv.arrays import Array
 from fastconv.convolve import Grads
 from fastconv.nn import pointwise
 from fastconv.nn.activations import ReLU, fused
 from fastconv.nn.initialisers import fans, kaiming_uniform, uniform
 from fastconv.nn.module import Module, Parameter
+from fastconv.typing import Array
 
 
 class _Convolution(Module):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fastconv.arguments import integer
-from fastconv.arrays import Array
+from fastconv.typing import Array
 
 
 def batches(

@@ -9,10 +9,10 @@ import numpy as np
 
 import fastconv
 from fastconv.arguments import integer
-from fastconv.arrays import Array
 from fastconv.nn.activations import fused
 from fastconv.nn.initialisers import kaiming_uniform, uniform
 from fastconv.nn.module import Module, Parameter
+from fastconv.typing import Array
 
 
 class Linear(Module):

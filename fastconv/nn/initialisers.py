@@ -11,7 +11,7 @@ from math import prod, sqrt
 
 import numpy as np
 
-from fastconv.arrays import Array
+from fastconv.typing import Array
 
 Shape = tuple[int, ...]
 

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from fastconv.arrays import Array
+from fastconv.typing import Array
 
 
 class Loss(ABC):

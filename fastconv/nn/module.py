@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.arrays import Array
 from fastconv.nn import pointwise
+from fastconv.typing import Array
 
 
 class Parameter:

@@ -7,9 +7,10 @@ from typing import ClassVar
 import numpy as np
 
 from fastconv import threads
-from fastconv.arrays import Array, empty
+from fastconv.arrays import empty
 from fastconv.nn import channels
 from fastconv.nn.module import Module, Parameter
+from fastconv.typing import Array
 
 
 class _BatchNorm(Module):

@@ -11,9 +11,9 @@ from math import sqrt
 
 import numpy as np
 
-from fastconv.arrays import Array
 from fastconv.nn import steps
 from fastconv.nn.module import Parameter
+from fastconv.typing import Array
 
 
 class Optimizer(ABC):

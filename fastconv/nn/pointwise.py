@@ -11,8 +11,9 @@ import numba
 import numpy as np
 
 from fastconv import jit, threads
-from fastconv.arrays import Array, empty
+from fastconv.arrays import empty
 from fastconv.gemm.schedule import part, span
+from fastconv.typing import Array
 
 WORK = 8.0  # flops that moving a number counts for
 ROW = 1024  # numbers that a loop is worth its start for

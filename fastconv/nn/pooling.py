@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fastconv
 from fastconv.arguments import PerAxis, per_axis
-from fastconv.arrays import Array
 from fastconv.nn.module import Module
+from fastconv.typing import Array
 
 
 class MaxPool2d(Module):

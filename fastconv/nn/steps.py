@@ -11,8 +11,8 @@ from typing import Any
 import numba
 
 from fastconv import jit, threads
-from fastconv.arrays import Array
 from fastconv.gemm.schedule import span
+from fastconv.typing import Array
 
 WORK = 20.0  # flops that a weight counts for
 

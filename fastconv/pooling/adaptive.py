@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from numpy.typing import ArrayLike
 
 from fastconv import arguments
-from fastconv.arrays import Array
 from fastconv.pooling import call
 from fastconv.pooling.windows import shares
+from fastconv.typing import Array
 
 Sizes = int | Sequence[int | None]
 

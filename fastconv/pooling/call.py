@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from fastconv import arguments
-from fastconv.arrays import FLOATS, Array, common, contiguous, empty, floats, goes_to_gpu
+from fastconv.arrays import FLOATS, common, contiguous, empty, floats, goes_to_gpu
 from fastconv.config import current
 from fastconv.pooling.windows import Axes, check_rank, windows
+from fastconv.typing import Array
 
 INDICES = np.dtype("int64")
 NOWHERE = np.empty(0, INDICES)

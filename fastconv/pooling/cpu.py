@@ -12,13 +12,13 @@ import numba
 import numpy as np
 
 from fastconv import jit, threads, workspace
-from fastconv.arrays import Array
 from fastconv.gemm.schedule import next_task
 from fastconv.gemm.transposition import transpose
 from fastconv.pooling import plan
 from fastconv.pooling.lanes import give_shares, give_to_largest, largest, largest_at, mean
 from fastconv.pooling.plan import LANES
 from fastconv.pooling.windows import Axes
+from fastconv.typing import Array
 
 WORK = 30.0  # what turning a pixel costs, in the operations that threads count
 FIELDS = 6  # of a block in the tables

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from numpy.typing import ArrayLike
 
 from fastconv.arguments import PerAxis
-from fastconv.arrays import Array
 from fastconv.pooling import call
+from fastconv.typing import Array
 
 
 def max_pool2d(

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastconv import arguments
-from fastconv.arrays import Array, common, contiguous, empty
+from fastconv.arrays import common, contiguous, empty
 from fastconv.pooling import call
 from fastconv.pooling.windows import windows
+from fastconv.typing import Array
 
 
 def lp_pool2d(

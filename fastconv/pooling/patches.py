@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike
 
 from fastconv import arguments
 from fastconv.arguments import PerAxis
-from fastconv.arrays import Array
 from fastconv.pooling.call import images
 from fastconv.problem import Axis
+from fastconv.typing import Array
 
 
 def unfold(

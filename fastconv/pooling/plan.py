@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.arrays import Array
 from fastconv.gemm.record import joined, record
 from fastconv.pooling.windows import Axes, Spans
+from fastconv.typing import Array
 
 LANES = 16  # planes a task takes side by side: a vector of 512 bits in float32, more of them elsewhere
 BLOCK = 2**18  # bytes of pixels and results of a task: a half of the second-level cache of small cores

@@ -14,7 +14,6 @@ import numba
 import numpy as np
 
 from fastconv import jit, machine, threads, workspace
-from fastconv.arrays import Array
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.schedule import span
 from fastconv.pooling import plan, tiled
@@ -35,6 +34,7 @@ from fastconv.pooling.rows import (
 )
 from fastconv.pooling.rows import maxima as maxima_of_lines
 from fastconv.pooling.windows import Axes, Axis
+from fastconv.typing import Array
 
 WORK = 8.0  # what a pixel costs, in the operations that threads count
 MAX, MEAN, NORM = 0, 1, 2

@@ -9,8 +9,9 @@ import numba
 import numpy as np
 
 from fastconv import jit, threads
-from fastconv.arrays import Array, contiguous, empty
+from fastconv.arrays import contiguous, empty
 from fastconv.gemm.schedule import part
+from fastconv.typing import Array
 
 WORK = 10.0  # flops that a value or a pixel counts for
 BLOCK = 2**12  # pixels: their zeros are in L1 when values are added to them

@@ -21,7 +21,7 @@ import numpy as np
 
 from fastconv import arguments
 from fastconv.arguments import HUGE, LETTERS
-from fastconv.arrays import Array
+from fastconv.typing import Array
 
 
 class Spans(NamedTuple):

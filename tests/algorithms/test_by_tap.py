@@ -6,9 +6,10 @@ from every_result import check
 
 from fastconv import machine, testing
 from fastconv.algorithms import find
-from fastconv.algorithms.correlation import Correlation, pass_of
+from fastconv.algorithms.correlation import Correlation
 from fastconv.algorithms.im2col.by_tap import TapPass
 from fastconv.algorithms.im2col.cost import FEW, by_tap, share
+from fastconv.algorithms.passes import pass_of
 from fastconv.problem import ConvProblem, Direction
 
 LINES = [

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from fastconv import machine
-from fastconv.algorithms.base import Array
-from fastconv.algorithms.correlation import ONE_ROW, AxisPass, BlockedPass, Pass, combined, phase_tables
+from fastconv.algorithms.correlation import BlockedPass
 from fastconv.algorithms.direct.cpu import Geometry, correlate
+from fastconv.algorithms.passes import ONE_ROW, AxisPass, Pass, combined, phase_tables
 from fastconv.gemm.blocking import odd_lines, stays_in_l1, streams
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import joined, record
 from fastconv.gemm.segments import SEGMENT
+from fastconv.typing import Array
 
 KC = 384  # rows of A and B that a chunk of channels brings at the most,
 KC_LEAST = 160  # and as many where what a slice reads of them would leave half of L1

@@ -21,11 +21,11 @@ import numba
 import numpy as np
 
 from fastconv import jit, machine, threads, workspace
-from fastconv.algorithms.base import Array, Execution, flat, pixels
-from fastconv.algorithms.correlation import ONE_ROW, AxisPass, Pass, combined, pass_of
+from fastconv.algorithms.base import Execution, flat, pixels
 from fastconv.algorithms.direct.cost import PIXELS, TASKS, cut, mergeable
 from fastconv.algorithms.direct.pixels.correlation import leaves
 from fastconv.algorithms.direct.pixels.cpu import copy_rows
+from fastconv.algorithms.passes import ONE_ROW, AxisPass, Pass, combined, pass_of
 from fastconv.gemm.gathered import tile_over_pixels
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import joined as joined_tables
@@ -35,6 +35,7 @@ from fastconv.gemm.splits import add_splits
 from fastconv.gemm.transposition import transpose
 from fastconv.gemm.turn import turn_area
 from fastconv.problem import ConvProblem, Direction
+from fastconv.typing import Array
 
 
 class Geometry(NamedTuple):
@@ -283,7 +284,6 @@ class WeightGrad(Execution):
         self.walk = p = pass_of(problem, Direction.FORWARD)
         self.geometry = g = geometry(problem, p, cache)
         self.dtype, self.flops, cores = problem.dtype, p.flops, machine.machine().cores
-        self.typed = threads.Typed(accumulate)
         weights = p.groups * p.m * p.channels * prod(p.kernel)
         self.partial = 0 if g.splits == 1 else -(-g.splits * weights // 16) * 16
         self.workspace = (self.partial + cores * g.scratch) * problem.itemsize + 16 * cores * g.rows
@@ -312,8 +312,8 @@ class WeightGrad(Execution):
         scratch = workspace.take(self.partial + workers * geo.scratch, self.dtype)
         partial = scratch[: self.partial] if self.partial else flat(out)
         threads.share_out(
-            self.typed, self.flops, view(first), view(second), partial,
+            self.typed[accumulate], self.flops, view(first), view(second), partial,
             scratch[self.partial :], np.empty(2 * workers * geo.rows, np.int64), *self.described,
         )  # fmt: skip
         if self.partial:
-            threads.launch(add_splits, float(self.partial), partial, flat(out), geo.splits)
+            threads.launch(self.typed[add_splits], float(self.partial), partial, flat(out), geo.splits)

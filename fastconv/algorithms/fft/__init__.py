@@ -91,11 +91,9 @@ class Fft(Algorithm):
             choice = _small_tiles(zeros, direction, limit)
             if choice is None or choice.cut.per_channel:
                 return framed(self.build(zeros, direction, limit), problem, limit)
-            choice, around = cut.covering(problem, choice)
-            added = tuple(
-                tuple((at, pixel) for pixel, at in held.repeats) for held in around[-len(problem.axes) :]
-            )
-            return framed(tiles.Spectral(zeros, direction, choice, around), problem, limit, added)
+            choice, margins = cut.covering(problem, choice)
+            added = tuple([margin.edges for margin in margins[-len(problem.axes) :]])
+            return framed(tiles.Spectral(zeros, direction, choice, margins), problem, limit, added)
         choice = _small_tiles(problem, direction, limit)
         return tiles.build(problem, direction, choice) if choice else signal.Signal(problem, direction, limit)
 

@@ -76,41 +76,37 @@ class Choice(NamedTuple):
         return (self.shared + self.between + machine.machine().cores * self.worker) * itemsize
 
 
-Pairs = tuple[tuple[int, int], ...]
-
-
-class Held(NamedTuple):
+class Margin(NamedTuple):
     """What is around the image along an axis that tiles of its gradient hold besides."""
 
     before: int = 0  # pixels
     after: int = 0
-    repeats: Pairs = ()  # each of them after the pixel of the image that it repeats
+    edges: borders.Edges = ()  # those that repeat others
+
+    def with_image(self, axis: Axis) -> Axis:
+        """Return the axis of the image with its margin."""
+        return borders.widened(axis, self.before, self.after)
 
 
-def widened(axis: Axis, held: Held) -> Axis:
-    """Return the axis whose image has what is held around it."""
-    return borders.widened(axis, held.before, held.after)
-
-
-def covering(problem: ConvProblem, choice: Choice) -> tuple[Choice, tuple[Held, Held]]:
+def covering(problem: ConvProblem, choice: Choice) -> tuple[Choice, tuple[Margin, Margin]]:
     """Return tiles of an input gradient among zeros that hold what is around the image, too, where as many can.
 
     What pixels receive that repeat others is added up within a tile.
     """
-    steps, around = [], []
+    steps, margins = [], []
     for axis, length, count in zip(problem.last_axes(2), choice.cut.size, choice.cut.count, strict=True):
         edges = borders.edges(axis, problem.padding_mode)
         for total in range(min(length, axis.lo + axis.hi), -1, -1):
             before, after = borders.room(axis, total)
-            repeats = tuple((pixel, at) for at, pixel in edges if -before <= at < axis.size + after)
-            wide = widened(axis, held := Held(before, after, repeats))
+            margin = Margin(before, after, borders.among(edges, axis.size, before, after))
+            wide = margin.with_image(axis)
             step = Side(axis.kernel, whole(wide), wide.size).step(length)
-            together = all((at + before) // step == (pixel + before) // step for pixel, at in repeats)
+            together = all((at + before) // step == (pixel + before) // step for at, pixel in margin.edges)
             if -(-wide.size // step) == count and together:
                 break
         steps.append(step)
-        around.append(held)
-    return choice._replace(cut=choice.cut._replace(step=tuple(steps))), tuple(around)
+        margins.append(margin)
+    return choice._replace(cut=choice.cut._replace(step=tuple(steps))), tuple(margins)
 
 
 Fitting = list[tuple[int, int]]  # sizes, and the tiles that each needs along its axis

@@ -17,7 +17,7 @@ import numpy as np
 
 from fastconv import borders, jit, threads
 from fastconv.activations import finish
-from fastconv.algorithms.base import Array, flat
+from fastconv.algorithms.base import flat
 from fastconv.algorithms.fft.codelets import INVERSE_REAL, transform
 from fastconv.algorithms.fft.cut import Choice
 from fastconv.algorithms.fft.geometry import rows, with_maps
@@ -27,6 +27,7 @@ from fastconv.algorithms.fft.tiles import Spectral
 from fastconv.gemm.move import add_row
 from fastconv.gemm.schedule import next_task
 from fastconv.problem import ConvProblem, Direction
+from fastconv.typing import Array
 
 
 @jit.inner
@@ -122,6 +123,6 @@ class Folded(Spectral):
         self, x: Array, u: Array, out: Array, bias: Array, activation: Any, residual: Array, scratch: Array
     ) -> None:
         threads.share_out(
-            folded, self.choice.flops, flat(x), u, flat(out), bias, activation, flat(residual), scratch,
+            self.typed[folded], self.choice.flops, flat(x), u, flat(out), bias, activation, flat(residual), scratch,
             self.maps, self.described, *self.ends, *self.edges,
         )  # fmt: skip

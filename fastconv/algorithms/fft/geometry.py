@@ -7,26 +7,26 @@ import itertools
 import numpy as np
 
 from fastconv import borders, machine
-from fastconv.algorithms.base import Array
 from fastconv.algorithms.fft.cpu import Geometry
-from fastconv.algorithms.fft.cut import Cut, Held, Pairs, widened
+from fastconv.algorithms.fft.cut import Cut, Margin
 from fastconv.algorithms.fft.lanes import table_size
 from fastconv.algorithms.fft.tiling import whole
 from fastconv.problem import Axis, ConvProblem, Direction
+from fastconv.typing import Array
 
-NOTHING = (Held(), Held())
+NOTHING = (Margin(), Margin())
 
 
 def numbers(
-    problem: ConvProblem, direction: Direction, cut: Cut, around: tuple[Held, Held] = NOTHING
+    problem: ConvProblem, direction: Direction, cut: Cut, margins: tuple[Margin, Margin] = NOTHING
 ) -> Geometry:
     """Put a problem and its cut into numbers; the input gradient is a correlation with turned kernels."""
     turn, mode = direction is Direction.INPUT_GRAD, problem.padding_mode
     (h, p, _, skip_h), (w, q, lo_w, skip_w) = (
-        _ends(widened(a, held), turn, length, mode)
-        for a, length, held in zip(problem.last_axes(2), cut.size, around, strict=True)
+        _ends(margin.with_image(a), turn, length, mode)
+        for a, length, margin in zip(problem.last_axes(2), cut.size, margins, strict=True)
     )
-    (above, below, _), (left, right, _) = around
+    (above, below, _), (left, right, _) = margins
     r, s = (1, *problem.kernel)[-2:]
     unit, (ah, aw), (mh, mw), (th, tw) = machine.tile(problem.itemsize), cut.size, cut.step, cut.count
     c, k, taps = cut.c, cut.k, r * s
@@ -40,15 +40,15 @@ def numbers(
 
 
 def geometry(
-    problem: ConvProblem, direction: Direction, cut: Cut, around: tuple[Held, Held] = NOTHING
+    problem: ConvProblem, direction: Direction, cut: Cut, margins: tuple[Margin, Margin] = NOTHING
 ) -> tuple[Geometry, Array]:
     """Return the numbers and maps of tiles whose lanes are tiles, or channels, of images channel by channel.
 
-    Tiles of an input gradient may hold pixels ``around`` the image, which they fold.
+    Tiles of an input gradient may hold ``margins`` of the image, which they fold.
     """
-    g, mode, (v, last) = numbers(problem, direction, cut, around), problem.padding_mode, problem.last_axes(2)
-    rows_held, columns_held = (held.repeats for held in around)
-    lo_h = _ends(widened(v, around[0]), direction is Direction.INPUT_GRAD, g.ah, mode)[2]
+    g, mode, (v, last) = numbers(problem, direction, cut, margins), problem.padding_mode, problem.last_axes(2)
+    rows_held, columns_held = (tuple((pixel, at) for at, pixel in margin.edges) for margin in margins)
+    lo_h = _ends(margins[0].with_image(v), direction is Direction.INPUT_GRAD, g.ah, mode)[2]
     edges_h, edges_w = (borders.edges(a, mode, direction) for a in (v, last))
     source = borders.sources(np.arange((g.th - 1) * g.mh + g.ah) - lo_h, g.h, edges_h)
     there = np.flatnonzero(source >= 0)
@@ -97,7 +97,7 @@ def with_maps(
     return g, np.array(maps + found, np.int64)
 
 
-def _border(edges: Pairs, first: int, width: int) -> tuple[list[int], list[int]]:
+def _border(edges: borders.Edges, first: int, width: int) -> tuple[list[int], list[int]]:
     """Return what borders add to a tile from column ``first`` on: moves (to, from) and runs (shift, from, to)."""
     moves: list[int] = []
     runs: list[int] = []
@@ -140,7 +140,7 @@ def _cut_out(axis: Axis, direction: Direction, length: int, step: int, count: in
 
 def _added_up(axis: Axis, length: int, step: int, count: int, mode: str) -> Samples:
     """Return the samples of tiles of ``step`` pixels of grad_output, whose results overlap."""
-    padded = borders.pixels(axis, mode)
+    padded = borders.padded(axis, mode)
     sample = np.arange(length)
     at = step * np.arange(count)[:, None] + sample
     source = np.where((sample < step) & (at < axis.output), at, -1)

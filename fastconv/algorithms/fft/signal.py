@@ -20,10 +20,11 @@ import numpy as np
 
 from fastconv import borders, machine
 from fastconv.activations import finish
-from fastconv.algorithms.base import Array, Execution, equalised, flat, pixels
+from fastconv.algorithms.base import Execution, equalised, flat, pixels
 from fastconv.algorithms.fft.tiling import Span, cheapest, overlap, turned, turned_weight
 from fastconv.problem import ConvProblem, Direction
 from fastconv.roofline import CYCLES, rates, seconds
+from fastconv.typing import Array
 
 # Up to this many products of channels (K * C) are taken one by one, without changing the axes' order.
 FEW_PRODUCTS = 16
@@ -116,7 +117,7 @@ class Signal(Execution):
     def __init__(self, problem: ConvProblem, direction: Direction, limit: int) -> None:
         self.direction, self.original = direction, problem
         problem = turned(problem) if direction is Direction.INPUT_GRAD else problem
-        self.pixels = [borders.pixels(a, problem.padding_mode) for a in problem.axes]
+        self.pixels = [borders.padded(a, problem.padding_mode) for a in problem.axes]
         self.repeats = problem.padding_mode != "zeros"
         self.problem = borders.written_out(problem) if self.repeats else problem
         self.cut = spans(self.problem)

@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 
 from fastconv import threads, workspace
-from fastconv.algorithms.base import Array, Execution, flat, pixels
+from fastconv.algorithms.base import Execution, flat, pixels
 from fastconv.algorithms.fft import cpu, weight_grad
-from fastconv.algorithms.fft.cut import Choice, Held, gradient_parts, rows_of_source
+from fastconv.algorithms.fft.cut import Choice, Margin, gradient_parts, rows_of_source
 from fastconv.algorithms.fft.geometry import NOTHING, geometry, of_pixels
 from fastconv.algorithms.fft.pixels import dense_pixels
 from fastconv.gemm.record import record
 from fastconv.problem import ConvProblem, Direction
+from fastconv.typing import Array
 
 
 class _Tiles(Execution):
     """What both executions share: U and the scratch of the workers."""
 
     def __init__(
-        self, problem: ConvProblem, direction: Direction, choice: Choice, around: tuple[Held, Held] = NOTHING,
+        self, problem: ConvProblem, direction: Direction, choice: Choice, margins: tuple[Margin, Margin] = NOTHING,
         added: bool = False,
     ) -> None:  # fmt: skip
         self.dtype, self.choice = problem.dtype, choice
@@ -29,12 +30,12 @@ class _Tiles(Execution):
         self.geometry, self.maps = (
             of_pixels(problem, direction, choice.cut, added)
             if near
-            else geometry(problem, direction, choice.cut, around)
+            else geometry(problem, direction, choice.cut, margins)
         )
         self.view = pixels if near else flat
         self.workspace = choice.bytes(problem.itemsize)
-        self.weights = threads.Typed(cpu.depthwise_weights if per_channel else cpu.dense_weights)
-        self.typed = threads.Typed(cpu.depthwise if per_channel else dense_pixels if near else cpu.dense)
+        self.weights = cpu.depthwise_weights if per_channel else cpu.dense_weights
+        self.kernel = cpu.depthwise if per_channel else dense_pixels if near else cpu.dense
 
     @functools.cached_property
     def described(self) -> Array:
@@ -69,7 +70,7 @@ class Spectral(_Tiles):
 
     def _transform(self, weight: Array, u: Array, scratch: Array) -> None:
         threads.share_out(
-            self.weights, self.choice.flops, flat(weight), u, scratch, self.maps, self.described
+            self.typed[self.weights], self.choice.flops, flat(weight), u, scratch, self.maps, self.described
         )
 
     def _multiply(
@@ -83,9 +84,13 @@ class Spectral(_Tiles):
         if self.choice.between:
             at, end = rows_of_source(self.choice.cut), self.choice.between
             parts = scratch[:at], scratch[at:end], scratch[end:]
-            threads.launch(self.typed, self.choice.flops, *operands, *parts, self.maps, self.described)
+            threads.launch(
+                self.typed[self.kernel], self.choice.flops, *operands, *parts, self.maps, self.described
+            )
         else:
-            threads.share_out(self.typed, self.choice.flops, *operands, scratch, self.maps, self.described)
+            threads.share_out(
+                self.typed[self.kernel], self.choice.flops, *operands, scratch, self.maps, self.described
+            )
 
 
 class WeightGrad(_Tiles):
@@ -98,11 +103,13 @@ class WeightGrad(_Tiles):
         operands = self.view(first), self.view(second), flat(out)
         scratch = self._scratch(self.choice.shared)
         if self.choice.cut.per_channel:
-            threads.share_out(weight_grad.depthwise_weight_grad, flops, *operands, scratch, *tables)
+            threads.share_out(
+                self.typed[weight_grad.depthwise_weight_grad], flops, *operands, scratch, *tables
+            )
             return
         ends = np.cumsum(gradient_parts(self.choice.cut))
         a, v, m, rest = np.split(scratch, ends)
-        threads.launch(weight_grad.dense_weight_grad, flops, *operands, a, v, m, rest, *tables)
+        threads.launch(self.typed[weight_grad.dense_weight_grad], flops, *operands, a, v, m, rest, *tables)
 
 
 def build(problem: ConvProblem, direction: Direction, choice: Choice) -> Execution:

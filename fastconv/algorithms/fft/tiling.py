@@ -19,8 +19,8 @@ import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from fastconv.algorithms.base import Array
 from fastconv.problem import Axis, ConvProblem
+from fastconv.typing import Array
 
 
 @dataclass(frozen=True, slots=True)

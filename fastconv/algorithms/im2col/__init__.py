@@ -17,25 +17,19 @@ from math import inf, prod, sqrt
 import numpy as np
 
 from fastconv import borders, machine
-from fastconv.algorithms.base import Algorithm, Array, Execution
-from fastconv.algorithms.correlation import (
-    AxisPass,
-    BlockedPass,
-    Correlation,
-    Pass,
-    phase_tables,
-    result_rows,
-    source_rows,
-)
+from fastconv.algorithms.base import Algorithm, Execution
+from fastconv.algorithms.correlation import BlockedPass, Correlation
 from fastconv.algorithms.im2col.by_tap import TapPass
 from fastconv.algorithms.im2col.cost import adds, by_tap, cost, few, kind, share
 from fastconv.algorithms.im2col.cpu import Geometry, correlate
+from fastconv.algorithms.passes import AxisPass, Pass, phase_tables, result_rows, source_rows
 from fastconv.gemm.blocking import odd_lines, streams, within
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import joined, record
 from fastconv.gemm.segments import SEGMENT
 from fastconv.problem import WEIGHT_GRAD, ConvProblem, Direction
 from fastconv.roofline import least, multiply
+from fastconv.typing import Array
 
 ALONE = 10  # times as long as a row's products takes what is lowered for that row alone
 

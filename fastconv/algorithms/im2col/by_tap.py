@@ -21,10 +21,10 @@ import numba
 import numpy as np
 
 from fastconv import jit, machine
-from fastconv.algorithms.base import Array
-from fastconv.algorithms.correlation import BlockedPass, Pass, result_rows, source_rows
+from fastconv.algorithms.correlation import BlockedPass
 from fastconv.algorithms.im2col.cost import TAP_KC
 from fastconv.algorithms.im2col.cpu import store
+from fastconv.algorithms.passes import Pass, result_rows, source_rows
 from fastconv.gemm.blocking import streams
 from fastconv.gemm.move import SLACK, add_rows
 from fastconv.gemm.record import joined, record
@@ -33,6 +33,7 @@ from fastconv.gemm.segments import SEGMENT, add_segment, copy_channels
 from fastconv.gemm.tile import tile
 from fastconv.gemm.transposition import BLOCK
 from fastconv.roofline import multiply
+from fastconv.typing import Array
 
 
 class Geometry(NamedTuple):

@@ -23,8 +23,8 @@ import numpy as np
 
 from fastconv import borders, jit, machine, threads, workspace
 from fastconv.activations import NONE, code_of, finish
-from fastconv.algorithms.base import Array, Execution, flat, pixels
-from fastconv.algorithms.correlation import combined
+from fastconv.algorithms.base import Execution, flat, pixels
+from fastconv.algorithms.passes import combined
 from fastconv.gemm.blocking import odd_lines, streams
 from fastconv.gemm.move import SLACK, add_rows
 from fastconv.gemm.pack import WeightView, pack_weights
@@ -35,6 +35,7 @@ from fastconv.gemm.tile import tile
 from fastconv.gemm.transposition import transpose
 from fastconv.gemm.weave import weave_pixels, weave_rows
 from fastconv.problem import ConvProblem
+from fastconv.typing import Array
 
 SLICE = 2**15  # elements of gy in a slice
 CHANNELS = 256  # of a chunk
@@ -181,7 +182,7 @@ class Col2im(Execution):
 
     def __init__(self, problem: ConvProblem, cache: int) -> None:
         p, itemsize, mode = problem, problem.itemsize, problem.padding_mode
-        self.dtype, self.flops, self.typed = p.dtype, p.flops, threads.Typed(spread)
+        self.dtype, self.flops = p.dtype, p.flops
         by_pixel = p.layout == "nhwc"
         self.images = pixels if by_pixel else flat
         unit, cores = machine.tile(itemsize), machine.machine().cores
@@ -253,7 +254,7 @@ class Col2im(Execution):
 
     def prepare(self, weight: Array) -> Array:
         packed = workspace.aligned(self.packed, self.dtype)
-        threads.launch(pack_weights, 4.0 * self.packed, flat(weight), packed, self.view)
+        threads.launch(self.typed[pack_weights], 4.0 * self.packed, flat(weight), packed, self.view)
         return packed
 
     def run(
@@ -261,7 +262,7 @@ class Col2im(Execution):
     ) -> None:
         used = threads.workers(self.flops)
         scratch = workspace.take(self.packed + used * self.scratch, self.dtype)
-        threads.launch(pack_weights, 4.0 * self.packed, flat(second), scratch, self.view)
+        threads.launch(self.typed[pack_weights], 4.0 * self.packed, flat(second), scratch, self.view)
         self._spread(used, first, scratch, out, scratch[self.packed :], bias, activation, residual)
 
     def run_prepared(
@@ -276,7 +277,7 @@ class Col2im(Execution):
         residual: Array,
     ) -> None:  # fmt: skip
         threads.start(
-            self.typed, used, counters(used), self.images(gy), packed, self.images(gx), scratch, self.geometry, self.tables,
+            self.typed[spread], used, counters(used), self.images(gy), packed, self.images(gx), scratch, self.geometry, self.tables,
             bias, activation, self.images(residual) if residual.size else residual,
         )  # fmt: skip
 

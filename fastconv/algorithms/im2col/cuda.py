@@ -16,11 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms.base import Algorithm, Execution
-from fastconv.algorithms.correlation import AxisPass, Pass, pass_of
 from fastconv.algorithms.im2col import cuda_weight
 from fastconv.algorithms.im2col.implicit import Copies, Geometry, Traits, correlation
 from fastconv.algorithms.im2col.marks import BITS, Marks, as_int32
 from fastconv.algorithms.im2col.splits import THREADS, SumGeometry, add_up, magic
+from fastconv.algorithms.passes import AxisPass, Pass, pass_of
 from fastconv.config import current
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.cuda.language import U, inline, int64, load4
-
-Array = np.ndarray[Any, Any]
+from fastconv.typing import Array
 
 BITS = 29  # of offsets, beside these
 PRESENT = 1 << 29  # of a tap,

@@ -21,12 +21,12 @@ import numba
 import numpy as np
 
 from fastconv import jit, machine, threads, workspace
-from fastconv.algorithms.base import Array, Execution, flat
+from fastconv.algorithms.base import Execution, flat
 from fastconv.algorithms.base import pixels as pixels_of
-from fastconv.algorithms.correlation import pass_of
 from fastconv.algorithms.im2col import LoweredPass, lists_of
 from fastconv.algorithms.im2col.cost import PIXELS, cut, turns_gradient
 from fastconv.algorithms.im2col.cpu import lower, plan_rows
+from fastconv.algorithms.passes import pass_of
 from fastconv.gemm.blocking import odd_lines
 from fastconv.gemm.gathered import tile_over_pixels
 from fastconv.gemm.move import SLACK, write_row
@@ -35,6 +35,7 @@ from fastconv.gemm.schedule import next_task, part, span
 from fastconv.gemm.splits import add_splits
 from fastconv.gemm.transposition import transpose
 from fastconv.problem import ConvProblem, Direction
+from fastconv.typing import Array
 
 
 class Blocks(NamedTuple):
@@ -206,7 +207,7 @@ class WeightGrad(Execution):
         p = pass_of(problem, Direction.FORWARD)
         geometry, self.tables = LoweredPass(p, problem.itemsize, cache).values()
         unit = machine.tile(problem.itemsize)
-        self.problem, self.typed = problem, threads.Typed(accumulate)
+        self.problem = problem
         self.flops = p.flops
         identity = len(p.axes) == 1 and p.axes[0].is_identity
         self.turned = turned = identity and not p.last and turns_gradient(p.channels, p.m, p.columns)
@@ -251,9 +252,9 @@ class WeightGrad(Execution):
         partial = scratch[: self.partial] if self.partial else flat(out)
         a, b = (first, second) if self.turned else (second, first)
         threads.share_out(
-            self.typed, self.flops, self.images(a), self.images(b), partial,
+            self.typed[accumulate], self.flops, self.images(a), self.images(b), partial,
             scratch[self.partial :], np.empty(workers * self.segments, np.int64),
             self.geometry, self.tables, self.blocks,
         )  # fmt: skip
         if self.partial:
-            threads.launch(add_splits, float(self.partial), partial, flat(out), self.splits)
+            threads.launch(self.typed[add_splits], float(self.partial), partial, flat(out), self.splits)

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from fastconv import borders
-from fastconv.algorithms.base import Algorithm, Array, Execution
+from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.problem import ConvProblem, Direction
+from fastconv.typing import Array
 
 
 class Reference(Algorithm):
@@ -126,7 +127,7 @@ def _views(problem: ConvProblem, padded: Array) -> Any:
 def padded(problem: ConvProblem, x: Array) -> Array:
     """Copy x with its borders; negative padding crops."""
     for i, axis in enumerate(problem.axes, 2):
-        source = borders.pixels(axis, problem.padding_mode)
+        source = borders.padded(axis, problem.padding_mode)
         x = np.take(x, source, axis=i)
         x[(slice(None),) * i + (source < 0,)] = 0
     return x
@@ -135,7 +136,7 @@ def padded(problem: ConvProblem, x: Array) -> Array:
 def unpadded(problem: ConvProblem, padded: Array) -> Array:
     """Undo `padded`: a pixel receives what all its copies do; one that was cropped away has none."""
     for i, axis in enumerate(problem.axes, 2):
-        source = borders.pixels(axis, problem.padding_mode)
+        source = borders.padded(axis, problem.padding_mode)
         x = np.zeros((*padded.shape[:i], axis.size, *padded.shape[i + 1 :]), padded.dtype)
         to, kept = ((slice(None),) * i + (index,) for index in (source[source >= 0], source >= 0))
         if problem.padding_mode == "zeros":

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastconv import borders, machine, threads, workspace
 from fastconv.activations import NONE
-from fastconv.algorithms.base import Array, Execution, flat
+from fastconv.algorithms.base import Execution, flat
 from fastconv.algorithms.winograd import filters_first
 from fastconv.algorithms.winograd.cpu import Geometry, convolve, transform_weights
 from fastconv.algorithms.winograd.folding import fold, masks
@@ -22,6 +22,7 @@ from fastconv.algorithms.winograd.transforms import LANES, ROWS, Tiles
 from fastconv.gemm.blocking import odd_lines
 from fastconv.gemm.record import record
 from fastconv.problem import ConvProblem, Direction
+from fastconv.typing import Array
 
 KC = 160  # rows of V in a chunk: NR vectors of them take 30 KB of L1
 
@@ -80,14 +81,13 @@ class Correlation(Execution):
         self.u_size = problem.groups * g.panels * g.steps_h * g.steps_w * g.positions * g.u_step
         self.v_size = 0 if by_tiles else problem.groups * g.blocks * g.positions * g.v_step
         self.shared = self.u_size if by_tiles else self.v_size
-        self.typed = threads.Typed(convolve)
         self.workspace = (self.shared + machine.machine().cores * g.scratch) * problem.itemsize
 
     def prepare(self, weight: Array) -> Array:
         u = workspace.aligned(self.u_size, self.dtype)
         scratch = workspace.take(threads.count() * self.geometry.scratch, self.dtype)
         threads.share_out(
-            transform_weights, 4.0 * self.u_size, flat(weight), u, self.places, scratch, self.described, *self.variant[:4]
+            self.typed[transform_weights], 4.0 * self.u_size, flat(weight), u, self.places, scratch, self.described, *self.variant[:4]
         )  # fmt: skip
         return u
 
@@ -112,7 +112,7 @@ class Correlation(Execution):
         x, w, y = flat(x), flat(w), flat(y)
         plain = bias.size == residual.size == 0 and isinstance(activation, int) and activation == NONE
         threads.share_out(
-            self.typed, self.flops, x, w, u, v, y, self.places, scratch,
+            self.typed[convolve], self.flops, x, w, u, v, y, self.places, scratch,
             self.border, bias, activation, flat(residual), plain, given, self.described, *self.variant,
         )  # fmt: skip
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from fastconv import borders, jit, threads, workspace
 from fastconv.activations import NONE, code_of, finish
-from fastconv.algorithms.base import Around, Array, Execution, flat
+from fastconv.algorithms.base import Adapter, Execution, flat
 from fastconv.algorithms.winograd.phases import undilated
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import record
@@ -28,6 +28,7 @@ from fastconv.gemm.schedule import next_task, span
 from fastconv.gemm.segments import SEGMENT, copy_channels, copy_pixels
 from fastconv.gemm.weave import weave_rows
 from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
+from fastconv.typing import Array
 
 CHANNELS = 16  # of a task: their pixels stay in L2 while all images are made of them
 
@@ -128,7 +129,7 @@ def pieces(geo: Geometry, down: int, firsts: tuple[int, ...], edges: list[Any]) 
     return segments.reshape(-1), pixels.reshape(-1), starts
 
 
-class Dilated(Around):
+class Dilated(Adapter):
     """A dilated problem by the execution of the undilated one, which ``make(limit)`` builds."""
 
     def __init__(
@@ -158,19 +159,24 @@ class Dilated(Around):
         starts = np.cumsum([-(-self.inner.workspace // itemsize // 16) * 16, *sizes]).tolist()
         self.places = [slice(*pair) for pair in pairwise(starts)]  # in scratch, behind what inner takes
         self.elements, self.workspace = starts[-1], starts[-1] * itemsize
-        self.apart, self.together = threads.Typed(take_apart), threads.Typed(put_together)
 
     def through(
         self, run: Any, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
         scratch = workspace.take(self.elements, self.dtype)
         source, other = (scratch[place] for place in self.places)
-        threads.share_out(self.apart, 4.0 * source.size, flat(first), source, *self.source)
+        threads.share_out(self.typed[take_apart], 4.0 * source.size, flat(first), source, *self.source)
         if self.to_weight:
-            threads.share_out(self.apart, 4.0 * other.size, flat(second), other, *self.gradient)
+            threads.share_out(self.typed[take_apart], 4.0 * other.size, flat(second), other, *self.gradient)
             run(source, other, out, bias, activation, residual)
         else:
             run(source, second, other, bias, NONE, flat(residual)[:0])
             threads.share_out(
-                self.together, 4.0 * other.size, other, flat(out), self.other, activation, flat(residual)
+                self.typed[put_together],
+                4.0 * other.size,
+                other,
+                flat(out),
+                self.other,
+                activation,
+                flat(residual),
             )

@@ -27,7 +27,7 @@ from typing import NamedTuple
 from fastconv.algorithms.winograd.phases import count
 from fastconv.algorithms.winograd.strips import Strips, lanes
 from fastconv.algorithms.winograd.transforms import Tiles
-from fastconv.borders import Around, room, widened
+from fastconv.borders import Around, Edges, room, widened
 from fastconv.problem import INPUT_GRAD, Axis, ConvProblem, Direction
 
 STEPS = {"replicate": 1, "reflect": 2}
@@ -70,7 +70,7 @@ def fold(problem: ConvProblem, direction: Direction, tiles: Tiles) -> Fold:
     return Fold(step, *along[-2:])
 
 
-def added(problem: ConvProblem, fold: Fold) -> tuple[tuple[tuple[int, int], ...], ...]:
+def added(problem: ConvProblem, fold: Fold) -> tuple[Edges, ...]:
     """Return of each axis to which pixel tiles add each of those around the image."""
     if not fold:
         return ()

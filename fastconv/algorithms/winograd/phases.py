@@ -18,7 +18,7 @@ import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fastconv.algorithms.correlation import AxisPass, axis_pass
+from fastconv.algorithms.passes import AxisPass, axis_pass
 from fastconv.algorithms.winograd.transforms import Tiles
 from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, Axis, ConvProblem, Direction, told
 

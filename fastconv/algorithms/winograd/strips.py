@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms.base import Array
+from fastconv.typing import Array
 
 
 class Strips(NamedTuple):

@@ -24,7 +24,7 @@ import numba
 import numpy as np
 
 from fastconv import borders, jit, machine, threads, workspace
-from fastconv.algorithms.base import Array, Execution, flat, pixels
+from fastconv.algorithms.base import Execution, flat, pixels
 from fastconv.algorithms.winograd.pixels.lanes import transform_gradients, transform_pixels, transform_sums
 from fastconv.algorithms.winograd.transforms import Tiles
 from fastconv.gemm.gathered import tile_over_pixels
@@ -36,6 +36,7 @@ from fastconv.gemm.transposition import transpose
 from fastconv.gemm.turn import copy_area, turn_area
 from fastconv.problem import ConvProblem
 from fastconv.roofline import multiply as cycles
+from fastconv.typing import Array
 
 TASKS = 8  # wanted at least; never taken from the machine's cores, for the result's bits' sake
 
@@ -318,7 +319,6 @@ class WeightGrad(Execution):
         self.variant = tuple((0,) * length for axis in tiles for length in axis)
         self.geometry = g = geometry(problem, tiles, cache)
         weights = problem.groups * g.k * g.c * g.taps
-        self.typed = threads.Typed(accumulate)
         self.partial = 0 if g.splits == 1 else -(-g.splits * weights // 16) * 16
         self.workspace = (self.partial + machine.machine().cores * g.scratch) * problem.itemsize
 
@@ -338,11 +338,11 @@ class WeightGrad(Execution):
         scratch = workspace.take(self.partial + threads.workers(flops) * geo.scratch, self.problem.dtype)
         partial = scratch[: self.partial] if self.partial else flat(out)
         threads.share_out(
-            self.typed, flops, view(first), view(second), partial,
+            self.typed[accumulate], flops, view(first), view(second), partial,
             scratch[self.partial :], *self.described, *self.variant,
         )  # fmt: skip
         if self.partial:
-            threads.launch(add_splits, float(self.partial), partial, flat(out), geo.splits)
+            threads.launch(self.typed[add_splits], float(self.partial), partial, flat(out), geo.splits)
 
 
 def work(problem: ConvProblem, tiles: Tiles) -> dict[str, float]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from math import prod
 
 from fastconv.algorithms.base import Algorithm, Execution
-from fastconv.algorithms.correlation import pass_of
 from fastconv.algorithms.direct.cuda import forward_pixels, weight
 from fastconv.algorithms.direct.cuda.forward import Rows, Tiling, row_of
 from fastconv.algorithms.direct.cuda.row import MOST, TX
 from fastconv.algorithms.im2col.cuda import three
+from fastconv.algorithms.passes import pass_of
 from fastconv.config import current
 from fastconv.cuda import backend
 from fastconv.problem import ConvProblem, Direction

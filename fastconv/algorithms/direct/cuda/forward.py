@@ -8,11 +8,11 @@ from math import gcd, prod
 import numpy as np
 
 from fastconv.algorithms.base import Execution
-from fastconv.algorithms.correlation import AxisPass, Pass, pass_of
 from fastconv.algorithms.direct.cuda.row import TX, Phase, Row
 from fastconv.algorithms.direct.cuda.rows import THREADS, Column, Geometry, correlation
 from fastconv.algorithms.im2col.cuda import three
 from fastconv.algorithms.im2col.splits import magic
+from fastconv.algorithms.passes import AxisPass, Pass, pass_of
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
 from fastconv.problem import ConvProblem, Direction

@@ -8,12 +8,12 @@ from math import prod
 import numpy as np
 
 from fastconv.algorithms.base import Execution
-from fastconv.algorithms.correlation import Pass, pass_of
 from fastconv.algorithms.direct.cuda.forward import phases_of
 from fastconv.algorithms.direct.cuda.pixels import LONGEST, SPAN, THREADS, Geometry, Walk, correlation
 from fastconv.algorithms.direct.cuda.row import TX, equal_piece
 from fastconv.algorithms.im2col.cuda import three
 from fastconv.algorithms.im2col.splits import magic
+from fastconv.algorithms.passes import Pass, pass_of
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
 from fastconv.cuda.copy import transfer

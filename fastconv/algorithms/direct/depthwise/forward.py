@@ -18,7 +18,7 @@ class Forward(Maps):
     def __init__(self, problem: ConvProblem) -> None:
         v, h = plane_axes(problem)
         image = Image(problem)
-        schedule = Schedule(machine.lanes(problem.dtype), image.stride, image.pitch, h.kernel)
+        schedule = Schedule(machine.tile(problem.itemsize).vl, image.stride, image.pitch, h.kernel)
         walk = Rows(v.output, v.kernel, 0, v.stride, v.dilation)
         tall = partial(tallest, stride=h.stride)
         found = sorted(

@@ -70,7 +70,7 @@ class InputGrad(Maps):
     """Geometry and tables of the input gradient."""
 
     def __init__(self, problem: ConvProblem) -> None:
-        vl, mode = machine.lanes(problem.dtype), problem.padding_mode
+        vl, mode = machine.tile(problem.itemsize).vl, problem.padding_mode
         v, h = plane_axes(problem)
         circle = borders.circle(h, mode) and problem.k == problem.c
         wide = not circle and len(repeated(h, mode)) > MOST_REPEATED * h.kernel

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastconv import activations, jit, machine, threads
 from fastconv.activations import finish
-from fastconv.algorithms.base import Array, Execution, flat
+from fastconv.algorithms.base import Execution, flat
 from fastconv.algorithms.direct.depthwise.move import PIECE, copy_rows, fold, interleave
 from fastconv.algorithms.direct.depthwise.pointer import pointer
 from fastconv.algorithms.direct.depthwise.schedule import Schedule
@@ -23,6 +23,7 @@ from fastconv.algorithms.direct.depthwise.shape import Copies, apart, copy_table
 from fastconv.algorithms.direct.depthwise.taps import STEP, taps
 from fastconv.gemm.schedule import next_run
 from fastconv.problem import ConvProblem
+from fastconv.typing import Array
 
 FIELDS, PIECES = len(STEP), len(PIECE)
 
@@ -124,7 +125,7 @@ class Maps(Execution):
             repeats(problem),
             *(np.array(t, np.int64) for t in (groups, frame, *copy_tables(copies))),
         ]
-        self.dtype, self.flops, self.typed = problem.dtype, problem.flops, threads.Typed(fill)
+        self.dtype, self.flops = problem.dtype, problem.flops
         self.workspace = self.per_worker * problem.itemsize * machine.machine().cores
 
     def run(
@@ -133,7 +134,7 @@ class Maps(Execution):
         scratch = take(self.per_worker, self.flops, self.dtype)
         finishing = bias.size + residual.size > 0 or activation != activations.NONE
         threads.share_out(
-            self.typed, self.flops,
+            self.typed[fill], self.flops,
             flat(first), flat(second), flat(out), bias, activation, flat(residual), finishing,
             scratch, self.geometry, *self.tables,
         )  # fmt: skip

@@ -27,8 +27,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms.base import Array, equalised
+from fastconv.algorithms.base import equalised
 from fastconv.algorithms.direct.depthwise.taps import ENTRY, SEVERAL, STEP, TAP, most_rows
+from fastconv.typing import Array
 
 
 @dataclass(frozen=True, slots=True)

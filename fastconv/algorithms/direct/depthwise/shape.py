@@ -7,10 +7,10 @@ from collections import Counter
 import numpy as np
 
 from fastconv import borders, machine, threads, workspace
-from fastconv.algorithms.base import Array
 from fastconv.algorithms.direct.depthwise.move import WIDEST
 from fastconv.algorithms.direct.depthwise.schedule import Block, Columns, Tap
 from fastconv.problem import Axis, ConvProblem
+from fastconv.typing import Array
 
 # Pixels of the border that a row of results reads, for each tap of a row, in place at the most: their weights are listed
 # one by one, as many as the square of the padding (15 for kernels of 31: 7.7).  Were there more, rows go through scratch:
@@ -48,7 +48,7 @@ def family(problem: ConvProblem) -> int:
     v, h = plane_axes(problem)
     both = v.stride == 2 and (v.dilation % 2 == 1 or v.kernel == 1)
     if h.stride == 2 and (both or v.output == 1):
-        narrow = 2 * h.output <= machine.lanes(problem.dtype)
+        narrow = 2 * h.output <= machine.tile(problem.itemsize).vl
         return 2 if narrow or v.kernel * h.kernel <= PICKED else 0
     return int(h.stride == 1)
 
@@ -148,7 +148,7 @@ class Image:
     def __init__(self, problem: ConvProblem) -> None:
         v, h = plane_axes(problem)
         mode = problem.padding_mode
-        self.rows = borders.pixels(v, mode).tolist()
+        self.rows = borders.padded(v, mode).tolist()
         places = [s * h.dilation for s in range(h.kernel)]  # of a column's pixels in a padded row
         found = repeated(h, mode)
         far = {pixel + h.lo - h.stride * q for q, _, pixel in found}.difference(places)
@@ -156,7 +156,7 @@ class Image:
         stride = family(problem)
         self.copies: Copies | None = None
         if not weighed or not stride:
-            pixels = borders.pixels(h, "zeros" if weighed else mode).tolist()
+            pixels = borders.padded(h, "zeros" if weighed else mode).tolist()
             self.copies, stride = Copies(pixels, h.stride, v, h, problem.itemsize), 1
         self.stride, self.pitch = stride, self.copies.pitch if self.copies else h.size
 

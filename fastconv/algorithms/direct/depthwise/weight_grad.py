@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from fastconv import jit, machine, threads
-from fastconv.algorithms.base import Array, Execution, equalised, flat
+from fastconv.algorithms.base import Execution, equalised, flat
 from fastconv.algorithms.direct.depthwise.move import PIECE, clear, copy_rows
 from fastconv.algorithms.direct.depthwise.outer import OUTER, most, outer_each, outer_second, total
 from fastconv.algorithms.direct.depthwise.pointer import pointer
@@ -32,6 +32,7 @@ from fastconv.algorithms.direct.depthwise.schedule import (
 from fastconv.algorithms.direct.depthwise.shape import Image, apart, copy_tables, plane_axes, stripe, take
 from fastconv.gemm.schedule import next_task
 from fastconv.problem import ConvProblem
+from fastconv.typing import Array
 
 FIELDS, GROUP, PIECES = len(OUTER), 6, len(PIECE)
 ALL = -1  # lanes
@@ -80,7 +81,7 @@ class WeightGrad(Execution):
 
     def __init__(self, problem: ConvProblem) -> None:
         v, h = plane_axes(problem)
-        vl = machine.lanes(problem.dtype)
+        vl = machine.tile(problem.itemsize).vl
         image = Image(problem)
         tall, wide = most()
         schedule = Schedule(vl, image.stride, image.pitch, h.kernel)
@@ -124,7 +125,7 @@ class WeightGrad(Execution):
             *schedule.tables()[1:],
             *(np.array(t, np.int64) for t in tables),
         ]
-        self.dtype, self.flops, self.typed = problem.dtype, problem.flops, threads.Typed(weight_grad)
+        self.dtype, self.flops = problem.dtype, problem.flops
         self.workspace = self.per_worker * problem.itemsize * machine.machine().cores
 
     def run(
@@ -132,7 +133,7 @@ class WeightGrad(Execution):
     ) -> None:
         scratch = take(self.per_worker, self.flops, self.dtype)
         threads.share_out(
-            self.typed, self.flops, flat(first), flat(second), flat(out), scratch, self.geometry,
+            self.typed[weight_grad], self.flops, flat(first), flat(second), flat(out), scratch, self.geometry,
             *self.tables,
         )  # fmt: skip
 

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from fastconv import borders, machine, threads
-from fastconv.algorithms.base import Array, flat
-from fastconv.algorithms.correlation import ONE_ROW, AxisPass, axis_pass, pass_of
+from fastconv.algorithms.base import flat
 from fastconv.algorithms.direct.pixels.cpu import Geometry, correlate
-from fastconv.algorithms.direct.pixels.frame import Box, widened
+from fastconv.algorithms.direct.pixels.frame import Box, bordered
 from fastconv.algorithms.direct.pixels.pack import CHUNK, COLUMNS, HEAD, Packing, pack
 from fastconv.algorithms.direct.pixels.packed import PackedPass
+from fastconv.algorithms.passes import ONE_ROW, AxisPass, axis_pass, pass_of
 from fastconv.gemm.gathered import TALLEST, widest
 from fastconv.gemm.record import record
 from fastconv.problem import ConvProblem, Direction
+from fastconv.typing import Array
 
 PIXELS = 256  # positions of an area: the weights stream from L2 or L3 at 4 bytes for 2 * 256 flop
 TASKS = 8  # wanted, so that workers end together
@@ -98,12 +99,12 @@ class Correlation(PackedPass):
 
     def __init__(self, problem: ConvProblem, direction: Direction, cache: int) -> None:
         framed = borders.framed(problem, direction)
-        problem, box = widened(problem, direction)
+        problem, box = bordered(problem, direction)
         p = pass_of(problem, direction)
         if framed:  # of one tap too: the image is not all of the row
             p = replace(p, axes=tuple(axis_pass(a, direction) for a in problem.axes))
         tile, cores = machine.tile(problem.itemsize), machine.machine().cores
-        self.dtype, self.flops, self.typed = problem.dtype, p.flops, threads.Typed(correlate)
+        self.dtype, self.flops = problem.dtype, p.flops
         n = p.n
         sheets, rows, last = (ONE_ROW, ONE_ROW, *(a.reaching for a in p.axes))[-3:]
         kernel = (1, 1, *p.kernel)[-3:]
@@ -176,13 +177,15 @@ class Correlation(PackedPass):
         self.workspace += 24 * cores * self.pixels
 
     def pack(self, weight: Array, packed: Array) -> None:
-        threads.share_out(pack, 4.0 * self.packed, flat(weight), packed, self.packing, self.tables)
+        threads.share_out(
+            self.typed[pack], 4.0 * self.packed, flat(weight), packed, self.packing, self.tables
+        )
 
     def correlate(
         self, x: Array, packed: Array, out: Array, around: Array, scratch: Array, lists: Array, start: Array,
         plain: bool, activation: Any, residual: Array,
     ) -> None:  # fmt: skip
         threads.share_out(
-            self.typed, self.flops, x, packed, self.packing, out, around, scratch, lists,
+            self.typed[correlate], self.flops, x, packed, self.packing, out, around, scratch, lists,
             self.geometry, self.tables, start, plain, activation, residual,
         )  # fmt: skip

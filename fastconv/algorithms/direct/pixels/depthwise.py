@@ -25,18 +25,19 @@ import numpy as np
 
 from fastconv import borders, jit, machine, threads
 from fastconv.activations import finish
-from fastconv.algorithms.base import Array, equalised, flat
-from fastconv.algorithms.correlation import AxisPass, axis_pass
+from fastconv.algorithms.base import equalised, flat
 from fastconv.algorithms.direct.depthwise.shape import repeated
 from fastconv.algorithms.direct.pixels.correlation import ONE_ROW, reach
 from fastconv.algorithms.direct.pixels.packed import PackedPass
 from fastconv.algorithms.direct.pixels.products import add_products
 from fastconv.algorithms.direct.pixels.slide import SIZE, STEP, TAPS, slide
+from fastconv.algorithms.passes import AxisPass, axis_pass
 from fastconv.gemm.interlace import part_lanes, weave_lanes
 from fastconv.gemm.record import record
 from fastconv.gemm.schedule import next_task, part
 from fastconv.gemm.transposition import transpose
 from fastconv.problem import Axis, ConvProblem, Direction
+from fastconv.typing import Array
 
 TASKS = 8  # wanted, so that workers end together
 CHUNK = 32  # groups of a task of packing
@@ -356,7 +357,6 @@ class Depthwise(PackedPass):
             c, m, of_c, of_m = m, c, of_m, of_c
         self.taps = c * m * taps
         self.groups, self.m, self.lanes, self.dtype, self.flops = m, g, g, problem.dtype, problem.flops
-        self.typed = threads.Typed(correlate)
         self.packed = -(-g * self.taps // 16) * 16
         self.narrow = None if g >= vl else True
 
@@ -403,7 +403,7 @@ class Depthwise(PackedPass):
         self.workspace = (self.packed + m * g + cores * self.scratch) * itemsize + 24 * cores * self.pixels
 
     def pack(self, weight: Array, packed: Array) -> None:
-        threads.share_out(pack, 4.0 * self.packed, flat(weight), packed, self.lanes, self.taps)
+        threads.share_out(self.typed[pack], 4.0 * self.packed, flat(weight), packed, self.lanes, self.taps)
 
     def begins(self, bias: Array) -> Array:
         return bias.reshape(self.lanes, self.groups).T
@@ -413,6 +413,6 @@ class Depthwise(PackedPass):
         plain: bool, activation: Any, residual: Array,
     ) -> None:  # fmt: skip
         threads.share_out(
-            self.typed, self.flops, x, packed, out, scratch, lists, self.geometry,
+            self.typed[correlate], self.flops, x, packed, out, scratch, lists, self.geometry,
             self.tables, start, plain, activation, residual, self.narrow,
         )  # fmt: skip

@@ -16,10 +16,10 @@ import numba
 import numpy as np
 
 from fastconv import jit, machine, threads, workspace
-from fastconv.algorithms.base import Array, Execution, flat, pixels
-from fastconv.algorithms.correlation import axis_pass
+from fastconv.algorithms.base import Execution, flat, pixels
 from fastconv.algorithms.direct.pixels.correlation import ONE_ROW, leaves, with_borders
 from fastconv.algorithms.direct.pixels.cpu import copy_rows, first_row
+from fastconv.algorithms.passes import axis_pass
 from fastconv.gemm.gathered import TAPS, sum_by_taps
 from fastconv.gemm.interlace import part_lanes
 from fastconv.gemm.move import SLACK
@@ -28,6 +28,7 @@ from fastconv.gemm.schedule import next_task, part, span
 from fastconv.gemm.splits import add_splits
 from fastconv.gemm.transposition import transpose
 from fastconv.problem import ConvProblem, Direction
+from fastconv.typing import Array
 
 PIXELS = 256  # of an area
 TASKS = 8  # wanted at least; they never depend on the machine, for the result's bits' sake
@@ -202,7 +203,6 @@ class DepthwiseWeightGrad(Execution):
         )
         self.offsets, at = with_borders(offsets, sheets, rows, last)
         self.splits, self.flops, self.dtype = splits, problem.flops, problem.dtype
-        self.typed = threads.Typed(accumulate)
         self.geometry = record(
             Geometry(
                 groups=c, channels=g, m=m, taps=taps, sheets=sheets.outputs, p=rows.outputs, q=last.outputs,
@@ -223,8 +223,8 @@ class DepthwiseWeightGrad(Execution):
         scratch = workspace.take(self.partial + workers * self.scratch, self.dtype)
         partial = scratch[: self.partial] if self.partial else flat(out)
         threads.share_out(
-            self.typed, self.flops, pixels(first), pixels(second), partial,
+            self.typed[accumulate], self.flops, pixels(first), pixels(second), partial,
             scratch[self.partial :], self.geometry, self.offsets,
         )  # fmt: skip
         if self.partial:
-            threads.launch(add_splits, float(self.partial), partial, flat(out), self.splits)
+            threads.launch(self.typed[add_splits], float(self.partial), partial, flat(out), self.splits)

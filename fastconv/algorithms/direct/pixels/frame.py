@@ -15,10 +15,11 @@ import numpy as np
 
 from fastconv import borders, jit, threads
 from fastconv.activations import NONE
-from fastconv.algorithms.base import Array, Execution, pixels
+from fastconv.algorithms.base import Execution, pixels
 from fastconv.algorithms.frame import Framed, runs
 from fastconv.gemm.move import add_row
 from fastconv.problem import INPUT_GRAD, ConvProblem, Direction
+from fastconv.typing import Array
 
 
 class Box(NamedTuple):
@@ -32,7 +33,7 @@ class Box(NamedTuple):
     inner_w: int
 
 
-def widened(problem: ConvProblem, direction: Direction) -> tuple[ConvProblem, Box]:
+def bordered(problem: ConvProblem, direction: Direction) -> tuple[ConvProblem, Box]:
     """Return the problem whose result has what is around the image too where that is repeated, and where the image is."""
     axes = problem.last_axes(3)
     if direction is not INPUT_GRAD:
@@ -66,8 +67,8 @@ def fold(workers, gx, around, table, images, size, count, channels):
                 add_row(gx, to * channels, around, at * channels, table[i + 2] * channels)
 
 
-class Widened(Execution):
-    """Writes the pixels around the image elsewhere."""
+class Bordered(Execution):
+    """Writes what `bordered` has around the image elsewhere."""
 
     @abstractmethod
     def run_around(
@@ -89,10 +90,10 @@ class FramedPixels(Framed):
 
     view = staticmethod(pixels)
 
-    def __init__(self, inner: Widened, problem: ConvProblem) -> None:
+    def __init__(self, inner: Bordered, problem: ConvProblem) -> None:
         at = np.zeros((), np.int64)
         for a in problem.axes:
-            at = at[..., None] * a.size + borders.pixels(a, problem.padding_mode)
+            at = at[..., None] * a.size + borders.padded(a, problem.padding_mode)
         around = np.ones(at.shape, bool)
         around[tuple([slice(a.lo, a.lo + a.size) for a in problem.axes])] = False
         repeated = at[around]
@@ -105,5 +106,13 @@ class FramedPixels(Framed):
         around = np.empty(self.n * self.count * self.c, out.dtype)
         self.inner.run_around(first, second, out, around, nothing, NONE, nothing)
         threads.launch(
-            fold, float(around.size), pixels(out), around, self.table, self.n, self.size, self.count, self.c
+            self.typed[fold],
+            float(around.size),
+            pixels(out),
+            around,
+            self.table,
+            self.n,
+            self.size,
+            self.count,
+            self.c,
         )

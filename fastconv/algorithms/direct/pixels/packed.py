@@ -9,11 +9,12 @@ import numpy as np
 
 from fastconv import threads, workspace
 from fastconv.activations import NONE
-from fastconv.algorithms.base import Array, pixels
-from fastconv.algorithms.direct.pixels.frame import NOWHERE, Widened
+from fastconv.algorithms.base import pixels
+from fastconv.algorithms.direct.pixels.frame import NOWHERE, Bordered
+from fastconv.typing import Array
 
 
-class PackedPass(Widened):
+class PackedPass(Bordered):
     """Pack the weights, lay out what sums begin with, and correlate.
 
     A subclass sets the lengths below and says how weights are packed and which kernel runs.

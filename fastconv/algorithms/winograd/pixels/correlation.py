@@ -11,8 +11,8 @@ import numpy as np
 
 from fastconv import borders, machine, threads, workspace
 from fastconv.activations import NONE
-from fastconv.algorithms.base import Array, Execution, flat, pixels
-from fastconv.algorithms.direct.pixels.frame import NOWHERE, Box, FramedPixels, Widened, widened
+from fastconv.algorithms.base import Execution, flat, pixels
+from fastconv.algorithms.direct.pixels.frame import NOWHERE, Bordered, Box, FramedPixels, bordered
 from fastconv.algorithms.winograd import Tiles
 from fastconv.algorithms.winograd.folding import Fold, fold, moves
 from fastconv.algorithms.winograd.pixels.cpu import UNPACKED, Geometry, convolve, transform_weights
@@ -21,6 +21,7 @@ from fastconv.gemm.gathered import widest
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import record
 from fastconv.problem import ConvProblem, Direction
+from fastconv.typing import Array
 
 
 def correlation(problem: ConvProblem, direction: Direction, tiles: Tiles, limit: int) -> Execution:
@@ -35,12 +36,12 @@ def correlation(problem: ConvProblem, direction: Direction, tiles: Tiles, limit:
     return execution
 
 
-class Correlation(Widened):
+class Correlation(Bordered):
     """Forward, or the input gradient as the correlation of grad_output with turned filters."""
 
     def __init__(self, problem: ConvProblem, direction: Direction, tiles: Tiles, cache: int) -> None:
         folded = fold(problem, direction, tiles)
-        problem, box = widened(replace(problem, padding_mode="zeros") if folded else problem, direction)
+        problem, box = bordered(replace(problem, padding_mode="zeros") if folded else problem, direction)
         g = geometry(problem, direction, tiles, cache, box, folded)
         self.dtype, self.flops, self.most = problem.dtype, problem.flops, g.most
         self.variant = tuple((0,) * length for axis in tiles for length in axis)
@@ -52,7 +53,6 @@ class Correlation(Widened):
         self.positions = np.arange(g.high * g.wide, dtype=np.int64) * g.v_step
         self.u_size = g.groups * g.panels * g.high * g.wide * g.u_step
         self.start = self.zeros + self.groups * self.lanes
-        self.typed = threads.Typed(convolve)
         cores = machine.machine().cores
         self.workspace = (
             self.u_size + self.start + cores * g.scratch
@@ -62,7 +62,13 @@ class Correlation(Widened):
         u = workspace.aligned(self.u_size, self.dtype)
         scratch = workspace.take(threads.count() * self.scratch, self.dtype)
         threads.share_out(
-            transform_weights, 4.0 * self.u_size, flat(weight), u, scratch, self.geometry, *self.variant
+            self.typed[transform_weights],
+            4.0 * self.u_size,
+            flat(weight),
+            u,
+            scratch,
+            self.geometry,
+            *self.variant,
         )
         return u
 
@@ -94,7 +100,7 @@ class Correlation(Widened):
         lists = np.empty(2 * threads.workers(self.flops) * self.most, np.int64)
         plain = residual.size == 0 and isinstance(activation, int) and activation == NONE
         threads.share_out(
-            self.typed, self.flops, pixels(x), flat(w), u, pixels(y), around, scratch, lists, self.positions,
+            self.typed[convolve], self.flops, pixels(x), flat(w), u, pixels(y), around, scratch, lists, self.positions,
             start, self.border, plain, activation, pixels(residual) if residual.size else residual, given, self.geometry,
             *self.variant,
         )  # fmt: skip
