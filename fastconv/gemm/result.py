@@ -76,6 +76,68 @@ def _emit_vectors(
                 store(builder, value, row, j * vl, itemsize)
 
 
+class _Tile:
+    """The parts of `tile_result`, of arguments by name."""
+
+    def __init__(self, context: Any, builder: Any, *kinds_and_arguments: Any) -> None:
+        kinds, given = (dict(zip(ARGUMENTS, some, strict=True)) for some in kinds_and_arguments)
+        self.context, self.builder, self.kinds, self.given = context, builder, kinds, given
+        scalar = element(kinds["out"])
+        self.itemsize = kinds["out"].dtype.bitwidth // 8
+        self.shape = machine.tile(self.itemsize)
+        self.vector = ir.VectorType(scalar, self.shape.vl)
+        pointers = self.pointer("a", "a0"), self.pointer("b", "b0"), self.pointer("steps", "begin")
+        self.find = by_steps(builder, *pointers, given["lda"], given["scale"])
+        self.following = None if self.lacks("following") else self.pointer("following", "n0")
+        self.rows = rows_at(builder, self.pointer("out", "o0"), given["ldo"], self.shape.mr)
+        self.partial = rows_at(builder, self.pointer("c", "c0"), given["ldc"], self.shape.mr)
+        none = ir.Constant(ir.ArrayType(scalar, self.shape.mr), [0.0] * self.shape.mr)
+        none = builder.bitcast(cgutils.global_constant(builder, "no_bias", none), scalar.as_pointer())
+        self.first = builder.select(given["biased"], self.pointer("bias", "channel"), none)
+        self.floor = splat(builder, given["floor"], self.vector)
+
+    def lacks(self, name: str) -> bool:
+        return isinstance(self.kinds[name], types.NoneType)
+
+    def pointer(self, name: str, index: str) -> Any:
+        return data(self.context, self.builder, self.kinds[name], self.given[name], self.given[index])
+
+    def operands(self, t: Any, mr: int) -> tuple[Any, Any, None]:
+        """Return where step t finds its scalars and its row of B, and fetch a line for somebody else."""
+        builder = self.builder
+        scalar_at, b, _ = self.find(t, mr)
+        if self.following is None:
+            wanted = builder.gep(b, [self.given["n0"]])
+        else:
+            wanted = builder.gep(self.following, [builder.mul(t, self.given["apart"])])
+        prefetch(builder, wanted)
+        return scalar_at, b, None
+
+    def copying(self, source: Any, t: Any, mr: int) -> tuple[Any, Any, Any]:
+        """Return the same with the row in the source, and where to copy it to."""
+        scalar_at, b, _ = self.operands(t, mr)
+        return scalar_at, self.builder.gep(source, [self.builder.mul(t, self.given["apart"])]), b
+
+    def emit_family(self, operands: Any, least: int = 1) -> None:
+        """Emit the tiles of all sizes, of ``least`` vectors in a row."""
+        mr, nr = self.given["mr"], self.given["nr"]
+        emit_family(self.builder, mr, nr, self.shape, lambda m, j: self.emit(m, j, operands), least=least)
+
+    def emit(self, m: int, j: int, operands: Any) -> None:
+        """Emit a tile of m rows and j vectors."""
+        builder, given, floor = self.builder, self.given, self.floor
+        start = [
+            splat(builder, builder.load(builder.gep(self.first, [I64(k)])), self.vector) for k in range(m)
+        ]
+        sums = emit_sums(builder, operands, given["length"], start, (m, j), self.itemsize)
+        results = [
+            # the machine's maximum: of two operands the second, if one is no number
+            [builder.select(builder.fcmp_ordered(">", floor, v), floor, v) for v in values]
+            for values in emit_added(builder, self.partial, sums, given["accumulate"], self.itemsize)
+        ]
+        _emit_stores(builder, self.rows, results, given["columns"], given["past_caches"], self.itemsize)
+
+
 @intrinsic
 def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_caches: Any, c: Any, c0: Any,
                 ldc: Any, accumulate: Any, bias: Any, channel: Any, biased: Any, floor: Any, a: Any, a0: Any, b: Any,
@@ -95,60 +157,16 @@ def tile_result(typing: Any, out: Any, o0: Any, ldo: Any, columns: Any, past_cac
     i, flag = types.int64, types.boolean
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        (out, o0, ldo, columns, past_caches, c, c0, ldc, accumulate, bias, channel, biased, floor, a, a0, b, b0, steps,
-         begin, length, mr, nr, following, n0, apart, lda, scale, source, s0) = arguments  # fmt: skip
-        kinds = dict(zip(ARGUMENTS, signature.args, strict=True))
-        scalar = element(kinds["out"])
-        itemsize = kinds["out"].dtype.bitwidth // 8
-        shape = machine.tile(itemsize)
-        vector = ir.VectorType(scalar, shape.vl)
-
-        def pointer(name: str, value: Any, index: Any) -> Any:
-            return data(context, builder, kinds[name], value, index)
-
-        find = by_steps(
-            builder, pointer("a", a, a0), pointer("b", b, b0), pointer("steps", steps, begin), lda, scale
-        )
-        fetches = not isinstance(kinds["following"], types.NoneType)
-        if fetches:
-            following = pointer("following", following, n0)
-
-        def operands(t: Any, mr: int) -> tuple[Any, Any, None]:
-            scalar_at, b, _ = find(t, mr)
-            wanted = builder.gep(following, [builder.mul(t, apart)]) if fetches else builder.gep(b, [n0])
-            prefetch(builder, wanted)
-            return scalar_at, b, None
-
-        def copying(t: Any, mr: int) -> tuple[Any, Any, Any]:
-            scalar_at, b, _ = operands(t, mr)
-            return scalar_at, builder.gep(rows_of_source, [builder.mul(t, apart)]), b
-
-        rows = rows_at(builder, pointer("out", out, o0), ldo, shape.mr)
-        partial = rows_at(builder, pointer("c", c, c0), ldc, shape.mr)
-        none = ir.Constant(ir.ArrayType(scalar, shape.mr), [0.0] * shape.mr)
-        none = builder.bitcast(cgutils.global_constant(builder, "no_bias", none), scalar.as_pointer())
-        first = builder.select(biased, pointer("bias", bias, channel), none)
-        least = splat(builder, floor, vector)
-
-        def emit(m: int, j: int, operands: Any = operands) -> None:
-            start = [splat(builder, builder.load(builder.gep(first, [I64(k)])), vector) for k in range(m)]
-            sums = emit_sums(builder, operands, length, start, (m, j), itemsize)
-            results = [
-                # the machine's maximum: of two operands the second, if one is no number
-                [builder.select(builder.fcmp_ordered(">", least, v), least, v) for v in values]
-                for values in emit_added(builder, partial, sums, accumulate, itemsize)
-            ]
-            _emit_stores(builder, rows, results, columns, past_caches, itemsize)
-
-        if isinstance(kinds["source"], types.NoneType):
-            emit_family(builder, mr, nr, shape, emit)
+        t = _Tile(context, builder, signature.args, arguments)
+        if t.lacks("source"):
+            t.emit_family(t.operands)
             return context.get_dummy_value()
-        rows_of_source = pointer("source", source, s0)
-        with builder.if_else(builder.icmp_signed(">=", s0, I64(0))) as (absent, there):
+        source = t.pointer("source", "s0")
+        with builder.if_else(builder.icmp_signed(">=", t.given["s0"], I64(0))) as (absent, there):
             with absent:
-                emit_family(builder, mr, nr, shape, lambda m, j: emit(m, j, copying), least=shape.nr)
+                t.emit_family(lambda step, mr: t.copying(source, step, mr), least=t.shape.nr)
             with there:
-                emit_family(builder, mr, nr, shape, emit)
+                t.emit_family(t.operands)
         return context.get_dummy_value()
 
     number = out.dtype

@@ -1,8 +1,8 @@
 """Pooling: the largest or the mean pixel of each window, and the gradients.
 
-`windows` says where windows lie and `plan` makes tables of them.  Small windows, which most are, go by rows: `lines` and
-`slices` walk over them, `rows`, `tiled` and `back` have the vector code, `rowwise` the kernels.  Others go sixteen maps
-at a time: `lanes` and `cpu`.  Whole maps are sums, or maxima, of planes.  `call` runs a call; users see `functional`,
+`windows` says where windows lie and `plan` makes tables of them.  Small windows, which most are, go by rows (`rowwise`):
+`lines` and `slices` walk over them, `rows`, `tiled` and `back` have the vector code, `blocks` the kernel.  Others go sixteen
+maps at a time: `lanes` and `cpu`.  Whole maps are sums, or maxima, of planes.  `call` runs a call; users see `functional`,
 `adaptive`, `norms`, `unpool` and `patches`.
 """
 

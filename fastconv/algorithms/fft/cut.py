@@ -8,14 +8,13 @@ from math import inf
 from typing import NamedTuple
 
 from fastconv import borders, machine
+from fastconv.algorithms.fft import cost
 from fastconv.algorithms.fft.codelets import CHANNEL_COLUMNS, DENSE_COLUMNS, SIZES
 from fastconv.algorithms.fft.tile2d import frequencies, scratch_size
 from fastconv.algorithms.fft.tiling import whole
 from fastconv.problem import INPUT_GRAD, WEIGHT_GRAD, Axis, ConvProblem, Direction
-from fastconv.roofline import CYCLES, multiply, rates, seconds
+from fastconv.roofline import CYCLES, rates, seconds
 
-LEVEL = 0.22  # of a transform: what it costs beside loading, transposing and storing
-SHORTEST = 1 + 3 * LEVEL  # of the smallest tile
 BLOCKS = (16, 32, 64, 128)  # tiles summed at once in a dense weight gradient
 
 
@@ -224,7 +223,7 @@ def _cheapest(high: Fitting, wide: Fitting, n: int, channels: int, kernels: int)
         least, found = inf, (0, 0)
         for a, t in sides:
             tiles, samples = n * t * count, a * other
-            levels = 10 + 10 * LEVEL * (samples.bit_length() - 1)
+            levels = 10 + 10 * cost.LEVEL * (samples.bit_length() - 1)
             work = samples * (levels * (tiles * channels + 1.5 * kernels) + (tiles + 6) * kernels)
             if work < least:
                 least, found = work, (a, t)
@@ -247,9 +246,11 @@ def floor(problem: ConvProblem, direction: Direction) -> float:
         kernel = products = 0.0
     else:  # half a spectrum, each of it multiplied three times
         kind = CYCLES["fft weight_grad" if grad else "fft pixels" if problem.layout == "nhwc" else "fft"]
-        kernel = _transform(down.sizes[0][0], along.sizes[0][0]) * kind["transform" if grad else "filters"]
+        kernel = cost.of_tile(down.sizes[0][0], along.sizes[0][0]) * kind["transform" if grad else "filters"]
         products = 1.5 * samples * kind["products"] / r.units
-    cycles = (problem.c + problem.k) * samples * SHORTEST * kind["transform"] + pairs * (products + kernel)
+    cycles = (problem.c + problem.k) * samples * cost.SHORTEST * kind["transform"] + pairs * (
+        products + kernel
+    )
     cycles /= machine.tile(problem.itemsize).vl * machine.machine().cores
     return cycles / r.clock + kind["memory"] * problem.bytes / r.bandwidth
 
@@ -258,21 +259,21 @@ def _choice(problem: ConvProblem, direction: Direction, cut: Cut) -> Choice:
     """Work out what follows from a cut."""
     g, grad = cut, direction is WEIGHT_GRAD
     if g.per_channel:
-        kind, parts = _per_channel(g, grad)
+        kind, parts = cost.per_channel(g, grad)
         shared = 0 if grad else -(-g.groups * g.k // g.lanes) * g.bins * 2 * g.lanes
         worker = g.scratch + g.bins * 2 * g.lanes * (3 if grad else 1)
     elif grad:
-        kind, parts = "fft weight_grad", _gradient(g)
+        kind, parts = "fft weight_grad", cost.gradient(g)
         shared = sum(gradient_parts(g))
         worker = g.scratch + g.bins * 3 * g.lanes
     elif g.near:
-        kind, parts = "fft pixels", _pixels(g)
+        kind, parts = "fft pixels", cost.pixels(g)
         shared = g.groups * g.bins * 3 * (g.k * g.c + g.lanes)
         worker = max(g.scratch + g.bins * 3 * g.lanes, _column_size(g.size, g.vectors, g.c, g.k, g.lanes))
         between = rows_of_source(g) + g.vectors * -(-g.k // g.lanes) * g.scratch
         return Choice(g, shared, worker, seconds(kind, problem, parts), between)
     else:
-        kind, parts = "fft", _dense(g)
+        kind, parts = "fft", cost.dense(g)
         shared = g.groups * g.bins * 3 * (g.k * g.c + g.lanes)
         worker = g.scratch + g.bins * max(3 * (g.c + g.k) * g.vectors * g.lanes + 2 * g.lanes, 3 * g.lanes)
     return Choice(g, shared, worker, seconds(kind, problem, parts))
@@ -300,53 +301,3 @@ def _passes(c: int, k: int, unit: machine.Tile, itemsize: int) -> Sequence[int]:
     """Return how many tiles may be multiplied at once, channels last: V and M of a column of 16 stay in a quarter of L2."""
     most = machine.machine().l2 // 4 // itemsize
     return [b for b in BLOCKS if _column_size((16, 16), b, c, k, unit.vl) <= most] or BLOCKS[:1]
-
-
-def _transform(ah: int, aw: int) -> float:
-    """Vectors to load, transpose, take through all levels and store for one vector of tiles."""
-    return ah * aw * (1 + LEVEL * ((ah * aw).bit_length() - 1))
-
-
-def _busy(units: int) -> float:
-    """By how much the busiest core has more than its share of the units."""
-    cores = machine.machine().cores
-    return -(-units // cores) * cores / units
-
-
-def _per_channel(g: Cut, grad: bool) -> tuple[str, dict[str, float]]:
-    vectors, transform = -(-g.groups * g.k // g.lanes), _transform(*g.size)
-    size = "transform" if g.scratch * g.itemsize <= machine.machine().l1 else "transform beyond L1"
-    if grad:
-        transforms = vectors * (2 * g.tiles + 1) * _busy(vectors)
-        return "fft depthwise weight_grad", {size: transforms * transform}
-    transforms = 2 * vectors * g.tiles * _busy(vectors * g.tiles) + vectors
-    return "fft depthwise", {size: transforms * transform}
-
-
-def _dense(g: Cut) -> dict[str, float]:
-    units = -(-g.tiles // (g.vectors * g.lanes))
-    blocks, transform = g.groups * units * _busy(units), _transform(*g.size)
-    return {
-        "products": blocks * g.bins * 3 * multiply(g.k, g.vectors, g.c, g.itemsize),
-        "transform": blocks * g.vectors * (g.c + g.k) * transform,
-        "filters": g.groups * -(-g.k // g.lanes) * g.c * transform,
-    }
-
-
-def _pixels(g: Cut) -> dict[str, float]:
-    transform = _transform(*g.size)
-    wide, vectors = -(-g.c // g.lanes), -(-g.k // g.lanes)
-    return {
-        "products": g.groups * g.bins * 3 * multiply(g.tiles, vectors, g.c, g.itemsize),
-        "transform": g.groups * g.tiles * (wide + vectors) * transform,
-        "filters": g.groups * vectors * g.c * transform,
-    }
-
-
-def _gradient(g: Cut) -> dict[str, float]:
-    vectors, transform = -(-g.c // g.lanes), _transform(*g.size)
-    transforms = g.tiles * (vectors + 1.5 * -(-g.k // g.lanes)) + g.k * vectors
-    return {
-        "products": g.groups * g.bins * 3 * multiply(g.k, vectors, g.tiles, g.itemsize),
-        "transform": g.groups * transforms * transform,
-    }

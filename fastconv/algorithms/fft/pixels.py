@@ -22,7 +22,8 @@ import numba
 import numpy as np
 
 from fastconv import jit
-from fastconv.algorithms.fft.cpu import finish_pixels, place_vector, result_pixels
+from fastconv.algorithms.fft.cpu import finish_pixels
+from fastconv.algorithms.fft.places import place_vector, result_pixels
 from fastconv.algorithms.fft.tile2d import (
     column_bins,
     column_samples_gauss,

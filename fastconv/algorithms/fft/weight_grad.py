@@ -15,15 +15,15 @@ import numba
 import numpy as np
 
 from fastconv import jit
-from fastconv.algorithms.fft.cpu import (
-    pack,
+from fastconv.algorithms.fft.cpu import pack
+from fastconv.algorithms.fft.lanes import add_product, clear
+from fastconv.algorithms.fft.places import (
     place_channels,
     place_kernels,
     place_result,
     place_vector,
     result_pixels,
 )
-from fastconv.algorithms.fft.lanes import add_product, clear
 from fastconv.algorithms.fft.tile2d import samples_gauss, samples_times, spectrum, spectrum_sum, write
 from fastconv.gemm.schedule import next_task
 from fastconv.gemm.tile import tile

@@ -22,6 +22,7 @@ from math import prod
 
 from fastconv import borders, machine
 from fastconv.algorithms.base import Algorithm, Execution
+from fastconv.algorithms.winograd import areas
 from fastconv.algorithms.winograd.folding import added, fold, left, spare
 from fastconv.algorithms.winograd.phases import Counts, counts, share, undilated
 from fastconv.algorithms.winograd.transforms import ROWS, Tiles
@@ -237,9 +238,7 @@ def copying(problem: ConvProblem) -> float:
 def work(problem: ConvProblem, direction: Direction, tiles: Tiles) -> dict[str, float]:
     """Count vectors transformed at each position of a tile, and the products of every position."""
     if direction is WEIGHT_GRAD:
-        from fastconv.algorithms.winograd.weight_grad import work as gradient_work
-
-        return gradient_work(problem, tiles)
+        return areas.work(problem, tiles)
     itemsize, g, n = problem.itemsize, problem.groups, problem.n
     vl = machine.tile(itemsize).vl
     source, result, phases, _, (p, q) = counts(problem, direction)

@@ -3,9 +3,9 @@
 * `transform_input`   alpha x alpha pixels of every tile -> one vector for each of the alpha**2 positions;
 * `transform_output`  such vectors -> m x m pixels of every tile.
 
-Pixels of neighbouring tiles are m apart: vectors of pixels are transformed along columns as they lie in memory,
-then split into their m phases by shuffles; the r - 1 pixels that a tile shares with the next one are the next lane's.
-Both passes of a transform meet in a small table on the stack.
+Pixels of neighbouring tiles are m apart: vectors of pixels are transformed along columns as they lie in memory
+(`pieces.py`), then split into their m phases by `shuffles.py`; the r - 1 pixels that a tile shares with the next one are the
+next lane's.  Both passes of a transform meet in a small table on the stack.
 
 Of a strided convolution (`phases.py`) the even and the odd pixels of a row are two rows, told apart as they are
 loaded, or woven together as they are stored.
@@ -18,7 +18,6 @@ entry is keyed by them.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
@@ -28,113 +27,20 @@ from numba.extending import intrinsic
 
 from fastconv import machine
 from fastconv.algorithms.straight import Vectors
+from fastconv.algorithms.winograd.pieces import (
+    Reader,
+    each_row,
+    mask_of,
+    put_together,
+    stack_table,
+    take_apart,
+)
+from fastconv.algorithms.winograd.shuffles import merge, of_tiles
 from fastconv.algorithms.winograd.transforms import Matrix, apply, matrices
-from fastconv.gemm.move import I1, masked_load, masked_store
 from fastconv.gemm.tile import I64, data, element, load, shuffled, store
 
 # (stride, of each of its phases that are read how many taps it lacks at the end) by a variant's fifth and sixth length less one
 SPLITS = ((1, (0,)), (2, (0,)), (2, (0, 0)), (2, (0, 1)))
-
-
-def _mr(variant: Any) -> list[int]:
-    return [t.count for t in variant.types[:4]]
-
-
-def _split(builder: Any, parts: list[Any]) -> list[Any]:
-    """Return phase j = elements j, j + m, j + 2m, ... of the m parts of one long vector."""
-    m, lanes = len(parts), parts[0].type.count
-    if m == 1:
-        return parts
-    if m % 2 == 0:  # halve: all even elements, all odd elements
-        even, odd = (
-            [
-                shuffled(builder, parts[i], parts[i + 1], list(range(first, 2 * lanes, 2)))
-                for i in range(0, m, 2)
-            ]
-            for first in (0, 1)
-        )
-        pairs = zip(_split(builder, even), _split(builder, odd), strict=True)
-        return [phase for pair in pairs for phase in pair]
-    return [_collect(builder, parts, [divmod(e * m + j, lanes) for e in range(lanes)]) for j in range(m)]
-
-
-def _merge(builder: Any, phases: list[Any]) -> list[Any]:
-    """Invert `_split`."""
-    m, lanes = len(phases), phases[0].type.count
-    if m == 1:
-        return phases
-    if m % 2 == 0:
-        zips = ([i // 2 + (i % 2) * lanes + half for i in range(lanes)] for half in (0, lanes // 2))
-        zips = list(zips)
-        even, odd = _merge(builder, phases[::2]), _merge(builder, phases[1::2])
-        return [shuffled(builder, e, o, z) for e, o in zip(even, odd, strict=True) for z in zips]
-    return [
-        _collect(builder, phases, [divmod(part * lanes + e, m)[::-1] for e in range(lanes)])
-        for part in range(m)
-    ]
-
-
-def _of_tiles(builder: Any, parts: list[Any], beside: list[Any], ends: Any) -> list[Any]:
-    """Return the pixels of every tile, a vector of each: m of its own, which make up a line, and the next tile's first.
-
-    A tile at the ``ends`` of a row has none next to it: its last pixels are ``beside``.
-    """
-    m, lanes = len(parts), parts[0].type.count
-    pixels = _split(builder, parts)
-    for value in beside:
-        following = pixels[len(pixels) - m]
-        following = shuffled(builder, following, following, [*range(1, lanes), 0])
-        pixels.append(builder.select(ends, value, following))
-    return pixels
-
-
-def _collect(builder: Any, sources: list[Any], wanted: list[tuple[int, int]]) -> Any:
-    """Return a vector whose lane i is element ``wanted[i][1]`` of source ``wanted[i][0]``."""
-    lanes = sources[0].type.count
-    result = None
-    for number, source in enumerate(sources):
-        if not any(s == number for s, _ in wanted):
-            continue
-        if result is None:
-            picks = [e if s == number else 0 for s, e in wanted]
-            result = shuffled(builder, source, source, picks)
-        else:
-            picks = [lanes + e if s == number else i for i, (s, e) in enumerate(wanted)]
-            result = shuffled(builder, result, source, picks)
-    return result
-
-
-def _table(builder: Any, kind: Any, count: int) -> Any:
-    """Return a function that gives the address of an entry of a table on the stack."""
-    table = cgutils.alloca_once(builder, ir.ArrayType(kind, count))
-    return lambda i: builder.gep(table, [I64(0), i], inbounds=True)
-
-
-class _Reader:
-    """Reads numbers of a table one after the other, in the order in which the code runs."""
-
-    def __init__(self, builder: Any, table: Any) -> None:
-        self.builder, self.place = builder, cgutils.alloca_once_value(builder, table)
-
-    def next(self) -> Any:
-        place = self.builder.load(self.place)
-        self.builder.store(self.builder.gep(place, [I64(1)]), self.place)
-        return self.builder.load(place)
-
-    def mask(self, lanes: int) -> Any:
-        """Return the next number's bits as a mask, and whether all are set."""
-        bits = self.builder.trunc(self.next(), ir.IntType(lanes))
-        whole = self.builder.icmp_unsigned("==", bits, bits.type(2**lanes - 1))
-        return _mask(self.builder, bits), whole
-
-    def masks(self, lanes: int, count: int) -> list[Any]:
-        """Return the next numbers' bits."""
-        return [self.mask(lanes)[0] for _ in range(count)]
-
-
-def _mask(builder: Any, bits: Any) -> Any:
-    """Return bits as a mask of lanes."""
-    return builder.bitcast(bits, ir.VectorType(I1, bits.type.width))
 
 
 def _divided(builder: Any, values: list[Any], step: int, first: Any, last: Any) -> list[Any]:
@@ -169,6 +75,39 @@ def _multiplied(builder: Any, values: list[Any], step: int, first: Any, last: li
     return folded
 
 
+class _Source:
+    """What a variant says of the tiles that `transform_input` reads."""
+
+    def __init__(self, variant: Any) -> None:
+        mh, rh, mw, rw, *splits, fold = (t.count for t in variant.types)
+        (self.down, lines_lack), (self.across, columns_lack) = (SPLITS[split - 1] for split in splits)
+        self.fold = fold - 1
+        self.left = [_without_last(matrices(mh, rh)[2], lack) for lack in lines_lack]  # B of each phase
+        self.right = [_without_last(matrices(mw, rw)[2], lack) for lack in columns_lack]
+        self.starts = list(
+            accumulate(map(len, self.left), initial=0)
+        )  # where lines of a phase begin among all
+        self.high, self.wide = self.starts[-1], mw + rw - 1
+        self.dense = (
+            mw * self.across
+        )  # vectors of a line that are whole; behind them what the next tile has of it:
+        self.shared = [
+            (i, phase) for i in range(rw - 1) for phase, lack in enumerate(columns_lack) if i < rw - 1 - lack
+        ]
+        self.vectors = self.dense + len(self.shared)
+
+    @property
+    def lines(self) -> list[int]:
+        """Which lines each phase reads, of those that rows of tiles have a table of."""
+        return [self.down * i + phase for phase, b in enumerate(self.left) for i in range(len(b))]
+
+
+def _without_last(matrix: Matrix, lack: int) -> Matrix:
+    """Return B of a phase that lacks so many taps at the end: without infinity, and the pixel that it alone sees."""
+    size = len(matrix) - lack
+    return tuple(row[:size] for row in matrix[:size])
+
+
 @intrinsic
 def transform_input(
     typing, v, v0, step, apart, x, x0, image, table, tile_lines, rows, tiles_h, first, zeros, pieces, top, bottom, variant,
@@ -182,17 +121,7 @@ def transform_input(
     multiplied by zeros, nothing is stored, nor is the pixel read that matters there alone.
     Rows ``top`` and ``bottom`` of an image, and the tiles of a row under masks, are divided (`folding`).
     """
-    mh, rh, mw, rw = _mr(variant)
-    fold = variant.types[6].count - 1
-    (down, lines_lack), (across, columns_lack) = (SPLITS[t.count - 1] for t in variant.types[4:6])
-    left = [_without_last(matrices(mh, rh)[2], lack) for lack in lines_lack]
-    right = [_without_last(matrices(mw, rw)[2], lack) for lack in columns_lack]
-    starts = list(accumulate(map(len, left), initial=0))
-    high, wide, dense = starts[-1], mw + rw - 1, mw * across
-    shared = [
-        (i, phase) for i in range(rw - 1) for phase, lack in enumerate(columns_lack) if i < rw - 1 - lack
-    ]
-    vectors = dense + len(shared)
+    s = _Source(variant)
 
     def codegen(context, builder, signature, arguments):
         v, v0, step, apart, x, x0, image, table, *rest = arguments
@@ -204,115 +133,85 @@ def transform_input(
         lines, nothing, held = (
             data(context, builder, signature.args[7], table, i) for i in (I64(0), zeros, pieces)
         )
-        places, numbers = (_table(builder, kind, vector.count * high) for kind in (plane.type, I64))
+        places, numbers = (stack_table(builder, kind, vector.count * s.high) for kind in (plane.type, I64))
         nothing = builder.bitcast(nothing, plane.type)
-        reader = _Reader(builder, held)
-        with _each_row(builder, plane, image, first, tiles_h, rows, reader.next()) as (r, own, i, there):
+        reader = Reader(builder, held)
+        with each_row(builder, plane, image, first, tiles_h, rows, reader.next()) as (r, own, i, there):
             at = builder.gep(lines, [builder.mul(i, tile_lines)])
-            tile_lines_read = [down * i + phase for phase, b in enumerate(left) for i in range(len(b))]
-            for h, line in enumerate(tile_lines_read):
+            for h, line in enumerate(s.lines):
                 begin = builder.load(builder.gep(at, [I64(line)]))
                 inside = builder.and_(there, builder.icmp_signed(">=", begin, I64(0)))
                 place = builder.select(inside, builder.gep(own, [begin]), nothing)
-                builder.store(place, places(builder.add(builder.mul(r, I64(high)), I64(h))))
-            if fold:
-                builder.store(i, numbers(builder.mul(r, I64(high))))
-        ends, *sides = reader.masks(vector.count, 3 if fold else 1)
+                builder.store(place, places(builder.add(builder.mul(r, I64(s.high)), I64(h))))
+            if s.fold:
+                builder.store(i, numbers(builder.mul(r, I64(s.high))))
+        ends, *sides = reader.masks(vector.count, 3 if s.fold else 1)
 
         def divide(row, mask, lines):
-            _divide_ends(builder, lines, fold, builder.load(numbers(row)), (top, bottom), mask)
+            _divide_ends(builder, lines, s.fold, builder.load(numbers(row)), (top, bottom), mask)
 
-        entry = _table(builder, vector, high * vectors)
-        with (
-            cgutils.for_range(builder, I64(vectors)) as loop,
-            builder.if_else(builder.icmp_signed(">", count := reader.next(), I64(0))) as (some, none),
-        ):
-            with some:
-                pixels = _put_together(
-                    builder, reader, count, places, high, vector, itemsize, divide if fold else None
-                )
-                for start, b in zip(starts, left, strict=False):
-                    values = apply(Vectors(builder, vector), b, pixels[start : start + len(b)])
-                    for i, value in enumerate(values, start):
-                        builder.store(value, entry(builder.add(loop.index, I64(i * vectors))))
-            with none:
-                for i in range(high):
-                    zero = ir.Constant(vector, [0.0] * vector.count)
-                    builder.store(zero, entry(builder.add(loop.index, I64(i * vectors))))
-        for phase, b in enumerate(right):
-            with cgutils.for_range(builder, I64(high)) as loop:
-                base = builder.mul(loop.index, I64(vectors))
-                own = [builder.load(entry(builder.add(base, I64(i)))) for i in range(vectors)]
-                begin = own[:dense]
-                if across == 2:
-                    picks = list(range(phase, 2 * vector.count, 2))
-                    begin = [shuffled(builder, *begin[i : i + 2], picks) for i in range(0, dense, 2)]
-                beside = [v for v, (_, of) in zip(own[dense:], shared, strict=True) if of == phase]
-                inputs = _of_tiles(builder, begin, beside, ends)
-                if fold:
-                    inputs = _divided(builder, inputs, fold, *sides)
-                outputs = apply(Vectors(builder, vector), b, inputs)
-                odd = builder.icmp_signed(">=", loop.index, I64(starts[1]))
-                line = builder.select(odd, builder.sub(loop.index, I64(starts[1])), loop.index)
-                place = builder.add(
-                    builder.mul(apart, builder.select(odd, I64(len(right) + phase), I64(phase))),
-                    builder.mul(step, builder.mul(line, I64(wide))),
-                )
-                at = builder.gep(to, [place])
-                for j, value in enumerate(outputs):
-                    store(builder, value, builder.gep(at, [builder.mul(step, I64(j))]), 0, itemsize)
+        def read(count):
+            return put_together(
+                builder, reader, count, places, s.high, vector, itemsize, divide if s.fold else None
+            )
+
+        entry = stack_table(builder, vector, s.high * s.vectors)
+        _transform_columns(builder, s, vector, reader, read, entry)
+        for phase in range(len(s.right)):
+            _transform_rows(builder, s, phase, vector, entry, ends, sides, to, step, apart, itemsize)
         return context.get_dummy_value()
 
     i = types.int64
     return types.void(v, i, i, i, x, i, i, table, i, i, i, i, i, i, i, i, variant), codegen
 
 
-def _without_last(matrix: Matrix, lack: int) -> Matrix:
-    """Return B of a phase that lacks so many taps at the end: without infinity, and the pixel that it alone sees."""
-    size = len(matrix) - lack
-    return tuple(row[:size] for row in matrix[:size])
+def _transform_columns(builder: Any, s: _Source, vector: Any, reader: Reader, read: Any, entry: Any) -> None:
+    """Emit the loop over vectors of a line that transforms all lines along their columns, or knows them to be zeros."""
+    with (
+        cgutils.for_range(builder, I64(s.vectors)) as loop,
+        builder.if_else(builder.icmp_signed(">", count := reader.next(), I64(0))) as (some, none),
+    ):
+
+        def put(i: int, value: Any) -> None:
+            builder.store(value, entry(builder.add(loop.index, I64(i * s.vectors))))
+
+        with some:
+            pixels = read(count)
+            for start, b in zip(s.starts, s.left, strict=False):
+                values = apply(Vectors(builder, vector), b, pixels[start : start + len(b)])
+                for i, value in enumerate(values, start):
+                    put(i, value)
+        with none:
+            for i in range(s.high):
+                put(i, ir.Constant(vector, [0.0] * vector.count))
 
 
-@contextmanager
-def _each_row(builder: Any, plane: Any, image: Any, first: Any, tiles_h: Any, rows: Any, touched: Any) -> Any:
-    """Loop over the rows of tiles of a strip: give each one's number, its image's plane, its place there, if it is there."""
-    own, place = cgutils.alloca_once_value(builder, plane), cgutils.alloca_once_value(builder, first)
-    with cgutils.for_range(builder, touched) as loop:
-        i = builder.load(place)
-        yield loop.index, builder.load(own), i, builder.icmp_signed("<", loop.index, rows)
-        after = builder.add(i, I64(1))
-        last = builder.icmp_signed("==", after, tiles_h)
-        builder.store(builder.select(last, I64(0), after), place)
-        builder.store(builder.gep(builder.load(own), [builder.select(last, image, I64(0))]), own)
-
-
-def _put_together(
-    builder: Any, reader: _Reader, count: Any, places: Any, high: int, vector: Any, itemsize: int, divide: Any
-) -> list[Any]:  # fmt: skip
-    """Emit the loop over the pieces of a vector; return it for each of the ``high`` lines of a tile.
-
-    ``divide``, if any, is called with what a piece has filled.
-    """
-    held = [
-        cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * vector.count)) for _ in range(high)
-    ]
-    with cgutils.for_range(builder, count):
-        row, offset = reader.next(), reader.next()
-        mask, whole = reader.mask(vector.count)
-        addresses = [
-            builder.gep(builder.load(places(builder.add(row, I64(h)))), [offset]) for h in range(high)
-        ]
-        with builder.if_else(whole) as (all_lanes, some):
-            with all_lanes:
-                for address, line in zip(addresses, held, strict=True):
-                    builder.store(load(builder, address, 0, vector, itemsize), line)
-            with some:
-                for address, line in zip(addresses, held, strict=True):
-                    others = builder.load(line)
-                    builder.store(masked_load(builder, address, mask, vector, itemsize, others), line)
-        if divide:
-            divide(row, mask, held)
-    return [builder.load(line) for line in held]
+def _transform_rows(
+    builder: Any, s: _Source, phase: int, vector: Any, entry: Any, ends: Any, sides: list[Any], to: Any, step: Any,
+    apart: Any, itemsize: int,
+) -> None:  # fmt: skip
+    """Emit the loop over lines that makes vectors of tiles of a phase's columns, transforms and stores them."""
+    with cgutils.for_range(builder, I64(s.high)) as loop:
+        base = builder.mul(loop.index, I64(s.vectors))
+        own = [builder.load(entry(builder.add(base, I64(i)))) for i in range(s.vectors)]
+        begin = own[: s.dense]
+        if s.across == 2:
+            picks = list(range(phase, 2 * vector.count, 2))
+            begin = [shuffled(builder, *begin[i : i + 2], picks) for i in range(0, s.dense, 2)]
+        beside = [v for v, (_, of) in zip(own[s.dense :], s.shared, strict=True) if of == phase]
+        inputs = of_tiles(builder, begin, beside, ends)
+        if s.fold:
+            inputs = _divided(builder, inputs, s.fold, *sides)
+        outputs = apply(Vectors(builder, vector), s.right[phase], inputs)
+        odd = builder.icmp_signed(">=", loop.index, I64(s.starts[1]))
+        line = builder.select(odd, builder.sub(loop.index, I64(s.starts[1])), loop.index)
+        place = builder.add(
+            builder.mul(apart, builder.select(odd, I64(len(s.right) + phase), I64(phase))),
+            builder.mul(step, builder.mul(line, I64(s.wide))),
+        )
+        at = builder.gep(to, [place])
+        for j, value in enumerate(outputs):
+            store(builder, value, builder.gep(at, [builder.mul(step, I64(j))]), 0, itemsize)
 
 
 @intrinsic
@@ -325,7 +224,7 @@ def transform_output(
     Where columns are woven, those of the tiles at v0 and of the tiles ``apart`` from them take turns.
     Tiles at the ends of rows and columns are multiplied (`folding`).
     """
-    mh, rh, mw, rw = _mr(variant)
+    mh, rh, mw, rw = (t.count for t in variant.types[:4])
     woven, fold = variant.types[6].count, variant.types[7].count - 1
     high, wide = mh + rh - 1, mw + rw - 1
     a_high, a_wide = matrices(mh, rh)[0], matrices(mw, rw)[0]
@@ -338,11 +237,11 @@ def transform_output(
         plane = data(context, builder, signature.args[0], y, y0)
         source = data(context, builder, signature.args[5], v, v0)
         pieces = data(context, builder, signature.args[9], table, pieces)
-        places, counts = (_table(builder, kind, vector.count) for kind in (plane.type, I64))
-        head = _Reader(builder, pieces)
+        places, counts = (stack_table(builder, kind, vector.count) for kind in (plane.type, I64))
+        head = Reader(builder, pieces)
         bits = ir.IntType(vector.count)
         at_ends = [cgutils.alloca_once_value(builder, bits(0)) for _ in range(2)]
-        with _each_row(builder, plane, image, first, tiles_h, rows, head.next()) as (r, own, i, there):
+        with each_row(builder, plane, image, first, tiles_h, rows, head.next()) as (r, own, i, there):
             line = builder.mul(i, I64(mh))
             builder.store(builder.gep(own, [builder.mul(line, pitch)]), places(r))
             builder.store(builder.select(there, builder.sub(lines, line), I64(0)), counts(r))
@@ -356,12 +255,12 @@ def transform_output(
             of_last = builder.sub(lines, builder.mul(bottom, I64(mh)))
             inside = [builder.icmp_signed("<", I64(j), of_last) for j in range(fold, mh)]
             above, *below = (
-                _mask(builder, lanes)
+                mask_of(builder, lanes)
                 for lanes in (above, *(builder.select(j, last, bits(0)) for j in inside))
             )
             left, *right = head.masks(vector.count, 1 + max(0, mw - fold))
         behind = builder.load(head.place)
-        tables = [_table(builder, vector, mh * wide) for _ in range(woven)]
+        tables = [stack_table(builder, vector, mh * wide) for _ in range(woven)]
         for phase, entry in enumerate(tables):
             own = builder.gep(source, [builder.mul(apart, I64(phase))])
             with cgutils.for_range(builder, I64(wide)) as loop:
@@ -384,26 +283,10 @@ def transform_output(
             if fold:
                 phases = [_multiplied(builder, values, fold, left, right) for values in phases]
             line = builder.mul(loop.index, pitch)
-            reader = _Reader(builder, behind)
-            for value in _merge(builder, [value for pixel in zip(*phases, strict=True) for value in pixel]):
-                _take_apart(builder, reader, value, places, counts, loop.index, line, itemsize)
+            reader = Reader(builder, behind)
+            for value in merge(builder, [value for pixel in zip(*phases, strict=True) for value in pixel]):
+                take_apart(builder, reader, value, places, counts, loop.index, line, itemsize)
         return context.get_dummy_value()
 
     i = types.int64
     return types.void(y, i, i, i, i, v, i, i, i, table, i, i, i, i, i, i, variant), codegen
-
-
-def _take_apart(
-    builder: Any, reader: _Reader, value: Any, places: Any, counts: Any, number: Any, line: Any, itemsize: int
-) -> None:  # fmt: skip
-    """Emit the loop over the pieces of a vector that stores them to where they belong."""
-    with cgutils.for_range(builder, reader.next()):
-        row, offset = reader.next(), reader.next()
-        mask, whole = reader.mask(value.type.count)
-        with builder.if_then(builder.icmp_signed("<", number, builder.load(counts(row)))):
-            place = builder.gep(builder.load(places(row)), [builder.add(line, offset)])
-            with builder.if_else(whole) as (all_lanes, some):
-                with all_lanes:
-                    store(builder, value, place, 0, itemsize)
-                with some:
-                    masked_store(builder, value, place, mask, itemsize)
