@@ -5,11 +5,16 @@ a depthwise map at a time.
 Kernels that copy the input into a stripe, a block or a tile read the rows of its border where they come from, by
 a table, and fetch the few pixels left and right of a row one by one (`edges`), or, where a tile has them in vectors, by
 one move for all its lanes (`fft/lanes.py`): forward and weight gradient.
-The input gradient is the adjoint: what the padded pixels would receive is added to those that they repeat
-(`algorithms/frame.py`, for what FFT's tiles do not hold besides the image, `fft/cut.py`; of few channels as each tap is added,
-`im2col/col2im.py`; depthwise by weights of single columns, `direct/depthwise/schedule.py`, or of FFT's tiles added up,
-`fft/folded.py`, as all are with channels last, `fft/pixels.py`; within Winograd's tiles at the ends, `winograd/folding.py`, or of those that hold what is around, `held.py`).  Around a `circle` nothing is added: it reads
-grad_output as the forward pass reads the image.
+
+The input gradient is the adjoint: what the padded pixels would receive is added to those that they repeat.  Around a `circle`
+nothing is: it reads grad_output as the forward pass reads the image.  Else, in `algorithms/`:
+
+* tiles hold some of what is around the image besides: of FFT `fft/cut.py` says how much, of Winograd `held.py` adds it;
+* Winograd's tiles at the ends fold what they would hold there, `winograd/folding.py`;
+* `frame.py` computes what no tile holds, as products of its own;
+* of few channels each tap is added where it belongs, `im2col/col2im.py`; of FFT's overlapping tiles each sum, depthwise by
+  `fft/folded.py`, with channels last by `fft/pixels.py`;
+* depthwise kernels have weights of single columns, `direct/depthwise/schedule.py`.
 """
 
 from __future__ import annotations

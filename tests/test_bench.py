@@ -1,5 +1,4 @@
 import json
-import os
 from argparse import Namespace
 from dataclasses import replace
 
@@ -7,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastconv
+from fastconv import machine
 from fastconv.bench import contest, corpus, driver, memory, page, report, special
 from fastconv.bench.check import Truth, truth
 from fastconv.bench.corpus import CATEGORIES
@@ -168,7 +168,7 @@ class TestPeers:
         problem = ConvProblem.parse(line)
         operands = Operands.normal(problem)
         right = truth(problem, direction, operands, check_all=False)
-        found, _ = installed(name, len(os.sched_getaffinity(0)), True, False)
+        found, _ = installed(name, machine.cpus(), True, False)
         for peer in found:
             if peer.takes(problem, direction):
                 result = peer.make(problem, direction, operands)()

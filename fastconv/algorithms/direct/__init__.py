@@ -1,4 +1,15 @@
-"""Convolution by its definition, arranged for registers and caches: nothing is lowered or transformed."""
+"""Convolution by its definition, arranged for registers and caches: nothing is lowered or transformed.
+
+    y[n, k, p, q] = sum over c, r, s of  w[k, c, r, s] * x[n, c, p*stride + r*dilation - lo, q*stride + s*dilation - lo]
+
+For one tap (r, s) the pixels that a row of results reads are a row of x that begins elsewhere.  So a tile of the GEMM engine
+holds some k by some q in registers, and each of its steps is one (c, r, s): the weights of its k, times that row.
+
+* `dense.py` and `cpu.py`: the forward pass and the input gradient, of images channel by channel;
+* `weight_grad.py`: the steps are pixels, and the results taps;
+* `pixels/`: of images pixel by pixel, whose vectors are channels;
+* `depthwise/`: one channel a result, so that there is no matrix: a vector of results and its taps.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The kernels of direct convolution: the tile runs over shifted views of a padded stripe of the input.
 
 A task owns some result rows of one image and a block of result channels.  For each chunk of channels it
-copies the source rows it needs into scratch once, with the padding and split by phase of the stride, so that pixel (row, q) of every tap is at ``row*pitch + q`` from where the tap begins:
+copies the source rows it needs into scratch once, with the padding and split by phase of the stride, so that
+pixel (row, q) of every tap is at ``row*pitch + q`` from where the tap begins:
 
     stripe[channel][row phase][column phase][row][pitch]     source pixel of (phase, i) = i*stride + phase + first
 
@@ -9,8 +10,8 @@ A result of a volume reads several sheets of the source: the row phases of all o
 Where a block of results reads no padding and at stride 1, that is the source itself, which is then read in place.  Images
 held pixel by pixel are turned to rows as they are copied, and results as they are stored: where those have few channels.
 Nothing is lowered: the rows of matrix B are these views, found through a table of steps for each phase of
-the result (`correlation`).  A tile's columns run on from row to row where that wastes fewer lanes (``runs = 1``: the pitch - q pixels
-between rows are computed and dropped), else each row is a run of its own.  Each slice of a run, as wide as the
+the result (`passes`).  A tile's columns run on from row to row where that wastes fewer lanes (``runs = 1``: the
+pitch - q pixels between rows are computed and dropped), else each row is a run of its own.  Each slice of a run, as wide as the
 tile, is multiplied by every panel of the weights: its views stay in L1 while the weights stream from L2.
 """
 

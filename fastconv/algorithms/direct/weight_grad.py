@@ -1,6 +1,6 @@
 """The weight gradient with nothing lowered: every tap reads the same pixels from another beginning.
 
-    gw[k, tap, c] = sum over pixels of  gy[pixel, k] * x[pixel + tap, c]
+    gw[k, tap, c] = sum over pixels of  gy[pixel, k] * x[pixel*stride + offset(tap), c]
 
 A step of the tile is a pixel: it broadcasts channels of gy, wherever they stand, against vectors of channels of
 x, which have to be neighbours.  So they are in images held pixel by pixel; others are turned area by area

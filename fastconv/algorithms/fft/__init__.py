@@ -7,7 +7,9 @@ A rounding error spreads over its tile in proportion to the largest value there,
 infinity: small results beside large ones have fewer correct digits than a sum over their own products.
 
 Small tiles are of one channel, many of them side by side; where channels are last, or each has kernels of its own, of many
-channels side by side (`pixels`).
+channels side by side (`pixels`).  Their size is chosen in `cut`, the kernels are in `cpu`, `pixels`, `weight_grad` and `folded`:
+`lanes` brings tiles to where a table says (`places`), `tile2d` transforms them by rows and columns, by the `codelets` that
+`fourier` writes.
 """
 
 from __future__ import annotations

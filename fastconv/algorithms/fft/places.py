@@ -76,6 +76,14 @@ def source_pixels(table, maps, n, i, j, channel, count, g):
 
 
 @jit.inner
+def result_pixels(table, maps, n, i, j, channel, count, g):
+    """Say where its results lie."""
+    channels, rows = g.groups * g.k, g.of_result + i * g.ah
+    begin = n * g.p * g.q * channels + channel
+    place_pixels(table, maps, rows, g.ah, g.columns_out + j * g.aw, channels, begin, count, g.added)
+
+
+@jit.inner
 def place_vector(table, tile, vector, group, maps, g):
     """Say where a vector of channels of a group lies in a tile of the source; tiles are counted over all images."""
     n, i, j = tile // (g.th * g.tw), tile // g.tw % g.th, tile % g.tw
@@ -91,11 +99,17 @@ def place_vector(table, tile, vector, group, maps, g):
 
 
 @jit.inner
-def result_pixels(table, maps, n, i, j, channel, count, g):
-    """Say where its results lie."""
-    channels, rows = g.groups * g.k, g.of_result + i * g.ah
-    begin = n * g.p * g.q * channels + channel
-    place_pixels(table, maps, rows, g.ah, g.columns_out + j * g.aw, channels, begin, count, g.added)
+def place_result_vector(table, tile, vector, group, maps, g):
+    """Say where one lies in a tile of the result."""
+    n, i, j = tile // (g.th * g.tw), tile // g.tw % g.th, tile % g.tw
+    k0 = vector * g.lanes
+    count = min(g.lanes, g.k - k0)
+    if g.near:
+        result_pixels(table, maps, n, i, j, group * g.k + k0, count, g)
+    else:
+        clear(table, g.lanes, g.aw)
+        for lane in range(count):
+            place_result(table, lane, (n * g.groups + group) * g.k + k0 + lane, i, j, g)
 
 
 @jit.inner

@@ -16,13 +16,12 @@ import numpy as np
 
 from fastconv import jit
 from fastconv.algorithms.fft.cpu import pack
-from fastconv.algorithms.fft.lanes import add_product, clear
+from fastconv.algorithms.fft.lanes import add_product
 from fastconv.algorithms.fft.places import (
     place_channels,
     place_kernels,
-    place_result,
+    place_result_vector,
     place_vector,
-    result_pixels,
 )
 from fastconv.algorithms.fft.tile2d import samples_gauss, samples_times, spectrum, spectrum_sum, write
 from fastconv.gemm.schedule import next_task
@@ -43,18 +42,11 @@ def _source_spectra(b, vector, x, group, first, v, table, own, maps, g):
 @jit.inner
 def _gradient_spectra(b, vector, gy, group, first, count, a, table, own, maps, g):
     """Do so with the gradient of the output."""
-    n, i, j = (first + b) // (g.th * g.tw), (first + b) // g.tw % g.th, (first + b) % g.tw
+    place_result_vector(table, first + b, vector, group, maps, g)
     k0 = vector * g.lanes
-    lanes = min(g.lanes, g.k - k0)
-    if g.near:
-        result_pixels(table, maps, n, i, j, group * g.k + k0, lanes, g)
-    else:
-        clear(table, g.lanes, g.aw)
-        for lane in range(lanes):
-            place_result(table, lane, (n * g.groups + group) * g.k + k0 + lane, i, j, g)
     spectrum_sum(gy, 0, maps, table, g.ah, g.aw, g.lanes, own, own, g.tile_scratch, 3 * g.lanes, g.lanes)
     scale = gy.dtype.type(1.0 / (g.ah * g.aw))
-    pack(own, g.tile_scratch, a, 0, k0, lanes, b, count, scale, -scale, g)
+    pack(own, g.tile_scratch, a, 0, k0, min(g.lanes, g.k - k0), b, count, scale, -scale, g)
 
 
 @jit.inner

@@ -1,6 +1,8 @@
 """Convolution as a matrix product: every result pixel a column of the pixels its kernel covers.
 
-    y[k, (n, p, q)] = sum over t = (c, r, s) of  w[k, t] * B[t, (n, p, q)],   B[t, ...] = x[n, c, p*st + r*d - lo, ...]
+    y[k, j] = sum over t of  w[k, t] * B[t, j]        t = (c, r, s), a tap of a channel,   j = (n, p, q), a result pixel
+
+    B[t, j] = x[n, c, p*stride + r*dilation - lo, q*stride + s*dilation - lo]
 
 B is R*S times as large as the input, so it never exists as a whole: blocks of its columns are lowered
 into cache and multiplied there (`cpu.py`).  A 1x1 convolution is the same product with B = x.  Where much of B would be

@@ -1,6 +1,6 @@
 """The kernels of im2col: lower a block of columns into cache, multiply, finish and store it.
 
-Matrix B has a row per (channel, source offset that a tap has) and a column per position (n, row, q).  A task
+Matrix B has a row for each (channel, source offset that a tap has) and a column for each position (n, row, q).  A task
 owns a block of columns and of result channels.  It goes through the reduction in chunks of KC rows, and in
 each through slices of B as wide as the tile: a slice is lowered into scratch (KC x NR vectors, half of L1) and
 multiplied by every panel of the weights, which stream from L2.  Sums of a chunk stay in scratch; the last

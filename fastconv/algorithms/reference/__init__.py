@@ -110,18 +110,12 @@ def _views(problem: ConvProblem, padded: Array) -> Any:
     """Yield each tap (r, s) and the view of the padded input under it, channels split by group."""
     padded = padded.reshape(problem.n, problem.groups, problem.c // problem.groups, *padded.shape[2:])
     for tap in product(*map(range, problem.kernel)):
-        yield (
-            tap,
-            padded[
-                (
-                    ...,
-                    *(
-                        slice(t * a.dilation, t * a.dilation + (a.output - 1) * a.stride + 1, a.stride)
-                        for t, a in zip(tap, problem.axes, strict=True)
-                    ),
-                )
-            ],
-        )
+        firsts = [r * a.dilation for r, a in zip(tap, problem.axes, strict=True)]
+        under = [
+            slice(first, first + (a.output - 1) * a.stride + 1, a.stride)
+            for first, a in zip(firsts, problem.axes, strict=True)
+        ]
+        yield tap, padded[(..., *under)]
 
 
 def padded(problem: ConvProblem, x: Array) -> Array:

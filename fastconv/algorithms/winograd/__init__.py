@@ -9,6 +9,9 @@ pays are transforms, more memory, and rounding, which grows with alpha (`GROWTH`
 The input gradient is the same correlation of grad_output with turned filters; the weight gradient is
 F(r, m) of the same tiles: m x m pixels of grad_output take the part of the kernel (`weight_grad.py`).
 Stride 2 becomes phases at stride 1 (`phases.py`), dilation images of every d-th pixel (`dilated.py`).
+
+A pass is cut into blocks (`correlation.py`, `areas.py`), which kernels go through (`cpu.py`, `weight_grad.py`).  Their
+transforms take tiles as lanes (`lanes.py`), as many as a vector has (`strips.py`); or channels, in `pixels/`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Strided convolutions as sums of convolutions at stride 1, so that tiles serve them too.
 
 Forward at stride 2: of the source its even and its odd pixels are told apart along each axis, and so are the
-kernel's taps.  Each phase of the source meets its taps at stride 1, and phases are summed over as channels are:
+kernel's taps.  Each phase i of the source meets its taps at stride 1, and phases are summed over as channels are:
 
-    y[k, p] = sum over c and phases i, j  of  (x[c, 2p + i] * w[k, c, i::2])[p]        3 taps: 2 and 1, 5: 3 and 2
+    y[k, p] = sum over c, i of  (x[c, i::2] * w[k, c, i::2])[p]        3 taps: 2 and 1, 5: 3 and 2
 
 The input gradient is the transpose: all phases of the result read the same tiles of grad_output, each by its
 own taps, and are woven together as they are stored.  Tiles of all phases have the taps of the largest; where

@@ -1,11 +1,12 @@
 """Direct convolution of images held pixel by pixel (nhwc): the lanes of vectors are result channels.
 
-    result[pixel, k] = sum over taps and channels of  source[pixel + tap, c] * w[tap, c, k]
+    result[pixel, k] = sum over tap, c of  source[pixel*stride + offset(tap), c] * w[tap, c, k]
 
 The channels of a pixel are a row of matrix A as it stands in memory, for any kernel, stride and dilation,
 so nothing is lowered or transposed but the weights (`pack.py`); `correlation.py` computes the forward
-direction and the input gradient.  The weight gradient (`direct/weight_grad.py`) reads both of its operands so.  Depthwise, lanes are the
-channels themselves (`depthwise.py`, `depthwise_weight_grad.py`), and so are groups where each has few.
+direction and the input gradient.  The weight gradient (`direct/weight_grad.py`) reads both of its operands so.
+Depthwise, lanes are the channels themselves (`depthwise.py`, `depthwise_weight_grad.py`), and so are groups where each
+has few.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Weights with result channels along the lanes: ``[group][block of k][phase][tap][channel][k in block]``.
 
 A block is at most four vectors of result channels, the last filled up with zeros; phases are those of
-`correlation`.  A weight stands at ``group*group_stride + k*row_stride + channel*channel_stride + tap``.
+`passes`.  A weight stands at ``group*group_stride + k*row_stride + channel*channel_stride + tap``.
 """
 
 from __future__ import annotations
