@@ -5,8 +5,7 @@
 The channels of a pixel are a row of matrix A as it stands in memory, for any kernel, stride and dilation,
 so nothing is lowered or transposed but the weights (`pack.py`); `correlation.py` computes the forward
 direction and the input gradient.  The weight gradient (`direct/weight_grad.py`) reads both of its operands so.
-Depthwise, lanes are the channels themselves (`depthwise.py`, `depthwise_weight_grad.py`), and so are groups where each
-has few.
+Lanes are groups where each has few channels, as depthwise (`by_groups.py`, `by_groups_weight_grad.py`).
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ def _make(problem: ConvProblem, direction: Direction, cache: int) -> Execution:
     """Make ready to run with blocks for ``cache`` bytes."""
     by_groups = lanes(problem, direction) == "groups"
     if direction is Direction.WEIGHT_GRAD and by_groups:
-        from fastconv.algorithms.direct.pixels.depthwise_weight_grad import DepthwiseWeightGrad
+        from fastconv.algorithms.direct.pixels.by_groups_weight_grad import ByGroupsWeightGrad
 
-        return DepthwiseWeightGrad(problem, cache)
+        return ByGroupsWeightGrad(problem, cache)
     if direction is Direction.WEIGHT_GRAD:
         from fastconv.algorithms.direct.weight_grad import WeightGrad
 
         return WeightGrad(problem, cache)
     if by_groups:
-        from fastconv.algorithms.direct.pixels.depthwise import Depthwise
+        from fastconv.algorithms.direct.pixels.by_groups import ByGroups
 
-        return Depthwise(problem, direction, cache)
+        return ByGroups(problem, direction, cache)
     from fastconv.algorithms.direct.pixels.correlation import Correlation
 
     if borders.framed(problem, direction):

@@ -155,7 +155,7 @@ def _add_area(sums, s0, x, x0, gy, g0, g_row, rows, columns, count, more, geo, o
             )  # fmt: skip
 
 
-class DepthwiseWeightGrad(Execution):
+class ByGroupsWeightGrad(Execution):
     """The weight gradient of groups of few channels; blocks for ``cache`` bytes."""
 
     def __init__(self, problem: ConvProblem, cache: int) -> None:

@@ -341,7 +341,7 @@ def pass_along(axis: Axis, direction: Direction, mode: str) -> tuple[AxisPass, s
     return walk, "zeros" if direction is Direction.FORWARD or borders.circle(axis, mode) else mode
 
 
-class Depthwise(PackedPass):
+class ByGroups(PackedPass):
     """Forward or input gradient of groups of few channels."""
 
     def __init__(self, problem: ConvProblem, direction: Direction, cache: int) -> None:
