@@ -18,8 +18,8 @@ from fastconv.warmup import warmup
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a sub-command and return the exit status: 2 for a wrong argument."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:2] == ["bench", "pooling"]:
-        return int(import_module("fastconv.bench.pooling").main(arguments[2:]))
+    if arguments[:1] == ["bench"] and arguments[1:2] in (["pooling"], ["gpu"]):
+        return int(import_module(f"fastconv.bench.{arguments[1]}").main(arguments[2:]))
     if arguments[:1] == ["bench"]:  # has options of its own
         return int(import_module("fastconv.bench.driver").main(arguments[1:]))
     if arguments[:1] == ["report"]:

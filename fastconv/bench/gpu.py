@@ -15,9 +15,10 @@ import contextlib
 import functools
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from itertools import product
@@ -30,13 +31,14 @@ import fastconv
 from fastconv.algorithms import find
 from fastconv.bench import corpus
 from fastconv.config import current
+from fastconv.cuda import backend
 from fastconv.cuda.ahead import Array, compile_all, elsewhere
 from fastconv.cuda.compiler import Kernel
 from fastconv.problem import ConvProblem, Direction
 from fastconv.select import admitted, select
 
 ROUNDS = 15
-CALLS = 200  # of a tiny layer, which tell what launches cost
+CALLS, REPEATS = 200, 5  # of tiny layers: fewer launches than a GPU takes before the CPU has to wait
 SECONDS = 420.0  # after which no further layer is begun
 SECONDS_BY_NAME = 40.0  # more for algorithms by name
 NAMED = ("winograd:F(2,3)", "winograd:F(4,3)", "fft")
@@ -104,6 +106,8 @@ def call(problem: ConvProblem, direction: Direction, x: Any, w: Any, gy: Any, b:
 def kernels_of(layers: Iterable[corpus.Layer], processors: int) -> list[Kernel]:
     """Return what the race will start on a GPU of so many multiprocessors; needs none."""
     with elsewhere(processors) as gpu:
+        for start in tiny(*map(Array, TINY)).values():
+            start()
         for named, layer in product((False, True), layers):  # in the order of the race
             problem = layer.problem
             shapes = problem.input_shape, problem.weight_shape, problem.output_shape
@@ -153,10 +157,10 @@ def on_device(call: Callable[[], Any]) -> float:
 
 @functools.cache
 def much() -> Any:
-    """Return more memory than the second-level cache holds, which takes 100 us to write."""
+    """Return more memory than the second-level cache holds, which takes 100 to 200 us to write."""
     import torch
 
-    return torch.empty(2**28, dtype=torch.uint8, device="cuda")
+    return torch.empty(2**29, dtype=torch.uint8, device="cuda")
 
 
 def race(
@@ -215,17 +219,37 @@ def worth(problem: ConvProblem) -> bool:
     return symmetric and problem.bytes <= LARGEST and problem.dtype == "float32"
 
 
-def launch_cost(device: str) -> float:
-    """Return the seconds that a call of a tiny layer keeps the CPU, kernels running behind."""
+TINY = (1, 8, 8, 8), (8, 8, 3, 3), (8,), (1, 8, 8, 8)  # images, weights, bias, residual
+
+
+def tiny(x: Any, w: Any, b: Any, r: Any) -> dict[str, Callable[[], Any]]:
+    """Return calls whose kernels take less than their start."""
+    walk: dict[str, Any] = {"padding": 1, "algorithm": "direct"}
+    return {
+        "one launch": lambda: fastconv.conv2d(x, w, **walk),
+        "bias, ReLU, residual": lambda: fastconv.conv2d(x, w, b, activation="relu", residual=r, **walk),
+        "four launches": lambda: fastconv.conv2d(x, w, padding=1, algorithm="winograd:F(4,3)"),
+        "pooling": lambda: fastconv.max_pool2d(x, 2),
+    }
+
+
+def launch_costs(device: str) -> dict[str, float]:
+    """Return the seconds that calls keep the CPU, kernels running behind."""
     import torch
 
-    x, w = torch.randn(1, 8, 8, 8, device=device), torch.randn(8, 8, 3, 3, device=device)
-    for _ in range(CALLS // 20):
-        fastconv.conv2d(x, w, padding=1)
+    x, w, *rest = (torch.randn(shape, device=device) for shape in TINY)
+    calls = tiny(x, w, *rest) | {"PyTorch": lambda: torch.nn.functional.conv2d(x, w, padding=1)}
+    return {name: min(_kept(call) for _ in range(REPEATS)) for name, call in calls.items()}
+
+
+def _kept(call: Callable[[], Any]) -> float:
+    import torch
+
+    call()
     torch.cuda.synchronize()
     begin = time.perf_counter()
     for _ in range(CALLS):
-        fastconv.conv2d(x, w, padding=1)
+        call()
     spent = time.perf_counter() - begin
     torch.cuda.synchronize()
     return spent / CALLS
@@ -264,8 +288,8 @@ def spread(layers: list[corpus.Layer], step: int = 7) -> list[corpus.Layer]:
 class Record:
     """Rows, and the file that has them after each: what is lost by an interruption is one row."""
 
-    def __init__(self, path: Path, head: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        self.path, self.head, self.rows = path, head, rows
+    def __init__(self, path: Path, head: dict[str, Any], rows: list[dict[str, Any]], count: int = 0) -> None:
+        self.path, self.head, self.rows, self.count = path, head, rows, count  # of all rows there are to be
 
     def add(self, row: dict[str, Any]) -> None:
         """Keep a row."""
@@ -305,7 +329,8 @@ def measure(
                     "error": repr(error),
                 }
             record.add(found)
-            print(told(found), flush=True)
+            left = max(0.0, until - time.monotonic())
+            print(f"{len(record.rows)}/{record.count} ({left:.0f} s left) {told(found)}", flush=True)
             if "error" in found and not alive(device):
                 return
 
@@ -331,8 +356,8 @@ def alive(device: str) -> bool:
         return False
 
 
-def main() -> None:
-    """Measure a suite, print a table and write a file."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure a suite, print a table and write a file; return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -345,12 +370,17 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=SECONDS, help="after which no further layer is begun"
     )
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     until = time.monotonic() + options.seconds
     import torch
 
     if not torch.cuda.is_available():
         raise SystemExit("no GPU that PyTorch can use")
+    try:
+        backend()
+    except fastconv.DeviceError as error:
+        raise SystemExit(str(error)) from None
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))  # with a table of what there is
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     properties: Any = torch.cuda.get_device_properties(0)
@@ -360,13 +390,15 @@ def main() -> None:
     head = {"gpu": torch.cuda.get_device_name(), "versions": versions}
     print(head, f"results go to {options.output}", flush=True)
     before = json.loads(options.output.read_text())["rows"] if options.output.is_file() else []
-    record, layers = Record(options.output, head, before), spread(corpus.load(options.suite))
+    layers = spread(corpus.load(options.suite))
+    count = sum(len(list(ways(layer, named, "cuda"))) for layer, named in product(layers, (False, True)))
+    record = Record(options.output, head, before, count)
     capability = properties.major, properties.minor
     record.save()
     compile_all(kernels_of(layers, properties.multi_processor_count), capability, options.seconds / 2)
     try:
-        head["launch"] = launch_cost("cuda")
-        print(f"launch {head['launch'] * 1e6:.1f} us", flush=True)
+        head["launch"] = launch_costs("cuda")
+        print("us of a call:", *(f"{name} {s * 1e6:.1f}" for name, s in head["launch"].items()), flush=True)
         for named, more in ((False, 0.0), (True, SECONDS_BY_NAME)):
             if alive("cuda"):
                 measure(layers, named, "cuda", on_device, until + more, record)
@@ -374,13 +406,16 @@ def main() -> None:
         head["table"] = summary(record.rows).splitlines()
         record.save()
         print(*head["table"], sep="\n", flush=True)
+        if len(record.rows) < count:
+            print(f"{count - len(record.rows)} of {count} rows left: go on with -o {options.output}")
     if not alive("cuda"):  # another process can go on
         print("the GPU's context is lost: starting anew", flush=True)
         left = str(until - time.monotonic())
         again = [options.suite, "-o", str(options.output), "--seconds", left]
         os.execv(sys.executable, [sys.executable, "-m", "fastconv.bench.gpu", *again])
     print("the GPU computes on: done")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -23,7 +23,7 @@ from fastconv.cuda import ahead
 from fastconv.problem import ConvProblem
 
 if __name__ == "__main__":
-    gpu.ROUNDS = gpu.CALLS = 1
+    gpu.ROUNDS = gpu.CALLS = gpu.REPEATS = 1
     gpu.much = lambda: torch.zeros(1)
     gpu.NAMED = ()
     gpu.corpus.load = lambda suite: [Layer(ConvProblem.parse("n1 c2 k2 i4x4 f3x3 p1"), "3x3")]
@@ -50,7 +50,8 @@ def test_the_race(tmp_path):
     assert "FAILED" not in told
     assert "WRONG" not in told
     found = json.loads(output.read_text())
-    assert found["launch"] > 0
+    assert all(seconds > 0 for seconds in found["launch"].values())
+    assert "4/4" in told
     assert len(found["rows"]) == 4
     assert "TFLOP/s" in found["table"][0]
 

@@ -34,7 +34,7 @@ def test_algorithms_race_by_name_and_rows_are_kept_as_they_come(monkeypatch, tmp
     layers = [
         Layer(ConvProblem.parse(line), "3x3") for line in ("n1 c3 k2 i9x8 f3x3 p1", "n1 c3 k2 i9 f3 s2")
     ]
-    record, late = gpu.Record(tmp_path / "race.json", {"gpu": "none"}, []), time.monotonic() + 100
+    record, late = gpu.Record(tmp_path / "race.json", {"gpu": "none"}, [], 9), time.monotonic() + 100
     gpu.measure(layers, True, "cpu", clock, time.monotonic() - 1, record)
     assert not record.rows, "out of time"
     gpu.measure(layers, True, "cpu", clock, late, record)
@@ -42,7 +42,9 @@ def test_algorithms_race_by_name_and_rows_are_kept_as_they_come(monkeypatch, tmp
     assert {r["direction"] for r in record.rows} == {f"{d} {name}" for d in Direction for name in gpu.NAMED}
     assert {r["problem"] for r in record.rows} == {str(layers[0].problem)}, "tiles need stride 1"
     assert json.loads((tmp_path / "race.json").read_text()) == {"gpu": "none", "rows": record.rows}
-    assert capsys.readouterr().out.count("TFLOP/s") == len(record.rows)
+    told = capsys.readouterr().out
+    assert told.count("TFLOP/s") == len(record.rows)
+    assert f"{len(record.rows)}/9 (" in told
 
     monkeypatch.setattr(gpu, "call", lambda *_: 1 / 0)
     gpu.measure(layers, True, "cpu", clock, late, record)
