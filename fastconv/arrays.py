@@ -7,6 +7,7 @@ copied once, or viewed, never altered.  Inside the package an image is viewed as
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from fastconv.typing import Array
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 FLOATS = frozenset((FLOAT32, FLOAT64))
+LIBRARIES = ("torch", "cupy", "numba")  # whose arrays on a GPU are known by their class
 CUDA = (2, 13)  # DLPack's device types of a GPU's memory and of memory shared with it
 TURNED = 4096, 8  # elements, and channels, of images in the other layout that are worth a kernel
 INTEGER = "int64"  # of every result of integers and booleans
@@ -198,19 +200,31 @@ def result(
         return empty(shape, dtype, layout)
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out must be an array, got {type(out).__name__}")
-    if out.shape != (expected := form.given_shape(shape)):
-        raise ValueError(f"out must have the result's shape {expected}, got {out.shape}")
-    if out.dtype != dtype:
-        raise TypeError(f"out must have the result's dtype {dtype}, got {out.dtype}")
-    if not out.flags.writeable:
-        raise ValueError("out must be writeable")
-    if any(a is not None and _overlap(out, a) for a in operands):
-        raise ValueError("out must not share memory with an operand")
-    if not out.flags.c_contiguous and _overlaps_itself(out):
-        raise ValueError(f"out must have memory of its own for each element, got strides {out.strides}")
+    if error := refusal(out, form.given_shape(shape), dtype, operands):
+        raise error
     inside = form.taken(np.asarray(out))
     usable = (to_last(inside) if layout == "nhwc" else inside).flags.carray
     return inside if usable else empty(shape, dtype, layout)
+
+
+def refusal(
+    out: Array, expected: tuple[int, ...], dtype: np.dtype[Any], operands: Iterable[Array | None]
+) -> Exception | None:
+    """Return what is wrong with ``out``: a result does not fit there, or to write it would change an operand.
+
+    Arrays may be a GPU's, of which nothing can be read, and a traceback would show them.
+    """
+    if out.shape != expected:
+        return ValueError(f"out must have the result's shape {expected}, got {out.shape}")
+    if out.dtype != dtype:
+        return TypeError(f"out must have the result's dtype {dtype}, got {out.dtype}")
+    if not out.flags.writeable:
+        return ValueError("out must be writeable")
+    if any(a is not None and _overlap(out, a) for a in operands):
+        return ValueError("out must not share memory with an operand")
+    if not out.flags.c_contiguous and _overlaps_itself(out):
+        return ValueError(f"out must have memory of its own for each element, got strides {out.strides}")
+    return None
 
 
 def delivered(result: Array, form: Form, out: Array | None) -> Array:
@@ -244,8 +258,9 @@ def _overlaps_itself(array: Array) -> bool:
 
 @lru_cache(256)
 def package(kind: type) -> str:
-    """Return the package that a class is from."""
-    return kind.__module__.partition(".")[0]
+    """Return the package that a class is from: one of LIBRARIES if a base is, as others make classes of tensors."""
+    packages = [base.__module__.partition(".")[0] for base in kind.__mro__]
+    return next((name for name in packages if name in LIBRARIES), packages[0])
 
 
 def on_gpu(value: Any) -> bool:

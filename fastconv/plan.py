@@ -111,16 +111,18 @@ def find(
     workspace: int | None,
     device: str = "cpu",
     prepared: bool = False,
+    context: Hashable = None,
 ) -> Plan:
     """Return the plan of a call; on a miss the arguments are checked and the algorithm is chosen.
 
     A hit costs a tuple and a look-up: nothing is derived from the arguments before.  ``walk`` has the fields of a
-    `Walk`, and needs to be one as little.  ``prepared``: the choice is for calls whose weights are prepared.
+    `Walk`, and needs to be one as little.  ``prepared``: the choice is for calls whose weights are prepared;
+    ``context``: that of the GPU on which a plan's tables are.
     """
     settings = current()
     if type(algorithm) is not str or algorithm != "auto" or workspace is not None:
         settings = override(settings, algorithm, workspace)
-    key = direction, input_shape, weight_shape, dtype, walk, settings.deciding, device, prepared
+    key = direction, input_shape, weight_shape, dtype, walk, settings.deciding, device, prepared, context
     plan = _plans.get(key)
     if plan is None:
         problem = arguments.problem(input_shape, weight_shape, dtype.name, Walk(*walk))

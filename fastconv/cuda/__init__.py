@@ -6,7 +6,11 @@ An algorithm's kernels stand in the ``cuda.py`` beside its ``cpu.py``; here is w
     compiler    a kernel and its constants -> machine code, kept on disk
     driver      machine code -> a launch on a stream; memory; what the GPU is
     simulator   the same without a GPU: NumPy memory, Numba's CUDA simulator
-    memory      callers' arrays, results of their kind, scratch
+    memory      an array as kernels see it
+    libraries   PyTorch's and CuPy's: their allocators and streams
+    interface   arrays that describe themselves, Numba's among them: the driver's pool
+    host        NumPy's, there and back
+    operands    which of these an array is, and whether several go together
     call        calls from end to end, twins of `fastconv.convolve` and `fastconv.transpose`
     tape        what a call asked for and started
     replay      later calls of the kind: the same from the tape

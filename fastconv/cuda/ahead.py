@@ -50,8 +50,11 @@ class Elsewhere:
         return self.count
 
     def context(self) -> int:
-        """Return a number for the GPU."""
-        return 0
+        """Return a number for the GPU, which no real one has."""
+        return -1
+
+    def check_here(self, pointer: int) -> None:
+        """Refuse nothing."""
 
     def note(self, kernel: Kernel, blocks: int, pointers: Any, geometry: Any) -> Elsewhere:
         """Note a kernel where another would start it."""

@@ -6,9 +6,11 @@ from typing import Any
 
 from fastconv import arguments, plan
 from fastconv.activations import CODES
-from fastconv.arrays import AS_IS, Form
+from fastconv.arrays import AS_IS, Form, refusal
 from fastconv.convolve import Grads, check_grad_output, read_need
-from fastconv.cuda.memory import Memory, common, operand, part
+from fastconv.cuda import backend
+from fastconv.cuda.memory import Memory
+from fastconv.cuda.operands import common, together
 from fastconv.cuda.replay import replayed
 from fastconv.cuda.tape import LISTENING
 from fastconv.transpose import problem_of
@@ -49,30 +51,24 @@ def result(
             axes = (*range(b), *turn)
         y = like.empty((n, *images) if form.batched else images, dtype or like.dtype, axes)
         return y, taken(y, form)
-    y = operand(out, "out")
-    common(like, y)
-    if y.shape != (expected := form.given_shape(shape)):
-        raise ValueError(f"out must have the result's shape {expected}, got {y.shape}")
-    for x in operands:
-        if x is not None and x.pointer < y.pointer + y.nbytes and y.pointer < x.pointer + x.nbytes:
-            raise ValueError("out must not share memory with an operand")
+    y = out
+    together(like, y)
+    inputs = (m.shadow for m in operands if m is not None)
+    if error := refusal(y.shadow, form.given_shape(shape), like.dtype, inputs):
+        raise error
     inside = taken(y, form)
     if inside.laid_as(layout):
         return y, inside
     return y, result(None, AS_IS, shape, layout, like)[1]
 
 
-def delivered(y: Memory, inside: Memory, form: Form, out: Any) -> Any:
+def delivered(y: Memory, inside: Memory, form: Form) -> Any:
     """Return what the caller gets, filled."""
     if inside.pointer != y.pointer:
         from fastconv.cuda.copy import transfer
 
         transfer(inside, taken(y, form))
-    filled = handed(y)
-    if out is None:
-        return filled
-    part((y,))
-    return out
+    return handed(y)
 
 
 def handed(y: Memory) -> Any:
@@ -89,7 +85,8 @@ def _solve(
 ) -> Any:  # fmt: skip
     """Find the plan, check what its problem tells, and run; images are (n, c, h, w), ``expected`` is a gradient's shape."""
     dtype = common(first, second, *(m for m in (bias, residual) if m is not None))
-    p = plan.find(direction, size, weight_size, dtype, walk, algorithm, workspace, device="cuda")
+    asked = direction, size, weight_size, dtype, walk, algorithm, workspace
+    p = plan.find(*asked, device="cuda", context=backend().context())
     if expected is not None:
         check_grad_output(expected, p.problem, form)
     if bias is not None and bias.shape != (p.shape[1],):
@@ -112,7 +109,7 @@ def _solve(
         activation,
         None if residual is None else residual.laid(layout),
     )
-    return delivered(y, inside, form, out)
+    return delivered(y, inside, form)
 
 
 @replayed(out=12, input=1, weight=2, bias=3, residual=9)
@@ -167,7 +164,7 @@ def bias_grad(gy: Memory) -> Any:
     return handed(gb)
 
 
-@replayed(out=None, input=1, weight=2, grad_output=3, residual=9)
+@replayed(input=1, weight=2, grad_output=3, residual=9)
 def backward(
     rank: int, input: Any, weight: Any, grad_output: Any, stride: Any, padding: Any, dilation: Any, groups: Any,
     need: Any, residual: Any, algorithm: Any, workspace: Any, layout: Any,
@@ -203,7 +200,7 @@ def transposed(
     return _solve("input_grad", form, size, w.shape, walk, x, w, bias, name, **rest)
 
 
-@replayed(out=None, input=1, weight=2, grad_output=3)
+@replayed(input=1, weight=2, grad_output=3)
 def transposed_backward(
     rank: int, input: Any, weight: Any, grad_output: Any, stride: Any, padding: Any, output_padding: Any,
     groups: Any, dilation: Any, need: Any, algorithm: Any, workspace: Any, layout: Any,

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import hashlib
 import re
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -110,17 +111,23 @@ def _for_all(kernel: Kernel) -> bytes:
     return bytes(code)
 
 
+_compiling = threading.Lock()
+
+
 @contextlib.contextmanager
 def _without_driver() -> Iterator[None]:
-    """Answer numba-cuda's question which GPU device functions are for, so that none is needed."""
+    """Answer numba-cuda's question which GPU device functions are for, in this thread: others may compile for a real one."""
     from numba.cuda import dispatcher
 
-    before = dispatcher.get_current_device
-    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=OLDEST)
-    try:
-        yield
-    finally:
-        dispatcher.get_current_device = before
+    here = threading.get_ident()
+    with _compiling:
+        before = dispatcher.get_current_device
+        oldest = SimpleNamespace(compute_capability=OLDEST)
+        dispatcher.get_current_device = lambda: oldest if threading.get_ident() == here else before()
+        try:
+            yield
+        finally:
+            dispatcher.get_current_device = before
 
 
 def entry(cubin: bytes) -> bytes:

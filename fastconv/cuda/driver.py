@@ -22,6 +22,7 @@ from fastconv.cuda.tape import launcher
 from fastconv.errors import DeviceError
 
 INTEGERS = {"uint32": ctypes.c_uint32, "int64": ctypes.c_int64}
+DEVICE_MEMORY = 2  # CU_MEMORYTYPE_DEVICE
 
 
 @functools.cache
@@ -57,13 +58,33 @@ def checked(answer: tuple[Any, ...]) -> Any:
 
 def context() -> int:
     """Return the current context, the primary one of the first GPU if there is none."""
+    status, found = bindings().cuCtxGetCurrent()
+    if not status and (number := int(found)):
+        return number
     driver = bindings()
-    found = int(checked(driver.cuCtxGetCurrent()))
-    if not found:
-        primary = checked(driver.cuDevicePrimaryCtxRetain(checked(driver.cuDeviceGet(0))))
-        checked(driver.cuCtxSetCurrent(primary))
-        found = int(primary)
-    return found
+    if status == driver.CUresult.CUDA_ERROR_NOT_INITIALIZED:
+        raise DeviceError(
+            "a GPU that was in use when this process was forked is lost to it: start it by spawn"
+        )
+    checked((status,))
+    primary = checked(driver.cuDevicePrimaryCtxRetain(checked(driver.cuDeviceGet(0))))
+    checked(driver.cuCtxSetCurrent(primary))
+    return int(primary)
+
+
+def check_here(pointer: int) -> None:
+    """Refuse memory of another GPU than the current one: kernels that meet it would end the context."""
+    context()
+    driver = bindings()
+    asked, here = driver.CUpointer_attribute, int(checked(driver.cuCtxGetDevice()))
+
+    def told(name: str) -> int:
+        status, value = driver.cuPointerGetAttribute(getattr(asked, f"CU_POINTER_ATTRIBUTE_{name}"), pointer)
+        return -1 if status else int(value)
+
+    there = told("DEVICE_ORDINAL")
+    if there not in (-1, here) and told("MEMORY_TYPE") == DEVICE_MEMORY and not told("IS_MANAGED"):
+        raise ValueError(f"arrays are on GPU {there}, and the current one is {here}: make theirs current")
 
 
 @functools.cache
@@ -122,23 +143,23 @@ class Launch:
 
     def start(self, pointers: Sequence[int], stream: int) -> None:
         """Start it on a stream."""
-        in_turn([(self, self.count)])(pointers, stream)
+        in_turn([(self, range(self.count))], self.count, ())(pointers, stream)
 
 
-def in_turn(launches: Sequence[tuple[Launch, int]]) -> Callable[[Sequence[int], int], None]:
-    """Return the function that starts kernels on a stream, from the pointers of all of them: written once, for all."""
-    total, lock = sum(count for _, count in launches), threading.Lock()
-    values = (ctypes.c_uint64 * total)()
-    pack, at, starts = struct.Struct(f"={total}Q").pack_into, ctypes.addressof(values), []
-    for launch, count in launches:
-        addresses = (*range(at, at + 8 * count, 8), *launch.addresses)
+def in_turn(
+    launches: Sequence[tuple[Launch, Sequence[int]]], count: int, tables: Sequence[int]
+) -> Callable[[Sequence[int], int], None]:
+    """Return the function that starts kernels on a stream, from pointers that are written once for all of them."""
+    block, lock = (ctypes.c_uint64 * (count + len(tables)))(*[0] * count, *tables), threading.Lock()
+    pack, at, starts = struct.Struct(f"={count}Q").pack_into, ctypes.addressof(block), []
+    for launch, own in launches:
+        addresses = (*(at + 8 * i for i in own), *launch.addresses)
         parameters = (ctypes.c_void_p * len(addresses))(*addresses)
         starts.append((launch.launch, ctypes.addressof(parameters), (parameters, launch.numbers)))
-        at += 8 * count
 
     def start(pointers: Sequence[int], stream: int) -> None:
         with lock:  # until the driver has copied the values
-            pack(values, 0, *pointers)
+            pack(block, 0, *pointers)
             for launch, parameters, _ in starts:
                 answer = launch(stream, parameters, 0)
                 if answer[0]:
@@ -178,14 +199,27 @@ def _pool(_: int) -> Any:
 class Block:
     """Memory from the driver's pool in the order of a stream, given back when nobody holds it any more."""
 
-    def __init__(self, count: int, stream: int = 0) -> None:
-        pool, self.stream = _pool(context()), stream
-        self.pointer = int(checked(bindings().cuMemAllocFromPoolAsync(max(1, count), pool, stream)))
+    def __init__(self, count: int, stream: Any = 0) -> None:
+        self.context, self.stream = context(), stream  # if it is an object, it ends its stream with itself
+        answer = bindings().cuMemAllocFromPoolAsync(max(1, count), _pool(self.context), int(stream))
+        self.pointer = int(checked(answer))
 
     def __del__(self, ending: Any = sys.is_finalizing) -> None:  # Python takes modules apart at its end
         if hasattr(self, "pointer") and not ending():
-            context()  # a thread that collects garbage may have none
-            bindings().cuMemFreeAsync(self.pointer, self.stream)
+            _in_context(self.context, bindings().cuMemFreeAsync, self.pointer, int(self.stream))
+
+
+def _in_context(context: int, free: Callable[..., Any], *arguments: int) -> None:
+    """Free memory from any thread: in its own context, where alone the default stream is the one it was used on."""
+    driver = bindings()
+    status, found = driver.cuCtxGetCurrent()
+    if status:  # in a forked child, whose memory it is not
+        return
+    if away := int(found) != context:
+        driver.cuCtxPushCurrent(context)
+    free(*arguments)
+    if away:
+        driver.cuCtxPopCurrent()
 
 
 def upload(pointer: int, content: np.ndarray[Any, Any]) -> None:
@@ -211,7 +245,7 @@ def _described(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype
 
 
 def device_array(
-    shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], stream: int
+    shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], stream: Any
 ) -> tuple[Any, int]:
     """Return a Numba device array in memory from the pool, and where it begins; strides count elements."""
     like = _described(shape, strides, dtype, context())
@@ -223,7 +257,7 @@ def device_array(
     if stream:
         from numba import cuda
 
-        array.stream = cuda.external_stream(stream)
+        array.stream = cuda.external_stream(stream) if isinstance(stream, int) else stream
     return array, block.pointer
 
 
@@ -231,7 +265,7 @@ class Buffer:
     """Memory of the driver's own, for tables that live as long as a plan."""
 
     def __init__(self, content: np.ndarray[Any, Any]) -> None:
-        context()
+        self.context = context()
         driver, content = bindings(), np.ascontiguousarray(content)
         self.nbytes = content.nbytes
         self.pointer = int(checked(driver.cuMemAlloc(max(1, content.nbytes))))
@@ -240,5 +274,4 @@ class Buffer:
 
     def __del__(self, ending: Any = sys.is_finalizing) -> None:
         if hasattr(self, "pointer") and not ending():
-            context()
-            bindings().cuMemFree(self.pointer)
+            _in_context(self.context, bindings().cuMemFree, self.pointer)

@@ -4,6 +4,9 @@ Reading arguments, finding the plan and describing its launches takes longer tha
 call of a kind runs as written, while a tape notes what it asks for and starts; later ones play the tape.  A kind is all
 that may change what is started: how each operand lies and where on 16 bytes it begins, all other arguments, the
 settings, and the GPU's context.
+
+A call runs on the first stream that an operand names.  That waits for the others, and they for it: what is there may be
+read, written or freed on them next.
 """
 
 from __future__ import annotations
@@ -16,20 +19,18 @@ from typing import Any
 from fastconv import plan
 from fastconv.config import current
 from fastconv.cuda import backend
-from fastconv.cuda.memory import Memory, first_named, glance_of, operand, part
+from fastconv.cuda.memory import Memory, Stream
+from fastconv.cuda.operands import first_named, glance_of, operand
 from fastconv.cuda.tape import LISTENING, Tape
 
 KEPT = 2048  # tapes
-OPTIONAL = ("bias", "residual")
+OPTIONAL = ("bias", "residual", "indices")
 
 
-def replayed(
-    out: int | None, ours: bool = False, **places: int
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate a call whose arguments at ``places`` are arrays, or memory of such: it is given their memory.
+def replayed(out: int | None = None, **places: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorate a call whose arguments at ``places`` are arrays: it is given their memory.
 
-    A call with an argument ``out`` runs as written.  ``ours``: other arguments are the caller's no more, so that equal
-    ones are of one type.
+    A call with an argument ``out`` runs as written.
     """
     arrays = [(name, place, name in OPTIONAL) for name, place in places.items()]
 
@@ -52,40 +53,51 @@ def replayed(
                         named.append(stream)
                     rest[place] = True
             key = None
-            if None not in lie and (out is None or rest[out] is None):
-                key = key_of(function, lie, tuple(rest) if ours else by_value(rest))
+            if (out is None or rest[out] is None) and not (read and None in lie):
+                key = (function, by_value(rest), current().deciding, backend().context(), *lie)
                 if (tape := plan.tapes.get(key)) is not None:
-                    return played(tape, pointers, named)
+                    if not named:
+                        return tape.play(pointers, 0)
+                    return in_order(named, lambda own: tape.play(pointers, own))
             given, operands = list(arguments), []
             for name, place, _ in arrays:
                 if (value := given[place]) is not None:
-                    if not isinstance(value, Memory):
-                        value = read.get(place) or operand(value, name)
-                    operands.append(value)
-                    given[place] = value
-            try:
-                return function(*given) if key is None else taped(key, operands, function, given)
-            finally:
-                part(operands)
+                    given[place] = memory = read.get(place) or operand(value, name)
+                    operands.append(memory)
+            if out is not None and (value := given[out]) is not None:
+                given[out] = memory = operand(value, "out")
+                operands.append(memory)
+
+            def run(own: Stream) -> Any:
+                for memory in operands:
+                    memory.named = own
+                return function(*given) if key is None else taped(key, rest, operands, function, given)
+
+            return in_order([memory.named for memory in operands], run)
 
         return call
 
     return decorate
 
 
-def played(tape: Tape, pointers: Sequence[int], named: Sequence[int]) -> Any:
-    """Play a tape on the first of the streams that operands name, in the order of all of them."""
-    own, others = first_named(named) if named else (0, ())
+def in_order(named: Sequence[Stream], run: Callable[[Stream], Any]) -> Any:
+    """Run on the first of the streams that operands name, in the order of all of them."""
+    own, others = first_named(named)
     for other in others:
-        backend().wait(own, other)
-    result = tape.play(pointers, own)
-    for other in others:
-        backend().wait(other, own)
-    return result
+        backend().wait(int(own), other)
+    try:
+        return run(own)
+    finally:
+        for other in others:
+            backend().wait(other, int(own))
 
 
 def taped(
-    key: Hashable, operands: Sequence[Memory], function: Callable[..., Any], given: Sequence[Any]
+    key: Hashable,
+    rest: Sequence[Any],
+    operands: Sequence[Memory],
+    function: Callable[..., Any],
+    given: Sequence[Any],
 ) -> Any:
     """Call a function while a tape listens, and keep that."""
     LISTENING.tape = tape = Tape(operands)
@@ -93,18 +105,11 @@ def taped(
         result = function(*given)
     finally:
         LISTENING.tape = None
-    if tape.close(result, operands[0]):
+    if tape.close(result, operands[0]) and plain(rest):
         if len(plan.tapes) >= KEPT:
             plan.tapes.clear()
         plan.tapes[key] = tape
     return result
-
-
-def key_of(function: Any, lie: Sequence[Hashable], rest: Hashable) -> Hashable:
-    """Return what tells calls of one kind, or None for a call that is not kept."""
-    if rest is None:
-        return None
-    return (function, rest, *lie, current().deciding, backend().context())
 
 
 def by_value(rest: list[Any]) -> bytes | None:
@@ -112,7 +117,14 @@ def by_value(rest: list[Any]) -> bytes | None:
     try:
         return marshal.dumps(rest, 2)  # version 2 says all by value
     except ValueError:
-        plain = [
+        known = [
             tuple(r) if isinstance(r, tuple) else r for r in rest
         ]  # PyTorch's shapes are of a class of their own
-        return None if list(map(type, plain)) == list(map(type, rest)) else by_value(plain)
+        return None if list(map(type, known)) == list(map(type, rest)) else by_value(known)
+
+
+def plain(value: Any) -> bool:
+    """Return whether `by_value` tells a value from all others: of what has a buffer, as NumPy's numbers, it tells the bytes alone."""
+    if isinstance(value, list | tuple):
+        return all(map(plain, value))
+    return value is None or type(value) in (bool, int, float, str)

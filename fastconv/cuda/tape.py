@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import operator
 import threading
 from collections.abc import Callable, Sequence
@@ -14,16 +13,15 @@ from fastconv.cuda import backend
 class Tape:
     """Memory that one call asked for, in order, and the kernels that it started.
 
-    A pointer is noted as (which memory, how far into it): operands first, then what was asked for.  What is of neither
-    is a table of a plan's, noted as it is and kept alive.
+    Where a pointer points is noted as (which memory, how far into it): operands first, then what was asked for.  What is
+    of neither is a table of a plan's, noted as it is and kept alive.
     """
 
     def __init__(self, operands: Sequence[Any]) -> None:
         self.count = len(operands)
         self.tables: list[Any] = []
         self.asked_for: list[Any] = []  # shape, dtype and order of axes
-        self.launches: list[tuple[Any, int]] = []  # and how many pointers each has
-        self.sources: list[tuple[int, int]] = []  # of all their pointers, one launch after the other
+        self.launches: list[tuple[Any, list[tuple[int, int]]]] = []  # and where their pointers point
         self.results: list[int] = []  # which memory
         self.whole = True  # whether there is nothing beside
         for i, memory in enumerate(operands):
@@ -36,59 +34,74 @@ class Tape:
 
     def started(self, launch: Any, pointers: Sequence[Any]) -> None:
         """Note a kernel, whose pointers are memory, tables or None."""
+        places = []
         for pointer in pointers:
             origin = getattr(pointer, "origin", -1)
             if origin >= 0:
-                self.sources.append((origin, pointer.pointer - pointer.begin))
+                places.append((origin, pointer.pointer - pointer.begin))
             else:
-                self.sources.append((-1, 0 if pointer is None else pointer.pointer))
+                places.append((-1, 0 if pointer is None else pointer.pointer))
                 self.tables.append(pointer)
-        self.launches.append((launch, len(pointers)))
+        self.launches.append((launch, places))
 
-    def play(self, pointers: Sequence[int], stream: int) -> Any:
+    def play(self, pointers: list[int], stream: Any) -> Any:
         """Ask for memory and start the kernels anew, for other operands of the same kind; return the result."""
-        begins, owners = [*pointers], []
+        owners = []
         for make in self.makers:
             owner, pointer = make(stream)
             owners.append(owner)
-            begins.append(pointer)
-        begins.append(0)  # at -1: tables lie where they lay
-        self.start([begins[origin] + distance for origin, distance in self.sources], self.streams(stream))
-        return self.handed([owners[i] for i in self.given])
+            pointers.append(pointer)
+        for origin, distance in self.further:
+            pointers.append(pointers[origin] + distance)
+        self.start(pointers, self.streams(stream))
+        return self.handed(owners)
 
     def close(self, result: Any, like: Any) -> bool:
         """Note the form of what the call returned, and return whether the tape can be played, for operands ``like`` one."""
+        given = [which - self.count for which in self.results]
         if isinstance(result, tuple):  # of results, and None for what was not asked for
             places = [i for i, value in enumerate(result) if value is not None]
             count: int = len(result)
             form: Any = getattr(result, "_make", tuple)
 
-            def handed(results: list[Any]) -> Any:
+            def handed(owners: list[Any]) -> Any:
                 values = [None] * count
-                for place, value in zip(places, results, strict=True):
-                    values[place] = value
+                for place, which in zip(places, given, strict=True):
+                    values[place] = owners[which]
                 return form(values)
 
             self.handed: Callable[[list[Any]], Any] = handed
         else:
-            places, self.handed = [0], operator.itemgetter(0)
-        self.given = [which - self.count for which in self.results]
+            places, self.handed = [0], operator.itemgetter(*given[:1] or (0,))
         self.makers = [
-            like.maker(*asked) if i in self.given else like.scratch(*asked[:2])
+            like.maker(*asked) if i in given else like.scratch(*asked[:2])
             for i, asked in enumerate(self.asked_for)
         ]
         self.streams = like.streams()
-        self.start = getattr(backend(), "in_turn", in_turn)(self.launches)
+        # kernels read their pointers from one block: where memory begins, places further on, and tables, which stay
+        every = dict.fromkeys(place for _, places_of in self.launches for place in places_of)
+        begins = [(i, 0) for i in range(self.count + len(self.asked_for))]
+        self.further = [place for place in every if place[0] >= 0 and place[1]]
+        tables = [place for place in every if place[0] < 0]
+        at = {place: i for i, place in enumerate((*begins, *self.further, *tables))}
+        launches = [(launch, [at[place] for place in places_of]) for launch, places_of in self.launches]
+        start = getattr(backend(), "in_turn", in_turn)
+        self.start = start(launches, len(begins) + len(self.further), [pointer for _, pointer in tables])
         return self.whole and len(places) == len(self.results) > 0
 
 
-def in_turn(launches: Sequence[tuple[Any, int]]) -> Callable[[Sequence[int], int], None]:
-    """Return the function that starts kernels on a stream, from the pointers of all of them."""
+def in_turn(
+    launches: Sequence[tuple[Any, Sequence[int]]], count: int, tables: Sequence[int]
+) -> Callable[[Sequence[int], int], None]:
+    """Return the function that starts kernels on a stream, from ``count`` pointers; ``tables`` are further ones.
+
+    A kernel comes with the numbers of its own among all of them.
+    """
 
     def start(pointers: Sequence[int], stream: int) -> None:
-        rest = iter(pointers)
-        for launch, count in launches:
-            launch.start(list(itertools.islice(rest, count)), stream)
+        block = [*pointers, *tables]
+        for launch, own in launches:
+            launch.start([block[i] for i in own], stream)
 
     return start
 

@@ -101,11 +101,7 @@ def adaptive_avg_pool2d_backward(input_size: Sequence[int], grad_output: ArrayLi
     array([[[1., 3., 2.],
             [1., 3., 2.]]])
     """
-    size = arguments.shape(input_size, "input_size")
-    gy = call.images(grad_output, "grad_output")
-    if gy.ndim != len(size):
-        raise ValueError(f"grad_output must have the input's {len(size)} dimensions, got {gy.shape}")
-    return call.to_all(size, gy, shares(2, size, gy.shape[-2:]), 2)
+    return _means_backward(2, input_size, grad_output)
 
 
 def adaptive_max_pool2d(
@@ -170,14 +166,25 @@ def adaptive_max_pool3d(
     return _largest(3, input, output_size, return_indices)
 
 
+@call.on_gpu_too(input=1)
 def _means(rank: int, input: ArrayLike, output_size: Sizes) -> Array:
     x = call.images(input, "input")
     return call.means(x, shares(rank, x.shape, output_size), rank)
 
 
+@call.on_gpu_too(input=1)
 def _largest(
     rank: int, input: ArrayLike, output_size: Sizes, return_indices: bool
 ) -> Array | tuple[Array, Array]:
     x = call.images(input, "input")
     y, indices = call.largest(x, shares(rank, x.shape, output_size), rank, return_indices)
     return (y, indices) if return_indices else y
+
+
+@call.on_gpu_too(first=2, grad_output=2)
+def _means_backward(rank: int, input_size: Sequence[int], grad_output: ArrayLike) -> Array:
+    size = arguments.shape(input_size, "input_size")
+    gy = call.images(grad_output, "grad_output")
+    if gy.ndim != len(size):
+        raise ValueError(f"grad_output must have the input's {len(size)} dimensions, got {gy.shape}")
+    return call.to_all(size, gy, shares(rank, size, gy.shape[-rank:]), rank)

@@ -5,20 +5,46 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from math import prod
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from fastconv import arguments
-from fastconv.arrays import FLOATS, common, contiguous, empty, floats, goes_to_gpu
-from fastconv.config import current
+from fastconv.arrays import FLOATS, common, contiguous, empty, floats, goes_to_gpu, package
 from fastconv.pooling.windows import Axes, check_rank, windows
 from fastconv.typing import Array
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 INDICES = np.dtype("int64")
 NOWHERE = np.empty(0, INDICES)
 
 
+def on_gpu_too(first: int = 1, **places: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a call: with argument ``first`` on a GPU, it is given the memory of those at ``places``, and replayed."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        on_gpu: Callable[..., R] | None = None
+
+        @functools.wraps(function)
+        def call(*arguments: P.args, **named: P.kwargs) -> R:
+            nonlocal on_gpu
+            if not goes_to_gpu(arguments[first]):
+                return function(*arguments, **named)
+            if on_gpu is None:
+                from fastconv.cuda import backend, replay
+
+                backend()  # DeviceError before kernels are imported
+                on_gpu = replay.replayed(**places)(function)
+            return on_gpu(*arguments)
+
+        return call
+
+    return decorate
+
+
+@on_gpu_too(input=1)
 def max_forward(
     rank: int, input: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any, located: Any
 ) -> tuple[Array, Array]:  # fmt: skip
@@ -29,9 +55,10 @@ def max_forward(
     )
 
 
+@on_gpu_too(input=1, grad_output=2, indices=8)
 def max_backward(
     rank: int, input: Any, grad_output: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any,
-    indices: Any = None,
+    indices: Any,
 ) -> Array:  # fmt: skip
     """Return the gradient by the input."""
     x, gy = images(input, "input"), images(grad_output, "grad_output")
@@ -39,11 +66,12 @@ def max_backward(
     if indices is None:
         return to_largest(x, gy, axes, rank)
     _check_grad_output(gy, x.shape, axes, rank)
-    if there := on_device(x):
-        return there.to_places(x, gy, indices, axes, rank)  # type: ignore[no-any-return]
+    if there(x):
+        return kernels_there().to_places(x, gy, indices, axes, rank)  # type: ignore[no-any-return]
     return _scattered()(contiguous(gy, common(x, gy)), indices, x.shape[-rank:], rank, True)
 
 
+@on_gpu_too(input=1)
 def mean_forward(
     rank: int, input: Any, kernel_size: Any, stride: Any, padding: Any, ceil_mode: Any, count_pad: Any, divisor: Any
 ) -> Array:  # fmt: skip
@@ -53,6 +81,7 @@ def mean_forward(
     return means(x, axes, rank, bool(count_pad), divisor)
 
 
+@on_gpu_too(first=2, grad_output=2)
 def mean_backward(
     rank: int, input_size: Any, grad_output: Any, kernel_size: Any, stride: Any, padding: Any, ceil_mode: Any,
     count_pad: Any, divisor: Any,
@@ -64,31 +93,21 @@ def mean_backward(
 
 
 def images(value: Any, name: str) -> Any:
-    """View an operand: a NumPy array, or on a GPU the memory of one."""
-    if type(value) is np.ndarray and value.dtype in FLOATS and current().device == "cpu":
+    """View an operand as a NumPy array; the memory of one on a GPU is given back."""
+    if (type(value) is np.ndarray and value.dtype in FLOATS) or there(value):
         return value
-    if not goes_to_gpu(value):
-        return floats(value, name)
-    return on_gpu().operand(value, name)
+    return floats(value, name)
 
 
-@functools.cache
-def on_gpu() -> Any:
-    """Return what is known of memory on a GPU, or raise DeviceError before kernels are imported."""
-    from fastconv.cuda import backend, memory
-
-    backend()
-    return memory
-
-
-def on_device(x: Any) -> Any:
-    """Return the functions of these names for memory on a GPU, or None for a NumPy array."""
-    return None if isinstance(x, np.ndarray) else kernels_there()
+def there(x: Any) -> bool:
+    """Return whether what a call was given is memory on a GPU."""
+    kind: Any = type(x)
+    return kind is not np.ndarray and package(kind) == "fastconv"
 
 
 @functools.cache
 def kernels_there() -> Any:
-    """Return them, imported."""
+    """Return the functions of the same names for memory on a GPU, imported."""
     from fastconv.pooling import cuda
 
     return cuda
@@ -112,8 +131,8 @@ def kernels(axes: Axes, dtype: np.dtype[Any], backward: bool = False) -> Any:
 
 def largest(x: Array, axes: Axes, rank: int, located: Any) -> tuple[Array, Array]:
     """Return the maxima of windows, and their places or an empty array."""
-    if there := on_device(x):
-        return there.largest(x, axes, rank, bool(located))  # type: ignore[no-any-return]  # the caller's kind
+    if there(x):
+        return kernels_there().largest(x, axes, rank, bool(located))  # type: ignore[no-any-return]  # the caller's kind
     if axes.whole:
         values, places = whole_maps().maxima(_planes(x, axes, common(x)), located)
         shape = (*x.shape[:-rank], *axes.outputs)
@@ -127,8 +146,8 @@ def largest(x: Array, axes: Axes, rank: int, located: Any) -> tuple[Array, Array
 def to_largest(x: Array, gy: Array, axes: Axes, rank: int) -> Array:
     """Return the gradient by the input of maxima."""
     _check_grad_output(gy, x.shape, axes, rank)
-    if there := on_device(x):
-        return there.to_largest(x, gy, axes, rank)  # type: ignore[no-any-return]
+    if there(x):
+        return kernels_there().to_largest(x, gy, axes, rank)  # type: ignore[no-any-return]
     if axes.whole:
         planes = _planes(x, axes, common(x, gy))
         gx: Array = whole_maps().given(planes, contiguous(gy, planes.dtype).reshape(-1))
@@ -142,8 +161,8 @@ def to_largest(x: Array, gy: Array, axes: Axes, rank: int) -> Array:
 def means(x: Array, axes: Axes, rank: int, count_pad: bool = True, divisor: Any = None) -> Array:
     """Return the means of windows."""
     divides = _divisor(divisor)
-    if there := on_device(x):
-        return there.means(x, axes, rank, count_pad, divides)  # type: ignore[no-any-return]
+    if there(x):
+        return kernels_there().means(x, axes, rank, count_pad, divides)  # type: ignore[no-any-return]
     if axes.whole:
         total: Array = whole_maps().sums(_planes(x, axes, common(x)), divides or axes.pixels)
         return total.reshape(*x.shape[:-rank], *axes.outputs)
@@ -163,8 +182,8 @@ def to_all(
     """Return the gradient by the input of means."""
     divides = _divisor(divisor)
     _check_grad_output(gy, size, axes, rank)
-    if there := on_device(gy):
-        return there.to_all(size, gy, axes, rank, count_pad, divides)  # type: ignore[no-any-return]
+    if there(gy):
+        return kernels_there().to_all(size, gy, axes, rank, count_pad, divides)  # type: ignore[no-any-return]
     if axes.whole:
         spread: Array = whole_maps().spread(gy.reshape(-1), axes.pixels, divides or axes.pixels)
         return spread.reshape(size)
@@ -189,6 +208,7 @@ def _check_grad_output(gy: Array, input_shape: tuple[int, ...], axes: Axes, rank
         raise ValueError(f"grad_output must have the output's shape {expected}, got {gy.shape}")
 
 
+@on_gpu_too(input=1, indices=2)
 def unpool(
     rank: int, input: Any, indices: Any, kernel_size: Any, stride: Any, padding: Any, output_size: Any
 ) -> Array:  # fmt: skip
@@ -211,7 +231,7 @@ def unpool(
         if len(wanted) != rank or any(abs(w - n) >= s for w, n, s in zip(wanted, size, strides, strict=True)):
             raise ValueError(f"output_size must be nearer than stride {strides} to {size}, got {wanted}")
         size = wanted
-    if on_device(x):
+    if there(x):
         from fastconv.pooling import cuda_patches
 
         return cuda_patches.unpool(x, indices, size, rank)  # type: ignore[no-any-return]

@@ -19,8 +19,8 @@ from fastconv.cuda import backend
 from fastconv.cuda.call import handed, order, result, taken
 from fastconv.cuda.compiler import Kernel
 from fastconv.cuda.language import DTYPES, U, cuda, inline, int64
-from fastconv.cuda.memory import Memory, common, together
-from fastconv.cuda.replay import replayed
+from fastconv.cuda.memory import Memory
+from fastconv.cuda.operands import common, together
 from fastconv.gemm.record import joined
 from fastconv.pooling.windows import Axes
 
@@ -178,8 +178,8 @@ def give_kernel(dtype: str, mean: bool, wide: bool) -> Kernel:
 
 
 @functools.lru_cache(512)
-def described(axes: Axes, count_pad: bool) -> tuple[Any, Geometry]:
-    """Return the tables on the GPU, and the geometry of one plane."""
+def described(axes: Axes, count_pad: bool, context: int) -> tuple[Any, Geometry]:
+    """Return the tables on the GPU of a context, and the geometry of one plane."""
     tables = {}
     for letter, axis in zip("dhw", axes, strict=True):
         span = axis.spans(count_pad)
@@ -198,18 +198,14 @@ def described(axes: Axes, count_pad: bool) -> tuple[Any, Geometry]:
     return backend().Buffer(np.asarray(content, np.int32)), geometry
 
 
-@replayed(out=None, ours=True, input=0)
 def largest(x: Memory, axes: Axes, rank: int, located: bool) -> tuple[Any, Any]:
     """Return the maxima of windows, and their places or None."""
-    common(x)
     y, _, places = pooled(x, axes, rank, False, located)
     return handed(y), None if places is None else handed(places)
 
 
-@replayed(out=None, ours=True, input=0)
 def means(x: Memory, axes: Axes, rank: int, count_pad: bool, divisor: int) -> Any:
     """Return the means of windows."""
-    common(x)
     return handed(pooled(x, axes, rank, True, False, count_pad, divisor)[0])
 
 
@@ -223,7 +219,7 @@ def pooled(
     shape = (*images.shape[:2], *(a.output for a in axes[-rank:]))
     y, inside = result(None, form, shape, layout, x)
     places = result(None, form, shape, layout, x, dtype=np.dtype(np.int64))[0] if located else None
-    tables, geometry = described(axes, count_pad)
+    tables, geometry = described(axes, count_pad, backend().context())
     inner = shape[1] if layout == "nhwc" else 1
     geometry = geometry._replace(count=prod(shape), inner=inner, divisor=divisor, located=int(located))
     if prod(shape):
@@ -233,7 +229,6 @@ def pooled(
     return y, layout, places
 
 
-@replayed(out=None, ours=True, input=0, grad_output=1)
 def to_largest(x: Memory, gy: Memory, axes: Axes, rank: int) -> Any:
     """Return the gradient by the input of maxima, whose places are found again."""
     common(x, gy)
@@ -241,7 +236,6 @@ def to_largest(x: Memory, gy: Memory, axes: Axes, rank: int) -> Any:
     return _given(x.shape, gy, places, layout, axes, rank)
 
 
-@replayed(out=None, ours=True, input=0, grad_output=1, indices=2)
 def to_places(x: Memory, gy: Memory, found: Memory, axes: Axes, rank: int) -> Any:
     """Return the gradient by the input of maxima whose places are known."""
     common(x, gy)
@@ -254,10 +248,8 @@ def to_places(x: Memory, gy: Memory, found: Memory, axes: Axes, rank: int) -> An
     return _given(x.shape, gy, places, layout, axes, rank)
 
 
-@replayed(out=None, ours=True, grad_output=1)
 def to_all(size: tuple[int, ...], gy: Memory, axes: Axes, rank: int, count_pad: bool, divisor: int) -> Any:
     """Return the gradient by the input of means."""
-    common(gy)
     layout = order(taken(gy, Form(gy.ndim == rank + 2)), either="nchw")
     return _given(size, gy, None, layout, axes, rank, count_pad, divisor)
 
@@ -269,7 +261,7 @@ def _given(
     form = Form(gy.ndim == rank + 2)
     shape = form.taken_shape(size)
     gx, inside = result(None, form, shape, layout, gy)
-    tables, geometry = described(axes, count_pad)
+    tables, geometry = described(axes, count_pad, backend().context())
     inner = shape[1] if layout == "nhwc" else 1
     geometry = geometry._replace(count=prod(shape), inner=inner, divisor=divisor)
     if prod(shape):

@@ -10,8 +10,7 @@ from fastconv.cuda import backend
 from fastconv.cuda.call import handed
 from fastconv.cuda.compiler import Kernel
 from fastconv.cuda.language import DTYPES, cuda, int64
-from fastconv.cuda.memory import Memory, common
-from fastconv.cuda.replay import replayed
+from fastconv.cuda.memory import Memory
 from fastconv.pooling import cuda as pooling
 from fastconv.pooling.windows import Axes
 
@@ -57,10 +56,8 @@ def mapped(x: Memory, exponent: float, factor: int = 1, magnitudes: bool = False
     return y
 
 
-@replayed(out=None, ours=True, input=0)
 def norms(x: Memory, axes: Axes, rank: int, norm_type: float, taps: int) -> Any:
     """Return the norms of windows of so many pixels."""
-    common(x)
     if norm_type in (inf, -inf):
         sign = 1 if norm_type > 0 else -1
         y = pooling.pooled(mapped(x, 1.0, sign, True), axes, rank, False, False)[0]

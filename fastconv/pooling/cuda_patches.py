@@ -15,15 +15,13 @@ from fastconv.cuda import backend
 from fastconv.cuda.call import handed
 from fastconv.cuda.compiler import Kernel
 from fastconv.cuda.language import cuda, int64
-from fastconv.cuda.memory import Memory, common, together
-from fastconv.cuda.replay import replayed
+from fastconv.cuda.memory import Memory
+from fastconv.cuda.operands import together
 from fastconv.problem import Axis, ConvProblem
 
 
-@replayed(out=None, ours=True, input=0)
 def unfold(x: Memory, axes: tuple[Axis, ...]) -> Any:
     """Return the columns of images (n, c, h, w) or (c, h, w)."""
-    common(x)
     *batch, c, _, _ = x.shape
     taps, places = prod(a.kernel for a in axes), prod(a.output for a in axes)
     columns = x.empty((*batch, c * taps, places), x.dtype)
@@ -31,10 +29,8 @@ def unfold(x: Memory, axes: tuple[Axis, ...]) -> Any:
     return handed(columns)
 
 
-@replayed(out=None, ours=True, input=0)
 def fold(columns: Memory, axes: tuple[Axis, ...]) -> Any:
     """Return the images of columns (n, c*r*s, p*q) or (c*r*s, p*q)."""
-    common(columns)
     *batch, rows, _ = columns.shape
     c = rows // prod(a.kernel for a in axes)
     y = columns.empty((*batch, c, *(a.size for a in axes)), columns.dtype)
@@ -80,7 +76,6 @@ def scatter_kernel(dtype: str) -> Kernel:
     return Kernel(scattering, (dtype,), (dtype, "int64", dtype), Scatter, "int64", THREADS)
 
 
-@replayed(out=None, ours=True, input=0, indices=1)
 def unpool(x: Memory, places: Memory, size: tuple[int, ...], rank: int) -> Any:
     """Return maps of zeros with the values of x where ``indices`` points; to the same place the same, or either."""
     together(x, places)

@@ -89,6 +89,7 @@ def lp_pool3d(
     return _norms(3, input, norm_type, kernel_size, stride, ceil_mode)
 
 
+@call.on_gpu_too(input=1)
 def _norms(
     rank: int, input: ArrayLike, norm_type: float, kernel_size: arguments.PerAxis,
     stride: arguments.PerAxis | None, ceil_mode: bool,
@@ -100,7 +101,7 @@ def _norms(
     x = call.images(input, "input")
     taps = prod(arguments.per_axis(kernel_size, rank, "kernel_size"))
     axes = windows(rank, x.shape, kernel_size, stride, 0, 1, ceil_mode)
-    if not isinstance(x, np.ndarray):
+    if call.there(x):
         from fastconv.pooling import cuda_norms
 
         return cuda_norms.norms(x, axes, rank, norm_type, taps)

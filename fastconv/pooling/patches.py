@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from fastconv import arguments
 from fastconv.arguments import PerAxis
-from fastconv.pooling.call import images
+from fastconv.pooling.call import images, on_gpu_too, there
 from fastconv.problem import Axis
 from fastconv.typing import Array
 
@@ -57,11 +57,18 @@ def unfold(
            [4., 5.],
            [5., 6.]])
     """
+    return _unfolded(2, input, kernel_size, dilation, padding, stride)
+
+
+@on_gpu_too(input=1)
+def _unfolded(
+    rank: int, input: ArrayLike, kernel_size: PerAxis, dilation: PerAxis, padding: PerAxis, stride: PerAxis
+) -> Array:
     x = images(input, "input")
     if x.ndim not in (3, 4):
         raise ValueError(f"input must be (N, C, H, W) or (C, H, W), got {x.ndim} dimensions: {x.shape}")
     walk = _Walk(x.shape[-2:], kernel_size, dilation, padding, stride)
-    if not isinstance(x, np.ndarray):
+    if there(x):
         from fastconv.pooling import cuda_patches
 
         return cuda_patches.unfold(x, walk.axes)  # type: ignore[no-any-return]  # the caller's kind
@@ -106,6 +113,14 @@ def fold(
     array([[[1., 2., 1.],
             [1., 2., 1.]]])
     """
+    return _folded(2, input, output_size, kernel_size, dilation, padding, stride)
+
+
+@on_gpu_too(input=1)
+def _folded(
+    rank: int, input: ArrayLike, output_size: PerAxis, kernel_size: PerAxis, dilation: PerAxis, padding: PerAxis,
+    stride: PerAxis,
+) -> Array:  # fmt: skip
     columns = images(input, "input")
     size = arguments.per_axis(output_size, 2, "output_size")
     walk = _Walk(size, kernel_size, dilation, padding, stride)
@@ -114,7 +129,7 @@ def fold(
         raise ValueError(
             f"input must be (N, C*R*S, P*Q) or (C*R*S, P*Q) with R*S = {rows} and P*Q = {places}, got {columns.shape}"
         )
-    if not isinstance(columns, np.ndarray):
+    if there(columns):
         from fastconv.pooling import cuda_patches
 
         return cuda_patches.fold(columns, walk.axes)  # type: ignore[no-any-return]

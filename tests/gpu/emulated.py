@@ -117,6 +117,9 @@ class Emulated:
     def context(self):
         return 0
 
+    def check_here(self, pointer):
+        pass
+
     def fill_zero(self, pointer, count, stream):
         MEMORY[pointer][:count] = 0
 

@@ -11,7 +11,7 @@ import fastconv
 from fastconv import testing
 from fastconv.algorithms import find
 from fastconv.cuda import backend
-from fastconv.cuda.memory import operand
+from fastconv.cuda.operands import operand
 from fastconv.gemm import batched
 from fastconv.gemm.cuda import BK
 from fastconv.problem import ConvProblem, Direction

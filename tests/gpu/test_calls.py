@@ -2,6 +2,9 @@
 
 import ctypes
 import sys
+import threading
+import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numba
@@ -20,13 +23,15 @@ from fastconv.cuda import compiler
 class Foreign:
     """What a library shows of an array on a GPU."""
 
-    def __init__(self, shape, pointer=0, stream=None, dtype=np.float32):
+    def __init__(self, shape, pointer=0, stream=None, dtype=np.float32, readonly=False, **more):
         self.shape, self.pointer, self.stream, self.dtype = shape, pointer, stream, np.dtype(dtype)
+        self.readonly, self.more = readonly, more
 
     @property
     def __cuda_array_interface__(self):
-        told = {"shape": self.shape, "typestr": self.dtype.str, "data": (self.pointer, False), "version": 3}
-        return told | {"stream": self.stream}
+        data = self.pointer, self.readonly
+        told = {"shape": self.shape, "typestr": self.dtype.str, "data": data, "version": 3}
+        return told | {"stream": self.stream} | self.more
 
 
 class Either:
@@ -48,53 +53,122 @@ def test_where_an_array_lives_is_asked_of_the_array():
         fastconv.prepare(np.ones((1, 1, 3, 3)), (1, 1, 4, 4))(Foreign((1, 1, 4, 4)))
 
 
-def test_memory_comes_from_the_pool_in_the_order_of_a_stream_and_goes_back(monkeypatch):
+class Contexts:
+    """A driver of two GPUs, with a context each; it tells of what it is asked."""
+
+    CUresult = SimpleNamespace(CUDA_ERROR_NOT_INITIALIZED=3)
+    CUpointer_attribute = SimpleNamespace(
+        CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL="gpu", CU_POINTER_ATTRIBUTE_MEMORY_TYPE="kind",
+        CU_POINTER_ATTRIBUTE_IS_MANAGED="managed",
+    )  # fmt: skip
+
+    def __init__(self):
+        self.stack, self.seen, self.status, self.told = [1], [], 0, {}
+
+    def cuCtxGetCurrent(self):
+        return self.status, None if self.status else self.stack[-1]
+
+    def cuCtxPushCurrent(self, context):
+        self.stack.append(context)
+
+    def cuCtxPopCurrent(self):
+        self.stack.pop()
+
+    def cuCtxGetDevice(self):
+        return 0, self.stack[-1] - 1
+
+    def cuPointerGetAttribute(self, name, pointer):
+        return (0, self.told[name]) if name in self.told else (1, None)
+
+    def cuMemAllocFromPoolAsync(self, count, pool, stream):
+        self.seen.append((count, pool, stream))
+        return 0, 4096
+
+    def cuMemFreeAsync(self, pointer, stream):
+        self.seen.append((pointer, stream, self.stack[-1]))
+
+
+@pytest.fixture
+def contexts(monkeypatch):
     from fastconv.cuda import driver
 
-    seen, done = [], SimpleNamespace(CUDA_SUCCESS=0)
-    fake = SimpleNamespace(
-        CUresult=done,
-        cuMemAllocFromPoolAsync=lambda count, pool, stream: seen.append((count, pool, stream)) or (0, 4096),
-        cuMemFreeAsync=lambda pointer, stream: seen.append((pointer, stream)),
-    )
-    for name, value in (
-        ("bindings", lambda: fake),
-        ("context", lambda: 1),
-        ("_pool", lambda context: "pool"),
-    ):
-        monkeypatch.setattr(driver, name, value)
-    block = driver.Block(100, 7)
-    assert block.pointer == 4096
+    contexts = Contexts()
+    monkeypatch.setattr(driver, "bindings", lambda: contexts)
+    monkeypatch.setattr(driver, "_pool", lambda context: "pool")
+    return contexts
+
+
+def test_memory_comes_from_the_pool_in_the_order_of_a_stream_and_goes_back(contexts):
+    """On the GPU that it is of, though another one be current by then, and in a forked child nowhere."""
+    from fastconv.cuda import driver
+
+    driver.Block(100, 7)
+    assert contexts.seen == [(100, "pool", 7), (4096, 7, 1)]
+    block = driver.Block(100, 0)
+    contexts.stack = [2]
     del block
-    assert seen == [(100, "pool", 7), (4096, 7)]
+    assert contexts.seen[2:] == [(100, "pool", 0), (4096, 0, 1)]
+    assert contexts.stack == [2]
+    block = driver.Block(100, 0)
+    contexts.status = 3
+    del block
+    assert len(contexts.seen) == 5
+    with pytest.raises(fastconv.DeviceError, match="forked"):
+        driver.context()
+
+
+@pytest.mark.parametrize(("kind", "managed", "refused"), [(2, 0, True), (2, 1, False), (1, 0, False)])
+def test_memory_of_another_gpu_is_refused(kind, managed, refused, contexts):
+    """But for what all of them reach: managed memory, and the CPU's own."""
+    from fastconv.cuda import driver
+
+    driver.check_here(4096)  # of which the driver knows nothing
+    contexts.told = {"gpu": 0, "kind": kind, "managed": managed}
+    driver.check_here(4096)
+    contexts.told["gpu"] = 1
+    error = pytest.raises(ValueError, match="on GPU 1, and the current one is 0")
+    with error if refused else nullcontext():
+        driver.check_here(4096)
 
 
 def test_results_are_numba_arrays_each_of_its_own_memory(monkeypatch):
-    """Which are described once; what is seen of them at a glance is what they tell when asked."""
+    """Which are described once; what is seen of them at a glance is what they tell when asked; a stream's object they keep."""
     from numba import cuda
 
     from fastconv.cuda import driver
-    from fastconv.cuda.memory import Interface, glance_of
+    from fastconv.cuda.interface import Interface
+    from fastconv.cuda.operands import glance_of
 
-    pointers = iter((4096, 8192))
-    monkeypatch.setattr(cuda, "current_context", lambda: None)
+    pointers = iter((4096, 8192, 12288))
+    monkeypatch.setattr(cuda, "current_context", lambda: SimpleNamespace(device=SimpleNamespace(id=0)))
     monkeypatch.setattr(cuda, "external_stream", lambda stream: stream)
     monkeypatch.setattr(driver, "context", lambda: -1)
     monkeypatch.setattr(driver, "bindings", lambda: pytest.importorskip("cuda.bindings.driver"))
     monkeypatch.setattr(
         driver, "Block", lambda count, stream: SimpleNamespace(pointer=next(pointers), nbytes=count)
     )
-    arrays = [driver.device_array((2, 3), (1, 2), np.dtype("float32"), stream)[0] for stream in (0, 7)]
-    for array, pointer, stream in zip(arrays, (4096, 8192), (0, 7), strict=True):
+    stream = numba_stream(7)
+    given = 0, 7, stream
+    arrays = [driver.device_array((2, 3), (1, 2), np.dtype("float32"), at)[0] for at in given]
+    assert arrays[2].stream is stream, "which ends with it"
+    for array, pointer, at in zip(arrays, (4096, 8192, 12288), (0, 7, stream), strict=True):
         assert (array.shape, array.strides, array.dtype) == ((2, 3), (4, 8), np.float32)
         assert array.gpu_data.owner.nbytes == array.alloc_size == 24
-        assert glance_of(type(array))(array)[:2] == Interface.glance(array)[:2] == (pointer, stream)
+        assert glance_of(type(array))(array)[:2] == (pointer, at)
+        assert Interface.glance(array)[:2] == (pointer, int(at))
+
+
+def numba_stream(number):
+    from cuda.bindings.driver import CUstream
+    from numba.cuda.cudadrv.driver import Stream
+
+    return Stream(CUstream(number))
 
 
 class Stub:
     """A driver that is told what to start, and starts nothing; what else it were asked for would be an error."""
 
-    CUresult = SimpleNamespace(CUDA_SUCCESS=0)
+    fails = 0
 
     def __init__(self):
         self.started, self.next, self.table = [], 2**40, 2**32
@@ -109,7 +183,7 @@ class Stub:
         pointers = tuple(ctypes.c_uint64.from_address(v).value for v in values[: len(kernel.pointers)])
         numbers = tuple(kind.from_address(v).value for v in values[len(kernel.pointers) :])
         self.started.append((kernel, blocks, stream, pointers, numbers))
-        return (0,)
+        return (self.fails,)
 
     def array(self, shape, strides=None, dtype=np.float32, stream=0):
         self.next += 2**24
@@ -133,7 +207,7 @@ def stub(monkeypatch):
     stub = Stub()
     for name, value in {
         "bindings": lambda: stub, "context": lambda: 1, "processors": lambda: 132,
-        "_function": lambda kernel, _: kernel, "Buffer": stub.buffer, "device_array": stub.device_array, "Block": stub.block,
+        "_function": lambda kernel, _: kernel, "check_here": lambda pointer: None, "Buffer": stub.buffer, "device_array": stub.device_array, "Block": stub.block,
     }.items():  # fmt: skip
         monkeypatch.setattr(driver, name, value)
     plan.clear()
@@ -190,6 +264,22 @@ def test_a_later_call_starts_the_same_kernels_with_its_own_arrays(algorithm, stu
         fastconv.conv2d(*other[:2], stride=1.0, **walk)
 
 
+def test_each_gpu_has_tables_of_its_own(stub, monkeypatch):
+    """Of convolution and of pooling: one GPU cannot read another's."""
+    from fastconv.cuda import driver
+
+    tables = []
+    for context in (1, 2):
+        monkeypatch.setattr(driver, "context", lambda context=context: context)
+        stub.started.clear()
+        fastconv.conv2d(stub.array((2, 16, 9, 8)), stub.array((16, 16, 3, 3)), algorithm="im2col")
+        fastconv.max_pool2d(stub.array((2, 16, 9, 8)), 2)
+        used = {pointer for *_, pointers, _ in stub.started for pointer in pointers}
+        tables.append({pointer for pointer in used if 2**32 <= pointer < 2**40})
+    assert len(tables[0]) > 1
+    assert not tables[0] & tables[1]
+
+
 @pytest.mark.parametrize("algorithm", sorted(on_gpu()))
 def test_neither_layout_is_turned(algorithm, monkeypatch):
     """Images channels first or last are read and written as they lie, in every direction; weights may be copied."""
@@ -230,6 +320,33 @@ def test_what_a_race_starts_is_compiled_ahead(stub):
     gpu.call(problem, Direction.FORWARD, x, w, gy, stub.array((8,)))
     assert {kernel for kernel, *_ in stub.started} <= set(asked)
     assert len(asked) > 10
+
+
+def test_threads_that_compile_leave_numba_as_it_was(monkeypatch):
+    """And one that compiles for a GPU of its own meanwhile is told of that."""
+    from numba.cuda import dispatcher
+
+    def before():
+        return "real"
+
+    monkeypatch.setattr(dispatcher, "get_current_device", before)
+    entered, told = threading.Event(), []
+
+    def other():
+        told.append(dispatcher.get_current_device())
+        entered.set()
+        with compiler._without_driver():
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=other)
+    with compiler._without_driver():
+        assert dispatcher.get_current_device().compute_capability == compiler.OLDEST
+        thread.start()
+        entered.wait()
+        time.sleep(0.1)
+    thread.join()
+    assert told == ["real"]
+    assert dispatcher.get_current_device is before
 
 
 def test_kernels_of_one_folder_keep_each_others_machine_code(monkeypatch, tmp_path):
@@ -274,14 +391,104 @@ def test_work_waits_for_the_streams_that_arrays_name(stub, monkeypatch):
         waits.clear()
 
 
-def test_arrays_of_another_gpu_are_refused(monkeypatch):
-    torch = pytest.importorskip("torch")
-    from fastconv.cuda.memory import Torch
+def test_streams_are_ordered_whatever_happens(stub, monkeypatch):
+    """Of images that are viewed in another order, too, and where a launch fails half way."""
+    from fastconv.cuda import driver
 
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    tensor = SimpleNamespace(requires_grad=False, dtype=torch.float32, device=torch.device("cuda:1"))
-    with pytest.raises(ValueError, match="on GPU 1, and the current one is 0"):
-        Torch.of(tensor)
+    waits = []
+    monkeypatch.setattr(driver, "wait", lambda stream, other: waits.append((stream, other)))
+    w, gy = stub.array((2, 3, 3, 3), stream=7), stub.array((2, 3, 3), stream=9)
+    for _ in range(2):
+        fastconv.conv2d_input((3, 5, 5), w, gy)
+        assert waits == [(7, 9), (9, 7)]
+        waits.clear()
+    monkeypatch.setattr(
+        driver, "checked", lambda answer: (_ for _ in ()).throw(fastconv.DeviceError("no more"))
+    )
+    monkeypatch.setattr(stub, "fails", True)
+    with pytest.raises(fastconv.DeviceError, match="no more"):
+        fastconv.conv2d_input((3, 5, 5), w, gy)
+    assert waits == [(7, 9), (9, 7)]
+
+
+def test_all_kernels_of_a_call_run_where_out_lives(stub):
+    """That which copies weights, too."""
+    w = Foreign((2, 3, 3, 3), 2**40, strides=(4, 8, 24, 72))
+    fastconv.conv2d(stub.array((1, 3, 5, 5)), w, out=stub.array((1, 2, 3, 3), stream=9))
+    assert len(stub.started) > 1
+    assert {stream for _, _, stream, *_ in stub.started} == {9}
+
+
+def test_where_results_are_written_is_theirs_alone(stub, monkeypatch):
+    """As on the CPU: byte by byte, and not between the first and the last."""
+    from fastconv.cuda import driver
+
+    monkeypatch.setattr(driver, "upload", lambda *_: None)
+    whole, step = (2, 3, 5, 5), 4 * 3 * 25
+    every_other = (2 * step, 100, 20, 4)
+    x, w = Foreign(whole, 2**40, strides=every_other), stub.array((3, 3, 3, 3))
+
+    def into(begin=2**41, strides=None, **more):
+        return fastconv.conv2d(x, w, padding=1, out=Foreign(whole, begin, strides=strides, **more))
+
+    into()
+    into(2**40 + step, every_other)
+    for begin in (2**40, 2**40 + 2 * step - 4, 2**40 - step):
+        with pytest.raises(ValueError, match="share memory"):
+            into(begin)
+    with pytest.raises(ValueError, match="share memory"):
+        into(2**40 - 4 * step, (4 * step, 100, 20, 4))
+    with pytest.raises(ValueError, match="writeable"):
+        into(readonly=True)
+    with pytest.raises(ValueError, match="memory of its own for each element"):
+        into(strides=(0, 100, 20, 4))
+    y = np.zeros(whole, "float32")
+    y.flags.writeable = False
+    images, weights = np.zeros(whole, "float32"), np.zeros((3, 3, 3, 3), "float32")
+    with fastconv.config(device="cuda"), pytest.raises(ValueError, match="writeable"):
+        fastconv.conv2d(images, weights, padding=1, out=y)
+    with fastconv.config(device="cuda"), pytest.raises(ValueError, match="share memory"):
+        fastconv.conv2d(images, weights, padding=1, out=images)
+
+
+@pytest.mark.parametrize("more", [{"pointer": 2**40 + 2}, {"strides": (300, 100, 20, 6)}, {"mask": Either()}])
+def test_arrays_that_kernels_could_not_read_are_refused(more, stub):
+    w = stub.array((2, 3, 3, 3))
+    with pytest.raises((TypeError, ValueError), match=r"multiple|mask"):
+        fastconv.conv2d(Foreign((1, 3, 5, 5), **{"pointer": 2**40} | more), w)
+
+
+def test_numbers_of_numpys_are_told_apart(stub):
+    """Of which a key in bytes has what they hold, and not what they are."""
+    x, w = stub.array((1, 3, 5, 5)), stub.array((2, 3, 3, 3))
+    assert fastconv.conv2d(x, w, padding=np.int64(1)).shape == (1, 2, 5, 5)
+    assert fastconv.conv2d(x, w, padding=np.array([1, 0], np.int32)).shape == (1, 2, 5, 3)
+
+
+class Capsule:
+    """An array that shows DLPack and nothing else."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack_device__(self):
+        return (2, 0)
+
+    def __dlpack__(self, stream=None):
+        return self.array.__dlpack__()
+
+
+def test_what_has_dlpack_alone_goes_with_the_results_it_gets(stub, monkeypatch):
+    from fastconv.cuda import driver
+
+    waits = []
+    monkeypatch.setattr(driver, "wait", lambda stream, other: waits.append((stream, other)))
+    monkeypatch.setattr(driver, "fill_zero", lambda *_: None)
+    x, places = (Capsule(np.zeros((1, 3, 4, 4), dtype)) for dtype in ("float32", "int64"))
+    y = fastconv.max_unpool2d(x, places, 2)
+    assert y.stream == 1
+    fastconv.max_unpool2d(stub.array((1, 3, 4, 4), stream=7), places, 2)
+    assert waits == [(7, 1), (1, 7)], "elements are ready on the default stream"
 
 
 def test_a_later_call_of_pooling_starts_kernels_alone(stub, monkeypatch):
@@ -317,13 +524,17 @@ def test_a_later_call_of_pooling_starts_kernels_alone(stub, monkeypatch):
     assert played != first
 
 
-def test_a_tensors_call_runs_on_pytorchs_current_stream(stub, monkeypatch):
-    """The driver is asked for nothing but launches, in the first call as in later ones; memory is PyTorch's."""
+@pytest.mark.parametrize("module", ["torch", "vision"])
+def test_a_tensors_call_runs_on_pytorchs_current_stream(module, stub, monkeypatch):
+    """The driver is asked for nothing but launches, in the first call as in later ones; memory is PyTorch's.
+
+    So it is of tensors whose class is another library's.
+    """
     torch = pytest.importorskip("torch")
     here, empty = torch.device("cuda:0"), torch.empty
 
     class Tensor(torch.Tensor):
-        is_cuda, device, __module__ = True, here, "torch"
+        is_cuda, device, __module__ = True, here, module
         __torch_function__ = torch._C._disabled_torch_function_impl
 
     def on_gpu(shape, dtype=torch.float32, device=here):
@@ -333,7 +544,6 @@ def test_a_tensors_call_runs_on_pytorchs_current_stream(stub, monkeypatch):
     monkeypatch.setattr(
         torch, "empty_strided", lambda shape, strides, dtype, device: on_gpu(shape, dtype, device)
     )
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     x, w = on_gpu((2, 3, 5, 5)), on_gpu((4, 3, 3, 3))
     for stream in (77, 78):
         monkeypatch.setattr(
@@ -347,6 +557,16 @@ def test_a_tensors_call_runs_on_pytorchs_current_stream(stub, monkeypatch):
         assert {at for _, _, at, *_ in stub.started} == {stream}
         assert y.data_ptr() in {pointer for *_, pointers, _ in stub.started for pointer in pointers}
     assert len(plan.tapes) == 2
+
+
+def test_a_tensor_that_shows_the_negative_of_its_memory_is_refused():
+    torch = pytest.importorskip("torch")
+    from fastconv.cuda.libraries import Torch
+
+    negative = torch.ones(2, 2, dtype=torch.complex64).conj().imag
+    with pytest.raises(TypeError, match="resolve_neg"):
+        Torch.of(negative)
+    assert Torch.of(negative.resolve_neg()).shape == (2, 2)
 
 
 def test_a_cupy_array_runs_on_cupys_current_stream(stub, monkeypatch):

@@ -20,7 +20,7 @@ from fastconv.algorithms.im2col import cuda as im2col
 from fastconv.algorithms.im2col import cuda_weight
 from fastconv.algorithms.im2col.splits import SumGeometry, add_up
 from fastconv.cuda.compiler import Kernel
-from fastconv.cuda.memory import operand
+from fastconv.cuda.operands import operand
 
 CASES = [
     "reference n1 c2 k3 i3x2x2 f2x1x2 p1 s2 nhwc",
