@@ -11,7 +11,7 @@ nothing is: it reads grad_output as the forward pass reads the image.  Else, in 
 
 * tiles hold some of what is around the image besides: of FFT `fft/cut.py` says how much, of Winograd `held.py` adds it;
 * Winograd's tiles at the ends fold what they would hold there, `winograd/folding.py`;
-* `frame.py` computes what no tile holds, as products of its own;
+* `frame` computes what no tile holds, as products of its own;
 * of few channels each tap is added where it belongs, `im2col/col2im.py`; of FFT's overlapping tiles each sum, depthwise by
   `fft/folded.py`, with channels last by `fft/pixels.py`;
 * depthwise kernels have weights of single columns, `direct/depthwise/schedule.py`.

@@ -17,7 +17,7 @@ import numpy as np
 from fastconv import borders, jit, threads
 from fastconv.activations import NONE
 from fastconv.algorithms.base import Execution, flat
-from fastconv.algorithms.frame import SHORTEST, runs
+from fastconv.algorithms.frame.tables import SHORTEST, runs
 from fastconv.algorithms.passes import combined
 from fastconv.gemm.move import add_row, write_row
 from fastconv.gemm.segments import add_pixels

@@ -16,7 +16,8 @@ import numpy as np
 from fastconv import borders, jit, threads
 from fastconv.activations import NONE
 from fastconv.algorithms.base import Execution, pixels
-from fastconv.algorithms.frame import Framed, runs
+from fastconv.algorithms.frame import Framed
+from fastconv.algorithms.frame.tables import runs
 from fastconv.gemm.move import add_row
 from fastconv.problem import INPUT_GRAD, ConvProblem, Direction
 from fastconv.typing import Array
