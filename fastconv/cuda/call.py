@@ -112,7 +112,7 @@ def _solve(
     return delivered(y, inside, form)
 
 
-@replayed(out=12, input=1, weight=2, bias=3, residual=9)
+@replayed(input=1, weight=2, bias=3, residual=9, out=12)
 def forward(
     rank: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any,
     activation: Any, residual: Any, algorithm: Any, workspace: Any, out: Any, layout: Any,
@@ -126,7 +126,7 @@ def forward(
     return _solve("forward", form, x.shape, w.shape, walk, x, w, bias, name, **rest)
 
 
-@replayed(out=10, weight=2, grad_output=3)
+@replayed(weight=2, grad_output=3, out=10)
 def input_grad(
     rank: int, input_size: Any, weight: Any, grad_output: Any, stride: Any, padding: Any, dilation: Any,
     groups: Any, algorithm: Any, workspace: Any, out: Any, layout: Any,
@@ -140,7 +140,7 @@ def input_grad(
     return _solve("input_grad", form, size, weight.shape, walk, gy, weight, **rest)
 
 
-@replayed(out=10, input=1, grad_output=3)
+@replayed(input=1, grad_output=3, out=10)
 def weight_grad(
     rank: int, input: Any, weight_size: Any, grad_output: Any, stride: Any, padding: Any, dilation: Any,
     groups: Any, algorithm: Any, workspace: Any, out: Any, layout: Any,
@@ -185,7 +185,7 @@ def backward(
     )
 
 
-@replayed(out=13, input=1, weight=2, bias=3, residual=10)
+@replayed(input=1, weight=2, bias=3, residual=10, out=13)
 def transposed(
     rank: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, output_padding: Any, groups: Any,
     dilation: Any, activation: Any, residual: Any, algorithm: Any, workspace: Any, out: Any, layout: Any,

@@ -38,9 +38,10 @@ class Interface(Memory):
     @staticmethod
     def glance(value: Any) -> Seen:
         told = value.__cuda_array_interface__
-        pointer, strides = told["data"][0] or 0, told.get("strides")
+        (pointer, readonly), strides = told["data"], told.get("strides")
+        pointer = pointer or 0
         lies = tuple(told["shape"]), strides and tuple(strides), told["typestr"], pointer % 16
-        return pointer, told.get("stream") or 0, (*lies, told.get("mask"))
+        return pointer, told.get("stream") or 0, (*lies, readonly, told.get("mask"))
 
     def maker(
         self, shape: tuple[int, ...], dtype: np.dtype[Any], axes: tuple[int, ...] | None = None

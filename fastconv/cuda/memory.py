@@ -48,6 +48,15 @@ class Memory:
         return prod(self.shape) * int(self.dtype.itemsize)
 
     @property
+    def span(self) -> tuple[int, int]:
+        """Bytes from the pointer to the first of all elements, and past the last."""
+        ends = (
+            [(n - 1) * step for n, step in zip(self.shape, self.strides, strict=True)] if self.nbytes else []
+        )
+        item = self.dtype.itemsize
+        return sum(min(0, end) for end in ends) * item, (sum(max(0, end) for end in ends) + 1) * item
+
+    @property
     def ndim(self) -> int:
         """Number of axes."""
         return len(self.shape)

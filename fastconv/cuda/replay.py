@@ -24,15 +24,13 @@ from fastconv.cuda.operands import first_named, glance_of, operand
 from fastconv.cuda.tape import LISTENING, Tape
 
 KEPT = 2048  # tapes
-OPTIONAL = ("bias", "residual", "indices")
+OPTIONAL = ("bias", "residual", "indices", "out")
 
 
-def replayed(out: int | None = None, **places: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate a call whose arguments at ``places`` are arrays: it is given their memory.
-
-    A call with an argument ``out`` runs as written.
-    """
+def replayed(**places: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorate a call whose arguments at ``places`` are arrays: it is given their memory; an ``out`` is the last."""
     arrays = [(name, place, name in OPTIONAL) for name, place in places.items()]
+    out = places.get("out")
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -52,21 +50,22 @@ def replayed(out: int | None = None, **places: int) -> Callable[[Callable[..., A
                     if stream:
                         named.append(stream)
                     rest[place] = True
+            target = None if out is None else arguments[out]
             key = None
-            if (out is None or rest[out] is None) and not (read and None in lie):
+            if not (read and None in lie):
                 key = (function, by_value(rest), current().deciding, backend().context(), *lie)
-                if (tape := plan.tapes.get(key)) is not None:
+                tape = plan.tapes.get(key)
+                if tape is not None and (target is None or tape.apart(pointers)):
                     if not named:
-                        return tape.play(pointers, 0)
-                    return in_order(named, lambda own: tape.play(pointers, own))
+                        result = tape.play(pointers, 0)
+                    else:
+                        result = in_order(named, lambda own: tape.play(pointers, own))
+                    return result if target is None else target
             given, operands = list(arguments), []
             for name, place, _ in arrays:
                 if (value := given[place]) is not None:
                     given[place] = memory = read.get(place) or operand(value, name)
                     operands.append(memory)
-            if out is not None and (value := given[out]) is not None:
-                given[out] = memory = operand(value, "out")
-                operands.append(memory)
 
             def run(own: Stream) -> Any:
                 for memory in operands:

@@ -24,6 +24,7 @@ class Tape:
         self.launches: list[tuple[Any, list[tuple[int, int]]]] = []  # and where their pointers point
         self.results: list[int] = []  # which memory
         self.whole = True  # whether there is nothing beside
+        self.spans = [memory.span for memory in operands]
         for i, memory in enumerate(operands):
             memory.origin, memory.begin = i, memory.pointer
 
@@ -43,6 +44,14 @@ class Tape:
                 places.append((-1, 0 if pointer is None else pointer.pointer))
                 self.tables.append(pointer)
         self.launches.append((launch, places))
+
+    def apart(self, pointers: Sequence[int]) -> bool:
+        """Return whether the last operand, which is written, ends before each other one or begins behind it."""
+        begin, end = (pointers[-1] + distance for distance in self.spans[-1])
+        return all(
+            at + last <= begin or at + first >= end
+            for at, (first, last) in zip(pointers[:-1], self.spans, strict=False)
+        )
 
     def play(self, pointers: list[int], stream: Any) -> Any:
         """Ask for memory and start the kernels anew, for other operands of the same kind; return the result."""
@@ -72,7 +81,9 @@ class Tape:
 
             self.handed: Callable[[list[Any]], Any] = handed
         else:
-            places, self.handed = [0], operator.itemgetter(*given[:1] or (0,))
+            places = [0]
+            made = bool(given) and given[0] >= 0  # and not an operand, which the caller has
+            self.handed = operator.itemgetter(given[0]) if made else lambda _: None
         self.makers = [
             like.maker(*asked) if i in given else like.scratch(*asked[:2])
             for i, asked in enumerate(self.asked_for)

@@ -524,6 +524,40 @@ def test_a_later_call_of_pooling_starts_kernels_alone(stub, monkeypatch):
     assert played != first
 
 
+@pytest.mark.parametrize("algorithm", ["direct", "im2col", "winograd:F(4,3)"])
+@pytest.mark.parametrize("strides", [None, (4 * 576, 4, 4 * 64, 4 * 8)], ids=["nchw", "nhwc"])
+def test_a_later_call_into_out_starts_the_same_kernels(algorithm, strides, stub, monkeypatch):
+    """And is refused as the first one, where an operand is or nobody may write."""
+    from fastconv.cuda import driver
+
+    whole, walk = (2, 8, 9, 8), {"padding": 1, "algorithm": algorithm}
+
+    def started(x, w, y, begin, **more):
+        stub.started.clear()
+        stub.next = 2**44
+        into = Foreign(whole, begin, strides=strides, **more)
+        assert fastconv.conv2d(x, w, residual=y, out=into, **walk) is into
+        assert fastconv.conv2d_input(whole, w, y, out=into, **walk) is into
+        assert fastconv.conv_transpose2d(y, w, out=into, **walk) is into
+        gw = Foreign(w.shape, begin + 2**20)
+        assert fastconv.conv2d_weight(x, w.shape, y, out=gw, **walk) is gw
+        return list(stub.started)
+
+    one, other = ([stub.array(shape) for shape in (whole, (8, 8, 3, 3), whole)] for _ in range(2))
+    first = started(*one, 2**42)
+    assert len(plan.tapes) == 4
+    monkeypatch.setattr(driver, "Buffer", None)
+    assert started(*one, 2**42) == first
+    played = started(*other, 2**43)
+    plan.tapes.clear()
+    assert started(*other, 2**43) == played
+    assert played != first
+    with pytest.raises(ValueError, match="share memory"):
+        started(*other, other[0].pointer + 4 * 576)
+    with pytest.raises(ValueError, match="writeable"):
+        started(*other, 2**43, readonly=True)
+
+
 @pytest.mark.parametrize("module", ["torch", "vision"])
 def test_a_tensors_call_runs_on_pytorchs_current_stream(module, stub, monkeypatch):
     """The driver is asked for nothing but launches, in the first call as in later ones; memory is PyTorch's.
