@@ -399,10 +399,22 @@ FEW_OF_A_GROUP = [
     ConvProblem.parse("n1 c6 k12 i6x7x8 f3x3x3 p1 g6 replicate"),
     ConvProblem.parse("n1 c20 k40 i30 f71 p35 g20"),
 ]
+FEW_BESIDE_MANY = [  # results of a weight gradient fill vectors, channels do not
+    ConvProblem.parse("n2 c3 k32 i11x10 f3x3 s2 p1"),
+    ConvProblem.parse("n1 c3 k16 i9x10 f3x3"),
+    ConvProblem.parse("n1 c3 k48 i13x12 f3x3 p1:2x0:3 d2 reflect"),
+    ConvProblem.parse("n1 c18 k64 i9x8 f3x3 p1 g2 circular"),
+    ConvProblem.parse("n1 c2 k16 i5x6x7 f3x3x3 p1 float64"),
+]
+POWER_OF_TWO = ConvProblem.parse(
+    "n1 c1024 k1024 i6x5 f3x3 p1 g1024"
+)  # channels, which a copy keeps a vector apart
 PIXEL_BY_PIXEL = [
     replace(p, layout="nhwc")
     for p in [
         *FEW_OF_A_GROUP,
+        *FEW_BESIDE_MANY,
+        POWER_OF_TWO,
         FEWER_PIXELS_THAN_STRIDE,
         *WIDE_DEPTHWISE,
         *MOSTLY_PADDING,

@@ -29,7 +29,7 @@ def ways(problem: ConvProblem, direction: Direction) -> dict[str, float]:
     """Predict seconds of images held pixel by pixel, by what the lanes are; others than channels where these are few."""
     whole = computed(problem, direction)
     s = sizes(whole, direction)
-    found = {"channels": seconds("direct pixels", whole, pixels(s, problem.itemsize))}
+    found = {"channels": seconds("direct pixels", whole, pixels(s, problem.itemsize, direction))}
     if few(problem, direction):
         if can_turn(problem, direction):
             found["pixels"] = seconds("direct", problem, correlation(s, problem.itemsize, True))
@@ -78,12 +78,16 @@ def by_groups(s: Sizes, problem: ConvProblem) -> dict[str, float]:
     }
 
 
-def pixels(s: Sizes, itemsize: int) -> dict[str, float]:
+def pixels(s: Sizes, itemsize: int, direction: Direction) -> dict[str, float]:
     """Count any direction of images held pixel by pixel: lanes are channels, read where they stand."""
     vl, count = machine.tile(itemsize).vl, s.n * s.p * s.q * s.phases
+    kept = (
+        direction is WEIGHT_GRAD and s.taps > 1
+    )  # sums are, in registers; by one tap they are moved as often as rows
+    moved = -(-s.c // vl) + (0 if kept else -(-s.m // vl))
     return {
         "products": s.groups * multiply(count, -(-s.m // vl), s.c * s.taps / s.phases, itemsize),
-        "rows": s.groups * count * (-(-s.m // vl) + -(-s.c // vl)),
+        "rows": s.groups * count * moved,
         "weights": s.groups * s.m * s.c * s.taps / vl,
     }
 
@@ -132,6 +136,12 @@ def weight_grad(s: Sizes, itemsize: int) -> dict[str, float]:
 def mergeable(groups: int, channels: int, vl: int) -> int:
     """Return how many groups of the weight gradient fill a vector together: a divisor of their number."""
     return max(i for i in range(1, max(1, min(groups, vl // channels)) + 1) if groups % i == 0)
+
+
+def over_results(m: int, width: int, itemsize: int) -> bool:
+    """Tell whether vectors over ``m`` channels of grad_output do more than such over ``width`` channels of x."""
+    vl = machine.tile(itemsize).vl
+    return m % vl == 0 and multiply(width, m // vl, 1, itemsize) < multiply(m, -(-width // vl), 1, itemsize)
 
 
 def cut(

@@ -9,6 +9,7 @@ of one sheet of the kernel: with them, a sheet of gy meets one sheet of x.
 
 Where few channels would leave lanes idle, the taps of a row of the kernel, whose pixels are neighbours, are taken
 for channels: (s, c) together; or those of several groups are, and of all their products the ones within a group kept.
+Of images held pixel by pixel, gy has its channels side by side, too: where these fill vectors better, the others are broadcast.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 
 from fastconv import jit, machine, threads, workspace
 from fastconv.algorithms.base import Execution, flat, pixels
-from fastconv.algorithms.direct.cost import PIXELS, TASKS, cut, mergeable
+from fastconv.algorithms.direct.cost import PIXELS, TASKS, cut, mergeable, over_results
 from fastconv.algorithms.direct.pixels.correlation import leaves
 from fastconv.algorithms.direct.pixels.cpu import copy_rows
 from fastconv.algorithms.passes import ONE_ROW, AxisPass, Pass, combined, pass_of
@@ -65,7 +66,9 @@ class Geometry(NamedTuple):
     taps: int  #      of a sheet of the kernel
     runs: int  #      of taps: rows of the kernel, or each tap
     joined: bool  #   whether a run is a row of the kernel
-    vectors: int  #   of channels, or of (s, c)
+    over_k: bool  #   whether lanes are channels of gy, and (s, c) are broadcast
+    high: int  #      rows of C: channels of gy; or of a run
+    vectors: int  #   of channels, or of (s, c); or of channels of gy
     merged: int  #    groups taken for one
     planar: bool  #   whether images are held channel by channel
     copied: bool
@@ -78,7 +81,12 @@ class Geometry(NamedTuple):
     under: int  #   rows under a sheet of results
     edges_at: int  #  pairs (column outside of x, the column that it repeats)
     edges: int
-    ld: int  #        row length of C
+    ld: int  #        row length of C,
+    c_row: int  #     and elements from row to row, and from run to run
+    c_run: int
+    apart: int  #     elements between channels of what is broadcast,
+    a_step: int  #    and between pixels of it, and of what is vectors
+    b_step: int
     c_start: int
     scratch: int
     rows: int  #      of a full area
@@ -100,7 +108,9 @@ def _work(worker, counters, x, gy, partial, scratch, lists, geo, tables):
     c0 = base + geo.c_start
     rows = lists[2 * worker * geo.rows : 2 * (worker + 1) * geo.rows]
     source = scratch if geo.planar or geo.copied else x
-    panels = -(-geo.m // geo.mr)
+    a, b = (source, gy) if geo.over_k else (gy, source)
+    of_x, of_gy = (0, 1) if geo.over_k else (1, 0)
+    panels = -(-geo.high // geo.mr)
     areas = geo.row_blocks * geo.q_blocks
     tasks = geo.splits * geo.groups * geo.deep * geo.c_blocks * geo.m_blocks
     task = next_task(counters, worker, tasks)
@@ -111,9 +121,9 @@ def _work(worker, counters, x, gy, partial, scratch, lists, geo, tables):
         split, group = rest // geo.groups, rest % geo.groups
         v0, v1 = span(geo.vectors, geo.c_blocks, c_block)
         ch0 = v0 * geo.vl
-        channels = geo.channels if geo.joined else min(v1 * geo.vl, geo.channels) - ch0
+        channels = geo.channels if geo.c_blocks == 1 else min(v1 * geo.vl, geo.channels) - ch0
         first, last = span(panels, geo.m_blocks, m_block)
-        k0, k1 = part(geo.m, panels, first), part(geo.m, panels, last)
+        k0, k1 = part(geo.high, panels, first), part(geo.high, panels, last)
         every = geo.n * geo.sheets * areas
         begin = part(every, geo.splits, split)
         for i in range(begin, part(every, geo.splits, split + 1)):
@@ -127,7 +137,7 @@ def _work(worker, counters, x, gy, partial, scratch, lists, geo, tables):
             high = (p1 - p0 - 1) * geo.row_step + geo.span_h
             if i > begin and geo.deep > 1 and _misses(tables, under, high):
                 continue
-            b0 = base
+            x0 = base
             if geo.planar:
                 plane = ((image * geo.groups + group) * geo.channels + ch0) * geo.source_h * geo.source_w
                 turn_area(
@@ -141,7 +151,7 @@ def _work(worker, counters, x, gy, partial, scratch, lists, geo, tables):
                 )  # fmt: skip
             else:
                 row = image * geo.source_h + tables[under]
-                b0 = (row * geo.source_w + right) * geo.pixel + group * geo.channels + ch0
+                x0 = (row * geo.source_w + right) * geo.pixel + group * geo.channels + ch0
             for p in range(p0, p1):
                 if geo.planar:
                     at = ((image * geo.groups + group) * geo.m * geo.sheets + sheet) * geo.p + p
@@ -149,18 +159,16 @@ def _work(worker, counters, x, gy, partial, scratch, lists, geo, tables):
                 else:
                     at = ((image * geo.sheets + sheet) * geo.p + p) * geo.q + q0
                     at = (at * geo.groups + group) * geo.m
-                rows[2 * (p - p0)] = at
-                rows[2 * (p - p0) + 1] = (p - p0) * geo.row_step * geo.pitch
+                rows[2 * (p - p0) + of_gy] = at
+                rows[2 * (p - p0) + of_x] = x0 + (p - p0) * geo.row_step * geo.pitch
             for panel in range(first, last):
-                m0 = part(geo.m, panels, panel)
-                at = c0 + (m0 - k0) * geo.runs * geo.ld
-                mr = part(geo.m, panels, panel + 1) - m0
+                m0 = part(geo.high, panels, panel)
+                mr = part(geo.high, panels, panel + 1) - m0
                 _multiply(
-                    scratch, at, gy, m0, source, b0, rows, p1 - p0, q1 - q0, mr, v1 - v0, i > begin, geo,
-                    tables,
+                    scratch, c0 + (m0 - k0) * geo.c_row, a, m0 * geo.apart, b, rows, p1 - p0, q1 - q0, mr, v1 - v0,
+                    i > begin, geo, tables,
                 )  # fmt: skip
-        first_channel = 0 if geo.joined else ch0
-        _store(partial, split, group, depth, k0, first_channel, scratch, c0, k1 - k0, channels, geo)
+        _store(partial, split, group, depth, k0, ch0, scratch, c0, k1 - k0, channels, geo)
         task = next_task(counters, worker, tasks)
 
 
@@ -174,24 +182,30 @@ def _misses(rows, first, count):
 
 
 @jit.inner
-def _multiply(c, c0, gy, m0, x, b0, rows, count, length, mr, vectors, more, geo, tables):
-    """C[mr][run][channel] (+)= gy * x over the rows of an area, run by run."""
-    apart, step = (geo.sheets * geo.p * geo.q, 1) if geo.planar else (1, geo.groups * geo.m)
+def _multiply(c, c0, a, a0, b, rows, count, length, mr, vectors, more, geo, tables):
+    """C[run][mr][vectors] (+)= a * b over the rows of an area, run by run: one of the two is x, from where a run begins."""
     blocks = -(-vectors // geo.nr)
     for run in range(geo.runs):
+        a_run, b_run = (tables[run], 0) if geo.over_k else (0, tables[run])
         for block in range(blocks):
             v = part(vectors, blocks, block)
             nr = part(vectors, blocks, block + 1) - v
             tile_over_pixels(
-                c, c0 + run * geo.ld + v * geo.vl, geo.runs * geo.ld, gy, m0 * apart, apart, step, x,
-                b0 + tables[run] + v * geo.vl, geo.stride_w * geo.pixel, rows, count, length, mr, nr, more, None,
+                c, c0 + run * geo.c_run + v * geo.vl, geo.c_row, a, a0 + a_run, geo.apart, geo.a_step, b,
+                b_run + v * geo.vl, geo.b_step, rows, count, length, mr, nr, more, None,
             )  # fmt: skip
 
 
 @jit.inner
 def _store(partial, split, group, depth, k0, ch0, scratch, c0, rows, channels, geo):
-    """Write C[row][run][channel] to gw[row][channel][tap]; of merged groups the row's own channels."""
+    """Write C[row][run][channel], or C[run][channel][row], to gw[row][channel][tap]; of merged groups the row's own channels."""
     across, own, every = geo.taps // geo.runs, geo.channels // geo.merged, geo.deep * geo.taps
+    if geo.over_k:
+        for channel in range(channels):
+            to = ((split * geo.groups + group) * geo.m * own + channel) * every + depth * geo.taps
+            source = c0 + channel * geo.ld
+            transpose(partial, to, own * every, scratch, source, channels * geo.ld, geo.taps, geo.m)
+        return
     for row in range(rows):
         to = (((split * geo.groups + group) * geo.m + k0 + row) * own + ch0) * every + depth * geo.taps
         source = c0 + row * geo.runs * geo.ld
@@ -218,16 +232,26 @@ def geometry(problem: ConvProblem, p: Pass, cache: int) -> Geometry:
     deep, across = len(sheets.taps[0]), len(last.taps[0])
     taps = len(rows.taps[0]) * across
     joined = _joins(last, channels, p.groups, vl)
-    vectors = -(-(across * channels if joined else channels) // vl)
+    width = across * channels if joined else channels
+    over_k = (
+        not planar
+        and merged == 1
+        and taps * channels * m <= third
+        and over_results(m, width, problem.itemsize)
+    )
+    high, vectors = (width, m // vl) if over_k else (m, -(-width // vl))
     runs = len(rows.taps[0]) if joined else len(rows.taps[0]) * across
     turned = p.columns * rows.stride * last.stride
-    c_blocks, m_blocks = cut(
-        m, vectors, taps, p.columns, turned, groups, joined or merged > 1, planar, third, tile
+    c_blocks, m_blocks = (
+        (1, 1)
+        if over_k
+        else cut(m, vectors, taps, p.columns, turned, groups, joined or merged > 1, planar, third, tile)
     )
-    ld, panels = -(-vectors // c_blocks) * vl, -(-m // tile.mr)
+    ld, panels = -(-vectors // c_blocks) * vl, -(-high // tile.mr)
 
-    copied = planar or leaves(sheets) or leaves(rows) or leaves(last) or joined or channels % vl > 0
-    pixel = (channels if joined else ld) if copied else groups * channels
+    parts = not over_k and (joined or channels % vl > 0)  # vectors that are not all of a pixel's channels
+    copied = planar or leaves(sheets) or leaves(rows) or leaves(last) or parts
+    pixel = (channels if joined or over_k else ld) if copied else groups * channels
     span_h, span_w = (a.offsets[-1] - a.offsets[0] + 1 for a in (rows, last))
     row_step = 1 if planar and span_h == 1 else rows.stride
     area = max(1, min(PIXELS, third // (max(1, last.stride * row_step) * pixel if copied else 1)))
@@ -242,6 +266,9 @@ def geometry(problem: ConvProblem, p: Pass, cache: int) -> Geometry:
     c_start = -(-(stripe + tile.nr * vl + SLACK) // 16) * 16
     scratch = c_start + -(-panels // m_blocks) * tile.mr * runs * ld + SLACK
     under = (rows.outputs - 1) * row_step + span_h  # rows of x, all areas one below the other
+    of_x = 1, last.stride * pixel
+    of_gy = (p.columns // n, 1) if planar else (1, groups * m)
+    (apart, a_step), (_, b_step) = (of_x, of_gy) if over_k else (of_gy, of_x)
     return Geometry(
         n=n, groups=groups, channels=channels, m=m, deep=deep, sheets=sheets.outputs, p=rows.outputs,
         q=last.outputs, source_h=sheets.source * rows.source, source_w=last.source,
@@ -249,9 +276,10 @@ def geometry(problem: ConvProblem, p: Pass, cache: int) -> Geometry:
         first_w=last.offsets[0], span_h=span_h, span_w=span_w, row_blocks=row_blocks, block_q=block_q,
         q_blocks=q_blocks, c_blocks=c_blocks, m_blocks=m_blocks,
         splits=max(1, min(areas, -(-TASKS // (c_blocks * m_blocks * groups * deep)))), taps=taps, runs=runs,
-        joined=joined, vectors=vectors, merged=merged, planar=planar, copied=copied, pitch=pitch, pixel=pixel,
+        joined=joined, over_k=over_k, high=high, vectors=vectors, merged=merged, planar=planar, copied=copied, pitch=pitch, pixel=pixel,
         row_step=row_step, rows_at=runs, under=under, edges_at=runs + deep * sheets.outputs * under,
-        edges=len(last.border), ld=ld, c_start=c_start,
+        edges=len(last.border), ld=ld, c_row=ld if over_k else runs * ld,
+        c_run=width * ld if over_k else ld, apart=apart, a_step=a_step, b_step=b_step, c_start=c_start,
         scratch=-(-scratch // 16) * 16, rows=block_rows, mr=tile.mr, nr=tile.nr, vl=vl,
     )  # fmt: skip
 
