@@ -280,7 +280,8 @@ def sum_by_taps(typing: Any, c: Any, c0: Any, ldc: Any, x: Any, x0: Any, x_row: 
     """``C[tap, k] (+)= sum over pixels (i, j) of  x[pixel + offsets[first + tap] + k] * g[pixel + k]``: depthwise.
 
     A pixel of x is at ``x0 + i*x_row + j*x_column``, of g alike; k runs over a vector, of which ``lanes`` are
-    read from g. Row tap of C is at ``c0 + tap*ldc``; taps <= TAPS.
+    read from g. Row tap of C is at ``c0 + tap*ldc``; taps <= TAPS.  Of each pixel of g the vector that is next is asked for:
+    pixels are too far apart for the CPU to foresee it.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -303,7 +304,9 @@ def sum_by_taps(typing: Any, c: Any, c0: Any, ldc: Any, x: Any, x0: Any, x_row: 
                 builder.store(zero, total)
             with cgutils.for_range(builder, rows) as row, cgutils.for_range(builder, columns) as column:
                 at = builder.add(builder.mul(row.index, g_row), builder.mul(column.index, g_column))
-                factor = masked_load(builder, builder.gep(gradient, [at]), mask, vector, itemsize)
+                place = builder.gep(gradient, [at])
+                prefetch(builder, builder.gep(place, [I64(2 * vector.count - 1)]))
+                factor = masked_load(builder, place, mask, vector, itemsize)
                 at = builder.add(builder.mul(row.index, x_row), builder.mul(column.index, x_column))
                 for view, total in zip(views, sums, strict=True):
                     pixel = load(builder, builder.gep(view, [at]), 0, vector, itemsize)

@@ -180,8 +180,9 @@ class ByGroupsWeightGrad(Execution):
         stripe = deep * high * ((block_q - 1) * last.stride + span_w)
         c_blocks = min(vectors, max(-(-stripe * vectors * vl // third), -(-TASKS // splits))) if single else 1
         ld = -(-vectors // c_blocks) * vl
+        apart = vl if c == 1 and ld % (8 * vl) == 0 else 0  # such pixels would share few sets of L1
         copied = leaves(sheets) or leaves(rows) or leaves(last) or g % vl > 0 or c > 1
-        pixel = c * ld if copied else g
+        pixel = c * ld + apart if copied else g
         pitch = ((block_q - 1) * last.stride + span_w) * pixel if copied else last.source * pixel
         sheet = (high if copied else rows.source) * pitch
         x_planes = -(-(stripe * pixel if copied else 0) // 16) * 16
