@@ -15,6 +15,7 @@ the pixels that they repeat before they are written; those of zeros are dropped.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ from fastconv.gemm.segments import SEGMENT, add_pixels, copy_channels
 from fastconv.gemm.tile import tile
 from fastconv.gemm.transposition import transpose
 from fastconv.gemm.weave import weave_pixels, weave_rows
-from fastconv.problem import ConvProblem
+from fastconv.problem import Axis, ConvProblem
 from fastconv.typing import Array
 
 SLICE = 2**15  # elements of gy in a slice
@@ -177,6 +178,38 @@ def _add_slice(scratch, b0, size, gy, packed, geo, tables, plane, number):
                     to, outer = to + size, 0
 
 
+class SumsRow(NamedTuple):
+    """A row of the sums: of each phase of the last axis' stride ``front`` columns beside the image, the image, and more."""
+
+    axis: Axis
+    front: int
+    ld: int
+
+    @classmethod
+    def of(cls, axis: Axis, vl: int) -> SumsRow:
+        shifts = cls.shifts(axis)
+        front = max(0, -(int(shifts[0]) // axis.stride))
+        ld = front + max(-(-axis.size // axis.stride), int(shifts[-1]) // axis.stride + axis.output)
+        return cls(axis, front, -(-ld // vl) * vl)
+
+    @staticmethod
+    def shifts(axis: Axis) -> Array:
+        """Return the pixel that each tap of the first of gy's pixels is added to."""
+        return axis.dilation * np.arange(axis.kernel) - axis.lo
+
+    def place(self, pixel: Any) -> Any:
+        """Return where a pixel of a line belongs."""
+        return pixel % self.axis.stride * self.ld + self.front + pixel // self.axis.stride
+
+    def folds(self, edges: borders.Edges) -> list[tuple[int, int]]:
+        """Return which columns are added to which: (to, from)."""
+        return [
+            (self.place(pixel), self.place(at))
+            for at, pixel in edges
+            if 0 <= self.front + at // self.axis.stride < self.ld
+        ]
+
+
 class Col2im(Execution):
     """Over any number of axes, ready to run; borders that repeat the image too."""
 
@@ -194,48 +227,18 @@ class Col2im(Execution):
         together = _lines(lines, q, per_chunk, unit.vl)
         ld = odd_lines(together * q, unit.vl)
 
-        shifts = last.dilation * np.arange(last.kernel) - last.lo
-        front = max(0, -(int(shifts[0]) // last.stride))
-        ldc = front + max(-(-last.size // last.stride), int(shifts[-1]) // last.stride + q)
-        ldc = -(-ldc // unit.vl) * unit.vl
-        row_size = m * last.stride * ldc
+        sums = SumsRow.of(last, unit.vl)
+        row_size = m * last.stride * sums.ld
         blocks = 1 if images % cores == 0 or images >= TASKS * cores else -(-TASKS * cores // max(1, images))
         blocks = min(rows, max(blocks, -(-rows * row_size * itemsize // (cache // 4))))
         cut = [(rows * b // blocks, rows * (b + 1) // blocks) for b in range(blocks)]
-
-        targets = np.zeros((1, 1), int)
-        for a in outer:
-            at = a.stride * np.arange(a.output) + a.dilation * np.arange(a.kernel)[:, None] - a.lo
-            targets = combined(targets, borders.sources(at, a.size, borders.edges(a, mode)), a.size)
+        targets, folds = _targets(outer, mode), sums.folds(borders.edges(last, mode))
         row_step = outer[-1].stride if outer else 1
-        slices, counts, runs = zip(
-            *(_reaching(targets, *block, row_step, together) for block in cut), strict=True
-        )
-        ends = np.cumsum([0, *map(len, slices)])
-        first, many = np.concatenate(slices).T
-        segments = [
-            (0, line * q, -(-i * q // unit.vl) * unit.vl, 0, i * q)
-            for line, i in zip(first, many, strict=True)
-        ]
-        begins = np.cumsum([0, *np.concatenate(counts)])
-
-        def place(pixel: Any) -> Any:
-            """Return where a pixel of a line belongs in a row of the sums."""
-            return pixel % last.stride * ldc + front + pixel // last.stride
-
-        folds = [
-            (place(pixel), place(at))
-            for at, pixel in borders.edges(last, mode)
-            if 0 <= front + at // last.stride < ldc
-        ]
-        tables, at = joined(
-            block=[(ends[b], ends[b + 1], r0, r1 - r0) for b, (r0, r1) in enumerate(cut)], slice=segments,
-            begin=begins, run=np.concatenate(runs), place=[(at - at % ldc, at % ldc) for at in place(shifts).tolist()], fold=folds,
-        )  # fmt: skip
-        tables[at["begin"] : at["run"]] = at["run"] + 3 * begins
+        reached = [_reaching(targets, *block, row_step, together) for block in cut]
+        self.tables, at = _tables(cut, reached, q, unit.vl, sums, folds)
         sizes = per_chunk * ld, unit.mr * ld, max(r1 - r0 for r0, r1 in cut) * row_size
         starts = np.cumsum([0] + [-(-(size + SLACK) // 16) * 16 for size in sizes]).tolist()
-        self.scratch, self.tables = starts[-1], tables
+        self.scratch = starts[-1]
         self.packed = -(-p.k * m * kernel // 16) * 16
         self.workspace = (self.packed + cores * self.scratch) * itemsize
         view = WeightView(
@@ -246,7 +249,7 @@ class Col2im(Execution):
             Geometry(
                 p.n, p.groups, channels, m, kernel, last.kernel, len(targets), q, lines * q,
                 p.k if by_pixel else 1, last.size, rows * last.size, p.c if by_pixel else 1, row_step,
-                last.stride, front, ldc, blocks, chunks, ld, starts[1], starts[2], self.scratch, len(folds),
+                last.stride, sums.front, sums.ld, blocks, chunks, ld, starts[1], starts[2], self.scratch, len(folds),
                 at["block"], at["slice"], at["begin"], at["place"], at["fold"], streams(prod(p.input_shape), itemsize),
                 unit.vl, unit.mr, unit.nr,
             )
@@ -286,6 +289,36 @@ def _lines(lines: int, q: int, channels: int, vl: int) -> int:
     """Return how many lines a slice has: as many as a slice holds, or fewer that leave fewer lanes of vectors empty."""
     most = max(1, min(lines, SLICE // max(1, channels * q)))
     return min(range(most, max(0, most - vl), -1), key=lambda i: -(-i * q // vl) / i)
+
+
+def _targets(outer: Sequence[Axis], mode: str) -> Array:
+    """Return [outer tap, line of gy] -> the row of the result that it is added to, or -1."""
+    targets = np.zeros((1, 1), int)
+    for a in outer:
+        at = a.stride * np.arange(a.output) + a.dilation * np.arange(a.kernel)[:, None] - a.lo
+        targets = combined(targets, borders.sources(at, a.size, borders.edges(a, mode)), a.size)
+    return targets
+
+
+def _tables(
+    cut: list[tuple[int, int]], reached: list[tuple[Array, Array, Array]], q: int, vl: int, sums: SumsRow,
+    folds: list[tuple[int, int]],
+) -> tuple[Array, dict[str, int]]:  # fmt: skip
+    """Join the tables that `Geometry` names, of blocks of rows and of what reaches each."""
+    slices, counts, runs = zip(*reached, strict=True)
+    ends = np.cumsum([0, *map(len, slices)])
+    segments = [
+        (0, line * q, -(-i * q // vl) * vl, 0, i * q)
+        for line, i in zip(*np.concatenate(slices).T, strict=True)
+    ]
+    begins = np.cumsum([0, *np.concatenate(counts)])
+    places = sums.place(sums.shifts(sums.axis)).tolist()
+    tables, at = joined(
+        block=[(ends[b], ends[b + 1], r0, r1 - r0) for b, (r0, r1) in enumerate(cut)], slice=segments, begin=begins,
+        run=np.concatenate(runs), place=[(at - at % sums.ld, at % sums.ld) for at in places], fold=folds,
+    )  # fmt: skip
+    tables[at["begin"] : at["run"]] = at["run"] + 3 * begins
+    return tables, at
 
 
 def _reaching(targets: Array, first: int, last: int, step: int, most: int) -> tuple[Array, Array, Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import chain, pairwise, product
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from fastconv.algorithms.direct.pixels.cpu import Geometry, correlate
 from fastconv.algorithms.direct.pixels.frame import Box, bordered
 from fastconv.algorithms.direct.pixels.pack import CHUNK, COLUMNS, HEAD, Packing, pack
 from fastconv.algorithms.direct.pixels.packed import PackedPass
-from fastconv.algorithms.passes import ONE_ROW, AxisPass, axis_pass, pass_of
+from fastconv.algorithms.passes import ONE_ROW, AxisPass, Pass, axis_pass, pass_of
 from fastconv.gemm.gathered import TALLEST, widest
 from fastconv.gemm.record import record
 from fastconv.problem import ConvProblem, Direction
@@ -94,6 +94,67 @@ def with_borders(
     return np.concatenate(parts), at
 
 
+class Walk(NamedTuple):
+    """What the kernel goes through: the last three axes of a pass, as sheets of rows of pixels."""
+
+    n: int
+    sheets: AxisPass
+    rows: AxisPass
+    last: AxisPass
+    kernel: tuple[int, ...]
+    box: Box
+
+    @classmethod
+    def of(cls, p: Pass, box: Box, framed: bool) -> Walk:
+        sheets, rows, last = (ONE_ROW, ONE_ROW, *(a.reaching for a in p.axes))[-3:]
+        walk = cls(p.n, sheets, rows, last, (1, 1, *p.kernel)[-3:], box)
+        if len(p.axes) > 1:
+            return walk
+        if max(last.offsets, default=0) - min(last.offsets, default=0) > last.outputs:
+            # most taps meet padding: rows of taps that do are left out
+            box = Box(0, box.left, 0, 1, box.inner_w, 1)
+            return walk._replace(rows=last, last=ONE_ROW, kernel=(1, p.kernel[-1], 1), box=box)
+        if last.is_identity and not framed:  # images are one row of pixels
+            count = p.n * last.outputs
+            row = AxisPass(count, count, count, 1, last.taps)
+            return walk._replace(n=1, last=row, box=Box(0, 0, 0, 1, 1, count))
+        return walk
+
+    @property
+    def copied(self) -> bool:
+        """Whether areas are copied with what is around the image; sheets outside of it are not read."""
+        return leaves(self.rows) or leaves(self.last) or bool(self.sheets.border)
+
+
+class Areas(NamedTuple):
+    """How positions and result channels are cut."""
+
+    row_blocks: int
+    rows: int  # of an area
+    q_blocks: int
+    q: int
+    m_blocks: int
+
+
+def cut(p: Pass, walk: Walk, blocks: int, third: int) -> Areas:
+    """Choose areas: source, results and weights of one take a third of the cache each; there are TASKS if it can be."""
+    n, sheets, rows, last, *_ = walk
+    phases, deep = p.phases, len(sheets.offsets or [0]) if walk.copied else 1
+    per_position = max(
+        deep * last.stride * p.channels * (rows.stride if rows.outputs > 1 else 1), p.m * phases, 1
+    )
+    stay = p.m * p.reduction <= third  # else each area fetches the weights: rather tasks of few channels
+    positions = n * p.groups * sheets.outputs * rows.outputs * last.outputs
+    wanted = max(2 * TALLEST, positions // (TASKS if stay else -(-TASKS // blocks)))
+    area = max(1, min(PIXELS, wanted, third // per_position))
+    q_blocks = -(-last.outputs // min(last.outputs, area))
+    q = -(-last.outputs // q_blocks)
+    row_blocks = -(-rows.outputs // max(1, area // q))
+    areas = n * p.groups * sheets.outputs * row_blocks * q_blocks
+    m_blocks = min(blocks, -(-TASKS // areas)) if areas < TASKS else 1
+    return Areas(row_blocks, -(-rows.outputs // row_blocks), q_blocks, q, m_blocks)
+
+
 class Correlation(PackedPass):
     """Forward or input gradient; blocks for ``cache`` bytes."""
 
@@ -103,45 +164,19 @@ class Correlation(PackedPass):
         p = pass_of(problem, direction)
         if framed:  # of one tap too: the image is not all of the row
             p = replace(p, axes=tuple(axis_pass(a, direction) for a in problem.axes))
-        tile, cores = machine.tile(problem.itemsize), machine.machine().cores
+        vl, cores = machine.tile(problem.itemsize).vl, machine.machine().cores
         self.dtype, self.flops = problem.dtype, p.flops
-        n = p.n
-        sheets, rows, last = (ONE_ROW, ONE_ROW, *(a.reaching for a in p.axes))[-3:]
-        kernel = (1, 1, *p.kernel)[-3:]
-        if len(p.axes) == 1 and max(last.offsets, default=0) - min(last.offsets, default=0) > last.outputs:
-            rows, last = last, ONE_ROW  # most taps meet padding: rows of taps that do are left out
-            box = Box(0, box.left, 0, 1, box.inner_w, 1)
-            kernel = (1, kernel[-1], 1)
-        elif len(p.axes) == 1 and last.is_identity and not framed:  # images are one row of pixels
-            pixels_ = n * last.outputs
-            n, last, box = 1, AxisPass(pixels_, pixels_, pixels_, 1, last.taps), Box(0, 0, 0, 1, 1, pixels_)
-        # sheets outside of the image are not read
-        copied = leaves(rows) or leaves(last) or bool(sheets.border)
-        span_h, span_w = ((max(a.offsets, default=0) - min(a.offsets, default=0) + 1) for a in (rows, last))
-        pixel = p.channels if copied else p.groups * p.channels
-        phases, under = sheets.step * rows.step * last.step, sheets.offsets or [0]
-        deep = len(under) if copied else 1
-
-        # An area's source, its results and weights take a third of the cache each; there are TASKS areas if it can be.
-        third = cache // 3 // problem.itemsize
-        per_position = max(
-            deep * last.stride * p.channels * (rows.stride if rows.outputs > 1 else 1), p.m * phases, 1
-        )
-        vectors = -(-p.m // tile.vl)
+        walk, third = Walk.of(p, box, framed), cache // 3 // problem.itemsize
+        n, sheets, rows, last, kernel, box = walk
+        vectors = -(-p.m // vl)
         blocks = -(-vectors // widest())
-        stay = p.m * p.reduction <= third  # else each area fetches the weights: rather tasks of few channels
-        positions = n * p.groups * sheets.outputs * rows.outputs * last.outputs
-        wanted = max(2 * TALLEST, positions // (TASKS if stay else -(-TASKS // blocks)))
-        area = max(1, min(PIXELS, wanted, third // per_position))
-        block_q = min(last.outputs, area)
-        q_blocks = -(-last.outputs // block_q)
-        block_q = -(-last.outputs // q_blocks)
-        row_blocks = -(-rows.outputs // max(1, area // block_q))
-        block_rows = -(-rows.outputs // row_blocks)
-        areas = n * p.groups * sheets.outputs * row_blocks * q_blocks
-        m_blocks = min(blocks, -(-TASKS // areas)) if areas < TASKS else 1
-        pitch = ((block_q - 1) * last.stride + span_w) * pixel if copied else last.source * pixel
-        sheet = ((block_rows - 1) * rows.stride + span_h if copied else rows.source) * pitch
+        areas, copied = cut(p, walk, blocks, third), walk.copied
+
+        span_h, span_w = ((max(a.offsets, default=0) - min(a.offsets, default=0) + 1) for a in (rows, last))
+        under = sheets.offsets or [0]
+        deep, pixel = (len(under), p.channels) if copied else (1, p.groups * p.channels)
+        pitch = ((areas.q - 1) * last.stride + span_w if copied else last.source) * pixel
+        sheet = ((areas.rows - 1) * rows.stride + span_h if copied else rows.source) * pitch
         begins = {d: (i if copied else d - under[0]) * sheet for i, d in enumerate(under)}
         together = min(CHUNK, max(1, COLUMNS // prod(kernel)))
         tables, columns_at, taps = phase_tables(
@@ -149,14 +184,14 @@ class Correlation(PackedPass):
         )
         self.tables, at = with_borders(tables, sheets, rows, last)
         self.scratch = -(-deep * sheet // 16) * 16 if copied else 0
-        self.packed = -(-p.groups * vectors * tile.vl * taps * p.channels // 16) * 16
-        self.pixels = block_rows * block_q
-        self.lanes = vectors * tile.vl
+        self.packed = -(-p.groups * vectors * vl * taps * p.channels // 16) * 16
+        self.pixels = areas.rows * areas.q
+        self.lanes = vectors * vl
         self.m, self.groups = p.m, p.groups
         self.packing = record(
             Packing(
                 p.groups, p.m, p.channels, prod(p.kernel), vectors, blocks, taps * p.channels,
-                p.group_stride, p.row_stride, p.channel_stride, columns_at, together, tile.vl,
+                p.group_stride, p.row_stride, p.channel_stride, columns_at, together, vl,
             )
         )  # fmt: skip
         self.geometry = record(
@@ -166,11 +201,10 @@ class Correlation(PackedPass):
                 stride_d=sheets.stride, stride_h=rows.stride, stride_w=last.stride, first_d=under[0],
                 first_h=min(rows.offsets, default=0), first_w=min(last.offsets, default=0),
                 span_h=span_h, span_w=span_w, steps_d=sheets.step, steps_h=rows.step, steps_w=last.step,
-                result_d=sheets.result, result_h=rows.result, result_w=last.result, row_blocks=row_blocks, block_q=block_q,
-                q_blocks=q_blocks, m_blocks=m_blocks, copied=copied, deep=deep, sheet=sheet, pitch=pitch, pixel=pixel,
-                scratch=self.scratch, pixels=self.pixels, registers=machine.simd().registers,
-                chunk=third,
-                repeats=problem.padding_mode != "zeros", framed=framed, **box._asdict(), **at,
+                result_d=sheets.result, result_h=rows.result, result_w=last.result, row_blocks=areas.row_blocks,
+                block_q=areas.q, q_blocks=areas.q_blocks, m_blocks=areas.m_blocks, copied=copied, deep=deep,
+                sheet=sheet, pitch=pitch, pixel=pixel, scratch=self.scratch, pixels=self.pixels,
+                registers=machine.simd().registers, chunk=third, repeats=problem.padding_mode != "zeros", framed=framed, **box._asdict(), **at,
             )
         )  # fmt: skip
         self.workspace = (self.packed + p.groups * self.lanes + cores * self.scratch) * problem.itemsize
