@@ -7,15 +7,18 @@ copied once, or viewed, never altered.  Inside the package an image is viewed as
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import lru_cache
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from functools import lru_cache, wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
 from fastconv import reuse
 from fastconv.config import current
 from fastconv.typing import Array
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 FLOATS = frozenset((FLOAT32, FLOAT64))
@@ -282,3 +285,23 @@ def on_gpu(value: Any) -> bool:
 def goes_to_gpu(value: Any) -> bool:
     """Return whether a call with this operand is computed on a GPU."""
     return (type(value) is not np.ndarray and on_gpu(value)) or current().device == "cuda"
+
+
+def or_on_gpu(first: int, twin: Callable[[Any], Any]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a call: with argument ``first`` on a GPU its twin serves it, which is asked for when it is first needed."""
+
+    def decorate(on_cpu: Callable[P, R]) -> Callable[P, R]:
+        on_gpu: Callable[..., R] | None = None
+
+        @wraps(on_cpu)
+        def call(*arguments: P.args, **named: P.kwargs) -> R:
+            nonlocal on_gpu
+            if not goes_to_gpu(arguments[first]):
+                return on_cpu(*arguments, **named)
+            if on_gpu is None:
+                on_gpu = twin(on_cpu)
+            return on_gpu(*arguments)
+
+        return call
+
+    return decorate

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection, Sequence
 from math import prod
-from typing import Any, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -27,8 +27,8 @@ from fastconv.arrays import (
     contiguous,
     delivered,
     empty,
-    goes_to_gpu,
     operand,
+    or_on_gpu,
     order,
     ready,
     result,
@@ -40,8 +40,6 @@ from fastconv.typing import Array
 Need: TypeAlias = Sequence[Literal["input", "weight", "bias"]]
 
 NEEDS = ("input", "weight", "bias")
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class Grads(NamedTuple):
@@ -92,34 +90,18 @@ def at_once(
     return None
 
 
-def or_on_gpu(twin: str, first: int = 1, borders: bool = True) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a call: with argument ``first`` on a GPU, the function ``twin`` of `fastconv.cuda.call` serves it.
+def by(name: str) -> Callable[[Any], Any]:
+    """Return what finds a call's twin for a GPU, of the same arguments."""
 
-    That takes the same arguments, but for the last where there are ``borders``: it pads with zeros alone.
-    """
+    def found(_: Any) -> Any:
+        from fastconv.cuda import call
 
-    def decorate(on_cpu: Callable[P, R]) -> Callable[P, R]:
-        on_gpu: Callable[..., R] | None = None
+        return getattr(call, name)
 
-        @functools.wraps(on_cpu)
-        def call(*arguments: P.args, **named: P.kwargs) -> R:
-            nonlocal on_gpu
-            if not goes_to_gpu(arguments[first]):
-                return on_cpu(*arguments, **named)
-            if on_gpu is None:
-                from fastconv.cuda import call as cuda
-
-                on_gpu = getattr(cuda, twin)
-            if borders and arguments[-1] != "zeros":
-                raise TypeError(f"padding_mode must be 'zeros' for arrays on a GPU, got {arguments[-1]!r}")
-            return on_gpu(*arguments[: -1 if borders else None])
-
-        return call
-
-    return decorate
+    return found
 
 
-@or_on_gpu("forward")
+@or_on_gpu(1, by("forward"))
 def forward(
     rank: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any,
     activation: Any, residual: Any, algorithm: Any, workspace: Any, out: Any, layout: Any, padding_mode: Any,
@@ -191,7 +173,7 @@ def check_bias(bias: Array, p: plan.Plan) -> None:
         )
 
 
-@or_on_gpu("input_grad", first=2)
+@or_on_gpu(2, by("input_grad"))
 def input_grad(
     rank: int, input_size: Any, weight: Any, grad_output: Any, stride: Any, padding: Any, dilation: Any,
     groups: Any, algorithm: Any, workspace: Any, out: Any, layout: Any, padding_mode: Any,
@@ -218,7 +200,7 @@ def input_grad(
     return run(p, form, dtype, gy, w, out)
 
 
-@or_on_gpu("weight_grad")
+@or_on_gpu(1, by("weight_grad"))
 def weight_grad(
     rank: int, input: Any, weight_size: Any, grad_output: Any, stride: Any, padding: Any, dilation: Any,
     groups: Any, algorithm: Any, workspace: Any, out: Any, layout: Any, padding_mode: Any,
@@ -251,7 +233,7 @@ def check_grad_output(given: tuple[int, ...], problem: ConvProblem, form: Form) 
         raise ValueError(f"grad_output must have the output's shape {shape}, got {given}")
 
 
-@or_on_gpu("backward")
+@or_on_gpu(1, by("backward"))
 def backward(
     rank: int, input: Any, weight: Any, grad_output: Any, stride: Any, padding: Any, dilation: Any,
     groups: Any, need: Any, residual: Any, algorithm: Any, workspace: Any, layout: Any, padding_mode: Any,

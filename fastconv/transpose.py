@@ -19,8 +19,8 @@ from typing import Any
 
 from fastconv import arguments, plan
 from fastconv.arguments import HUGE, LETTERS, Walk, integer
-from fastconv.arrays import Form, common, contiguous, operand, order
-from fastconv.convolve import Grads, activation_code, bias_grad, or_on_gpu, read_need, run
+from fastconv.arrays import Form, common, contiguous, operand, or_on_gpu, order
+from fastconv.convolve import Grads, activation_code, bias_grad, by, read_need, run
 from fastconv.typing import Array
 
 
@@ -87,7 +87,7 @@ def problem_of(
     return (n, weight_shape[1] * groups, *output), walk
 
 
-@or_on_gpu("transposed", borders=False)
+@or_on_gpu(1, by("transposed"))
 def forward(
     rank: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, output_padding: Any,
     groups: Any, dilation: Any, activation: Any, residual: Any, algorithm: Any, workspace: Any, out: Any,
@@ -109,7 +109,7 @@ def forward(
     return run(p, form, dtype, x, _opposite(w), out, b, code, added)
 
 
-@or_on_gpu("transposed_backward", borders=False)
+@or_on_gpu(1, by("transposed_backward"))
 def backward(
     rank: int, input: Any, weight: Any, grad_output: Any, stride: Any, padding: Any, output_padding: Any,
     groups: Any, dilation: Any, need: Any, algorithm: Any, workspace: Any, layout: Any,

@@ -25,6 +25,12 @@ def activation_name(activation: Any) -> str:
     raise ValueError(f"activation on a GPU must be None or one of {', '.join(CODES)}, got {activation!r}")
 
 
+def zeros_alone(padding_mode: Any) -> None:
+    """Refuse borders that repeat the image."""
+    if padding_mode != "zeros":
+        raise TypeError(f"padding_mode must be 'zeros' for arrays on a GPU, got {padding_mode!r}")
+
+
 def taken(memory: Memory, form: Form) -> Memory:
     """View images of the caller's as (n, c, h, w)."""
     memory = memory if form.batched else memory.batched()
@@ -115,9 +121,10 @@ def _solve(
 @replayed(input=1, weight=2, bias=3, residual=9, out=12)
 def forward(
     rank: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any,
-    activation: Any, residual: Any, algorithm: Any, workspace: Any, out: Any, layout: Any,
+    activation: Any, residual: Any, algorithm: Any, workspace: Any, out: Any, layout: Any, padding_mode: Any,
 ) -> Any:  # fmt: skip
     """Return y."""
+    zeros_alone(padding_mode)
     name = activation_name(activation)
     form = Form(input.ndim != rank + 1, arguments.channels_last(layout, rank))
     x, w = taken(input, form), weight
@@ -129,9 +136,10 @@ def forward(
 @replayed(weight=2, grad_output=3, out=10)
 def input_grad(
     rank: int, input_size: Any, weight: Any, grad_output: Any, stride: Any, padding: Any, dilation: Any,
-    groups: Any, algorithm: Any, workspace: Any, out: Any, layout: Any,
+    groups: Any, algorithm: Any, workspace: Any, out: Any, layout: Any, padding_mode: Any,
 ) -> Any:  # fmt: skip
     """Return gx."""
+    zeros_alone(padding_mode)
     size = arguments.shape(input_size, "input_size")
     form = Form(len(size) != rank + 1, arguments.channels_last(layout, rank))
     size, given, gy = form.taken_shape(size), grad_output.shape, taken(grad_output, form)
@@ -143,9 +151,10 @@ def input_grad(
 @replayed(input=1, grad_output=3, out=10)
 def weight_grad(
     rank: int, input: Any, weight_size: Any, grad_output: Any, stride: Any, padding: Any, dilation: Any,
-    groups: Any, algorithm: Any, workspace: Any, out: Any, layout: Any,
+    groups: Any, algorithm: Any, workspace: Any, out: Any, layout: Any, padding_mode: Any,
 ) -> Any:  # fmt: skip
     """Return gw."""
+    zeros_alone(padding_mode)
     size = arguments.shape(weight_size, "weight_size")
     form = Form(input.ndim != rank + 1, arguments.channels_last(layout, rank))
     x, given, gy = taken(input, form), grad_output.shape, taken(grad_output, form)
@@ -167,9 +176,10 @@ def bias_grad(gy: Memory) -> Any:
 @replayed(input=1, weight=2, grad_output=3, residual=9)
 def backward(
     rank: int, input: Any, weight: Any, grad_output: Any, stride: Any, padding: Any, dilation: Any, groups: Any,
-    need: Any, residual: Any, algorithm: Any, workspace: Any, layout: Any,
+    need: Any, residual: Any, algorithm: Any, workspace: Any, layout: Any, padding_mode: Any,
 ) -> Grads:  # fmt: skip
     """Return gx plus a residual, gw and gb, or those of them that are needed."""
+    zeros_alone(padding_mode)
     wanted = read_need(need)
     form, w = Form(input.ndim != rank + 1, arguments.channels_last(layout, rank)), weight
     x, given, gy = taken(input, form), grad_output.shape, taken(grad_output, form)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from numpy.typing import ArrayLike
 
 from fastconv import arguments
+from fastconv.arrays import or_on_gpu
 from fastconv.pooling import call
 from fastconv.pooling.windows import shares
 from fastconv.typing import Array
@@ -166,13 +167,13 @@ def adaptive_max_pool3d(
     return _largest(3, input, output_size, return_indices)
 
 
-@call.on_gpu_too(input=1)
+@or_on_gpu(1, call.replayed(input=1))
 def _means(rank: int, input: ArrayLike, output_size: Sizes) -> Array:
     x = call.images(input, "input")
     return call.means(x, shares(rank, x.shape, output_size), rank)
 
 
-@call.on_gpu_too(input=1)
+@or_on_gpu(1, call.replayed(input=1))
 def _largest(
     rank: int, input: ArrayLike, output_size: Sizes, return_indices: bool
 ) -> Array | tuple[Array, Array]:
@@ -181,7 +182,7 @@ def _largest(
     return (y, indices) if return_indices else y
 
 
-@call.on_gpu_too(first=2, grad_output=2)
+@or_on_gpu(2, call.replayed(grad_output=2))
 def _means_backward(rank: int, input_size: Sequence[int], grad_output: ArrayLike) -> Array:
     size = arguments.shape(input_size, "input_size")
     gy = call.images(grad_output, "grad_output")

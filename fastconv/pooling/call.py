@@ -5,46 +5,32 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from math import prod
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 
 from fastconv import arguments
-from fastconv.arrays import FLOATS, common, contiguous, empty, floats, goes_to_gpu, package
+from fastconv.arrays import FLOATS, common, contiguous, empty, floats, or_on_gpu, package
 from fastconv.pooling.windows import Axes, check_rank, windows
 from fastconv.typing import Array
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 INDICES = np.dtype("int64")
 NOWHERE = np.empty(0, INDICES)
 
 
-def on_gpu_too(first: int = 1, **places: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a call: with argument ``first`` on a GPU, it is given the memory of those at ``places``, and replayed."""
+def replayed(**places: int) -> Callable[[Any], Any]:
+    """Return what makes a call's twin for a GPU: itself, given the memory of the arrays at ``places``, and replayed."""
 
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        on_gpu: Callable[..., R] | None = None
+    def made(function: Any) -> Any:
+        from fastconv.cuda import backend, replay
 
-        @functools.wraps(function)
-        def call(*arguments: P.args, **named: P.kwargs) -> R:
-            nonlocal on_gpu
-            if not goes_to_gpu(arguments[first]):
-                return function(*arguments, **named)
-            if on_gpu is None:
-                from fastconv.cuda import backend, replay
+        backend()  # DeviceError before kernels are imported
+        return replay.replayed(**places)(function)
 
-                backend()  # DeviceError before kernels are imported
-                on_gpu = replay.replayed(**places)(function)
-            return on_gpu(*arguments)
-
-        return call
-
-    return decorate
+    return made
 
 
-@on_gpu_too(input=1)
+@or_on_gpu(1, replayed(input=1))
 def max_forward(
     rank: int, input: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any, located: Any
 ) -> tuple[Array, Array]:  # fmt: skip
@@ -55,7 +41,7 @@ def max_forward(
     )
 
 
-@on_gpu_too(input=1, grad_output=2, indices=8)
+@or_on_gpu(1, replayed(input=1, grad_output=2, indices=8))
 def max_backward(
     rank: int, input: Any, grad_output: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any,
     indices: Any,
@@ -71,7 +57,7 @@ def max_backward(
     return _scattered()(contiguous(gy, common(x, gy)), indices, x.shape[-rank:], rank, True)
 
 
-@on_gpu_too(input=1)
+@or_on_gpu(1, replayed(input=1))
 def mean_forward(
     rank: int, input: Any, kernel_size: Any, stride: Any, padding: Any, ceil_mode: Any, count_pad: Any, divisor: Any
 ) -> Array:  # fmt: skip
@@ -81,7 +67,7 @@ def mean_forward(
     return means(x, axes, rank, bool(count_pad), divisor)
 
 
-@on_gpu_too(first=2, grad_output=2)
+@or_on_gpu(2, replayed(grad_output=2))
 def mean_backward(
     rank: int, input_size: Any, grad_output: Any, kernel_size: Any, stride: Any, padding: Any, ceil_mode: Any,
     count_pad: Any, divisor: Any,
@@ -208,7 +194,7 @@ def _check_grad_output(gy: Array, input_shape: tuple[int, ...], axes: Axes, rank
         raise ValueError(f"grad_output must have the output's shape {expected}, got {gy.shape}")
 
 
-@on_gpu_too(input=1, indices=2)
+@or_on_gpu(1, replayed(input=1, indices=2))
 def unpool(
     rank: int, input: Any, indices: Any, kernel_size: Any, stride: Any, padding: Any, output_size: Any
 ) -> Array:  # fmt: skip

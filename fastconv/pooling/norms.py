@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastconv import arguments
-from fastconv.arrays import common, contiguous, empty
+from fastconv.arrays import common, contiguous, empty, or_on_gpu
 from fastconv.pooling import call
 from fastconv.pooling.windows import windows
 from fastconv.typing import Array
@@ -89,7 +89,7 @@ def lp_pool3d(
     return _norms(3, input, norm_type, kernel_size, stride, ceil_mode)
 
 
-@call.on_gpu_too(input=1)
+@or_on_gpu(1, call.replayed(input=1))
 def _norms(
     rank: int, input: ArrayLike, norm_type: float, kernel_size: arguments.PerAxis,
     stride: arguments.PerAxis | None, ceil_mode: bool,

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 
 from fastconv import arguments
 from fastconv.arguments import PerAxis
-from fastconv.pooling.call import images, on_gpu_too, there
+from fastconv.arrays import or_on_gpu
+from fastconv.pooling.call import images, replayed, there
 from fastconv.problem import Axis
 from fastconv.typing import Array
 
@@ -60,7 +61,7 @@ def unfold(
     return _unfolded(2, input, kernel_size, dilation, padding, stride)
 
 
-@on_gpu_too(input=1)
+@or_on_gpu(1, replayed(input=1))
 def _unfolded(
     rank: int, input: ArrayLike, kernel_size: PerAxis, dilation: PerAxis, padding: PerAxis, stride: PerAxis
 ) -> Array:
@@ -116,7 +117,7 @@ def fold(
     return _folded(2, input, output_size, kernel_size, dilation, padding, stride)
 
 
-@on_gpu_too(input=1)
+@or_on_gpu(1, replayed(input=1))
 def _folded(
     rank: int, input: ArrayLike, output_size: PerAxis, kernel_size: PerAxis, dilation: PerAxis, padding: PerAxis,
     stride: PerAxis,
