@@ -7,6 +7,8 @@
   come out constant.
 * Elements of global memory are addressed by int64, those of shared memory by U.  ``further(pointer, number)`` is a
   pointer that much further on, from which 32-bit offsets take one instruction.
+* ``spot`` says where an element of shared memory lies, in bytes, and ``pointed`` makes a pointer of that: a number that a loop
+  carries on is added to, where an index would be multiplied, and added to the array's beginning, each time.
 * ``copy`` and ``copy4`` go from global to shared memory past the registers, and write zeros for what is not wanted;
   ``arrived`` waits for them and for all threads of the block.
 * uint64 and int64 must not meet in one expression: Numba makes floats of that.
@@ -28,7 +30,7 @@ else:
 U = uint32
 DTYPES = {"float32": float32, "float64": float64}
 
-__all__ = ["DTYPES", "SIMULATED", "U", "activation", "add_to", "arrived", "barrier", "block_anew", "chained", "copy", "copy4", "cuda", "divided", "further", "inline", "int32", "int64", "load", "load4", "outer", "spaced", "store4", "storer", "uint64"]  # fmt: skip
+__all__ = ["DTYPES", "SIMULATED", "U", "activation", "add_to", "arrived", "barrier", "block_anew", "chained", "copy", "copy4", "cuda", "divided", "further", "inline", "int32", "int64", "load", "load4", "outer", "pointed", "spaced", "spot", "store", "store4", "storer", "uint64"]  # fmt: skip
 
 if SIMULATED:  # the simulator runs kernels as Python: no intrinsics, and arrays instead of pointers
     import threading
@@ -76,15 +78,28 @@ if SIMULATED:  # the simulator runs kernels as Python: no intrinsics, and arrays
         array, index = further(pointer, 0)
         return array, index + int(number) * int(size) // simulator.memory(array).itemsize
 
-    def copy(shared, to, source, offset, wanted, count=1):
-        """Copy one element, or write zero."""
-        array, index = further(source, offset)
-        for i in range(count):
-            shared[int(to) + i] = array[index + i] if wanted else 0
+    def spot(shared, index):
+        """Return where an element of shared memory lies, in bytes."""
+        return U(int(index) * shared.itemsize)
 
-    def copy4(shared, to, source, offset, wanted):
+    def pointed(shared, spot):
+        """Return the pointer to where an element lies."""
+        return shared, int(spot) // shared.itemsize
+
+    def store(pointer, index, value):
+        """Write an element."""
+        array, index = further(pointer, index)
+        array[index] = value
+
+    def copy(to, at, source, offset, wanted, count=1):
+        """Copy one element, or write zero."""
+        (shared, to), (array, index) = further(to, at), further(source, offset)
+        for i in range(count):
+            shared[to + i] = array[index + i] if wanted else 0
+
+    def copy4(to, at, source, offset, wanted):
         """Copy four elements, or write zeros."""
-        copy(shared, to, source, offset, wanted, 4)
+        copy(to, at, source, offset, wanted, 4)
 
     arrived = barrier
 
@@ -105,6 +120,7 @@ else:
     from numba.cuda.extending import intrinsic
 
     inline = cuda.jit(device=True, forceinline=True)
+    GLOBAL, SHARED = 1, 3  # kinds of memory, to the compiler
 
     @inline
     def barrier():
@@ -121,13 +137,17 @@ else:
 
         return U(), codegen
 
-    def _vector(context, builder, kind, array, index):
-        """Return a pointer to a vector of four elements: of a pointer to global memory, or of an array's."""
+    def _pointer(context, builder, kind, array, index):
+        """Return a pointer to an element of an array, or that much further than a pointer; it knows its kind of memory."""
         if isinstance(kind, types.CPointer):
-            array = builder.addrspacecast(array, array.type.pointee.as_pointer(1))
+            array = builder.addrspacecast(array, array.type.pointee.as_pointer(kind.addrspace or GLOBAL))
         else:
             array = context.make_array(kind)(context, builder, array).data
-        pointer = builder.gep(array, [index])
+        return builder.gep(array, [index])
+
+    def _vector(context, builder, kind, array, index):
+        """Return a pointer to a vector of four elements, and their type."""
+        pointer = _pointer(context, builder, kind, array, index)
         vector = ir.VectorType(pointer.type.pointee, 4)
         return builder.bitcast(pointer, vector.as_pointer(pointer.type.addrspace)), vector
 
@@ -227,6 +247,42 @@ else:
 
         return pointer(pointer, number, size), codegen
 
+    @intrinsic
+    def spot(_, shared, index):
+        """Return where an element of shared memory lies, in bytes."""
+
+        def codegen(context, builder, signature, arguments):
+            at = context.cast(builder, arguments[1], signature.args[1], types.int64)
+            pointer = _pointer(context, builder, signature.args[0], arguments[0], at)
+            pointer = builder.addrspacecast(pointer, pointer.type.pointee.as_pointer(SHARED))
+            return builder.ptrtoint(pointer, ir.IntType(32))
+
+        return U(shared, index), codegen
+
+    @intrinsic
+    def pointed(_, shared, spot):
+        """Return the pointer to where an element of shared memory lies."""
+        kind = types.CPointer(shared.dtype, SHARED)
+
+        def codegen(context, builder, signature, arguments):
+            item = context.get_data_type(kind.dtype)
+            pointer = builder.inttoptr(arguments[1], item.as_pointer(SHARED))
+            return builder.addrspacecast(pointer, item.as_pointer())
+
+        return kind(shared, spot), codegen
+
+    @intrinsic
+    def store(_, pointer, index, value):
+        """Write an element."""
+
+        def codegen(context, builder, signature, arguments):
+            at = context.cast(builder, arguments[1], signature.args[1], types.int64)
+            to = _pointer(context, builder, signature.args[0], arguments[0], at)
+            builder.store(context.cast(builder, arguments[2], signature.args[2], pointer.dtype), to)
+            return context.get_dummy_value()
+
+        return types.void(pointer, index, value), codegen
+
     def _copying(count):
         """Return the intrinsic that copies elements, all from a boundary of as many bytes as they have, at most 16."""
 
@@ -236,8 +292,8 @@ else:
             item = context.get_abi_sizeof(context.get_data_type(kind.dtype))
             width = min(16, count * item)
             to = context.cast(builder, to, signature.args[1], types.int64)
-            target = builder.gep(context.make_array(kind)(context, builder, shared).data, [to])
-            target = builder.addrspacecast(target, target.type.pointee.as_pointer(3))
+            target = _pointer(context, builder, kind, shared, to)
+            target = builder.addrspacecast(target, target.type.pointee.as_pointer(SHARED))
             target = builder.ptrtoint(target, ir.IntType(32))
             pointer = builder.ptrtoint(
                 _further(context, builder, pointer, offset, signature.args[3]), ir.IntType(64)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.cuda.compiler import Kernel
-from fastconv.cuda.language import DTYPES, U, copy4, cuda, further, inline, int64, load4, store4, uint64
+from fastconv.cuda.language import DTYPES, U, copy4, cuda, further, inline, int64, load4, store4
 from fastconv.gemm.cuda import BK, TILES, Stages, Tile, placer, summer
 from fastconv.gemm.cuda_share import shared_out
 
@@ -68,14 +68,14 @@ def bringer(tile: Tile):
     threads, bm, bn = tile.threads, tile.bm, tile.bn
 
     @inline
-    def bring(shared, to_a, to_b, walk, g):
+    def bring(to_a, to_b, walk, g):
         a, b = walk
         for i in range(BK * bm // 4 // threads):
             row = i * (4 * threads // bm) * g.a_row
-            copy4(shared, uint64(to_a) + uint64(4 * i * threads), a, row, True)
+            copy4(to_a, 4 * i * threads, a, row, True)
         for i in range(BK * bn // 4 // threads):
             row = i * (4 * threads // bn) * g.b_row
-            copy4(shared, uint64(to_b) + uint64(4 * i * threads), b, row, True)
+            copy4(to_b, 4 * i * threads, b, row, True)
         return further(a, BK * g.a_row), further(b, BK * g.b_row)
 
     return bring

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastconv.cuda.language import DTYPES, U, arrived, inline, load4, outer, uint64
+from fastconv.cuda.language import DTYPES, U, arrived, chained, inline, load4, outer, pointed, spot
 
 BK = 8  # steps of a stage, or half of them, each written out in the main loop
 
@@ -99,50 +99,39 @@ def placer(across: int, deep: int = 8):
 def multiplier(stages: Stages):
     """Return the device function of one stage: ``acc`` [TM, 8] gets a product of each step.
 
-    ``at_a`` and ``at_b`` are where the thread's operands begin.
+    ``at_a`` and ``at_b`` point to where the thread's operands begin.
     """
-    tile, lda, ldb, twice = stages.tile, stages.lda, stages.ldb, stages.steps == 2 * BK
+    tile, lda, ldb = stages.tile, stages.lda, stages.ldb
     tm, part_m, half_n, add = tile.tm, tile.part, tile.bn // 2, outer(tile.tm)
 
     @inline
-    def step(shared, at_a, at_b, a, b, acc):
+    def step(at_a, at_b, k, a, b, acc):
         for i in range(tm // 4):
-            a[4 * i], a[4 * i + 1], a[4 * i + 2], a[4 * i + 3] = load4(shared, at_a + uint64(i * part_m))
-        b[0], b[1], b[2], b[3] = load4(shared, at_b)
-        b[4], b[5], b[6], b[7] = load4(shared, at_b + uint64(half_n))
+            a[4 * i], a[4 * i + 1], a[4 * i + 2], a[4 * i + 3] = load4(at_a, k * lda + i * part_m)
+        b[0], b[1], b[2], b[3] = load4(at_b, k * ldb)
+        b[4], b[5], b[6], b[7] = load4(at_b, k * ldb + half_n)
         add(a, b, acc)
 
-    @inline
-    def multiply_eight(shared, at_a, at_b, a, b, acc):
-        step(shared, at_a, at_b, a, b, acc)
-        step(shared, at_a + uint64(lda), at_b + uint64(ldb), a, b, acc)
-        step(shared, at_a + uint64(2 * lda), at_b + uint64(2 * ldb), a, b, acc)
-        step(shared, at_a + uint64(3 * lda), at_b + uint64(3 * ldb), a, b, acc)
-        step(shared, at_a + uint64(4 * lda), at_b + uint64(4 * ldb), a, b, acc)
-        step(shared, at_a + uint64(5 * lda), at_b + uint64(5 * ldb), a, b, acc)
-        step(shared, at_a + uint64(6 * lda), at_b + uint64(6 * ldb), a, b, acc)
-        step(shared, at_a + uint64(7 * lda), at_b + uint64(7 * ldb), a, b, acc)
+    def stepper(k):
+        @inline
+        def one(at_a, at_b, a, b, acc):
+            step(at_a, at_b, k, a, b, acc)
 
-    @inline
-    def multiply(shared, at_a, at_b, a, b, acc):
-        at_a, at_b = uint64(at_a), uint64(at_b)
-        multiply_eight(shared, at_a, at_b, a, b, acc)
-        if twice:
-            multiply_eight(shared, at_a + uint64(BK * lda), at_b + uint64(BK * ldb), a, b, acc)
+        return one
 
-    return multiply
+    return chained([stepper(k) for k in range(stages.steps)])
 
 
 @inline
-def nothing(shared, to_b, fixed):
+def nothing(to_b, fixed):
     """Place what `bring` took to registers: nothing."""
 
 
 def summer(dtype, stages: Stages, bring, place=nothing):
     """Return the device function of the main loop: ``acc`` [TM, 8] becomes the sums over so many stages.
 
-    ``walk = bring(shared, to_a, to_b, walk, fixed)`` starts to copy a stage, the thread's part of it from ``to_a`` and
-    ``to_b`` on, and returns where the next one is; ``place(shared, to_b, fixed)`` writes what it left in registers.
+    ``walk = bring(to_a, to_b, walk, fixed)`` starts to copy a stage, the thread's part of it to where ``to_a`` and ``to_b``
+    point, and returns where the next one is; ``place(to_b, fixed)`` writes what it left in registers.
     ``a`` [TM] and ``b`` [8] hold the operands of a step.
     """
     zero, tile, begin_b, size = DTYPES[dtype](0), stages.tile, stages.b, stages.size
@@ -150,25 +139,26 @@ def summer(dtype, stages: Stages, bring, place=nothing):
 
     @inline
     def sum_stages(shared, to_a, to_b, count, walk, fixed, tid, a, b, acc):
-        other = U(size)
         for i in range(tm):
             for j in range(8):
                 acc[i, j] = zero
         at_a, at_b = own(tid)
-        at_b, to_b = U(at_b + U(begin_b)), U(to_b + U(begin_b))
+        at_a, at_b = spot(shared, at_a), spot(shared, U(at_b + U(begin_b)))
+        to_a, to_b = spot(shared, to_a), spot(shared, U(to_b + U(begin_b)))
+        other = U(spot(shared, size) - spot(shared, 0))
         if count > U(0):
-            walk = bring(shared, to_a, to_b, walk, fixed)
-            place(shared, to_b, fixed)
+            walk = bring(pointed(shared, to_a), pointed(shared, to_b), walk, fixed)
+            place(pointed(shared, to_b), fixed)
             arrived()
             while count > U(1):
-                walk = bring(shared, U(to_a + other), U(to_b + other), walk, fixed)
-                this = U(U(size) - other)
-                multiply(shared, U(at_a + this), U(at_b + this), a, b, acc)
-                place(shared, U(to_b + other), fixed)
-                other = this
+                to_a, to_b = U(to_a + other), U(to_b + other)
+                walk = bring(pointed(shared, to_a), pointed(shared, to_b), walk, fixed)
+                multiply(pointed(shared, at_a), pointed(shared, at_b), a, b, acc)
+                place(pointed(shared, to_b), fixed)
+                at_a, at_b = U(at_a + other), U(at_b + other)
+                other = U(U(0) - other)
                 arrived()
                 count = U(count - U(1))
-            this = U(U(size) - other)
-            multiply(shared, U(at_a + this), U(at_b + this), a, b, acc)
+            multiply(pointed(shared, at_a), pointed(shared, at_b), a, b, acc)
 
     return sum_stages

@@ -357,7 +357,7 @@ def test_kernels_of_one_folder_keep_each_others_machine_code(monkeypatch, tmp_pa
     tile, compiled = cuda.TILES["float32"][0], []
     kernels = [
         cuda.gemm_kernel("float32", tile, implicit.Traits(*[True] * 5), "none"),
-        cuda_weight.kernel("float32", tile, implicit_weight.Way(True, True, True, False), True),
+        cuda_weight.kernel("float32", tile, implicit_weight.Way(True, True, 2, False), True),
     ]
     assert len({kernel.maker.__name__ for kernel in kernels}) == 1
     monkeypatch.setattr(compiler, "_compiled", lambda kernel, _: compiled.append(kernel) or b"code")

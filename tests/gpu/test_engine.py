@@ -98,11 +98,14 @@ VARIANTS = {
     "channels last, phases": Traits(True, True, True, False, True, True),
 }
 WAYS = {
-    "pairs": Way(True, True, True, False),
-    "any": Way(True, True, False, False),
-    "many taps": Way(True, False, False, False),
-    "many positions": Way(False, False, False, False),
-    "channels last": Way(True, True, False, True),
+    "pairs": Way(True, True, 2, False),
+    "even": Way(True, True, 1, False),
+    "any": Way(True, True, 0, False),
+    "many taps": Way(True, False, 2, False),
+    "many taps, any": Way(True, False, 0, False),
+    "many positions": Way(False, True, 2, False),
+    "many positions, any": Way(False, True, 0, False),
+    "channels last": Way(True, True, 0, True),
 }
 LARGE, *SMALL = TILES["float32"]
 
@@ -154,7 +157,7 @@ def test_machine_code_of_the_implicit_gemm(variant, tile, name, tmp_path):
     assert ("STG.E.128" in code) == traits.vector
 
 
-WEIGHT_TILES = [(way, tile) for way, w in WAYS.items() for tile in cuda_weight.tiles_of("float32", w)]
+WEIGHT_TILES = [(way, tile) for way in WAYS for tile in cuda_weight.TILES["float32"]]
 
 
 @pytest.mark.parametrize(

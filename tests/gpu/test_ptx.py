@@ -81,9 +81,15 @@ def test_arrays_may_begin_anywhere(name, line):
     check(f"{name} {line}", 4)
 
 
-@pytest.mark.parametrize("line", ["n2 c3 k20 i6x5 f3x3 p1", "n2 c8 k4 i4x3 f3x2 p1 s2 nhwc"])
-def test_more_positions_than_tables_have(line, monkeypatch):
-    monkeypatch.setattr(cuda_weight, "MOST_LINES", 0)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "n2 c3 k20 i6x5 f3x3 p1", "n2 c8 k4 i4x3 f3x2 p1 s2 nhwc", "n3 c2 k3 i3x3x3 f2 p1:0", "n3 c2 k3 i3x4 f3 p1",
+        pytest.param("n3 c3 k2 i5x3 f3 p1 nhwc", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_more_positions_than_one_table_has(line, monkeypatch):
+    monkeypatch.setattr(cuda_weight, "FLAT", 0)
     check(f"im2col {line}", directions=[Direction.WEIGHT_GRAD])
 
 
@@ -101,12 +107,9 @@ LINES = ("n2 c3 k20 i12x12 f3x3 p1", "n1 c16 k130 i12x12 f1x1", "n1 c16 k20 i12x
 )
 def test_every_tile(line, which, monkeypatch):
     """Which tiny problems do not choose; threads read operands in as few passes as can be."""
-    tile, weights = (
-        im2col.tiles_of("float32", line.endswith("nhwc"))[which],
-        cuda_weight.TILES["float32"][which],
-    )
+    tile, weights = im2col.tiles_of("float32", line.endswith("nhwc"))[which], cuda_weight.TILES["float32"]
     monkeypatch.setattr(im2col, "tiles_of", lambda *_: (tile,))
-    monkeypatch.setattr(cuda_weight, "tiles_of", lambda *_: (weights,))
+    monkeypatch.setitem(cuda_weight.TILES, "float32", (weights[which],))
     monkeypatch.setattr(Launch, "profiles", {})
     im2col.plan.cache_clear()
     cuda_weight.plan.cache_clear()

@@ -104,6 +104,8 @@ class Im2col(Algorithm):
             return f"the numbers of {'x'.join(map(str, problem.kernel))} taps want more than 31 bits"
         if direction is Direction.WEIGHT_GRAD and (image + far) * problem.itemsize >= 2 * LIMIT:
             return "an image with its borders has 2**32 bytes"
+        if direction is Direction.WEIGHT_GRAD and cuda_weight.are_too_many(problem):
+            return "an output map has 2**24 rows or positions in a row"
         return None
 
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:

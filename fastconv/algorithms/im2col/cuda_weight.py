@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms.base import Execution
-from fastconv.algorithms.im2col.implicit_weight import OUTSIDE, STEPS, Geometry, Way, correlation
+from fastconv.algorithms.im2col.implicit_weight import STEPS, Geometry, Way, correlation
 from fastconv.algorithms.im2col.marks import Marks, as_int32
 from fastconv.algorithms.im2col.splits import SumGeometry, add_up, clear, magic
 from fastconv.cuda import backend
@@ -25,7 +25,8 @@ from fastconv.gemm.cuda_share import Share, shared_out
 from fastconv.problem import Axis, ConvProblem
 
 MOST_SPLITS, FEWEST_STAGES = 1024, 8
-MOST_LINES = 2**16  # a MB of tables
+FLAT = 2**16  # positions in an output map: a MB of lines
+MOST_LINES = 2**24  # of a table
 
 # Splits make blocks enough of any tile, so threads own 16 x 8 results: they copy twice as much at positions found once.
 TILES = {
@@ -34,8 +35,6 @@ TILES = {
     ),
     "float64": FORWARD["float64"],
 }  # fmt: skip
-# Without tables of positions each takes more registers.
-UNTABLED = Tile(128, 128, blocks=1), Tile(64, 64, blocks=4), Tile(32, 128, 4, 3)
 
 
 @functools.cache
@@ -61,21 +60,15 @@ def share(problem: ConvProblem, limit: int) -> Share:
     m, columns = problem.k // problem.groups, problem.c // problem.groups * prod(problem.kernel)
     steps = problem.n * prod(problem.output)
     most = min(MOST_SPLITS, steps // STEPS // FEWEST_STAGES, limit // padded(problem))
-    tiles = tiles_of(problem.dtype, way_of(problem))
-    return shared_out(tiles, problem.groups, m, columns, steps, most, problem.itemsize)
-
-
-def tiles_of(dtype: str, way: Way) -> tuple[Tile, ...]:
-    """Return the tiles to choose from, the largest first."""
-    return TILES[dtype] if way.tabled or dtype == "float64" else UNTABLED
+    return shared_out(TILES[problem.dtype], problem.groups, m, columns, steps, most, problem.itemsize)
 
 
 def way_of(problem: ConvProblem) -> Way:
     """Return how threads go through positions where arrays begin on 16 bytes."""
     last, channels, m = problem.layout == "nhwc", problem.c // problem.groups, problem.k // problem.groups
-    x, tabled, marked = problem.last_axes(3)[-1], is_tabled(problem), marks_of(problem).are_bits
-    paired = tabled and marked and not last and x.stride == 1 and x.output % 2 == 0
-    return Way(tabled, marked, paired, last and channels % 4 == m % 4 == 0)
+    x, marked = problem.last_axes(3)[-1], marks_of(problem).are_bits
+    pairs = 0 if last or x.output % 2 else 2 if x.stride == 1 else 1
+    return Way(is_flat(problem), marked, pairs, last and channels % 4 == m % 4 == 0)
 
 
 def padded(problem: ConvProblem) -> int:
@@ -93,10 +86,15 @@ def plan(problem: ConvProblem, limit: int, deterministic: bool = True) -> Blocks
     return Blocks(tile, splits, stages, partial, added, partial * problem.itemsize)
 
 
-def is_tabled(problem: ConvProblem) -> bool:
-    """Return whether positions of an output map are few enough for tables."""
-    o, p, q = (a.output for a in problem.last_axes(3))
-    return o * p + q <= MOST_LINES
+def is_flat(problem: ConvProblem) -> bool:
+    """Return whether positions of an output map are few enough for a line each."""
+    return prod(problem.output) <= FLAT
+
+
+def are_too_many(problem: ConvProblem) -> bool:
+    """Return whether tables of positions would be too large."""
+    *rows, row = problem.output
+    return not is_flat(problem) and max(prod(rows), row) >= MOST_LINES
 
 
 def marks_of(problem: ConvProblem) -> Marks:
@@ -115,38 +113,42 @@ def is_inside(a: Axis) -> bool:
 
 
 def table(problem: ConvProblem, columns: int, linked: bool) -> np.ndarray:
-    """Return a line for each column, those that only fill the last tile too, for each row of positions, and in a row.
+    """Return a line for each column, those that only fill the last tile too, one for bytes, and those of positions.
 
-    A column is (offset from the first tap's, its tap's number among `Marks`, 0, 0), a row (offset, number, bytes of an
-    element, 0), and a position (offset, number, that of the next, 0): a pixel's number is the sum of both.  Without tables
-    of positions a column is (offset, dz, dy, dx), and there is but one row, for its bytes.
+    A column is (offset from the first tap's, its tap's number among `Marks`, 0, 0), a position (offset, number, those of
+    the next): of all in a map, or of those in a row and then of rows, whose sums tell of both.
     """
     axes, channels, marks = problem.last_axes(3), problem.c // problem.groups, marks_of(problem)
-    channel, pixel = (1, problem.c) if problem.layout == "nhwc" else (prod(a.size for a in axes), 1)
+    sizes = [a.size for a in axes]
+    channel, pixel = (1, problem.c) if problem.layout == "nhwc" else (prod(sizes), 1)
     taps = list(product(*([r * a.dilation - a.lo for r in range(a.kernel)] for a in axes)))
     order = [(c, tap) for tap in taps for c in range(channels)]
     if not linked:
         order = [(c, tap) for c in range(channels) for tap in taps]
-    begin, tabled = start(problem), is_tabled(problem)
-    told = {tap: (marks.tap(tap), 0, 0) if tabled else tap for tap in taps}
+    begin, numbers = start(problem), {tap: marks.tap(tap) for tap in taps}
     lines = [
-        (
-            c * channel + ((dz * axes[1].size + dy) * axes[2].size + dx) * pixel - begin,
-            *told[dz, dy, dx],
-        )
+        (c * channel + ((dz * sizes[1] + dy) * sizes[2] + dx) * pixel - begin, numbers[dz, dy, dx], 0, 0)
         for c, (dz, dy, dx) in order
     ]
-    nowhere = (0, marks.nowhere, 0, 0) if tabled else (0, OUTSIDE, OUTSIDE, OUTSIDE)
-    lines += [nowhere] * (columns - len(lines))
-    if not tabled:
-        return as_int32([*lines, (0, 0, problem.itemsize, 0)])
+    lines += [(0, marks.nowhere, 0, 0)] * (columns - len(lines)) + [(problem.itemsize, 0, 0, 0)]
     z, y, x = (np.arange(a.output) * a.stride for a in axes)
-    offsets = (z[:, None] * axes[1].size + y) * axes[2].size * pixel
-    along_z, along_y, along_x = (marks.outside(i, at, axes[i].size) for i, at in enumerate((z, y, x)))
-    numbers = marks.inside + along_z[:, None] + along_y
-    rows = np.stack((offsets, numbers, np.full_like(offsets, problem.itemsize), offsets * 0), -1)
-    places = np.stack((x * pixel, along_x, np.append(along_x[1:], 0), x * 0), -1)
-    return np.concatenate((as_int32(lines), as_int32(rows.reshape(-1, 4)), as_int32(places)))
+    along_z, along_y, along_x = (marks.outside(i, at, sizes[i]) for i, at in enumerate((z, y, x)))
+    rows = ((z[:, None] * sizes[1] + y) * sizes[2] * pixel, marks.inside + along_z[:, None] + along_y)
+    image = problem.c * prod(sizes)
+    if is_flat(problem):
+        whole = (own[..., None] + along for own, along in zip(rows, (x * pixel, along_x), strict=True))
+        positions = with_next(*whole, image)
+    else:
+        positions = np.concatenate((with_next(x * pixel, along_x, 0), with_next(*rows, image)))
+    return np.concatenate((as_int32(lines), positions))
+
+
+def with_next(offsets: np.ndarray, numbers: np.ndarray, onward: int) -> np.ndarray:
+    """Return lines (offset, number, those of the next); the next to the last is the first, ``onward`` elements on."""
+    both = np.stack((offsets.ravel(), numbers.ravel()), -1)
+    following = np.roll(both, -1, 0)
+    following[-1, 0] += onward
+    return as_int32(np.concatenate((both, following), -1))
 
 
 def start(problem: ConvProblem) -> int:
@@ -163,35 +165,27 @@ class WeightRun(Execution):
         axes = problem.last_axes(3)
         m, columns = problem.k // problem.groups, problem.c // problem.groups * prod(problem.kernel)
         m_tiles, column_tiles = -(-m // b.tile.bm), -(-columns // b.tile.bn)
-        output, sizes = [a.output for a in axes], [a.size for a in axes]
-        pixels, plane, weights = prod(output), prod(output[1:]), prod(problem.weight_shape)
-        last, channels, inner = problem.layout == "nhwc", problem.c // problem.groups, prod(sizes)
+        pixels, weights = prod(problem.output), prod(problem.weight_shape)
+        last, channels, inner = (
+            problem.layout == "nhwc",
+            problem.c // problem.groups,
+            prod(a.size for a in axes),
+        )
+        row = pixels if is_flat(problem) else problem.output[-1]
         self.way, self.vector, item = way_of(problem), columns % 4 == 0, problem.itemsize
         marks = marks_of(problem)
         self.tables = [
             backend().Buffer(table(problem, column_tiles * b.tile.bn, linked))
             for linked in ([False, True] if self.way.linked else [False])
         ]  # the second one for arrays that begin on 16 bytes
-        # elements from one pixel, group and channel to the next, then bytes
-        strides = (
-            (problem.c, channels, m, 1, problem.c * inner * item, problem.k * pixels * item, problem.k * item)
-            if last
-            else (
-                1,
-                channels * inner,
-                m * pixels,
-                pixels,
-                problem.c * inner * item,
-                problem.k * pixels * item,
-                item,
-            )
-        )
+        # elements from one group and channel to the next, then bytes from one image and pixel to the next
+        strides = (channels, m, 1) if last else (channels * inner, m * pixels, pixels)
+        strides += problem.c * inner * item, problem.k * pixels * item, problem.k * item if last else item
         self.geometry = Geometry(
             m, m_tiles, columns, column_tiles, b.splits, b.stages // b.splits, b.stages % b.splits,
-            problem.n, pixels, *magic(pixels), plane, *magic(plane), output[2], *magic(output[2]),
-            pixels // output[2], STEPS // pixels, STEPS % pixels // output[2], STEPS % pixels % output[2],
-            *(a.stride for a in axes), *sizes, start(problem) % 2**32, marks.mask, marks.beyond, *strides, channels,
-            0 if b.added else -(-weights // 4),
+            problem.n * pixels, pixels, *magic(pixels), row, *magic(row), pixels // row,
+            STEPS // pixels, STEPS % pixels // row, STEPS % pixels % row, pixels if last else problem.k * pixels,
+            start(problem) % 2**32, marks.mask, marks.beyond, *strides, channels, 0 if b.added else -(-weights // 4),
         )  # fmt: skip
         self.blocks = m_tiles * column_tiles * b.splits * problem.groups
         self.summing = SumGeometry(weights, -(-weights // 4) * 4, b.splits, 1, 1, 0, 0)

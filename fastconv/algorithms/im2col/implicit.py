@@ -29,8 +29,8 @@ from fastconv.cuda.language import (
     int64,
     load4,
     spaced,
+    store,
     store4,
-    uint64,
 )
 from fastconv.gemm.cuda import BK, Stages, Tile, nothing, placer, summer
 
@@ -119,21 +119,21 @@ def bringer(dtype, tile: Tile, traits: Traits):
     rows, lines, apart = (parts, parts, BK) if even else (parts * loads, parts * loads // 2, step)
 
     @inline
-    def bring_weights(shared, to, packed, tid, g):
+    def bring_weights(to, packed, tid, g):
         for i in range(-(-vectors // threads)):
             if vectors % threads == 0 or tid < U(vectors):
                 row = U(U(4 * i * threads // bm) * g.m_ld)
-                copy4(shared, uint64(to) + uint64(4 * i * threads), packed, row, True)
+                copy4(to, 4 * i * threads, packed, row, True)
         return further(packed, U(U(steps) * g.m_ld))
 
     @inline
-    def bring_quads(shared, to_a, to_b, walk, fixed):
+    def bring_quads(to_a, to_b, walk, fixed):
         packed, source, line = walk
         tid, places, channels, _, g = fixed
-        packed = bring_weights(shared, to_a, packed, tid, g)
+        packed = bring_weights(to_a, packed, tid, g)
         wanted = places[0][1] != U(ALL)
         for i in range(quads):
-            copy4(shared, uint64(to_b) + uint64(4 * i * threads), source, int32(U(i) * channels), wanted)
+            copy4(to_b, 4 * i * threads, source, int32(U(i) * channels), wanted)
         return packed, further(source, U(U(steps) * g.channel_source)), line
 
     @inline
@@ -156,15 +156,15 @@ def bringer(dtype, tile: Tile, traits: Traits):
         begin = beginning(c)
 
         @inline
-        def put(shared, to_b, source, offsets, taps, sizes, places, channels):
+        def put(to_b, source, offsets, taps, sizes, places, channels):
             source = begin(source, places)
             _, pixel, mask = places[c]
             for i in range(rows):
                 row = i * BK if even else i // 2 * 2 * step + i % 2
-                to, at = uint64(to_b) + uint64(c * threads + row * bn), further(source, offsets[i])
+                to, at = c * threads + row * bn, further(source, offsets[i])
                 inside = outside(pixel, taps[i], mask) == U(0)
                 for j in range(loads if even else 1):
-                    copy(shared, to + uint64(j * step * bn), at, 0, inside)
+                    copy(to_b, to + j * step * bn, at, 0, inside)
                     if even:
                         at = spaced(at, channels, sizes[i])
 
@@ -173,14 +173,14 @@ def bringer(dtype, tile: Tile, traits: Traits):
     put = chained([putter(c) for c in range(columns)])
 
     @inline
-    def bring(shared, to_a, to_b, walk, fixed):
+    def bring(to_a, to_b, walk, fixed):
         offsets, taps = cuda.local.array(rows, int32), cuda.local.array(rows, int32)
         sizes = cuda.local.array(rows, int32)  # bytes, read each time: no product of them is kept
         packed, source, line = walk
         tid, places, channels, _, g = fixed
-        packed = bring_weights(shared, to_a, packed, tid, g)
+        packed = bring_weights(to_a, packed, tid, g)
         look_up(line, offsets, taps, sizes)  # first all look-ups, then all copies
-        put(shared, to_b, source, offsets, taps, sizes, places, channels)
+        put(to_b, source, offsets, taps, sizes, places, channels)
         return packed, source, further(line, 4 * steps if even else 2 * steps)
 
     def loader(which):
@@ -204,19 +204,19 @@ def bringer(dtype, tile: Tile, traits: Traits):
     fetch = chained([loader(which) for which in range(columns * parts)])
 
     @inline
-    def bring_linked(shared, to_a, to_b, walk, fixed):
+    def bring_linked(to_a, to_b, walk, fixed):
         packed, source, line = walk
         tid, places, _, regs, g = fixed
-        packed = bring_weights(shared, to_a, packed, tid, g)
+        packed = bring_weights(to_a, packed, tid, g)
         fetch(source, line, places, regs)
         return packed, source, further(line, 4 * steps)
 
     @inline
-    def place(shared, to_b, fixed):
+    def place(to_b, fixed):
         regs = fixed[3]
         for i in range(held):
             column, row = i // loads // parts * threads, i // loads % parts * BK + i % loads * step
-            shared[uint64(to_b) + uint64(column + row * bn)] = regs[i]
+            store(to_b, column + row * bn, regs[i])
 
     if traits.dense and traits.last:
         return bring_linked, place, held

@@ -7,10 +7,10 @@ channel, 64 bytes side by side, to shared memory turned; rows there are four ele
 few of them meet in a bank.  With channels behind the pixels a column is a (tap, channel),
 and half a warp copies channels of one pixel side by side, four to a thread, as they stand in shared memory.
 
-A thread has two positions t and t + 1 at once, and goes STEPS further.  Each is the one before with carries from axis to
-axis, and two tables tell where it begins and which taps lie outside (`marks`): one of positions in a row, one of rows.
-Where positions come in pairs that are neighbours in both images, both are at one address.  Of too many positions for
-tables a thread has one at a time, whose coordinates are compared.
+A thread has two positions t and t + 1 at once, and goes STEPS further.  A line of a table tells where both begin and which
+taps lie outside (`marks`).  There is one for each place in an output map; of large maps two tables are added, one of
+rows and one of places in a row.  Where rows are even, t and t + 1 are neighbours in the gradient, and with a stride of 1 in
+both images: then they are at one address.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from fastconv.algorithms.im2col.marks import asker
 from fastconv.cuda.language import (
     DTYPES,
     U,
+    block_anew,
     copy,
     copy4,
     cuda,
@@ -33,12 +34,10 @@ from fastconv.cuda.language import (
     spaced,
     store4,
     storer,
-    uint64,
 )
 from fastconv.gemm.cuda import BK, Stages, Tile, placer, summer
 
 STEPS = 2 * BK  # of a stage: finding a position is shared by more of them
-OUTSIDE = 0x40000000  # a coordinate that no offset brings back
 
 
 class Geometry(NamedTuple):
@@ -51,31 +50,22 @@ class Geometry(NamedTuple):
     splits: int
     stages: int  # of a split
     longer: int  # so many splits have one more
-    images: int
+    total: int  # positions
     pixels: int  # of an output map
     pixels_m: int
     pixels_s: int
-    plane: int
-    plane_m: int
-    plane_s: int
-    row: int
+    row: int  # places that have lines of the table: all of a map, or those in a row
     row_m: int
     row_s: int
     lines: int  # rows of an output map
     step_n: int  # STEPS positions on: so many images,
     step_line: int  # rows,
-    step_x: int  # and positions
-    stride_z: int
-    stride_y: int
-    stride_x: int
-    depth: int  # input pixels
-    height: int
-    width: int
+    step_x: int  # and places
+    next_image: int  # places of all channels, which the gradient has from one image to the next
     start: int  # offset of the first tap, as 32 bits
     mask: int  # of `marks`, and the number of pixels past the last
     beyond: int
-    pixel_source: int  # elements from one pixel, group and channel to the next
-    group_source: int
+    group_source: int  # elements from one group and channel to the next
     group_output: int
     channel_output: int
     image_source: int  # and bytes from one image and pixel to the next
@@ -88,15 +78,15 @@ class Geometry(NamedTuple):
 class Way(NamedTuple):
     """How a thread goes through its positions."""
 
-    tabled: bool  # by tables of positions
+    flat: bool  # one table tells of all
     marked: bool  # in which taps have bits, not numbers
-    paired: bool  # two that are neighbours in both images
-    linked: bool  # or one, but four channels at once, behind the pixels
+    pairs: int  # two positions are neighbours in so many images: the gradient, or both
+    linked: bool  # only one position, but four channels at once, behind the pixels
 
     @property
     def positions(self) -> int:
         """Positions of a thread at once."""
-        return 2 if self.tabled and not self.linked else 1
+        return 1 if self.linked else 2
 
     @property
     def width(self) -> int:
@@ -110,123 +100,91 @@ class Way(NamedTuple):
 
 
 def walker(way: Way):
-    """Return device functions that begin at a position t, that tell what is there and at t + 1, and that go on to t + STEPS.
-
-    What is at a position: the image, the place there, coordinates z, y, x of the input, the offset in its image, what
-    tells which taps lie outside, the same of a neighbour, and bytes of an element, which are read each time, so that no
-    product of them is kept.
-    """
-    tabled, alone = way.tabled, way.paired or way.positions == 1
+    """Return device functions that begin at a position, that look up what is there and at the next, and that go STEPS on."""
+    flat, even = way.flat, way.pairs > 0
 
     @inline
     def begun(t, g):
-        n, place = divided(t, g.pixels, g.pixels_m, g.pixels_s)
-        line, x = divided(place, g.row, g.row_m, g.row_s)
+        n, x = divided(t, g.pixels, g.pixels_m, g.pixels_s)
+        line = U(0)
+        if not flat:
+            line, x = divided(x, g.row, g.row_m, g.row_s)
         return t, n, line, x
 
     @inline
-    def looked_up(n, line, x, tables, g):
-        rows, places = tables
-        offset, pixel, size, _ = load4(spaced(rows, line, 16), 0)
-        more, along, next_along, _ = load4(spaced(places, x, 16), 0)
-        neighbour, pixel = U(pixel + next_along), U(pixel + along)
-        if n >= g.images:
-            pixel, neighbour = g.beyond, g.beyond
-        return n, U(line * g.row + x), U(0), line, x, int32(offset + more), pixel, neighbour, U(size)
+    def looked_up(walk, table, g):
+        """Return (offset in the image, number, whether there is one) of both positions."""
+        t, _, line, x = walk
+        offset, number, next_offset, next_number = load4(spaced(table, x, 16), 4)
+        if not flat:
+            more, along, below, along_below = load4(spaced(table, U(line + g.row), 16), 4)
+            offset, number = U(offset + more), U(number + along)
+            if not even and U(x + U(1)) == g.row:
+                more, along = below, along_below
+            next_offset, next_number = U(next_offset + more), U(next_number + along)
+        number, next_number, there = U(number), U(next_number), t < g.total
+        next_there = there if even else U(t + U(1)) < g.total
+        if not there:
+            number = g.beyond
+        if not next_there:
+            next_number = g.beyond
+        return (U(offset), number, there), (U(next_offset), next_number, next_there)
 
     @inline
-    def computed(t, tables, g):
-        _, _, size, _ = load4(tables[0], 0)
-        n, place = divided(t, g.pixels, g.pixels_m, g.pixels_s)
-        z, rest = divided(place, g.plane, g.plane_m, g.plane_s)
-        y, x = divided(rest, g.row, g.row_m, g.row_s)
-        x, y, z = U(x * g.stride_x), U(y * g.stride_y), U(z * g.stride_z)
-        offset = int32(U(U(U(U(z * g.height) + y) * g.width + x) * g.pixel_source))
-        return n, place, z, y, x, offset, U(0), U(0), U(size)
-
-    @inline
-    def carried(n, line, x, g):
-        if x >= g.row:
-            x, line = U(x - g.row), U(line + U(1))
-        if line >= g.lines:
-            line, n = U(line - g.lines), U(n + U(1))
-        return n, line, x
-
-    @inline
-    def both(walk, tables, g):
-        t, n, line, x = walk
-        first = looked_up(n, line, x, tables, g) if tabled else computed(t, tables, g)
-        if alone:
-            return first, first
-        n, line, x = carried(n, line, U(x + U(1)), g)
-        return first, looked_up(n, line, x, tables, g)
+    def carried(low, high, size):
+        return (U(low - size), U(high + U(1))) if low >= size else (low, high)
 
     @inline
     def onward(walk, g):
         t, n, line, x = walk
-        n, line, x = carried(U(n + g.step_n), U(line + g.step_line), U(x + g.step_x), g)
-        return U(t + U(STEPS)), n, line, x
+        t, n, x = U(t + U(STEPS)), U(n + g.step_n), U(x + g.step_x)
+        if flat:
+            x, n = carried(x, n, g.row)
+        else:
+            x, line = carried(x, U(line + g.step_line), g.row)
+            line, n = carried(line, n, g.lines)
+        return t, n, line, x
 
-    return begun, both, onward
-
-
-@inline
-def leads_inside(line, z, y, x, g):
-    """Return whether the offsets (dz, dy, dx) of a line lead inside from a pixel."""
-    _, dz, dy, dx = load4(line, 0)
-    return (U(x + dx) < g.width) & (U(y + dy) < g.height) & (U(z + dz) < g.depth)
+    return begun, looked_up, onward
 
 
 def bringer(stages: Stages, way: Way):
     """Return what `summer` takes: how a stage comes to shared memory."""
-    bm, lda, ldb, (_, both, onward), outside = (
-        stages.tile.bm,
-        stages.lda,
-        stages.ldb,
-        walker(way),
-        asker(way.marked),
-    )
-    put, width, pairs, tabled = copy4 if way.linked else copy, way.width, way.paired, way.tabled
+    bm, lda, ldb, flat = stages.tile.bm, stages.lda, stages.ldb, way.flat
+    (_, looked_up, onward), outside = walker(way), asker(way.marked)
+    put, width, twice, pairs = copy4 if way.linked else copy, way.width, way.positions == 2, way.pairs
     a_loads, b_loads, lanes = way.loads(stages.tile)
-    twice = way.positions == 2 and not pairs
 
     @inline
-    def begins(source, gy, position, g):
-        """Return where a position begins in both images, and whether there is one."""
-        n, place, _, _, _, offset, _, _, _ = position
-        source = further(spaced(source, n, g.image_source), offset)
-        return source, spaced(spaced(gy, n, g.image_output), place, g.pixel_output), n < g.images
-
-    @inline
-    def reads(position, columns, taps, i, g):
-        n, _, z, y, x, _, pixel, _, _ = position
-        if tabled:
-            return outside(pixel, taps[i], g.mask) == U(0)
-        return (n < g.images) & leads_inside(further(columns, 4 * i * lanes * width), z, y, x, g)
-
-    @inline
-    def bring(shared, to_a, to_b, walk, fixed):
-        source, gy, tables, columns, rows, deltas, taps, lane, g = fixed
-        first, second = both(walk, tables, g)
-        to_a, to_b, neighbour, size = uint64(to_a), uint64(to_b), first[7], first[8]
-        source_1, gy_1, there_1 = begins(source, gy, first, g)
-        source_2, gy_2, there_2 = begins(source, gy, second, g)
+    def bring(to_a, to_b, walk, fixed):
+        source, gy, table, rows, deltas, taps, lane, g = fixed
+        size = U(load4(table, 0)[0])  # bytes, read each time: no product of them is kept
+        _, n, line, place = walk
+        (offset, number, there), (next_offset, next_number, next_there) = looked_up(walk, table, g)
+        if not flat:
+            place = U(U(line * g.row) + place)
+        after = U(place + U(1))
+        if after == g.pixels:
+            after = g.next_image
+        source, gy = spaced(source, n, g.image_source), spaced(gy, n, g.image_output)
+        next_source, next_gy = spaced(source, next_offset, size), spaced(gy, after, g.pixel_output)
+        source, gy = spaced(source, offset, size), spaced(gy, place, g.pixel_output)
         for i in range(a_loads):
             if bm // width % lanes == 0 or U(lane + U(i * lanes)) < U(bm // width):
-                at, to = spaced(gy_1, rows[i], size), to_a + uint64(i * lanes * width)
-                put(shared, to, at, 0, there_1)
+                at, to = spaced(gy, rows[i], size), i * lanes * width
+                put(to_a, to, at, 0, there)
                 if pairs:
-                    put(shared, to + uint64(lda), at, 1, there_1)
-                if twice:
-                    put(shared, to + uint64(lda), spaced(gy_2, rows[i], size), 0, there_2)
+                    put(to_a, to + lda, at, 1, next_there)
+                elif twice:
+                    put(to_a, to + lda, spaced(next_gy, rows[i], size), 0, next_there)
         for i in range(b_loads):
-            at, to = spaced(source_1, deltas[i], size), to_b + uint64(i * lanes * width)
-            put(shared, to, at, 0, reads(first, columns, taps, i, g))
-            if pairs:
-                put(shared, to + uint64(ldb), at, 1, outside(neighbour, taps[i], g.mask) == U(0))
-            if twice:
-                at = spaced(source_2, deltas[i], size)
-                put(shared, to + uint64(ldb), at, 0, reads(second, columns, taps, i, g))
+            at, to = spaced(source, deltas[i], size), i * lanes * width
+            put(to_b, to, at, 0, outside(number, taps[i], g.mask) == U(0))
+            next_inside = outside(next_number, taps[i], g.mask) == U(0)
+            if pairs == 2:
+                put(to_b, to + ldb, at, 1, next_inside)
+            elif twice:
+                put(to_b, to + ldb, spaced(next_source, deltas[i], size), 0, next_inside)
         return onward(walk, g)
 
     return bring
@@ -266,15 +224,20 @@ def correlation(dtype, tile: Tile, way: Way, vector, added):
                         if U(column + U(j)) < g.columns:
                             put(out, to + int64(j), acc[i, part + j])
 
+    @inline
+    def work_of(block, g):
+        """Return which tile, split and group a block has."""
+        m_tile, block = U(block % g.m_tiles), U(block // g.m_tiles)
+        column_tile, block = U(block % g.column_tiles), U(block // g.column_tiles)
+        return m_tile, column_tile, U(block % g.splits), U(block // g.splits)
+
     def implicit_weight_grad(x, gy, table, out, g):
         shared = cuda.shared.array(size, real, alignment=16)
         a, b = cuda.local.array(tm, real), cuda.local.array(8, real)
         acc, rows = cuda.local.array((tm, 8), real), cuda.local.array(a_loads, U)
         deltas, taps = cuda.local.array(b_loads, U), cuda.local.array(b_loads, U)
-        tid, block = U(cuda.threadIdx.x), U(cuda.blockIdx.x)
-        m_tile, block = U(block % g.m_tiles), U(block // g.m_tiles)
-        column_tile, block = U(block % g.column_tiles), U(block // g.column_tiles)
-        split, group = U(block % g.splits), U(block // g.splits)
+        tid = U(cuda.threadIdx.x)
+        m_tile, column_tile, split, group = work_of(U(cuda.blockIdx.x), g)
         first, count = U(split * g.stages + min(split, g.longer)), g.stages
         if split < g.longer:
             count = U(count + U(1))
@@ -291,16 +254,16 @@ def correlation(dtype, tile: Tile, way: Way, vector, added):
             delta, tap, _, _ = load4(columns, 4 * i * lanes * width)
             deltas[i], taps[i] = U(delta), U(tap)
         lines = further(table, int64(U(g.column_tiles * U(bn))) * int64(4))
-        tables = lines, further(lines, int64(g.lines) * int64(4))
         source = further(x, int64(group) * int64(g.group_source) + int64(int32(g.start)))
         gradient = further(gy, int64(group) * int64(g.group_output))
-        fixed = source, gradient, tables, columns, rows, deltas, taps, lane, g
+        fixed = source, gradient, lines, rows, deltas, taps, lane, g
         walk = begun(U(first * U(STEPS) + step), g)
         to_a, to_b = U(step * U(lda) + lane * U(width)), U(step * U(ldb) + lane * U(width))
         sum_stages(shared, to_a, to_b, count, walk, fixed, tid, a, b, acc)
 
+        m_tile, column_tile, split, group = work_of(block_anew(), g)  # the loop leaves no register for these
         m_first, column = own_results(tid)
-        m_first, column = U(m_begin + m_first), U(column_tile * U(bn) + column)
+        m_first, column = U(m_tile * U(bm) + m_first), U(column_tile * U(bn) + column)
         write(out, acc, 0, m_first, column, group, split, g)
         write(out, acc, 4, m_first, U(column + U(half_n)), group, split, g)
 
