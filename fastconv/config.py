@@ -117,8 +117,9 @@ def config(**changes: Any) -> Iterator[Settings]:
         the same arrays again and again, such as training.  The memory is kept until the process ends or
         `fastconv.reuse.release` is called.
     deterministic : bool, optional
-        False lets kernels on a GPU add up a weight gradient by atomic instructions, which takes no workspace; sums
-        come in whichever order threads do then, and the last bits of a result may differ from call to call.
+        False lets im2col and direct on a GPU add up a weight gradient by atomic instructions, which takes no workspace;
+        sums come in whichever order threads do then, and the last bits of a result may differ from call to call.
+        Winograd, FFT, the reference and everything else keep one order.
 
     Returns
     -------

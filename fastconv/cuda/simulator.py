@@ -93,6 +93,7 @@ def run_block(manager: Any, place: Any, *arguments: Any) -> None:
 
 def patch() -> None:
     """Teach the simulator the arguments of shared and local arrays that it lacks, and to run faster."""
+    from numba import cuda
     from numba.core import types
     from numba.cuda.simulator import kernel, kernelapi
     from numba.np import numpy_support
@@ -110,6 +111,7 @@ def patch() -> None:
 
     kernelapi.FakeCUDAShared.array = shared
     kernelapi.FakeCUDALocal.array = local
+    cuda.local = kernelapi.FakeCUDALocal()  # for functions of other modules than a kernel's
     kernel.BlockManager.run = run_block
     warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)  # U wraps, as it does on a GPU
 

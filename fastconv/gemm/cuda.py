@@ -104,20 +104,16 @@ def multiplier(stages: Stages):
     tile, lda, ldb = stages.tile, stages.lda, stages.ldb
     tm, part_m, half_n, add = tile.tm, tile.part, tile.bn // 2, outer(tile.tm)
 
-    @inline
-    def step(at_a, at_b, k, a, b, acc):
-        for i in range(tm // 4):
-            a[4 * i], a[4 * i + 1], a[4 * i + 2], a[4 * i + 3] = load4(at_a, k * lda + i * part_m)
-        b[0], b[1], b[2], b[3] = load4(at_b, k * ldb)
-        b[4], b[5], b[6], b[7] = load4(at_b, k * ldb + half_n)
-        add(a, b, acc)
-
     def stepper(k):
         @inline
-        def one(at_a, at_b, a, b, acc):
-            step(at_a, at_b, k, a, b, acc)
+        def step(at_a, at_b, a, b, acc):
+            for i in range(tm // 4):
+                a[4 * i], a[4 * i + 1], a[4 * i + 2], a[4 * i + 3] = load4(at_a, k * lda + i * part_m)
+            b[0], b[1], b[2], b[3] = load4(at_b, k * ldb)
+            b[4], b[5], b[6], b[7] = load4(at_b, k * ldb + half_n)
+            add(a, b, acc)
 
-        return one
+        return step
 
     return chained([stepper(k) for k in range(stages.steps)])
 

@@ -351,13 +351,15 @@ def test_threads_that_compile_leave_numba_as_it_was(monkeypatch):
 
 def test_kernels_of_one_folder_keep_each_others_machine_code(monkeypatch, tmp_path):
     """Those of one name, too, of which another file's would seem to be of sources that are gone."""
-    from fastconv.algorithms.im2col import cuda, cuda_weight, implicit, implicit_weight
+    from fastconv.algorithms.im2col import cuda, cuda_weight
+    from fastconv.algorithms.im2col.implicit.geometry import Traits
+    from fastconv.algorithms.im2col.implicit.weight import Way
 
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     tile, compiled = cuda.TILES["float32"][0], []
     kernels = [
-        cuda.gemm_kernel("float32", tile, implicit.Traits(*[True] * 5), "none"),
-        cuda_weight.kernel("float32", tile, implicit_weight.Way(True, True, 2, False), True),
+        cuda.gemm_kernel("float32", tile, Traits(*[True] * 5), "none"),
+        cuda_weight.kernel("float32", tile, Way(True, True, 2, False), True),
     ]
     assert len({kernel.maker.__name__ for kernel in kernels}) == 1
     monkeypatch.setattr(compiler, "_compiled", lambda kernel, _: compiled.append(kernel) or b"code")

@@ -112,10 +112,10 @@ def test_every_tile(line, which, monkeypatch):
     monkeypatch.setitem(cuda_weight.TILES, "float32", (weights[which],))
     monkeypatch.setattr(Launch, "profiles", {})
     im2col.plan.cache_clear()
-    cuda_weight.plan.cache_clear()
+    cuda_weight.blocks.cache_clear()
     check(f"im2col {line}")
     im2col.plan.cache_clear()
-    cuda_weight.plan.cache_clear()
+    cuda_weight.blocks.cache_clear()
     for kernel, counts in Launch.profiles.items():
         loads = [
             at for at, what in counts if what == "shared" and read(kernel).texts[at].startswith("ld.shared")

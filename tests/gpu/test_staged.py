@@ -69,7 +69,7 @@ def test_machine_code_of_the_batched_gemm(target, tmp_path):
         found = [i for i in main if re.match("LD|ST", i) and not re.match("LDGDEPBAR|LDS RZ", i)]
         assert not [i for i in found if not re.match(r"LDS\.128|LDGSTS\.E\.BYPASS\.128", i)], "narrow copies"
         assert "STG.E.128" in code
-        assert sum("FFMA" in i for i in main) >= 0.85 * len(main), f"{tile}: {len(main)} instructions"
+        assert sum("FFMA" in i for i in main) >= 0.875 * len(main), f"{tile}: {len(main)} instructions"
 
 
 @pytest.mark.parametrize(("target", "near"), [(target, near) for near in (False, True) for target in TARGETS])

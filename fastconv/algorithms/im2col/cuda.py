@@ -17,11 +17,11 @@ import numpy as np
 
 from fastconv.algorithms.base import Algorithm, Execution
 from fastconv.algorithms.im2col import cuda_weight
-from fastconv.algorithms.im2col.implicit import Copies, Geometry, Traits, correlation
-from fastconv.algorithms.im2col.marks import BITS, Marks, as_int32
+from fastconv.algorithms.im2col.implicit.correlation import correlation
+from fastconv.algorithms.im2col.implicit.geometry import Copies, Geometry, Traits
+from fastconv.algorithms.im2col.implicit.marks import BITS, Marks, as_int32
 from fastconv.algorithms.im2col.splits import THREADS, SumGeometry, add_up, magic
 from fastconv.algorithms.passes import AxisPass, Pass, pass_of
-from fastconv.config import current
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
 from fastconv.cuda.language import DTYPES, cuda, int64
@@ -110,7 +110,7 @@ class Im2col(Algorithm):
 
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
         if direction is Direction.WEIGHT_GRAD:
-            return cuda_weight.plan(problem, limit, current().deterministic).workspace
+            return cuda_weight.plan(problem, limit).workspace
         return plan(problem, direction, limit).workspace
 
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
@@ -123,7 +123,7 @@ class Im2col(Algorithm):
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         if direction is Direction.WEIGHT_GRAD:
-            return cuda_weight.WeightRun(problem, cuda_weight.plan(problem, limit, current().deterministic))
+            return cuda_weight.WeightRun(problem, cuda_weight.plan(problem, limit))
         return Run(problem, plan(problem, direction, limit))
 
 

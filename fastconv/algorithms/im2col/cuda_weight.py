@@ -1,4 +1,4 @@
-"""The weight gradient by an implicit GEMM on a GPU: `fastconv.algorithms.im2col.implicit_weight`.
+"""The weight gradient by an implicit GEMM on a GPU: `fastconv.algorithms.im2col.implicit.weight`.
 
 A small result is summed over a long batch, so the sum is split; each split writes sums of its own, and a second
 kernel adds them, always in the same order.  Where that was not asked for, splits add to the result as they come.
@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms.base import Execution
-from fastconv.algorithms.im2col.implicit_weight import STEPS, Geometry, Way, correlation
-from fastconv.algorithms.im2col.marks import Marks, as_int32
+from fastconv.algorithms.im2col.implicit.marks import Marks, as_int32
+from fastconv.algorithms.im2col.implicit.weight import STEPS, Geometry, Way, correlation
 from fastconv.algorithms.im2col.splits import SumGeometry, add_up, clear, magic
+from fastconv.config import current
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
 from fastconv.gemm.cuda import TILES as FORWARD
@@ -76,9 +77,14 @@ def padded(problem: ConvProblem) -> int:
     return -(-prod(problem.weight_shape) // 4) * 4
 
 
+def plan(problem: ConvProblem, limit: int) -> Blocks:
+    """Choose the tile and splits, and who adds them up."""
+    return blocks(problem, limit, current().deterministic)
+
+
 @functools.lru_cache(maxsize=256)
-def plan(problem: ConvProblem, limit: int, deterministic: bool = True) -> Blocks:
-    """Choose the tile and splits."""
+def blocks(problem: ConvProblem, limit: int, deterministic: bool) -> Blocks:
+    """Choose the tile and splits, which add to the result themselves unless that is to be deterministic."""
     tile, splits, _ = share(problem, limit // problem.itemsize if deterministic else 2**62)
     added = splits > 1 and not deterministic
     partial = splits * padded(problem) if splits > 1 and deterministic else 0

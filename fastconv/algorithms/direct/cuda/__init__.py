@@ -15,7 +15,6 @@ from fastconv.algorithms.direct.cuda.forward import Rows, Tiling, row_of
 from fastconv.algorithms.direct.cuda.row import MOST, TX
 from fastconv.algorithms.im2col.cuda import three
 from fastconv.algorithms.passes import pass_of
-from fastconv.config import current
 from fastconv.cuda import backend
 from fastconv.problem import ConvProblem, Direction
 
@@ -54,7 +53,7 @@ class Direct(Algorithm):
 
     def workspace(self, problem: ConvProblem, direction: Direction, limit: int) -> int:
         if direction is Direction.WEIGHT_GRAD:
-            return weight.plan(problem, limit, current().deterministic).workspace
+            return weight.plan(problem, limit).workspace
         return problem.itemsize * prod(problem.weight_shape) if problem.layout == "nhwc" else 0
 
     def cost(self, problem: ConvProblem, direction: Direction) -> float:
@@ -83,5 +82,5 @@ class Direct(Algorithm):
 
     def build(self, problem: ConvProblem, direction: Direction, limit: int) -> Execution:
         if direction is Direction.WEIGHT_GRAD:
-            return weight.WeightRows(problem, weight.plan(problem, limit, current().deterministic))
+            return weight.WeightRows(problem, weight.plan(problem, limit))
         return (forward_pixels.Pixels if problem.layout == "nhwc" else Rows)(problem, direction)

@@ -11,6 +11,7 @@ from fastconv.algorithms.direct.cuda.row import LONGEST, SPAN, TX, equal_piece
 from fastconv.algorithms.direct.cuda.rows import THREADS
 from fastconv.algorithms.direct.cuda.weight_rows import Geometry, Taps, correlation
 from fastconv.algorithms.im2col.splits import SumGeometry, add_up, clear, magic
+from fastconv.config import current
 from fastconv.cuda import backend
 from fastconv.cuda.compiler import Kernel
 from fastconv.problem import ConvProblem
@@ -74,9 +75,14 @@ class Split(NamedTuple):
     workspace: int  # bytes
 
 
+def plan(problem: ConvProblem, limit: int) -> Split:
+    """Choose splits, and who adds them up."""
+    return split(problem, limit, current().deterministic)
+
+
 @functools.lru_cache(maxsize=256)
-def plan(problem: ConvProblem, limit: int, deterministic: bool = True) -> Split:
-    """Choose splits that fill the GPU twice."""
+def split(problem: ConvProblem, limit: int, deterministic: bool) -> Split:
+    """Choose splits that fill the GPU twice, and add to the result themselves unless that is to be deterministic."""
     total, weights = tiles(problem), prod(problem.weight_shape)
     wanted = 2 * backend().processors() * RESIDENT // pairs(problem)
     most = min(MOST_SPLITS, total * lanes(problem) // (THREADS * LEAST))

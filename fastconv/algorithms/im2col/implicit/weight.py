@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fastconv.algorithms.im2col.marks import asker
+from fastconv.algorithms.im2col.implicit.marks import asker
 from fastconv.cuda.language import (
     DTYPES,
     U,
@@ -190,16 +190,9 @@ def bringer(stages: Stages, way: Way):
     return bring
 
 
-def correlation(dtype, tile: Tile, way: Way, vector, added):
-    """Make the kernel of a tile; ``vector``: columns come in whole vectors; ``added``: to what is there."""
-    real, bm, bn, tm, width = DTYPES[dtype], tile.bm, tile.bn, tile.tm, way.width
-    own_results = placer(bn // 8, bm // tm)
-    stages, part_m, half_n, linked = Stages(tile, STEPS, pad=4), tile.part, bn // 2, way.linked
-    lda, ldb, size, threads = stages.lda, stages.ldb, 2 * stages.size, STEPS // way.positions
-    a_loads, b_loads, lanes = way.loads(tile)
-    positions, begun = way.positions, walker(way)[0]
-    put = storer(added)
-    sum_stages = summer(dtype, stages, bringer(stages, way))
+def writer(tile: Tile, way: Way, vector, added):
+    """Return the device function that stores the four columns of ``acc`` from ``part``, or adds them to what is there."""
+    tm, part_m, linked, put = tile.tm, tile.part, way.linked, storer(added)
 
     @inline
     def write(out, acc, part, m_first, column, group, split, g):
@@ -224,12 +217,25 @@ def correlation(dtype, tile: Tile, way: Way, vector, added):
                         if U(column + U(j)) < g.columns:
                             put(out, to + int64(j), acc[i, part + j])
 
-    @inline
-    def work_of(block, g):
-        """Return which tile, split and group a block has."""
-        m_tile, block = U(block % g.m_tiles), U(block // g.m_tiles)
-        column_tile, block = U(block % g.column_tiles), U(block // g.column_tiles)
-        return m_tile, column_tile, U(block % g.splits), U(block // g.splits)
+    return write
+
+
+@inline
+def work_of(block, g):
+    """Return which tile, split and group a block has."""
+    m_tile, block = U(block % g.m_tiles), U(block // g.m_tiles)
+    column_tile, block = U(block % g.column_tiles), U(block // g.column_tiles)
+    return m_tile, column_tile, U(block % g.splits), U(block // g.splits)
+
+
+def correlation(dtype, tile: Tile, way: Way, vector, added):
+    """Make the kernel of a tile; ``vector``: columns come in whole vectors; ``added``: to what is there."""
+    real, bm, bn, tm, linked, width = DTYPES[dtype], tile.bm, tile.bn, tile.tm, way.linked, way.width
+    own_results, stages, half_n = placer(bn // 8, bm // tm), Stages(tile, STEPS, pad=4), bn // 2
+    lda, ldb, size = stages.lda, stages.ldb, 2 * stages.size
+    positions, threads, (a_loads, b_loads, lanes) = way.positions, STEPS // way.positions, way.loads(tile)
+    begun, write = walker(way)[0], writer(tile, way, vector, added)
+    sum_stages = summer(dtype, stages, bringer(stages, way))
 
     def implicit_weight_grad(x, gy, table, out, g):
         shared = cuda.shared.array(size, real, alignment=16)
