@@ -14,7 +14,7 @@ nothing is: it reads grad_output as the forward pass reads the image.  Else, in 
 * `frame` computes what no tile holds, as products of its own;
 * of few channels each tap is added where it belongs, `im2col/col2im.py`; of FFT's overlapping tiles each sum, depthwise by
   `fft/folded.py`, with channels last by `fft/pixels.py`;
-* depthwise kernels have weights of single columns, `direct/depthwise/schedule.py`.
+* depthwise kernels have weights of single columns, `direct/depthwise/columns.py`.
 """
 
 from __future__ import annotations

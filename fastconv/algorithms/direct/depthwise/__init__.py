@@ -4,7 +4,7 @@
 * input gradient: `input_grad`, the same with turned taps, a sub-problem for each residue of the stride;
 * weight gradient: `weight_grad`, blocks of taps as accumulators.
 
-What each does is written down once in tables (`schedule`), which two micro-kernels walk (`taps`, `outer`); the first two
+What each does is written down once in tables (`rows`, `columns`, `schedule`), which two micro-kernels walk (`taps`, `outer`); the first two
 have the walk over maps in common (`maps`).
 """
 

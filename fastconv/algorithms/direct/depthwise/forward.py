@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 from fastconv import machine
+from fastconv.algorithms.direct.depthwise.image import Image, as_read
 from fastconv.algorithms.direct.depthwise.maps import Maps, Result
-from fastconv.algorithms.direct.depthwise.schedule import Rows, Schedule, row_blocks
-from fastconv.algorithms.direct.depthwise.shape import Image, parts, plane_axes
+from fastconv.algorithms.direct.depthwise.rows import Rows, row_blocks
+from fastconv.algorithms.direct.depthwise.schedule import Schedule
+from fastconv.algorithms.direct.depthwise.shape import parts, plane_axes
 from fastconv.algorithms.direct.depthwise.taps import most_taps, tallest
 from fastconv.problem import ConvProblem
 
@@ -29,7 +31,7 @@ class Forward(Maps):
         groups: list[int] = []
         for block in found:
             first = schedule.length
-            block, *copies = image.read(block)
+            block, *copies = as_read(image.copies, block)
             schedule.add(block, band, block.row * h.output, block.spacing * h.output)
             groups += [first, schedule.length, block.row, block.spacing, block.height, *copies]
         planes = problem.n * problem.k

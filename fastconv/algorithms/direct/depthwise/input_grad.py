@@ -8,7 +8,7 @@ round, u = T - 1 - t, they are a convolution of stride 1 and dilation e over gy.
 pixels; columns of several phases are interleaved on their way out.
 
 Where borders repeat the image, a pixel also gets the gradient of the padded ones that repeat it.  Along a row these
-are further weights of its column (see `schedule`), or where they would be many, whole padded rows are computed in
+are further weights of its column (see `columns`), or where they would be many, whole padded rows are computed in
 scratch and folded.  Rows of the padding are blocks that are added to the rows they repeat, when these are written.
 
 Where gy is a circle, too (`borders.circle`), it is read on the other side where it ends: rows by the table, columns from
@@ -23,15 +23,15 @@ from functools import partial
 from math import gcd
 
 from fastconv import borders, machine
+from fastconv.algorithms.direct.depthwise.columns import Columns, Tap
+from fastconv.algorithms.direct.depthwise.image import MOST_FAR, Copies, as_read, pitch
 from fastconv.algorithms.direct.depthwise.maps import Maps, Result
-from fastconv.algorithms.direct.depthwise.schedule import Block, Columns, Rows, Schedule, Tap, row_blocks
+from fastconv.algorithms.direct.depthwise.rows import Block, Rows, row_blocks
+from fastconv.algorithms.direct.depthwise.schedule import Schedule
 from fastconv.algorithms.direct.depthwise.shape import (
-    MOST_FAR,
     MOST_REPEATED,
-    Copies,
     apart,
     parts,
-    pitch,
     plane_axes,
     repeated,
 )
@@ -98,7 +98,7 @@ class InputGrad(Maps):
         for blocks, bands in ((image, writing), (around, writing if ldb else adding)):
             for block in blocks:
                 first = schedule.length
-                block, *reads = copies.read(block) if copies else (block, 0, 0, 0)
+                block, *reads = as_read(copies, block)
                 for i, band in enumerate(bands):
                     place = (i * between, ldb) if ldb else (block.row * h.size, block.spacing * h.size)
                     schedule.add(block, band, *place, more=blocks is around and not ldb)

@@ -21,6 +21,11 @@ def lanes_of(builder: Any, bits: Any, count: int) -> Any:
     return builder.trunc(bits, ir.IntType(count))
 
 
+def mask_of(builder: Any, bits: Any, count: int) -> Any:
+    """Return the lowest ``count`` bits of a number as a mask of lanes."""
+    return _mask(builder, lanes_of(builder, bits, count))
+
+
 def _all(builder: Any, lanes: Any) -> Any:
     return builder.icmp_unsigned("==", lanes, ir.Constant(lanes.type, -1))
 

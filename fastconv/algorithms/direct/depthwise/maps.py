@@ -16,10 +16,11 @@ import numpy as np
 from fastconv import activations, jit, machine, threads
 from fastconv.activations import finish
 from fastconv.algorithms.base import Execution, flat
+from fastconv.algorithms.direct.depthwise.image import Copies, copy_tables
 from fastconv.algorithms.direct.depthwise.move import PIECE, copy_rows, fold, interleave
 from fastconv.algorithms.direct.depthwise.pointer import pointer
 from fastconv.algorithms.direct.depthwise.schedule import Schedule
-from fastconv.algorithms.direct.depthwise.shape import Copies, apart, copy_tables, repeats, take
+from fastconv.algorithms.direct.depthwise.shape import apart, repeats, take
 from fastconv.algorithms.direct.depthwise.taps import STEP, taps
 from fastconv.gemm.schedule import next_run
 from fastconv.problem import ConvProblem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 from llvmlite import ir
@@ -9,9 +10,10 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import jit, machine
-from fastconv.algorithms.direct.depthwise.lanes import lanes_of, load_lanes
+from fastconv.algorithms.direct.depthwise.flow import changed
+from fastconv.algorithms.direct.depthwise.lanes import lanes_of, load_lanes, mask_of
 from fastconv.algorithms.direct.depthwise.pointer import out_of_line, pointer, scalar_type
-from fastconv.gemm.move import I1, add_row, write_row
+from fastconv.gemm.move import add_row, write_row
 from fastconv.gemm.tile import I64, cases, prefetch, shuffled, store
 
 # A piece of a copy: ``stride`` vectors of pixels side by side, each lane from one of two places in a row; where its
@@ -56,9 +58,8 @@ def copy_pieces(typing, dst, src, rows, count, pieces, n_pieces, stride, ahead):
                     p = SimpleNamespace(
                         **{key: builder.load(builder.gep(at, [I64(i)])) for i, key in enumerate(PIECE)}
                     )
-                    lanes, others = (lanes_of(builder, bits, wide.count) for bits in (p.lanes, p.others))
+                    lanes = lanes_of(builder, p.lanes, wide.count)
                     some = builder.icmp_unsigned("!=", p.others, I64(0))
-                    chosen = builder.bitcast(others, ir.VectorType(I1, wide.count))
                     with cgutils.for_range(builder, count, intp=I64) as loop:
                         row = builder.gep(rows, [builder.shl(loop.index, I64(1))])
                         line = builder.gep(src, [builder.load(row)])
@@ -68,18 +69,10 @@ def copy_pieces(typing, dst, src, rows, count, pieces, n_pieces, stride, ahead):
                         for part in range(phases):
                             prefetch(builder, builder.gep(place, [builder.add(ahead, I64(part * vl))]))
                         pixels = load_lanes(builder, place, lanes, wide, 1, itemsize)
-                        before = builder.block
-                        with builder.if_then(some):
-                            more = load_lanes(
-                                builder, builder.gep(line, [p.second]), others, wide, 1, itemsize
-                            )
-                            more = builder.select(chosen, more, pixels)
-                            inside = builder.block
-                        both = builder.phi(wide)
-                        both.add_incoming(pixels, before)
-                        both.add_incoming(more, inside)
+                        second = partial(_second, builder, line, p, pixels, itemsize)
+                        (pixels,) = changed(builder, some, [pixels], second)
                         for f in range(phases):
-                            value = shuffled(builder, both, both, [f + phases * e for e in range(vl)])
+                            value = shuffled(builder, pixels, pixels, [f + phases * e for e in range(vl)])
                             store(
                                 builder, value, builder.gep(out, [builder.mul(p.phase, I64(f))]), 0, itemsize
                             )
@@ -89,6 +82,14 @@ def copy_pieces(typing, dst, src, rows, count, pieces, n_pieces, stride, ahead):
 
     i = types.int64
     return types.void(dst, src, rows, i, pieces, i, i, i), codegen
+
+
+def _second(builder, line, p, pixels, itemsize):
+    """Load what lies in the second place into its lanes."""
+    count = pixels.type.count
+    at, lanes = builder.gep(line, [p.second]), lanes_of(builder, p.others, count)
+    more = load_lanes(builder, at, lanes, pixels.type, 1, itemsize)
+    return [builder.select(mask_of(builder, p.others, count), more, pixels)]
 
 
 @jit.inner

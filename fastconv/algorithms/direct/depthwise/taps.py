@@ -1,14 +1,14 @@
 """The depthwise micro-kernel: rows of outputs kept in registers, each vector of input used by many taps.
 
-    out[j, q] (+)= sum over t < T, s  of  weight[t, s] * source[step*j + t, column[s] + stride*q]
+    out[j, q] (+)= sum over t < T, s  of  weight[t, s] * source[stride*j + t, column[s] + stride*q]
 
-for J rows j and one vector of columns q, then the next vector.  For each s the step*(J - 1) + T vectors of
+for J rows j and one vector of columns q, then the next vector.  For each s the stride*(J - 1) + T vectors of
 source rows are loaded once, and each is multiplied into every output row that it reaches: J*T FMAs on
 J + T - 1 loads and T broadcasts (40 on 17 at 8 x 5).
 
 Images are read where they lie.  A row outside the image is an offset of -1 in ``rows`` and skipped; columns
 outside are lanes that a mask leaves zero, and the masks, one for each vector of outputs and each s, are made
-with the tables (see `schedule`); so are each vector's taps.  Memory behind a masked lane is not touched.
+with the tables (see `columns`); so are each vector's taps.  Memory behind a masked lane is not touched.
 
 Where borders repeat the image, lanes may have further weights of a tap, which are added to it once for all rows of a
 step, and rows of a step may all be added to one row.  Kernels for padding with zeros are compiled without either.
@@ -18,9 +18,9 @@ A family is one of
     ======= ====== ====== =============================================================================
     family  stride phases
     ======= ====== ====== =============================================================================
-    each    1      1      step 1
-    second  2      1      step 2: every second pixel, picked out of two vectors in registers
-    pairs   1      2      step 1: even and odd outputs have taps of their own, interleaved when stored
+    each    1      1      rows and columns side by side
+    second  2      1      every second pixel, picked out of two vectors in registers
+    pairs   1      2      even and odd outputs have taps of their own, interleaved when stored
     ======= ====== ====== =============================================================================
 
     J       1..8: eight independent sums cover the latency of the FMA units; of family each 14 as well, for T from 5 on
@@ -30,7 +30,7 @@ A family is one of
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,10 +39,10 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv import machine
-from fastconv.algorithms.direct.depthwise.lanes import lanes_of, load_lanes, store_lanes
+from fastconv.algorithms.direct.depthwise.flow import changed, loop
+from fastconv.algorithms.direct.depthwise.lanes import lanes_of, load_lanes, mask_of, store_lanes
 from fastconv.algorithms.direct.depthwise.pointer import out_of_line, scalar_type
-from fastconv.gemm.move import I1, I32
-from fastconv.gemm.tile import I64, cases, fma, prefetch, splat
+from fastconv.gemm.tile import I64, cases, fma, prefetch, shuffled, splat
 
 ROWS = 8  # J at most
 # J of many taps where rows are a multiple of it, as in maps of 14, 28, 56: weights are loaded for as many FMAs again, and
@@ -92,152 +92,112 @@ def _weights(builder: Any, p: Any, at: Any, lanes: Any, vector: ir.VectorType, t
     return [builder.select(lanes, splat(builder, builder.load(row), vector), none) for row in rows]
 
 
-def _further(builder: Any, p: Any, entry: Any, bits: Any, weights: list[Any]) -> list[Any]:
-    """Add the further weights that some lanes have."""
-    vector, before = weights[0].type, builder.block
-    names = ("further", "further_weight", "further_done")
-    head, body, done = (builder.append_basic_block(name) for name in names)
-    builder.cbranch(builder.icmp_signed("<", bits, I64(0)), head, done)
-    builder.position_at_end(head)
+def _further(builder: Any, p: Any, entry: Any, weights: list[Any]) -> list[Any]:
+    """Emit the weights with the further ones that some lanes have."""
+    vector = weights[0].type
     table = builder.gep(p.table, [builder.load(builder.gep(entry, [I64(2)]))])
+
+    def add(i: Any, held: list[Any]) -> list[Any]:
+        pair = builder.gep(table, [builder.add(builder.shl(i, I64(1)), I64(1))])
+        at = builder.gep(p.taps, [builder.load(pair)])
+        lanes = mask_of(builder, builder.load(builder.gep(pair, [I64(1)])), vector.count)
+        added = _weights(builder, p, at, lanes, vector, len(weights))
+        return [builder.fadd(a, b) for a, b in zip(held, added, strict=True)]
+
     count = builder.load(table)
-    builder.branch(body)
-    builder.position_at_end(body)
-    i = builder.phi(I64)
-    held = [builder.phi(vector) for _ in weights]
-    pair = builder.gep(table, [builder.add(builder.shl(i, I64(1)), I64(1))])
-    at = builder.gep(p.taps, [builder.load(pair)])
-    lanes = lanes_of(builder, builder.load(builder.gep(pair, [I64(1)])), vector.count)
-    lanes = builder.bitcast(lanes, ir.VectorType(I1, vector.count))
-    added = _weights(builder, p, at, lanes, vector, len(weights))
-    added = [builder.fadd(a, b) for a, b in zip(held, added, strict=True)]
-    after = builder.add(i, I64(1))
-    i.add_incoming(I64(0), head)
-    i.add_incoming(after, body)
-    for phi, begin, value in zip(held, weights, added, strict=True):
-        phi.add_incoming(begin, head)
-        phi.add_incoming(value, body)
-    builder.cbranch(builder.icmp_signed("<", after, count), body, done)
-    builder.position_at_end(done)
-    results = [builder.phi(vector) for _ in weights]
-    for phi, begin, value in zip(results, weights, added, strict=True):
-        phi.add_incoming(begin, before)
-        phi.add_incoming(value, body)
-    return results
+    builder.assume(builder.icmp_signed(">", count, I64(0)))
+    return loop(builder, I64(0), count, weights, add)
 
 
-def _sum(builder: Any, p: Any, first: Any, end: Any, start: list[Any], shape: tuple[int, int]) -> list[Any]:
+def _sum(builder: Any, p: Any, first: Any, end: Any, start: list[Any], tall: int) -> list[Any]:
     """Emit the loop over columns of taps ``first <= s < end``; return the sums."""
-    height, tall = shape
-    vector = start[0].type
-    before = builder.block
-    head, body, done = (builder.append_basic_block(f"s_{name}") for name in ("head", "body", "done"))
-    builder.branch(head)
-    builder.position_at_end(head)
-    s = builder.phi(I64)
-    sums = [builder.phi(vector) for _ in start]
-    builder.cbranch(builder.icmp_signed("<", s, end), body, done)
+    height, vector = len(start), start[0].type
 
-    builder.position_at_end(body)
-    entry = builder.gep(p.columns, [builder.mul(s, I64(TAP))])
-    at = builder.gep(p.pixels, [builder.load(entry)])
-    at_weight = builder.gep(p.taps, [builder.load(builder.gep(entry, [I64(1)]))])
-    bits = builder.load(builder.gep(p.masks, [s]))
-    lanes = lanes_of(builder, bits, p.stride * vector.count)
-    # a weight is zero, too, where no pixel is: were it infinite, its product with a zero would be NaN
-    met = lanes_of(builder, builder.lshr(bits, I64(32)) if p.stride > 1 else bits, vector.count)
-    met = builder.bitcast(met, ir.VectorType(I1, vector.count))
-    weights = _weights(builder, p, at_weight, met, vector, tall)
-    if p.bordered:
-        weights = _further(builder, p, entry, bits, weights)
-    new: list[Any] = list(sums)
-    for i in range(p.step * (height - 1) + tall):
-        users = [(j, i - p.step * j) for j in range(height) if 0 <= i - p.step * j < tall]
-        if not users:
-            continue
-        offset = builder.load(builder.gep(p.rows, [I64(i)]))
-        above = builder.block
-        inside, below = builder.append_basic_block("row"), builder.append_basic_block("next")
-        builder.cbranch(builder.icmp_signed(">=", offset, I64(0)), inside, below)
-        builder.position_at_end(inside)
-        pixels = load_lanes(builder, builder.gep(at, [offset]), lanes, vector, p.stride, p.itemsize)
-        added = {j: fma(builder, weights[t], pixels, new[j]) for j, t in users}
-        inside = builder.block
-        builder.branch(below)
-        builder.position_at_end(below)
-        for j, value in added.items():
-            phi = builder.phi(vector)
-            phi.add_incoming(new[j], above)
-            phi.add_incoming(value, inside)
-            new[j] = phi
-    s.add_incoming(first, before)
-    s.add_incoming(builder.add(s, I64(1)), builder.block)
-    for phi, begin, value in zip(sums, start, new, strict=True):
-        phi.add_incoming(begin, before)
-        phi.add_incoming(value, builder.block)
-    builder.branch(head)
-    builder.position_at_end(done)
-    return sums
+    def column(s: Any, sums: list[Any]) -> list[Any]:
+        entry = builder.gep(p.columns, [builder.mul(s, I64(TAP))])
+        at = builder.gep(p.pixels, [builder.load(entry)])
+        at_weight = builder.gep(p.taps, [builder.load(builder.gep(entry, [I64(1)]))])
+        bits = builder.load(builder.gep(p.masks, [s]))
+        lanes = lanes_of(builder, bits, p.stride * vector.count)
+        # a weight is zero, too, where no pixel is: were it infinite, its product with a zero would be NaN
+        met = mask_of(builder, builder.lshr(bits, I64(32)) if p.stride > 1 else bits, vector.count)
+        weights = _weights(builder, p, at_weight, met, vector, tall)
+        if p.bordered:
+            several = builder.icmp_signed("<", bits, I64(0))
+            weights = changed(builder, several, weights, partial(_further, builder, p, entry, weights))
+        new = list(sums)
+
+        def row(offset: Any, users: list[tuple[int, int]]) -> list[Any]:
+            pixels = load_lanes(builder, builder.gep(at, [offset]), lanes, vector, p.stride, p.itemsize)
+            return [fma(builder, weights[t], pixels, new[j]) for j, t in users]
+
+        for i in range(p.stride * (height - 1) + tall):
+            users = [(j, i - p.stride * j) for j in range(height) if 0 <= i - p.stride * j < tall]
+            if not users:
+                continue
+            offset = builder.load(builder.gep(p.rows, [I64(i)]))
+            there = builder.icmp_signed(">=", offset, I64(0))
+            values = changed(builder, there, [new[j] for j, _ in users], partial(row, offset, users))
+            for (j, _), value in zip(users, values, strict=True):
+                new[j] = value
+        return new
+
+    return loop(builder, first, end, start, column)
 
 
 def _emit(builder: Any, p: Any, shape: tuple[int, int], vector: ir.VectorType) -> None:
     """Emit the loop over blocks of columns of one (J, T)."""
-    height, tall = shape
-    wide = ir.VectorType(vector.element, p.phases * vector.count)
+    (height, tall), vl = shape, vector.count
+    wide = ir.VectorType(vector.element, p.phases * vl)
     zeros = [ir.Constant(vector, [0.0] * vector.count)] * height
-    with cgutils.for_range(builder, p.blocks, intp=I64) as loop:
-        block = builder.gep(p.block, [builder.mul(loop.index, p.entry)])
-        q, stored, table, p.middle, p.end = (builder.load(builder.gep(block, [I64(i)])) for i in range(ENTRY))
+    with cgutils.for_range(builder, p.blocks, intp=I64) as block_loop:
+        block = builder.gep(p.block, [builder.mul(block_loop.index, p.entry)])
+        q, stored, table, middle, end = (builder.load(builder.gep(block, [I64(i)])) for i in range(ENTRY))
         p.masks, p.columns = builder.gep(block, [I64(ENTRY)]), builder.gep(p.table, [table])
         p.pixels = builder.gep(p.source, [builder.mul(q, I64(p.stride))])
         corner = builder.gep(p.out, [builder.mul(q, I64(p.phases))])
         outs = [builder.gep(corner, [builder.mul(p.ldo, I64(j))]) for j in range(height)]
+        mask = lanes_of(builder, stored, wide.count)
         # the next block of rows is fetched while this one is computed, where it goes after the sums: all at once are
         # more lines than can be under way
-        last = builder.gep(
-            p.pixels, [builder.load(builder.gep(p.rows, [I64(p.step * (height - 1) + tall - 1)]))]
-        )
-        for i in range(p.step * height):
-            row = builder.gep(last, [builder.mul(p.pitch, I64(i + 1))])
-            for part in range(p.stride):
-                prefetch(builder, builder.gep(row, [I64(part * vector.count)]))
-        mask = lanes_of(builder, stored, wide.count)
+        last = builder.load(builder.gep(p.rows, [I64(p.stride * (height - 1) + tall - 1)]))
+        last = builder.gep(p.pixels, [last])
+        below = [builder.gep(last, [builder.mul(p.pitch, I64(i + 1))]) for i in range(p.stride * height)]
+        _fetch(builder, below, range(0, p.stride * vl, vl))
         if p.phases == 1:
-            fresh = builder.block
-            again, begin = builder.append_basic_block("again"), builder.append_basic_block("begin")
-            builder.cbranch(p.more, again, begin)
-            builder.position_at_end(again)
-            old = [load_lanes(builder, out, mask, vector, 1, p.itemsize) for out in outs]
-            if p.bordered:  # once for rows that are added to one
-                old = [old[0], *(builder.select(p.one_row, zeros[0], value) for value in old[1:])]
-            again = builder.block
-            builder.branch(begin)
-            builder.position_at_end(begin)
-            start = [builder.phi(vector) for _ in range(height)]
-            for phi, zero, value in zip(start, zeros, old, strict=True):
-                phi.add_incoming(zero, fresh)
-                phi.add_incoming(value, again)
-            results = _together(builder, p, _sum(builder, p, I64(0), p.end, start, shape))
+            start = changed(builder, p.more, zeros, partial(_there, builder, p, outs, mask, zeros))
+            results = _together(builder, p, _sum(builder, p, I64(0), end, start, tall))
         else:
-            even = _sum(builder, p, I64(0), p.middle, zeros, shape)
-            odd = _sum(builder, p, p.middle, p.end, zeros, shape)
-            turns = ir.Constant(
-                ir.VectorType(I32, wide.count), [e // 2 + vector.count * (e % 2) for e in range(wide.count)]
-            )
-            results = [builder.shuffle_vector(a, b, turns) for a, b in zip(even, odd, strict=True)]
+            even = _sum(builder, p, I64(0), middle, zeros, tall)
+            odd = _sum(builder, p, middle, end, zeros, tall)
+            turns = [e // 2 + vl * (e % 2) for e in range(wide.count)]
+            results = [shuffled(builder, a, b, turns) for a, b in zip(even, odd, strict=True)]
             results = _added(builder, p, _together(builder, p, results), outs, mask)
-        for out in outs:
-            row = builder.gep(out, [builder.mul(p.ldo, I64(height))])
-            for part in range(p.phases):
-                prefetch(builder, builder.gep(row, [I64(part * vector.count)]), write=True)
+        below = [builder.gep(out, [builder.mul(p.ldo, I64(height))]) for out in outs]
+        _fetch(builder, below, range(0, wide.count, vl), write=True)
         store_lanes(builder, results, outs, mask, p.itemsize)
+
+
+def _fetch(builder: Any, rows: list[Any], columns: range, write: bool = False) -> None:
+    """Ask for some rows, at some columns each."""
+    for row in rows:
+        for at in columns:
+            prefetch(builder, builder.gep(row, [I64(at)]), write)
+
+
+def _there(builder: Any, p: Any, outs: list[Any], mask: Any, zeros: list[Any]) -> list[Any]:
+    """Load what is there already; once for rows that are added to one."""
+    old = [load_lanes(builder, out, mask, zeros[0].type, 1, p.itemsize) for out in outs]
+    if not p.bordered:
+        return old
+    return [old[0], *(builder.select(p.one_row, zeros[0], value) for value in old[1:])]
 
 
 def _together(builder: Any, p: Any, values: list[Any]) -> list[Any]:
     """Emit the sum of all rows as the last of them, if they are stored where the last one is."""
     if not p.bordered or len(values) == 1:
         return values
-    return _changed(builder, p.one_row, values, lambda: list(itertools.accumulate(values, builder.fadd)))
+    return changed(builder, p.one_row, values, lambda: list(itertools.accumulate(values, builder.fadd)))
 
 
 def _added(builder: Any, p: Any, values: list[Any], outs: list[Any], mask: Any) -> list[Any]:
@@ -247,20 +207,7 @@ def _added(builder: Any, p: Any, values: list[Any], outs: list[Any], mask: Any) 
         old = [load_lanes(builder, out, mask, values[0].type, 1, p.itemsize) for out in outs]
         return [builder.fadd(a, b) for a, b in zip(old, values, strict=True)]
 
-    return _changed(builder, p.more, values, sums)
-
-
-def _changed(builder: Any, condition: Any, values: list[Any], emit: Callable[[], list[Any]]) -> list[Any]:
-    """Emit what the values become if the condition holds."""
-    before = builder.block
-    with builder.if_then(condition):
-        others = emit()
-        inside = builder.block
-    results = [builder.phi(value.type) for value in values]
-    for phi, value, other in zip(results, values, others, strict=True):
-        phi.add_incoming(value, before)
-        phi.add_incoming(other, inside)
-    return results
+    return changed(builder, p.more, values, sums)
 
 
 @intrinsic
@@ -273,7 +220,7 @@ def taps(typing, out, source, weight, step, rows, blocks, columns, strided, pair
 
         def emit(builder, out, source, weight, step, rows, blocks, columns):
             field = {key: builder.load(builder.gep(step, [I64(i)])) for i, key in enumerate(STEP)}
-            p = SimpleNamespace(**field, stride=stride, step=stride, phases=phases, itemsize=itemsize)
+            p = SimpleNamespace(**field, stride=stride, phases=phases, itemsize=itemsize)
             p.out, p.taps = builder.gep(out, [p.out]), builder.gep(weight, [p.weight])
             p.source, p.table = source, columns
             p.rows, p.block = builder.gep(rows, [p.rows]), builder.gep(blocks, [p.block])

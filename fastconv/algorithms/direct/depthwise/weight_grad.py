@@ -2,7 +2,8 @@
 
     gw[k, r, s] = sum over n, p, q of  gy[n, k, p, q] * x[n, c, p*stride + r*dilation - lo, ...]
 
-The lattices of rows and taps, and what is copied first, are those of the forward pass (see `schedule`): a stripe is a block of rows, a chunk a few rows of taps.
+The lattices of rows and taps, and what is copied first, are those of the forward pass (see `rows`, `image`): a stripe is a
+block of rows, a chunk a few rows of taps.
 """
 
 from __future__ import annotations
@@ -16,20 +17,14 @@ import numpy as np
 
 from fastconv import jit, machine, threads
 from fastconv.algorithms.base import Execution, equalised, flat
+from fastconv.algorithms.direct.depthwise.columns import Columns, Read
+from fastconv.algorithms.direct.depthwise.image import Image, as_read, copy_tables
 from fastconv.algorithms.direct.depthwise.move import PIECE, clear, copy_rows
-from fastconv.algorithms.direct.depthwise.outer import OUTER, most, outer_each, outer_second, total
+from fastconv.algorithms.direct.depthwise.outer import OUTER, most, outer, total
 from fastconv.algorithms.direct.depthwise.pointer import pointer
-from fastconv.algorithms.direct.depthwise.schedule import (
-    Band,
-    Block,
-    Chunk,
-    Columns,
-    Read,
-    Rows,
-    Schedule,
-    row_blocks,
-)
-from fastconv.algorithms.direct.depthwise.shape import Image, apart, copy_tables, plane_axes, stripe, take
+from fastconv.algorithms.direct.depthwise.rows import Block, Chunk, Rows, row_blocks
+from fastconv.algorithms.direct.depthwise.schedule import Band, Schedule
+from fastconv.algorithms.direct.depthwise.shape import apart, plane_axes, stripe, take
 from fastconv.gemm.schedule import next_task
 from fastconv.problem import ConvProblem
 from fastconv.typing import Array
@@ -40,12 +35,12 @@ ALL = -1  # lanes
 
 @jit.kernel
 def weight_grad(
-    workers, counters, x, gy, gw, scratch, geometry, steps, rows, blocks, columns, groups, copied, pieces, singles,
+    workers, counters, x, gy, gw, scratch, geometry, steps, rows, blocks, columns, strided, groups, copied, pieces, singles,
     first, parts,
 ):  # fmt: skip
     """Write gw; the tables are those of `WeightGrad`."""
-    n, k, multiplier, image, map_size, taps, twice, stride, per_worker = geometry[:9]
-    vl, in_place, n_sums = geometry[9:12]
+    n, k, multiplier, image, map_size, taps, stride, per_worker = geometry[:8]
+    vl, in_place, n_sums = geometry[8:11]
     n_groups = groups.size // GROUP
     for worker in numba.prange(workers):
         sums = pointer(scratch, worker * per_worker)
@@ -67,10 +62,7 @@ def weight_grad(
                             pieces.size // PIECES, stride, single, singles.size // 2, g[5],
                         )  # fmt: skip
                     for j in range(g[0], g[1]):
-                        if twice:
-                            outer_second(sums, plane_of_gy, source, pointer(steps, FIELDS * j), r, b, c)
-                        else:
-                            outer_each(sums, plane_of_gy, source, pointer(steps, FIELDS * j), r, b, c)
+                        outer(sums, plane_of_gy, source, pointer(steps, FIELDS * j), r, b, c, strided)
             for i in range(taps):
                 gw[channel * taps + i] = total(sums, pointer(parts, 0), first[i], first[i + 1])
             channel = next_task(counters, worker, k)
@@ -96,7 +88,7 @@ class WeightGrad(Execution):
         ):
             first = len(steps) // FIELDS
             ahead = _ahead(problem, block)
-            block, *copies = image.read(block)
+            block, *copies = as_read(image.copies, block)
             for chunk in block.chunks:
                 for band, reads in bands:
                     at = sums.place(chunk, band, reads)
@@ -115,7 +107,7 @@ class WeightGrad(Execution):
         self.per_worker = apart(sums.count * vl + copied, problem.itemsize)
         counts = [
             problem.n, problem.k, problem.k // problem.c, v.size * h.size, v.output * h.output,
-            v.kernel * h.kernel, image.stride - 1, h.stride, self.per_worker,
+            v.kernel * h.kernel, h.stride, self.per_worker,
             vl, int(not image.copies), sums.count,
         ]  # fmt: skip
         self.geometry = np.array(counts, np.int64)
@@ -123,6 +115,7 @@ class WeightGrad(Execution):
         self.tables = [
             np.array(steps, np.int64),
             *schedule.tables()[1:],
+            None if image.stride == 1 else image.stride,
             *(np.array(t, np.int64) for t in tables),
         ]
         self.dtype, self.flops = problem.dtype, problem.flops
