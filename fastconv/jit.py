@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import llvmlite
+import llvmlite.binding
 import numba
 from numba.core import caching, codegen, config
 from numba.core.serialize import dumps
@@ -114,6 +114,11 @@ class _Library(codegen.JITCodeLibrary):
     def _optimize_final_module(self) -> None:
         if self._wanted:
             super()._optimize_final_module()
+            # Steps would be found by their names, which number the functions of a process: in code that two processes
+            # have stored, steps of one factory, each for other sizes, may have one, and what was loaded first served all.
+            for step in self._final_module.functions:
+                if step.linkage == llvmlite.binding.Linkage.linkonce_odr:
+                    step.linkage = llvmlite.binding.Linkage.internal
 
     def _finalize_final_module(self) -> None:
         if self._wanted or (self._object_caching_enabled and self._compiled_object):  # the latter from disk

@@ -161,6 +161,55 @@ def test_compiler_settings_are_part_of_the_name(package):
     assert finish(start(package)) == (1, 0)
 
 
+FACTORY = """
+from small import jit
+
+def step_by(factor):
+    @jit.inner
+    def step(x):
+LINES
+        return x
+
+    return step
+""".replace(
+    "LINES", "\n".join(f"        x = factor * x if x < {i} else x + {i}" for i in range(1, 99))
+)  # too long to be inlined
+MADE = """
+from small import jit
+from small.factory import step_by
+
+step = step_by(FACTOR)
+
+@jit.kernel
+def entry(workers, values):
+    for i in range(values.size):
+        values[i] = step(values[i]) + step(-values[i])
+"""
+
+
+def test_steps_of_one_factory_that_processes_of_their_own_compiled(package):
+    """Numba gives both one name; the code of each kernel calls its own."""
+    (package / "factory.py").write_text(FACTORY)
+    for factor in (2, 3):
+        (package / f"by_{factor}.py").write_text(MADE.replace("FACTOR", f"{factor}.0"))
+    program = """
+import json, numpy as np
+results = {}
+for factor in FACTORS:
+    entry = __import__(f"small.by_{factor}", fromlist=["entry"]).entry
+    values = np.full(1, -1e-9)
+    entry.serial(1, values)
+    values = np.full(1, 1e-9)
+    entry.serial(1, values)
+    results[factor] = float(values[0])
+print(json.dumps({"hits": len(entry.serial.stats.cache_hits), "misses": 0}))
+assert len({*results.values()}) == len(FACTORS), results
+"""
+    assert [finish(start(package, program.replace("FACTORS", factors))) for factors in ("(2,)", "(3,)", "(2, 3)")] == [
+        (0, 0), (0, 0), (1, 0)
+    ]  # fmt: skip
+
+
 LANES = """
 from numba import types
 from numba.extending import intrinsic
