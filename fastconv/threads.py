@@ -10,9 +10,10 @@ A parallel region is unsafe in two places, and runs on the calling thread there 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from numba.core import config as numba_config
@@ -74,7 +75,10 @@ def share_out(kernel: Kernel | Typed, flops: float, *arguments: Any) -> None:
 
 def start(kernel: Kernel | Typed, used: int, *arguments: Any) -> None:
     """Run a kernel on so many workers, or on one where more are not safe."""
-    if used == 1:
+    if (heard := _listener.heard) is not None:
+        serial = kernel.serial
+        heard.append((serial.dispatcher if isinstance(serial, _Twin) else serial, (1, *arguments)))
+    elif used == 1:
         kernel.serial(1, *arguments)
     elif _layer() in ("omp", "tbb"):
         kernel.parallel(used, *arguments)
@@ -85,6 +89,24 @@ def start(kernel: Kernel | Typed, used: int, *arguments: Any) -> None:
             _region.release()
     else:
         kernel.serial(1, *arguments)
+
+
+class _Listener(threading.local):
+    heard: list[Any] | None = None
+
+
+_listener = _Listener()
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[list[Any]]:
+    """Yield a list of the serial twins, and their arguments, that are started by this thread, and do not run them."""
+    heard: list[Any] = []
+    _listener.heard = heard
+    try:
+        yield heard
+    finally:
+        _listener.heard = None
 
 
 def _layer() -> str | None:

@@ -35,6 +35,11 @@ def take(count: int, dtype: str) -> NDArray[np.floating]:
     return held
 
 
+def held() -> NDArray[np.uint8]:
+    """Return this thread's scratch memory."""
+    return _arena.bytes
+
+
 def release() -> None:
     """Give this thread's scratch memory back."""
     _arena.bytes = np.empty(0, np.uint8)

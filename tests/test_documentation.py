@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import fastconv
+import fastconv.numba_ext  # as its entry point does, where fastconv is installed
 from fastconv import nn
 
 FUNCTIONS = [name for name in fastconv.__all__ if inspect.isfunction(getattr(fastconv, name))]
