@@ -391,3 +391,19 @@ def test_images_put_together_are_finished(direction):
     out = np.empty_like(plain)
     execution.run(first, second, out, bias, activations.RELU, residual)
     np.testing.assert_allclose(out, np.maximum(plain + bias[:, None, None] + residual, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "n2 c3 k4 i25x26 f3x3 p2 d2 reflect",
+        "n2 c3 k4 i25x26 f3x3 p2 d2 replicate",
+        "n1 c3 k2 i25x26 f3x3 p2:1x1:2 d2 replicate",
+        "n1 c2 k3 i26 f3 p1:2 d2 circular",
+    ],
+)
+def test_a_wider_image_is_folded_as_it_is_put_together(line):
+    problem, d, winograd = ConvProblem.parse(line), Direction.INPUT_GRAD, Winograd()
+    assert winograd.holding(problem, d) is not problem
+    execution = winograd.build(problem, d, 2**30)
+    testing.assert_right(problem, d, *run(execution, problem, d), growth=winograd.error_growth(problem, d))

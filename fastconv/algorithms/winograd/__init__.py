@@ -30,7 +30,7 @@ from fastconv.algorithms.winograd.folding import added, fold, left, spare
 from fastconv.algorithms.winograd.phases import Counts, counts, share, undilated
 from fastconv.algorithms.winograd.transforms import ROWS, Tiles
 from fastconv.gemm.blocking import within
-from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
+from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, Axis, ConvProblem, Direction
 from fastconv.roofline import computed, computing, multiply, rates, seconds, with_frame
 
 # Outputs of a tile that 'winograd' chooses from, by kernel size.  alpha = m + r - 1 is 4 or 6, as F(6, 3)
@@ -114,14 +114,32 @@ class Winograd(Algorithm):
         return weigh
 
     def error_growth(self, problem, direction):
-        return growth(undilated(problem, direction), direction, self.tiles(problem, direction))
+        served = undilated(self.holding(problem, direction), direction)
+        return growth(served, direction, self.tiles(served, direction))
 
     def cost(self, problem, direction):
-        served = undilated(problem, direction)
+        wide = self.holding(problem, direction)
+        served = undilated(wide, direction)
         predicted = self.seconds(served, direction, self.tiles(served, direction))
         if served is problem:
             return predicted
-        return with_frame(predicted + copying(served), problem, direction)
+        predicted += copying(served)
+        return predicted if wide is not problem else with_frame(predicted, problem, direction)
+
+    def holding(self, problem: ConvProblem, direction: Direction) -> ConvProblem:
+        """Return the dilated problem of a wider image, with what borders add, if tiles hold it almost as they do this one.
+
+        A frame multiplies twice as much where borders reflect.  Of larger dilations images are put together pixel by pixel.
+        """
+        if not borders.framed(problem, direction) or undilated(problem, direction) is problem:
+            return problem
+        if max([a.dilation for a in problem.axes]) > 2:
+            return problem
+        axes = tuple([borders.widened(a, max(0, a.lo), max(0, a.hi)) for a in problem.axes])
+        tiles, most = self.tiles(problem, direction), 1.25 if problem.padding_mode == "reflect" else 1.0
+        vl = machine.tile(problem.itemsize).vl
+        strips, more = (-(-problem.n * _tiles(some, tiles) // vl) for some in (problem.axes, axes))
+        return replace(problem, axes=axes, padding_mode="zeros") if more <= most * strips else problem
 
     def seconds(self, problem: ConvProblem, direction: Direction, tiles: Tiles) -> float:
         """Predict the time with given tiles."""
@@ -180,10 +198,16 @@ class Winograd(Algorithm):
         from fastconv.algorithms.frame import framed
         from fastconv.algorithms.held import Held
         from fastconv.algorithms.winograd.correlation import correlation
+        from fastconv.algorithms.winograd.dilated import Dilated
 
         zeros = replace(problem, padding_mode="zeros")
         if undilated(problem, direction) is not problem:
-            return framed(self.build(zeros, direction, limit), problem, limit)
+            wide = self.holding(problem, direction)
+            if wide is problem:
+                return framed(self.build(zeros, direction, limit), problem, limit)
+            make = functools.partial(self.build, undilated(wide, direction), direction)
+            edges = tuple([borders.edges(a, problem.padding_mode) for a in problem.axes])
+            return framed(Dilated(wide, direction, make, limit, problem), problem, limit, edges)
         if folded := fold(problem, direction, tiles):
             inner, pairs = correlation(problem, direction, tiles, limit), added(problem, folded)
             whole = pairs == tuple(borders.edges(a, problem.padding_mode) for a in problem.axes)
@@ -227,6 +251,13 @@ def _kind(problem: ConvProblem, direction: Direction) -> str:
     if problem.layout == "nhwc":
         return "winograd pixels"
     return "winograd" if problem.plain else "winograd phases"
+
+
+def _tiles(axes: tuple[Axis, ...], tiles: Tiles) -> int:
+    """Return how many tiles the input gradient has, of all images of every d-th pixel."""
+    pairs = zip(axes, tiles[-len(axes) :], strict=True)
+    positions = [(a.dilation, -(-a.size // a.dilation), m) for a, (m, _) in pairs]
+    return prod([d * -(-p // m) for d, p, m in positions])
 
 
 def copying(problem: ConvProblem) -> float:

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from math import prod
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
-from fastconv import borders, jit, threads, workspace
+from fastconv import borders, jit, machine, threads, workspace
 from fastconv.activations import NONE, code_of, finish
 from fastconv.algorithms.base import Adapter, Execution, flat
+from fastconv.algorithms.held import fold_plane, places
 from fastconv.algorithms.winograd.phases import undilated
 from fastconv.gemm.move import SLACK
 from fastconv.gemm.record import record
@@ -30,6 +32,7 @@ from fastconv.gemm.weave import weave_rows
 from fastconv.problem import FORWARD, INPUT_GRAD, WEIGHT_GRAD, ConvProblem, Direction
 from fastconv.typing import Array
 
+NOTHING = np.zeros(0, np.int64)
 CHANNELS = 16  # of a task: their pixels stay in L2 while all images are made of them
 
 
@@ -45,6 +48,7 @@ class Geometry(NamedTuple):
     columns: int
     height: int  # of the image they come from
     width: int
+    folded: int = 0  # pixels of that when what is around it is added, if there is something
 
     @property
     def elements(self) -> int:
@@ -78,14 +82,18 @@ def _take_apart(worker, counters, whole, images, segments, pixels, starts, geo):
 
 
 @jit.kernel
-def put_together(workers, counters, images, whole, geos, activation, residual):
-    """Write the images' pixels among each other, and finish them; tasks are images x blocks of channels."""
+def put_together(workers, counters, images, whole, planes, rows, inside, singles, geos, activation, residual):
+    """Write the images' pixels among each other, and finish them, or fold them; tasks are images x blocks of channels."""
     for worker in numba.prange(workers):
-        _put_together(worker, counters, images, whole, geos[0], activation, residual)
+        _put_together(
+            worker, counters, images, whole, planes, rows, inside, singles, geos[0], activation, residual
+        )
 
 
 @jit.inner
-def _put_together(worker, counters, images, whole, geo, activation, residual):
+def _put_together(
+    worker, counters, images, whole, planes, rows, inside, singles, geo, activation, residual
+):  # fmt: skip
     size, own = geo.height * geo.width, geo.rows * geo.columns
     blocks = -(-geo.channels // CHANNELS)
     task = next_task(counters, worker, geo.n * blocks)
@@ -93,13 +101,21 @@ def _put_together(worker, counters, images, whole, geo, activation, residual):
         image = task // blocks
         c0, c1 = span(geo.channels, blocks, task % blocks)
         for c in range(c0, c1):
+            plane = image * geo.channels + c
+            target, begin = whole, plane * size
+            if geo.folded > 0:
+                target, begin = planes, worker * size
             for row in range(geo.height):
-                to = (image * geo.channels + c) * size + row * geo.width
+                to = begin + row * geo.width
                 i = (image * geo.high + row % geo.high) * geo.wide
                 source = (i * geo.channels + c) * own + row // geo.high * geo.columns
-                weave_rows(whole, to, 0, images, source, 0, geo.channels * own, geo.wide, 1, geo.width, False)
+                weave_rows(
+                    target, to, 0, images, source, 0, geo.channels * own, geo.wide, 1, geo.width, False
+                )
                 if residual.size > 0 or code_of(activation) != NONE:
                     finish(whole, to, geo.width, residual[:0], 0, activation, residual, to)
+            if geo.folded > 0:
+                fold_plane(whole, plane * geo.folded, planes, begin, rows, inside, singles)
         task = next_task(counters, worker, geo.n * blocks)
 
 
@@ -130,11 +146,15 @@ def pieces(geo: Geometry, down: int, firsts: tuple[int, ...], edges: list[Any]) 
 
 
 class Dilated(Adapter):
-    """A dilated problem by the execution of the undilated one, which ``make(limit)`` builds."""
+    """A dilated problem by the execution of the undilated one, which ``make(limit)`` builds.
+
+    It may be the input gradient of a wider image than that of ``bordered``, into which it is folded; who adds a frame finishes it.
+    """
 
     def __init__(
-        self, problem: ConvProblem, direction: Direction, make: Callable[[int], Execution], limit: int
-    ) -> None:
+        self, problem: ConvProblem, direction: Direction, make: Callable[[int], Execution], limit: int,
+        bordered: ConvProblem | None = None,
+    ) -> None:  # fmt: skip
         backward, self.to_weight = direction is INPUT_GRAD, direction is WEIGHT_GRAD
         self.dtype, itemsize = problem.dtype, problem.itemsize
         axes, lengths = problem.last_axes(2), undilated(problem, direction).last_axes(2)
@@ -146,6 +166,12 @@ class Dilated(Adapter):
             return Geometry(problem.n, channels, high, wide, axes[1].dilation, *apart, *whole)
 
         source, other = side(not backward), side(backward)
+        self.folding, planes = (NOTHING, 0, NOTHING), 0
+        if bordered:
+            axes_inside = bordered.last_axes(2)
+            other = other._replace(folded=prod([a.size for a in axes_inside]))
+            self.folding = places(bordered, [(max(a.lo, 0), max(a.hi, 0)) for a in bordered.axes])
+            planes = machine.machine().cores * other.height * other.width + SLACK
         firsts = tuple(a.lo - a.dilation * (a.kernel - 1) if backward else -a.lo for a in axes)
         reading = INPUT_GRAD if backward else FORWARD
         edges = [borders.edges(a, problem.padding_mode, reading) for a in axes]
@@ -154,7 +180,7 @@ class Dilated(Adapter):
         self.other = record(other)
         if self.to_weight:
             self.gradient = *pieces(other, down, (0, 0), [(), ()]), self.other
-        sizes = [-(-size // 16) * 16 for size in (source.elements, other.elements + SLACK)]
+        sizes = [-(-size // 16) * 16 for size in (source.elements, other.elements + SLACK, planes)]
         self.inner = make(limit - sum(sizes) * itemsize)
         starts = np.cumsum([-(-self.inner.workspace // itemsize // 16) * 16, *sizes]).tolist()
         self.places = [slice(*pair) for pair in pairwise(starts)]  # in scratch, behind what inner takes
@@ -164,7 +190,7 @@ class Dilated(Adapter):
         self, run: Any, first: Array, second: Array, out: Array, bias: Array, activation: Any, residual: Array
     ) -> None:
         scratch = workspace.take(self.elements, self.dtype)
-        source, other = (scratch[place] for place in self.places)
+        source, other, planes = (scratch[place] for place in self.places)
         threads.share_out(self.typed[take_apart], 4.0 * source.size, flat(first), source, *self.source)
         if self.to_weight:
             threads.share_out(self.typed[take_apart], 4.0 * other.size, flat(second), other, *self.gradient)
@@ -176,6 +202,8 @@ class Dilated(Adapter):
                 4.0 * other.size,
                 other,
                 flat(out),
+                planes,
+                *self.folding,
                 self.other,
                 activation,
                 flat(residual),
