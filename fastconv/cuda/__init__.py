@@ -2,7 +2,8 @@
 
 An algorithm's kernels stand in the ``cuda.py`` beside its ``cpu.py``; here is what they share::
 
-    language    what kernels are written in
+    language    what kernels are written in: Numba's dialect, and
+    intrinsics  what it lacks, as LLVM IR; imitation: the same for the simulator
     compiler    a kernel and its constants -> machine code, kept on disk
     driver      machine code -> a launch on a stream; memory; what the GPU is
     simulator   the same without a GPU: NumPy memory, Numba's CUDA simulator
