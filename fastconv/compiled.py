@@ -2,8 +2,9 @@
 
 What a plan's ``run`` does is to start kernels, on memory of its operands, of scratch and of tables that it keeps, and on
 small arrays made for the call, in which kernels count and list.  Run while `threads` only listens, twice and on other
-operands, it tells which is which: tables are where they were.  A function is made of that, which starts the serial twins
-of these kernels one after the other, with all that is not of the call as constants.
+operands, it tells which is which: tables are where they were, and what kernels would write is as it was.  A function is
+made of that, which starts the serial twins of these kernels one after the other, with all that is not of the call as
+constants.
 
 A plan that computes between its kernels, on arrays of its own, is not made of kernels alone: it has no such function.
 """
@@ -49,17 +50,21 @@ class _Place(NamedTuple):
 def function(plan: Plan, activation: Any, bias: bool, residual: bool) -> Function | None:
     """Compile a plan, or return None where it is not made of kernels alone."""
     workspace.release()
-    _, first, second = (
-        _heard(plan, activation, bias, residual) for _ in range(3)
-    )  # once to see how much scratch
+    _heard(plan, activation, bias, residual, 0)  # to see how much scratch
+    first, second = (_heard(plan, activation, bias, residual, value) for value in (1, 2))
+    if not first or not second:
+        return None
     size = held = -(-workspace.high_water() // workspace.ALIGNMENT) * workspace.ALIGNMENT
     launches = []
-    for (kernel, arguments), (_, others) in zip(first[1], second[1], strict=True):
+    for (kernel, arguments), (_, others) in zip(first.launches, second.launches, strict=True):
         places: list[_Place | None] = []
         for a, b in zip(arguments, others, strict=True):
             place = None
-            if isinstance(a, np.ndarray) and a.size:
-                place = _place(a, first[0])
+            if not isinstance(a, np.ndarray):
+                if a != b:
+                    return None
+            elif a.size:
+                place = _place(a, first.memory)
                 if place is None and _address(a) != _address(b):
                     if a.dtype != np.int64:
                         return None
@@ -70,16 +75,23 @@ def function(plan: Plan, activation: Any, bias: bool, residual: bool) -> Functio
     return _assembled(launches, held, size) if launches else None
 
 
-def _heard(plan: Plan, activation: Any, bias: bool, residual: bool) -> tuple[list[Array], list[Any]]:
-    """Return the memory of a call, and what it starts."""
+class _Heard(NamedTuple):
+    memory: list[Array]
+    launches: list[Any]
+
+
+def _heard(plan: Plan, activation: Any, bias: bool, residual: bool, value: int) -> _Heard | None:
+    """Return the memory of a call on arrays of one value, and what it starts; None if it computes besides."""
     p = plan.problem
     *operands, _ = plan.direction.roles(p.input_shape, p.weight_shape, p.output_shape)
     shapes = [*operands, plan.shape, plan.shape[1:2] if bias else (0,), plan.shape if residual else (0,)]
-    arrays = [np.zeros(shape, p.dtype) for shape in shapes]
+    arrays = [np.full(shape, value, p.dtype) for shape in shapes]
+    workspace.held().fill(value)
     with config(threads=1), threads.listening() as launches:
         first, second, out, added, more = arrays
         plan.run(first, second, out, added, activation, more)
-    return [*arrays, workspace.held()], launches
+    memory = [*arrays, workspace.held()]
+    return _Heard(memory, launches) if all((array == value).all() for array in memory) else None
 
 
 def _address(array: Array) -> int:

@@ -10,7 +10,7 @@ import pytest
 from numba import njit, prange
 
 import fastconv
-from fastconv import activations, numba_ext, testing
+from fastconv import activations, compiled, jit, numba_ext, plan, testing, threads
 from fastconv.config import config
 
 X, W, B = (testing.normals(shape, "float32") for shape in ((4, 4, 9, 8), (6, 4, 3, 3), (6,)))
@@ -106,6 +106,33 @@ def test_threads_that_meet_a_problem_at_once():
 def test_types(rule, call):
     with pytest.raises(numba.TypingError, match=rule):
         njit(call).compile((numba.typeof(X), numba.typeof(W)))
+
+
+def test_a_plan_that_computes_besides_its_kernels_is_not_compiled():
+    """Where it writes to the result itself, or reads a number from an operand."""
+    walk = 2, (1, 1), ((0, 0), (0, 0)), (1, 1), 1, "nchw", "zeros"
+    made = plan.find("forward", X.shape, W.shape, X.dtype, walk, "direct", None)
+    run = made.run
+    assert compiled.function(made, 0, False, False)
+
+    def filled(first, second, out, *rest):
+        out.fill(0)
+        run(first, second, out, *rest)
+
+    def scaled(first, *rest):
+        threads.start(kernel, 1, float(first.max()), first)
+        run(first, *rest)
+
+    @jit.kernel
+    def kernel(workers, scale, first):
+        for i in prange(workers):
+            first[i] = scale
+
+    try:
+        for made.run in filled, scaled:
+            assert compiled.function(made, 0, False, False) is None
+    finally:
+        made.run = run
 
 
 def test_codes():
