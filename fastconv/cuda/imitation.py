@@ -8,8 +8,6 @@ import numpy as np
 
 from fastconv.cuda import simulator
 
-simulator.patch()
-
 U = np.uint32
 
 

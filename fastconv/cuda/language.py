@@ -25,6 +25,7 @@ SIMULATED = bool(config.ENABLE_CUDASIM)
 if SIMULATED:  # Numba's types make the same numbers, but that is most of a simulated kernel's time
     from numpy import float32, float64, int32, int64, uint32, uint64
 
+    from fastconv.cuda import simulator
     from fastconv.cuda.imitation import (
         add_to,
         arrived,
@@ -43,6 +44,8 @@ if SIMULATED:  # Numba's types make the same numbers, but that is most of a simu
         store,
         store4,
     )
+
+    simulator.patch()
 else:
     from numba import float32, float64, int32, int64, uint32, uint64
 
