@@ -1,5 +1,6 @@
 """The CUDA engine without a GPU: kernels in Numba's simulator, and machine code for real GPUs read back."""
 
+import importlib
 import re
 from itertools import product
 
@@ -12,6 +13,7 @@ from fastconv.select import select
 
 pytest.importorskip("numba_cuda")
 from machine_code import TARGETS, loops, usage
+from numba import cuda
 from started import simulate
 
 from fastconv.algorithms.im2col import cuda_weight
@@ -63,6 +65,13 @@ MORE = {  # what kernels of one algorithm have branches for
         "n1 c16 k8 i5x4 f2x3 s2 p1 g2 nhwc",  # and of phases and groups
     ],
 }
+
+
+def test_an_import_does_not_bring_the_simulators_arrays():
+    """A tool that imports every module, as doctests do, goes on to compile kernels."""
+    arrays = cuda.shared, cuda.local
+    importlib.reload(importlib.import_module("fastconv.cuda.imitation"))
+    assert (cuda.shared, cuda.local) == arrays
 
 
 @pytest.mark.parametrize(
