@@ -28,16 +28,17 @@ from numba.extending import intrinsic, overload, register_jitable
 
 import fastconv
 from fastconv import arguments, convolve, plan
+from fastconv.activations import CODES
 from fastconv.arrays import Form
 from fastconv.config import config
 from fastconv.typing import Array
+from fastconv.workspace import ALIGNMENT
 
 # Words of a row: a hash of those up to CODE, which are the call and its integers, shapes first; then what the plan is: its
 # machine code, or 0, bytes of scratch, and sizes of the result.
 HASH, CALL, GIVEN, CODE, SCRATCH, SIZES, WIDTH = 0, 1, 2, 34, 35, 36, 40
 ROWS = 1024  # half of them are used at the most, so that a search is short
-ACTIVATIONS = (None, "relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu")  # their places are their codes
-LINE = 64  # bytes
+ACTIVATIONS = (None, *CODES)  # their places are their codes
 I64 = ir.IntType(64)
 
 _table = np.zeros((ROWS, WIDTH), np.int64)
@@ -55,9 +56,8 @@ class Call(NamedTuple):
     padding_mode: str
     activation: str | None
     algorithm: str
-    forms: tuple[
-        Any, ...
-    ]  # of the other arguments: 0 where an integer stands, a shape's too, in tuples; or text, or None
+    # of the other arguments: 0 where an integer stands, a shape's too, in tuples; or text, or None
+    forms: tuple[Any, ...]
 
     @classmethod
     def read(cls, text: str) -> Call:
@@ -117,7 +117,7 @@ def _complete(call: Call, row: Array) -> None:
             p, ACTIVATIONS.index(call.activation), bias is not None, residual is not None
         )
         if code:
-            row[CODE], row[SCRATCH] = code.address, code.scratch + LINE
+            row[CODE], row[SCRATCH] = code.address, code.scratch + ALIGNMENT
         i = int(row[HASH]) % ROWS
         while _table[i, HASH]:
             if (_table[i, :CODE] == row[:CODE]).all():  # another thread has written it
@@ -201,7 +201,7 @@ def _run(typing, code, x, w, out, bias, residual, scratch):
 
         pointers = [pointer(*pair) for pair in zip(signature.args[1:], values[1:], strict=True)]
         start = builder.ptrtoint(pointers[-1], I64)
-        start = builder.and_(builder.add(start, I64(LINE - 1)), I64(-LINE))
+        start = builder.and_(builder.add(start, I64(ALIGNMENT - 1)), I64(-ALIGNMENT))
         pointers[-1] = builder.inttoptr(start, byte)
         kind = ir.FunctionType(ir.VoidType(), [byte] * len(pointers)).as_pointer()
         builder.call(builder.inttoptr(values[0], kind), pointers)
